@@ -1,0 +1,27 @@
+"""How a backbone wants its photos: one frozen value that travels from the model's source to every place that renders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """The evaluation-time preprocessing that a backbone was trained for.
+
+    Attributes:
+        size: Height and width of the network's input, in pixels.
+        resize: What the photo is resized to before the centre crop: the short side in pixels, or (height, width).
+        mean: Per-channel mean that is subtracted, on a scale of 0 to 1.
+        std: Per-channel standard deviation that is divided by, on a scale of 0 to 1.
+        interpolation: The resampling filter.
+    """
+
+    size: tuple[int, int]
+    resize: int | tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Interpolation

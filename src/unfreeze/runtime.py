@@ -1,0 +1,121 @@
+"""What a run stands on: device, precision, seeds, progress, cost.  Nothing here knows about photos or models."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from unfreeze.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+T = TypeVar("T")
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device that ``name`` asks for; ``auto`` takes a CUDA card, then Apple's, then the CPU.
+
+    Raises:
+        ConfigError: The device doesn't exist on this machine.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or ["no such device"])[0]
+        raise ConfigError(
+            f"The device {name!r} can't be used: {reason}", where="--device", mend="Leave --device out, or take cpu."
+        ) from error
+    return device
+
+
+def generator(*key: int) -> np.random.Generator:
+    """Return random numbers that depend on ``key`` alone, so that no worker, order or earlier draw can change them."""
+    import numpy as np
+
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+
+
+@contextmanager
+def deterministic(seed: int) -> Iterator[None]:
+    """Seed torch (dropout, initial weights) and ask for deterministic kernels; put everything back on leaving."""
+    import torch
+
+    before = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=cards):
+        torch.manual_seed(seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.backends.cudnn.benchmark = False
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before, warn_only=warn_only)
+            torch.backends.cudnn.benchmark = benchmark
+
+
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yield ``items`` behind a progress bar with an ETA; a terminal shows it, a log file stays clean."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield from items
+        return
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("left"), TimeRemainingColumn(),
+    )  # fmt: skip
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield from bar.track(items, description=description, total=total)
+
+
+def say(message: str) -> None:
+    """Tell the user what happens now: on stderr, so that stdout holds results alone."""
+    print(message, file=sys.stderr, flush=True)
+
+
+@dataclass
+class Stopwatch:
+    """Seconds spent in each named part of a run."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.perf_counter)
+
+    @contextmanager
+    def measure(self, part: str) -> Iterator[None]:
+        """Add the time of the enclosed block to ``part``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
+
+    def report(self) -> dict[str, float]:
+        """Return the parts and the total since the watch was made, in seconds."""
+        return {**self.seconds, "total": time.perf_counter() - self.started}
+
+
+def peak_rss_mib() -> float | None:
+    """Return this process's peak resident memory in MiB, or None where the system doesn't tell (Windows)."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
