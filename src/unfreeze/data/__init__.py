@@ -1,0 +1,1 @@
+"""Photos in, samples and splits and rendered views out."""

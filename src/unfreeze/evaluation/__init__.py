@@ -1,0 +1,1 @@
+"""Arrays in, numbers out: scores, paired tests, forgetting."""

@@ -1,0 +1,1 @@
+"""Pretrained backbones: where they come from, their stages, and what of them trains."""

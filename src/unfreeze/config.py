@@ -1,0 +1,105 @@
+"""One validated configuration: what the command line, Python and ``args.toml`` all say in the same words."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from unfreeze.errors import ConfigError
+
+HIGHEST_LR = 3e-3  # above it, pretrained weights are destroyed within an epoch; see the naive arm of the benchmarks
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides a run.  Only ``photos`` has no default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    photos: Annotated[Path, Field(description="PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a CSV or Parquet table.")]
+    model: Annotated[
+        str, Field(description="efficientnet_lite0, torchvision/NAME[:WEIGHTS], timm/NAME, or a checkpoint.")
+    ] = "efficientnet_lite0"
+    arch: Annotated[
+        str | None, Field(description="For a checkpoint file: the architecture it fits, timm/NAME or torchvision/NAME.")
+    ] = None
+    recipe: Annotated[
+        Literal["auto", "classic", "head-only"], Field(description="How phase 1 and phase 2 are set up.")
+    ] = "auto"
+    depth: Annotated[
+        str | None, Field(description="Train from this stage up: a stage's name, all, or head. Default: by the recipe.")
+    ] = None
+    epochs: Annotated[int | None, Field(gt=0, description="Epochs of phase 2.")] = None
+    head_epochs: Annotated[int | None, Field(gt=0, description="Epochs of phase 1 (classic recipe; auto solves it).")] = None
+    lr: Annotated[
+        float | None, Field(gt=0, le=HIGHEST_LR, description="Learning rate of phase 2, at the topmost stage.")
+    ] = None
+    head_lr: Annotated[float | None, Field(gt=0, description="Learning rate of phase 1 (classic recipe).")] = None
+    batch_size: Annotated[int | None, Field(gt=0, description="Photos a step.")] = None
+    views: Annotated[
+        int | None, Field(gt=0, le=64, description="Views kept of each training photo, the plain one included.")
+    ] = None
+    bn: Annotated[
+        Literal["frozen", "train"], Field(description="BatchNorm's statistics: frozen, or the textbooks' train mode.")
+    ] = "frozen"
+    test_size: Annotated[
+        float, Field(gt=0, lt=1, description="Share held out as the test set where PHOTOS doesn't name one.")
+    ] = 0.2
+    reference: Annotated[
+        Path | None, Field(description="Photos of the original task, in folders by class, to measure forgetting on.")
+    ] = None
+    seed: Annotated[int, Field(ge=0, description="Decides every random choice.")] = 0
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    out: Annotated[Path | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
+
+    @model_validator(mode="after")
+    def _refuse_what_nothing_reads(self) -> Self:
+        classic, head_only = self.recipe == "classic", self.recipe == "head-only" or self.depth == "head"
+        refused = {
+            "head_epochs": not classic,
+            "head_lr": not classic,
+            "depth": classic or (self.recipe == "head-only" and self.depth != "head"),
+            "views": classic,
+            "epochs": head_only,
+            "lr": head_only,
+            "batch_size": head_only,
+        }
+        for name, unread in refused.items():
+            if unread and getattr(self, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} has no meaning with --recipe {self.recipe}")
+        if head_only and self.bn == "train":
+            raise ValueError("--bn train has no meaning where the backbone stays as it is")
+        return self
+
+
+def make_config(values: dict[str, Any]) -> TrainConfig:
+    """Validate ``values``.
+
+    Raises:
+        ConfigError: Names the first value that can't be.
+    """
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-") if first["loc"] else None
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            message = "There is no such setting"
+        if flag == "--lr" and first["type"] == "less_than_equal":
+            message += ": a pretrained backbone does not survive such a rate"
+        raise ConfigError(f"{message}.", where=flag, mend="`unfreeze train --help` lists every setting.") from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read settings from a TOML file, such as a run's ``args.toml``.
+
+    Raises:
+        ConfigError: Unreadable, or no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration can't be read: {error}", where=path) from error

@@ -1,0 +1,166 @@
+"""What is wrong with a set of photos: unreadable files, copies, leaks, thin classes; nothing on disk is changed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from unfreeze.data.decode import decode
+from unfreeze.data.folders import LeftOut, listed
+from unfreeze.data.sources import PhotoSet, Sample
+from unfreeze.errors import DecodeError, PhotosError
+from unfreeze.runtime import track
+
+_TINY_SIDE = 32
+_FEW_PHOTOS = 5
+_IMBALANCE = 10
+# Of identical files on several sides, the copies on the last of these sides stay: a test set is dearer than one photo.
+_SIDES = (None, "train", "val", "test")
+
+
+def check(photos: PhotoSet) -> PhotoSet:
+    """Decode every photo in full and return the set that can be trained on, with what was left out and why.
+
+    - Unreadable files are left out.
+    - Byte-identical files with two labels are all left out. On two given sides, only the copies in test (then val,
+      then train) stay. Otherwise they join one group, and the user's groups that they touch become one, so that no
+      split parts them.
+    - A class without a photo left to train on is dropped, and the labels are numbered anew.
+
+    Raises:
+        PhotosError: Fewer than two classes have two readable photos.
+        MissingExtraError: There are DICOM files and pydicom isn't installed.
+    """
+    digests, reasons, tiny = _inspect_all(photos.samples)
+    copies: dict[str, list[Sample]] = defaultdict(list)
+    for sample, digest in digests.items():
+        copies[digest].append(sample)
+    for same in copies.values():
+        reasons |= _conflicts(same)
+    kept = [sample for sample in photos.samples if sample not in reasons]
+    trainable = {sample.label for sample in kept if sample.split in (None, "train")}
+    reasons |= {sample: "its class has no photo left to train on" for sample in kept if sample.label not in trainable}
+    kept = [sample for sample in kept if sample not in reasons]
+    grouped = _joined(kept, digests)
+    n_copies = len(kept) - len({digests[sample] for sample in kept})
+    if sum(count >= 2 for count in _class_counts(grouped).values()) < 2:
+        raise PhotosError(
+            f"Of {len(photos.samples)} photos {len(grouped)} can be used, and fewer than two classes have two of them.",
+            where=photos.root,
+            mend="\n         ".join(f"{sample.file_name}: {reason}" for sample, reason in list(reasons.items())[:5])
+            or "Add photos.",
+        )
+    labels = {old: new for new, old in enumerate(sorted(trainable))}
+    checked = PhotoSet(
+        photos.root,
+        tuple(photos.classes[old] for old in labels),
+        tuple(replace(sample, label=labels[sample.label]) for sample in grouped),
+        photos.left_out + tuple(LeftOut(sample.file_name, reason) for sample, reason in reasons.items()),
+    )
+    dropped = [name for name in photos.classes if name not in checked.classes]
+    return replace(checked, notes=photos.notes + tuple(_notes(checked, dropped, tiny, n_copies)))
+
+
+def _inspect_all(samples: Sequence[Sample]) -> tuple[dict[Sample, str], dict[Sample, str], list[str]]:
+    """Return the readable photos' digests, the reasons against the others, and the names of the tiny ones."""
+    digests: dict[Sample, str] = {}
+    reasons: dict[Sample, str] = {}
+    tiny: list[str] = []
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        results = track(pool.map(_inspect, samples), "checking photos", total=len(samples))
+        for sample, result in zip(samples, results, strict=True):
+            if isinstance(result, DecodeError):
+                reasons[sample] = f"{result.what} {result.mend or ''}".strip()
+                continue
+            digests[sample], side = result
+            if side < _TINY_SIDE:
+                tiny.append(sample.file_name)
+    return digests, reasons, tiny
+
+
+def _inspect(sample: Sample) -> tuple[str, int] | DecodeError:
+    """Return the file's SHA-256 and its shorter side in pixels, or what is wrong with it."""
+    try:
+        shorter = min(decode(sample.path).size)
+        with sample.path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), shorter
+    except DecodeError as error:
+        return error
+    except OSError as error:
+        return DecodeError(f"The file can't be read: {error.strerror}.", where=sample.path)
+
+
+def _conflicts(same: list[Sample]) -> dict[Sample, str]:
+    """Return which of these byte-identical photos can't stay, and why."""
+    if len({sample.label for sample in same}) > 1:
+        others = {sample: next(other for other in same if other.label != sample.label) for sample in same}
+        return {
+            sample: f"is byte-identical to {other.file_name}, which has another label"
+            for sample, other in others.items()
+        }
+    keeper = max(same, key=lambda sample: _SIDES.index(sample.split))
+    return {
+        sample: f"is byte-identical to {keeper.file_name}, which is in {keeper.split}"
+        for sample in same
+        if sample.split != keeper.split
+    }
+
+
+def _joined(samples: list[Sample], digests: dict[Sample, str]) -> list[Sample]:
+    """Return the samples with copies, and the user's groups that share copies, joined into one group each."""
+    parent: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            key = parent[key]
+        return key
+
+    keys = {sample: f"file {digests[sample]}" for sample in samples}
+    for sample in samples:
+        if sample.group is not None:
+            parent[find(keys[sample])] = find(f"group {sample.group}")
+    members: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        members[find(keys[sample])].append(sample)
+
+    def name(sample: Sample) -> str | None:
+        together = members[find(keys[sample])]
+        named = [other.group for other in together if other.group is not None]
+        return min(named, default=f"copies of {together[0].file_name}" if len(together) > 1 else None)
+
+    return [replace(sample, group=name(sample)) for sample in samples]
+
+
+def _class_counts(samples: Sequence[Sample]) -> dict[int, int]:
+    return dict(Counter(sample.label for sample in samples))
+
+
+def _notes(checked: PhotoSet, dropped: list[str], tiny: list[str], n_copies: int) -> Iterator[str]:
+    counts = {checked.classes[label]: count for label, count in sorted(_class_counts(checked.samples).items())}
+    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
+    yield f"{len(checked.samples)} photos in {len(counts)} classes can be used; {len(checked.left_out)} are left out."
+    if dropped:
+        yield f"No photo is left to train on in {listed(dropped)}: add readable photos to keep the class."
+    if n_copies:
+        yield f"Byte-identical copies among them: {n_copies}; no split parts them, but removing them is better."
+    if tiny:
+        yield f"Photos with a side below {_TINY_SIDE} pixels: {len(tiny)} (first: {tiny[0]}); take larger originals."
+    if counts[largest] > _IMBALANCE * counts[smallest]:
+        yield (
+            f"{largest!r} has {counts[largest]} photos and {smallest!r} {counts[smallest]}: "
+            "judge by balanced accuracy, and add photos to the small classes."
+        )
+    few = [name for name, count in counts.items() if count < _FEW_PHOTOS]
+    if few:
+        yield f"Fewer than {_FEW_PHOTOS} photos are in {listed(few)}: add some, or expect no reliable figure for these."
+    sides: dict[str, set[str]] = defaultdict(set)
+    for sample in checked.samples:
+        if sample.group is not None and sample.split is not None:
+            sides[sample.group].add(sample.split)
+    torn = sorted(group for group, splits in sides.items() if len(splits) > 1)
+    if torn:
+        yield f"Your splits part the groups {listed(torn)}: scores will be too good; put each group on one side."

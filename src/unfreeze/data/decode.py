@@ -1,0 +1,243 @@
+"""The one decoder: training, evaluation, prediction and serving all see a file as ``decode`` renders it."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from unfreeze.errors import DecodeError, MissingExtraError, UnfreezeError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+# fmt: off
+PHOTO_SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".dcm", ".dicom",
+})
+# fmt: on
+
+MAX_PIXELS = 178_956_970
+"""Width x height that is still decoded: Pillow's own hard limit, well above any camera (a 150 MP back included)."""
+
+# An allow-list: Pillow also knows formats that start other programs (EPS) or have a record of holes (PSD, FLI).
+# TGA has no signature and so comes last.
+_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA")
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_BITS_PER_SAMPLE, _ORIENTATION, _PLANAR_CONFIGURATION, _GDAL_NODATA = 258, 274, 284, 42113
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(path: Path) -> Image.Image:
+    """Return the photo upright, as 8-bit RGB, in its own size; safe to call from several threads at once.
+
+    - What the bytes are decides, not the suffix. The first frame or page is taken; ICC profiles aren't applied.
+    - EXIF orientation is applied, so that the network sees what the person who labelled it saw.
+    - Transparent parts turn white, as most viewers show them; the colours stored below them are arbitrary.
+    - 16-bit, 32-bit and float grey is stretched from its own 0.5th-99.5th percentile to 0-255, because a plain
+      conversion clips: 16-bit X-rays turn white and floats in 0..1 black. Non-finite and no-data pixels turn black.
+      8-bit images are never stretched; 16-bit colour keeps its upper 8 bits.
+    - DICOM goes through rescale slope and window. TIFFs that Pillow can't read go through tifffile, if installed; of
+      their bands the first three are shown, stretched together where they aren't 8-bit.
+
+    Raises:
+        DecodeError: The file is missing, damaged, no photo, or larger than ``MAX_PIXELS``.
+        MissingExtraError: It is a DICOM file and pydicom isn't installed.
+    """
+    try:
+        with _QUIET:
+            return _decode(path)
+    except UnfreezeError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DecodeError(
+            f"The photo has more than the {MAX_PIXELS:,} pixels that are read.",
+            where=path,
+            mend="Save it in a smaller size; networks see a few hundred pixels a side.",
+        ) from error
+    except Exception as error:  # Pillow reports bad data with any class, from SyntaxError to MemoryError
+        reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+        raise DecodeError(
+            f"The photo can't be read: {reason}.", where=path, mend="Save it anew as JPEG or PNG, or remove it."
+        ) from error
+
+
+def _decode(path: Path) -> Image.Image:
+    with path.open("rb") as file:
+        head = file.read(132)
+        if not head:
+            raise DecodeError("The file is empty.", where=path, mend="Copy it anew, or remove it.")
+        # DICOM first: its free preamble may well look like a TIFF.
+        if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
+            return _decode_dicom(path)
+        Image.init()
+        try:
+            image = Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+        except UnidentifiedImageError:
+            if head.startswith(_TIFF_SIGNATURES):
+                return _decode_scientific_tiff(path)
+            raise DecodeError(
+                "The content is no photo in a format that is read here.",
+                where=path,
+                mend="Save it as JPEG or PNG, or remove it.",
+            ) from None
+        with image:
+            _refuse_bomb(image.width, image.height)
+            if _is_deep_planar(image):
+                return _decode_scientific_tiff(path)
+            image.load()
+            return _flatten(_turn_upright(image))
+
+
+def _refuse_bomb(width: int, height: int) -> None:
+    # Pillow's own check comes first, but it follows a global setting that other libraries switch off.
+    if width * height > MAX_PIXELS:
+        raise Image.DecompressionBombError
+
+
+def _is_deep_planar(image: Image.Image) -> bool:
+    # Pillow 13 takes the bytes of 16-bit colour planes for 8-bit pixels, without an error.
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(_BITS_PER_SAMPLE, ())
+    return tags.get(_PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8
+
+
+def _turn_upright(image: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # malformed EXIF says nothing against the pixels, which have been read in full by now
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        values = np.asarray(image).astype(np.float32)
+        nodata = str(getattr(image, "tag_v2", {}).get(_GDAL_NODATA, "")).strip(" \0")
+        if nodata:
+            values[values == np.float32(nodata)] = np.nan
+        return _to_rgb(_stretch(values))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        # Some writers leave the alpha channel at 0 throughout and mean that it is unused.
+        if image.getchannel("A").getextrema() != (0, 0):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _stretch(values: npt.NDArray[np.float32], window: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
+    """Map ``window``, by default the finite values' 0.5th-99.5th percentile, to 0-255."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return np.zeros(values.shape, np.uint8)
+    low, high = window or map(float, np.percentile(finite, (0.5, 99.5)))
+    if high <= low:  # a small bright spot on an even ground, such as a mask
+        low, high = float(finite.min()), float(finite.max())
+    span = max(high - low, float(np.finfo(np.float32).tiny))
+    with np.errstate(all="ignore"):
+        scaled = (np.clip(np.nan_to_num(values, nan=low), low, high) - low) / span * 255 + 0.5
+    pixels: npt.NDArray[np.uint8] = scaled.astype(np.uint8)
+    return pixels
+
+
+def _to_rgb(pixels: npt.NDArray[np.uint8]) -> Image.Image:
+    return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
+
+
+def _decode_scientific_tiff(path: Path) -> Image.Image:
+    try:
+        import tifffile
+    except ImportError:
+        raise DecodeError(
+            "Pillow can't open this kind of TIFF.",
+            where=path,
+            mend='Save it as 8-bit RGB, or try pip install "unfreeze[tiff]".',
+        ) from None
+    with tifffile.TiffFile(path) as tiff:
+        page = tiff.pages[0]
+        _refuse_bomb(page.imagewidth, page.imagelength)
+        pixels: npt.NDArray[Any] = page.asarray()
+        if page.axes.startswith("S"):
+            pixels = np.moveaxis(pixels, 0, -1)
+    bands = pixels.shape[2] if pixels.ndim == 3 else 1
+    if pixels.ndim not in (2, 3) or bands not in (1, 3, 4):
+        raise DecodeError(
+            f"The TIFF has {bands} bands, and only a person can say which three to show.",
+            where=path,
+            mend="Make a 3-band rendering, for example with gdal_translate -b 4 -b 3 -b 2.",
+        )
+    if pixels.ndim == 3:
+        pixels = pixels[..., 0] if bands == 1 else pixels[..., :3]
+    return _to_rgb(pixels if pixels.dtype == np.uint8 else _stretch(pixels.astype(np.float32)))
+
+
+def _decode_dicom(path: Path) -> Image.Image:
+    try:
+        import pydicom
+        from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
+    except ImportError:
+        raise MissingExtraError("pydicom", "dicom", f"Reading the DICOM file {path.name}") from None
+    dataset = pydicom.dcmread(path)
+    _refuse_bomb(int(dataset.Columns), int(dataset.Rows))
+    pixels: npt.NDArray[Any] = pixel_array(dataset, index=0)
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+    if pixels.ndim == 3:
+        return _to_rgb(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
+    values = apply_modality_lut(pixels, dataset)
+    window = _linear_window(dataset)
+    if window is None:
+        values = apply_voi_lut(values, dataset)
+    grey = _stretch(np.asarray(values, np.float32), window)
+    return _to_rgb(255 - grey if dataset.PhotometricInterpretation == "MONOCHROME1" else grey)
+
+
+def _linear_window(dataset: Any) -> tuple[float, float] | None:
+    """Return the lowest and highest shown value of the first window, or None where there is none or it isn't linear."""
+    if "VOILUTSequence" in dataset or dataset.get("VOILUTFunction") == "SIGMOID":
+        return None
+    centre, width = (np.atleast_1d(dataset.get(key) or 0.0)[0] for key in ("WindowCenter", "WindowWidth"))
+    return (float(centre) - float(width) / 2, float(centre) + float(width) / 2) if width > 0 else None
+
+
+class _Quiet:
+    """Silence the decoders' warnings while any thread decodes.
+
+    ``warnings.catch_warnings`` alone swaps one list for the whole process, so that two overlapping threads could
+    restore it in the wrong order; here the first thread in swaps it and the last one out puts it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.filterwarnings("ignore", module=r"(PIL|pydicom|tifffile)\b")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._catcher.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()

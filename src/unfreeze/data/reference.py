@@ -1,0 +1,61 @@
+"""Reference photos of the original task: what the forgetting meter shows the original head."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from unfreeze.data.folders import FolderWalk, listed, printable
+from unfreeze.data.sources import PhotoSet, Sample
+from unfreeze.errors import PhotosError
+
+
+def read_reference(folder: Path, class_names: Sequence[Sequence[str]]) -> PhotoSet:
+    """List reference photos from ``folder/CLASS/**``, labelled by the output of the original head that each belongs to.
+
+    Args:
+        folder: Holds a folder for each class, named by any of its names; case, underscores and spaces don't matter.
+        class_names: For each output of the original head, all its names (WordNet id, synset words, category, ...).
+
+    Returns:
+        Photos whose ``label`` is an index into ``class_names``; ``classes`` are the first names.  Folders that fit no
+        output, or several ("crane" is a bird and a machine), are left out with the reason.
+
+    Raises:
+        PhotosError: The folder doesn't exist, or no folder in it fits.
+    """
+    if not folder.is_dir():
+        raise PhotosError("There is no such folder of reference photos.", where=folder)
+    outputs: dict[str, set[int]] = defaultdict(set)
+    for output, names in enumerate(class_names):
+        for name in names:
+            outputs[_plain(name)].add(output)
+    walk = FolderWalk(folder)
+    samples: list[Sample] = []
+    skipped: list[str] = []
+    for place in walk.folders(folder):
+        fits = sorted(outputs.get(_plain(place.name), ()))
+        if len(fits) == 1:
+            samples += [Sample(photo, walk.name(photo), fits[0]) for photo in walk.photos(place)]
+            continue
+        several = f"names several classes: {listed(class_names[output][0] for output in fits)}"
+        walk.leave_out(place, several if fits else "names no class of the original head")
+        skipped.append(walk.name(place))
+    if not samples:
+        raise PhotosError(
+            "No folder with photos is named like a class of the original head"
+            + (f"; there are {listed(skipped)}." if skipped else "."),
+            where=folder,
+            mend=f"Name the folders by WordNet id or class name, such as {listed(class_names[0])}.",
+        )
+    notes = walk.notes()
+    if skipped:
+        notes.append(f"Folders that name no class of the original head, or several, were left out: {listed(skipped)}.")
+    return PhotoSet(
+        folder, tuple(names[0] for names in class_names), tuple(samples), tuple(walk.left_out), tuple(notes)
+    )
+
+
+def _plain(name: str) -> str:
+    return " ".join(printable(name).casefold().replace("_", " ").split())

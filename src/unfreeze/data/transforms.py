@@ -1,0 +1,109 @@
+"""From an upright RGB photo to the tensor that a backbone wants: the plain view, and augmented ones.
+
+View 0 is the plain one: the evaluation rendering that the backbone's source prescribes.  View v > 0 is drawn from
+(seed, v, photo) alone, so that it is the same in whichever order, thread, epoch or run it is rendered.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from unfreeze.preprocessing import Preprocessing
+from unfreeze.runtime import generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PLAIN_VIEW = 0
+RESAMPLING = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How an augmented view differs from the plain one.
+
+    Attributes:
+        area: Smallest and largest share of the photo's area that a random crop keeps.
+        aspect: Smallest and largest ratio by which a crop's width over height differs from the input's.
+        flip: Probability of a left-right flip.
+        jitter: Brightness and contrast are each multiplied by a factor within 1 - jitter and 1 + jitter.
+    """
+
+    area: tuple[float, float]
+    aspect: tuple[float, float]
+    flip: float
+    jitter: float
+
+
+def render(photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, *key: int) -> Tensor:
+    """Return one view of a photo, float32, shape (3, height, width), normalised.
+
+    Args:
+        photo: An upright RGB photo.
+        preprocessing: The backbone's own.
+        augmentation: What views other than the plain one may change.
+        key: Seed, view and photo index.
+    """
+    _, view, _ = key
+    image = plain(photo, preprocessing) if view == PLAIN_VIEW else augment(photo, preprocessing, augmentation, key)
+    return normalised(image, preprocessing)
+
+
+def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Resize the short side and crop the centre, rounding as torchvision and timm do."""
+    width, height = photo.size
+    if isinstance(preprocessing.resize, int):
+        short = min(width, height)
+        scaled = tuple(int(preprocessing.resize * side / short) for side in (width, height))
+    else:
+        scaled = preprocessing.resize[::-1]
+    crop_height, crop_width = preprocessing.size
+    canvas = photo if scaled == photo.size else photo.resize(scaled, RESAMPLING[preprocessing.interpolation])  # type: ignore[arg-type]
+    left, top = round((scaled[0] - crop_width) / 2), round((scaled[1] - crop_height) / 2)
+    return canvas.crop((left, top, left + crop_width, top + crop_height))
+
+
+def augment(
+    photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
+) -> Image.Image:
+    """Crop, flip and jitter a photo as (seed, view, photo) decides."""
+    random = generator(*key)
+    width, height = photo.size
+    area = width * height * random.uniform(*augmentation.area)
+    low, high = (math.log(bound) for bound in augmentation.aspect)
+    aspect = preprocessing.size[1] / preprocessing.size[0] * math.exp(random.uniform(low, high))
+    crop_width = min(width, math.sqrt(area * aspect))
+    crop_height = min(height, math.sqrt(area / aspect))
+    left = random.uniform(0, width - crop_width)
+    top = random.uniform(0, height - crop_height)
+    view = photo.resize(
+        preprocessing.size[::-1],
+        RESAMPLING[preprocessing.interpolation],
+        box=(left, top, left + crop_width, top + crop_height),
+    )
+    if random.random() < augmentation.flip:
+        view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    if augmentation.jitter:
+        brightness, contrast = random.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, size=2)
+        view = ImageEnhance.Contrast(ImageEnhance.Brightness(view).enhance(brightness)).enhance(contrast)
+    return view
+
+
+def normalised(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """Return the image as a tensor, minus the backbone's mean and divided by its standard deviation."""
+    import torch
+
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
+    mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
+    std = torch.tensor(preprocessing.std).view(3, 1, 1)
+    return pixels.sub_(mean).div_(std)

@@ -1,0 +1,181 @@
+"""What a classifier is worth on labelled images: four scores, each with a 95 % interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from unfreeze.evaluation.resampling import FloatArray, Groups, IntArray, Interval, bootstrap, group_codes
+
+EPSILON = float(np.finfo(np.float32).eps)
+"""Probabilities are clipped to this for the log-loss: a float32 softmax can't resolve less (15.9 nats at most)."""
+
+ECE_BINS = 15
+"""Guo et al. (2017), "On calibration of modern neural networks", table 1."""
+
+Z95 = 1.959963984540054
+"""The 97.5 % quantile of the standard normal distribution."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Scores of one model; fractions, except for the log-loss in nats.
+
+    Attributes:
+        n: Images scored.
+        accuracy: Fraction whose most probable class is the label.
+        accuracy_ci95: Wilson's interval; with groups, see ``score``.
+        balanced_accuracy: Mean recall over the classes that are present.
+        balanced_accuracy_ci95: Price and Bonett's interval; with groups, see ``score``.
+        log_loss: Mean of -log p(label), with p no less than ``EPSILON``.
+        log_loss_ci95: Bootstrap.
+        ece: Expected calibration error of the top class in 15 equal bins (Guo et al. 2017, equation 3).
+        ece_ci95: Errs on the wide side.  The ECE of a sample is too high, and of a resample higher still, so that a
+            percentile interval misses a well calibrated model nearly always.  Its upper end is kept; the lower end is
+            the ECE less the 97.5 % quantile of the L1 distance between the bins of resample and sample, which bounds
+            the error of the ECE by the triangle inequality.
+    """
+
+    n: int
+    accuracy: float
+    accuracy_ci95: Interval
+    balanced_accuracy: float
+    balanced_accuracy_ci95: Interval
+    log_loss: float
+    log_loss_ci95: Interval
+    ece: float
+    ece_ci95: Interval
+
+
+def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None = None, seed: int = 0) -> Scores:
+    """Score predictions.
+
+    Where images share groups, every interval comes from resampling whole groups, and those of the two accuracies are
+    no narrower than the ones for independent images, so that a perfect score isn't taken for a certain one.
+
+    Args:
+        labels: Class indices (N,).
+        probabilities: One row an image (N, C), rows summing to 1; C may exceed the classes present.
+        groups: What images belong together (N,), such as the patient; None is an image on its own.
+        seed: Of the bootstrap.
+
+    Raises:
+        ValueError: There are no images, the shapes don't fit, or these aren't labels and probabilities.
+    """
+    check_predictions(labels, probabilities)
+    n = len(labels)
+    right = hits(labels, probabilities)
+    loss = log_losses(labels, probabilities)
+    gaps = calibration_gaps(probabilities, right)
+    classes = class_columns(labels)
+    n_class, right_class = classes.sum(0), right @ classes
+    accuracy, balanced_accuracy = float(right.mean()), float((right_class / n_class).mean())
+    ece = float(np.abs(gaps.sum(0)).sum() / n)
+
+    accuracy_ci = wilson(int(right.sum()), n)
+    balanced_ci = balanced_interval(right_class, n_class)
+    if group_codes(groups, n) is not None:
+        columns = np.column_stack([np.ones(n), right, classes, classes * right[:, None]])
+        by_group = bootstrap(columns, _accuracies, groups=groups, seed=seed)
+        accuracy_ci, balanced_ci = _hull(accuracy_ci, by_group[0]), _hull(balanced_ci, by_group[1])
+
+    def loss_and_ece(sums: FloatArray) -> FloatArray:
+        images, nats, resampled = np.split(sums, [1, 2], axis=1)
+        resampled = resampled / images
+        away = np.abs(resampled - gaps.mean(0)).sum(1)
+        return np.column_stack([nats / images, np.abs(resampled).sum(1), away])
+
+    columns = np.column_stack([np.ones(n), loss, gaps])
+    loss_ci, (_, ece_high), (_, away) = bootstrap(columns, loss_and_ece, groups=groups, seed=seed)
+    return Scores(
+        n=n,
+        accuracy=accuracy,
+        accuracy_ci95=accuracy_ci,
+        balanced_accuracy=balanced_accuracy,
+        balanced_accuracy_ci95=balanced_ci,
+        log_loss=float(loss.mean()),
+        log_loss_ci95=loss_ci,
+        ece=ece,
+        ece_ci95=(max(0.0, ece - away), max(ece, ece_high)),
+    )
+
+
+def check_predictions(labels: IntArray, probabilities: FloatArray) -> None:
+    """Raise ValueError unless ``labels`` (N,) are classes of ``probabilities`` (N, C), and N is at least 1."""
+    if labels.ndim != 1 or probabilities.ndim != 2 or len(labels) != len(probabilities) or not probabilities.size:
+        raise ValueError(
+            f"labels {labels.shape} and probabilities {probabilities.shape} must be (N,) and (N, C), N > 0"
+        )
+    if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
+        raise ValueError(f"labels must be integers from 0 to {probabilities.shape[1] - 1}")
+    # bfloat16 keeps 8 bits, so that the rows of its softmax miss 1 by up to half a per cent
+    if not np.allclose(probabilities.sum(1), 1, atol=0.01) or probabilities.min() < 0:
+        raise ValueError("probabilities must be at least 0, without NaN, and sum to 1 in each row")
+
+
+def hits(labels: IntArray, probabilities: FloatArray) -> FloatArray:
+    """Return 1.0 where the most probable class is the label, and 0.0 elsewhere (N,)."""
+    return np.asarray(probabilities.argmax(1) == labels, dtype=np.float64)
+
+
+def log_losses(labels: IntArray, probabilities: FloatArray) -> FloatArray:
+    """Return -log p(label) of each image (N,) in nats, with p no less than ``EPSILON``."""
+    own: FloatArray = probabilities[np.arange(len(labels)), labels].astype(float)
+    losses: FloatArray = np.log(1 / own.clip(EPSILON, 1))
+    return losses
+
+
+def class_columns(labels: IntArray) -> FloatArray:
+    """Return the one-hot labels (N, K) over the K classes that are present."""
+    return np.asarray(labels[:, None] == np.unique(labels), dtype=np.float64)
+
+
+def balanced(per_class: FloatArray, of_class: FloatArray) -> FloatArray:
+    """Return the mean over classes (R,) of ``of_class / per_class``, both (R, K).
+
+    A class that a resample of groups lost has no recall there, and is left out of that mean.
+    """
+    means: FloatArray = (of_class / per_class.clip(1)).sum(1) / (per_class > 0).sum(1)
+    return means
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """Return the 95 % score interval of a proportion (Wilson 1927; Brown, Cai & DasGupta 2001, section 3.1.1)."""
+    p, z2 = successes / n, Z95**2
+    centre = (successes + z2 / 2) / (n + z2)
+    half = Z95 * math.sqrt(n) / (n + z2) * math.sqrt(p * (1 - p) + z2 / (4 * n))
+    return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
+
+
+def balanced_interval(right_class: FloatArray, n_class: FloatArray) -> Interval:
+    """Return the 95 % interval of the mean recall, from the counts of K classes (K,).
+
+    Price & Bonett (2004), "An improved confidence interval for a linear function of binomial proportions": 2/K right
+    and 2/K wrong images are added to each class.  A bootstrap within the classes would take a class for certain as
+    soon as its few images are all right.
+    """
+    k = len(n_class)
+    n = n_class + 4 / k
+    recall = (right_class + 2 / k) / n
+    half = Z95 * math.sqrt((recall * (1 - recall) / n).sum()) / k
+    return max(0.0, float(recall.mean()) - half), min(1.0, float(recall.mean()) + half)
+
+
+def calibration_gaps(probabilities: FloatArray, right: FloatArray) -> FloatArray:
+    """Return accuracy minus confidence (N, 15), each in the column of the bin (lower, upper] of its confidence."""
+    confidence = probabilities.max(1).astype(float)
+    inner_edges = np.arange(1, ECE_BINS) / ECE_BINS
+    gaps = np.zeros((len(right), ECE_BINS))
+    gaps[np.arange(len(right)), np.digitize(confidence, inner_edges, right=True)] = right - confidence
+    return gaps
+
+
+def _accuracies(sums: FloatArray) -> FloatArray:
+    per_class, right_class = np.split(sums[:, 2:], 2, axis=1)
+    return np.column_stack([sums[:, 1] / sums[:, 0], balanced(per_class, right_class)])
+
+
+def _hull(a: Interval, b: Interval) -> Interval:
+    return min(a[0], b[0]), max(a[1], b[1])

@@ -1,0 +1,190 @@
+"""A pretrained backbone: ordered stages, the classifier that it came with, and its own preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unfreeze.errors import ConfigError, ModelError
+from unfreeze.models.stages import Stage, find_stages
+from unfreeze.preprocessing import Preprocessing
+
+Library = Literal["timm", "torchvision"]
+BatchNorm = nn.modules.batchnorm._BatchNorm
+Tensors = dict[str, Tensor]
+Labels = tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Which library builds the network, under which name, with which arguments: what a run needs to build it again."""
+
+    library: Library
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.library}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Network:
+    """A library's network and what the library knows of it.
+
+    Attributes:
+        module: The library's own module, original classifier included.
+        classifier: The path of the classifier in ``module``.
+        outputs: How many classes the original classifier tells apart; 0 where there is none.
+        labels: All accepted names of each output, the canonical one first; empty where they are unknown.
+        preprocessing: How photos are rendered for it.
+    """
+
+    module: nn.Module
+    classifier: str
+    outputs: int
+    labels: Labels
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A network without its classifier, cut into stages.
+
+    Attributes:
+        name: What the user calls it, such as ``efficientnet_lite0`` or ``timm/resnet50``.
+        architecture: How to build it again.
+        network: The library's own network; it owns every weight.
+        stages: From the photo to the features; together with ``classifier`` they compute what the network does.
+        classifier: The original classifier as a function of the last stage's output.
+        feature_dim: Length of the pooled feature vector.
+        batch_norm: Whether any layer keeps BatchNorm statistics.
+    """
+
+    name: str
+    architecture: Architecture
+    network: Network
+    stages: tuple[Stage, ...]
+    classifier: nn.Module
+    feature_dim: int
+    batch_norm: bool
+
+    @property
+    def head_boundary(self) -> int:
+        """The boundary above every stage: only the head trains."""
+        return len(self.stages)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.network.module.parameters()).device
+
+    def depths(self) -> tuple[str, ...]:
+        """The names of all boundaries, from everything to the head."""
+        return ("all", *(stage.name for stage in self.stages[1:]), "head")
+
+    def boundary(self, depth: str) -> int:
+        """Return the index of the first trainable stage for ``depth``: a stage's name, ``all`` or ``head``.
+
+        Raises:
+            ConfigError: There is no such stage.
+        """
+        names = self.depths()
+        if depth in names:
+            return names.index(depth)
+        if depth == self.stages[0].name:
+            return 0
+        raise ConfigError(
+            f"{self.name} has no stage called {depth!r}.", where="--depth", mend="Take one of: " + ", ".join(names)
+        )
+
+    def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
+        """Run stages ``start`` to ``stop`` (not included; None: all) on the tensor that crosses boundary ``start``."""
+        for stage in self.stages[start:stop]:
+            x = stage.module(x)
+        return x
+
+    def original_logits(self, x: Tensor, start: int = 0) -> Tensor:
+        """Return what the original classifier says of the backbone as it is now, shape (N, original classes)."""
+        logits: Tensor = self.classifier(self.run(x, start))
+        return logits
+
+    def weights(self) -> Tensors:
+        """Return every weight and buffer of the backbone by its name in the library, the classifier's left out."""
+        prefix = f"{self.network.classifier}."
+        return {name: value for name, value in self.network.module.state_dict().items() if not name.startswith(prefix)}
+
+    def snapshot(self, boundary: int = 0) -> list[Tensors]:
+        """Return copies of the weights and buffers of each stage from ``boundary`` on; ``restore`` puts them back."""
+        return [
+            {name: value.detach().clone() for name, value in stage.module.state_dict().items()}
+            for stage in self.stages[boundary:]
+        ]
+
+    def restore(self, snapshot: list[Tensors]) -> None:
+        """Put back a snapshot of the last ``len(snapshot)`` stages, to the bit."""
+        for stage, values in zip(self.stages[len(self.stages) - len(snapshot) :], snapshot, strict=True):
+            stage.module.load_state_dict(values)
+
+    def fingerprint(self, boundary: int | None = None) -> str:
+        """Return the SHA-256 of every weight and buffer below ``boundary`` (None: of all stages)."""
+        digest = hashlib.sha256()
+        for stage in self.stages[:boundary]:
+            for name, value in stage.module.state_dict().items():
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def pool(features: Tensor) -> Tensor:
+    """Return one vector a photo, shape (N, D): most backbones end in one, maps and tokens are averaged."""
+    if features.dim() == 4:
+        return features.mean(dim=(2, 3))
+    return features.mean(dim=1) if features.dim() == 3 else features
+
+
+class Head(nn.Linear):
+    """The new classifier: linear on the pooled features."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return logits, shape (N, classes)."""
+        return super().forward(pool(input))
+
+
+def assemble(name: str, architecture: Architecture, network: Network, device: torch.device) -> Backbone:
+    """Cut a network into stages, and check on one input that the stages compute what the network does.
+
+    Raises:
+        ModelError: The network can't be cut, or the cut changes its output.
+    """
+    module = network.module.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    module.requires_grad_(False)
+    refusal = ModelError(
+        f"{architecture} can't be cut into stages that compute what the whole network does.",
+        where=name,
+        mend="Take another backbone: `unfreeze models` lists them.",
+    )
+    try:
+        staged = find_stages(module, network.classifier)
+        probe = torch.randn(1, 3, *network.preprocessing.size, generator=torch.Generator().manual_seed(0)).to(device)
+        with torch.inference_mode():
+            features = probe
+            for stage in staged.stages:
+                features = stage.module(features)
+            faithful = torch.allclose(staged.classifier(features), module(probe), rtol=1e-3, atol=1e-4)
+    except (ValueError, RuntimeError, TypeError) as error:
+        raise refusal from error
+    if not faithful:
+        raise refusal
+    return Backbone(
+        name=name,
+        architecture=architecture,
+        network=network,
+        stages=staged.stages,
+        classifier=staged.classifier,
+        feature_dim=pool(features).shape[1],
+        batch_norm=any(isinstance(layer, BatchNorm) for layer in module.modules()),
+    )

@@ -1,0 +1,69 @@
+"""A model and batches of photos in, class probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unfreeze.models.backbone import Backbone, Head
+
+Probabilities = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of one photo.
+
+    Attributes:
+        path: The photo.
+        label: The most probable class.
+        probability: Its probability.
+        probabilities: Of every class, in the order of the model's classes.
+    """
+
+    path: Path
+    label: str
+    probability: float
+    probabilities: tuple[float, ...]
+
+
+def evaluation_mode(backbone: Backbone) -> None:
+    """Put every layer into eval mode: dropout off, BatchNorm by its stored statistics."""
+    for stage in backbone.stages:
+        stage.module.eval()
+
+
+def place(x: Tensor, backbone: Backbone, start: int) -> Tensor:
+    """Move what crosses boundary ``start`` to the backbone's device; photos go channels-last."""
+    if start == 0:
+        return x.to(device=backbone.device, memory_format=torch.channels_last)
+    return x.to(backbone.device)
+
+
+def probabilities(backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0) -> Probabilities:
+    """Return class probabilities, shape (N, C), for batches of what crosses boundary ``start`` (0: rendered photos)."""
+    evaluation_mode(backbone)
+    with torch.inference_mode():
+        pieces = [torch.softmax(head(backbone.run(place(x, backbone, start), start)).float(), 1).cpu() for x in batches]
+    return torch.cat(pieces).numpy() if pieces else np.empty((0, head.out_features), dtype=np.float32)
+
+
+def original_top1(backbone: Backbone, batches: Iterable[Tensor], start: int = 0) -> NDArray[np.int64]:
+    """Return the original classifier's most probable output, shape (N,), on the backbone as it is now."""
+    evaluation_mode(backbone)
+    with torch.inference_mode():
+        pieces = [backbone.original_logits(place(x, backbone, start), start).argmax(1).cpu() for x in batches]
+    return torch.cat(pieces).numpy() if pieces else np.empty(0, dtype=np.int64)
+
+
+def named(paths: Iterable[Path], rows: Probabilities, classes: tuple[str, ...]) -> Iterator[Prediction]:
+    """Yield one ``Prediction`` a photo."""
+    for path, row in zip(paths, rows, strict=True):
+        best = int(row.argmax())
+        yield Prediction(path, classes[best], float(row[best]), tuple(float(value) for value in row))

@@ -1,0 +1,194 @@
+"""Phase 2, and every other training by gradient: one plain loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unfreeze.models.backbone import Backbone, Head, Tensors
+from unfreeze.models.freezing import StagePlan, apply, parameter_groups
+from unfreeze.predict import Probabilities, place, probabilities
+from unfreeze.runtime import generator, track
+from unfreeze.training.activations import Activations, plain_views
+from unfreeze.training.fit_head import SMALLEST_PROBABILITY
+
+Indices = NDArray[np.int64]
+EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast a phase trains; the rates themselves stand in the ``StagePlan``.
+
+    Attributes:
+        epochs: Passes over the training photos.
+        batch_size: Photos a step.
+        views: Epoch e trains each photo on one of its views 0 to ``views`` - 1 in turn; None draws a new one every epoch.
+        optimizer: ``adamw`` decouples weight decay from the gradient; ``adam`` is the textbook's.
+        weight_decay: For weights alone; norms and biases never decay.
+        warmup: Share of the steps over which the rate climbs linearly from 0.
+        cosine: Whether the rate then falls to 0 by half a cosine, or stays.
+        clip: Largest gradient norm; None leaves gradients alone.
+    """
+
+    epochs: int
+    batch_size: int
+    views: int | None
+    optimizer: Literal["adamw", "adam"]
+    weight_decay: float
+    warmup: float
+    cosine: bool
+    clip: float | None
+
+    def rate(self, step: int, steps: int) -> float:
+        """Return the factor on every learning rate at ``step`` of ``steps``."""
+        ramp = max(1, round(self.warmup * steps))
+        if step < ramp and self.warmup:
+            return (step + 1) / ramp
+        return 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, steps - ramp))) if self.cosine else 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRow:
+    """One line of a run's history; losses are mean cross-entropies, validation is absent where nothing was held out."""
+
+    phase: str
+    epoch: int
+    train_loss: float
+    val_loss: float | None
+    val_accuracy: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where training got to: the top ``len(stages)`` stages and the head; the stages below are the pretrained ones."""
+
+    stages: list[Tensors]
+    head: Tensors
+
+    def install(self, backbone: Backbone, head: Head, pretrained: list[Tensors]) -> None:
+        """Put these weights into the backbone and the head, and the pretrained ones everywhere else."""
+        backbone.restore(pretrained)
+        backbone.restore(self.stages)
+        head.load_state_dict(self.head)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """How a training went.
+
+    Attributes:
+        weights: After ``epoch``.
+        epoch: The one with the lowest validation loss, or the last.
+        history: A row an epoch.
+        validation: Probabilities for the validation photos after each epoch, each of shape (V, C).
+    """
+
+    weights: Weights
+    epoch: int
+    history: tuple[EpochRow, ...]
+    validation: tuple[Probabilities, ...]
+
+
+def finetune(
+    backbone: Backbone,
+    head: Head,
+    source: Activations,
+    labels: Tensor,
+    plan: StagePlan,
+    schedule: Schedule,
+    *,
+    phase: str,
+    train: Indices,
+    val: Indices,
+    seed: int,
+    stop_after: int | None = None,
+) -> Tuned:
+    """Train the stages that ``plan`` unfreezes, and the head, from ``source``'s activations.
+
+    Args:
+        backbone: Starts from the weights it has, and is changed in place.
+        head: Likewise.
+        source: Activations at or below the plan's boundary.
+        labels: Of every photo, indexed by photo.
+        plan: Who learns, at which rate.
+        schedule: How long.
+        phase: What the history calls it.
+        train: Photos to learn from.
+        val: Photos to judge by after every epoch; where there are none, the last epoch counts.
+        seed: Decides the order of the photos.
+        stop_after: End after so many epochs of the schedule (to repeat one whose best epoch is known).
+    """
+    assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
+    groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
+    optimizer = (torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam)(groups)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    rates = [group["lr"] for group in groups]
+    epochs = schedule.epochs if stop_after is None else stop_after
+    per_epoch = -(-len(train) // schedule.batch_size)
+    steps = track(range(epochs * per_epoch), phase, total=epochs * per_epoch)
+    history: list[EpochRow] = []
+    validation: list[Probabilities] = []
+    best: tuple[float, int, Weights] | None = None
+
+    for epoch in range(1, epochs + 1):
+        started = time.perf_counter()
+        apply(plan, backbone)
+        train_loss = 0.0
+        order = generator(seed, epoch).permutation(train)
+        batches = source.batches(order.tolist(), views_of_epoch(order, epoch, schedule.views), schedule.batch_size)
+        for x, photos in zip(batches, torch.from_numpy(order).split(schedule.batch_size), strict=True):
+            factor = schedule.rate(next(steps), schedule.epochs * per_epoch)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            with torch.no_grad():
+                x = backbone.run(place(x, backbone, source.boundary), source.boundary, plan.boundary)
+            logits = head(backbone.run(x, plan.boundary))
+            loss = functional.cross_entropy(logits, labels[photos].to(logits.device))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            if schedule.clip is not None:
+                nn.utils.clip_grad_norm_(parameters, schedule.clip)
+            optimizer.step()
+            train_loss += loss.item() * len(photos) / len(train)
+
+        predicted = predict_from(backbone, head, source, val)
+        validation.append(predicted)
+        val_loss, val_accuracy = judge(predicted, labels[torch.from_numpy(val)].numpy()) if len(val) else (None, None)
+        history.append(EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started))
+        if best is None or val_loss is None or val_loss < best[0]:
+            head_weights = {name: value.detach().clone() for name, value in head.state_dict().items()}
+            kept = Weights(backbone.snapshot(plan.boundary), head_weights)
+            best = math.inf if val_loss is None else val_loss, epoch, kept
+    next(steps, None)
+    assert best is not None, "a schedule has at least one epoch"
+    _, epoch, weights = best
+    return Tuned(weights, epoch, tuple(history), tuple(validation))
+
+
+def views_of_epoch(photos: Indices, epoch: int, views: int | None) -> list[int]:
+    """Return the view that each photo is trained on in this epoch: all kept views in turn, or a new one."""
+    if views is None:
+        return [epoch] * len(photos)
+    return [(int(photo) + epoch) % views for photo in photos]
+
+
+def predict_from(backbone: Backbone, head: Head, source: Activations, photos: Indices) -> Probabilities:
+    """Return class probabilities for the plain views of ``photos``, shape (N, C)."""
+    batches = source.batches(photos.tolist(), plain_views(photos.tolist()), EVALUATION_BATCH)
+    return probabilities(backbone, head, batches, source.boundary)
+
+
+def judge(predicted: Probabilities, labels: Indices) -> tuple[float, float]:
+    """Return the log-loss and the accuracy of predictions that choose between epochs or phases."""
+    own = predicted[np.arange(len(labels)), labels].clip(SMALLEST_PROBABILITY)
+    return float(-np.log(own).mean()), float((predicted.argmax(axis=1) == labels).mean())

@@ -1,0 +1,169 @@
+"""Phase 1 is convex, so it is solved: multinomial logistic regression on cached features, no learning rate, no epochs.
+
+The strength of the L2 penalty is chosen by cross-validation over a path from strong to weak, each solve warm-started from
+the last (the sweep of Kornblith et al. 2019, section 3, and of LP-FT, Kumar et al. 2022, appendix B).  The features are
+centred and divided by one common scale, so the same path serves every backbone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unfreeze.runtime import track
+
+STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(0, -15, -1))  # on features of mean squared length 1
+PATIENCE = 3  # the cross-validated loss has one minimum along the path, up to noise
+GRADIENT_NORM = 1e-6  # largest entry of the gradient at which a solve has converged; the loss is a mean, of order 1
+ITERATIONS = 500
+SMALLEST_PROBABILITY = 1e-7  # a class that a fold's training part lacks has no finite log-loss
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear classifier's weights (C, D) and biases (C,), float64."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def probabilities(self, features: Tensor) -> Tensor:
+        """Return class probabilities, shape (N, C), for features (N, D)."""
+        return torch.softmax(features.to(self.weight) @ self.weight.T + self.bias, dim=1)
+
+
+@dataclass(frozen=True)
+class HeadFit:
+    """The head that phase 1 ends with, and the evidence by which it was chosen.
+
+    Attributes:
+        head: Fitted on every training photo at the chosen strength.
+        fold_heads: For each fold, the head fitted on the other folds at the chosen strength.
+        strength: The chosen L2 penalty (on features of mean squared length 1).
+        path: The cross-validated log-loss of each strength tried, in order.
+        out_of_fold: Probabilities for each training photo from a head that never saw it, shape (N, C).
+    """
+
+    head: Linear
+    fold_heads: tuple[Linear, ...]
+    strength: float
+    path: tuple[tuple[float, float], ...]
+    out_of_fold: Array
+
+
+def fit_head(features: Tensor, labels: Tensor, fold: NDArray[np.int64], classes: int) -> HeadFit:
+    """Solve phase 1.
+
+    Args:
+        features: Shape (N, views, D); the plain view is first.  Heads are fitted on all views and judged on the plain one.
+        labels: Shape (N,).
+        fold: The fold of each photo, 0 to k - 1.
+        classes: How many classes there are; a fold may lack some.
+    """
+    device = torch.device("cpu") if features.device.type == "mps" else features.device  # Apple's cards lack float64
+    features = features.to(device=device, dtype=torch.float64)
+    center = features.mean(dim=(0, 1))
+    scale = (features - center).square().mean().sqrt().clamp_min(1e-12) * features.shape[2] ** 0.5
+    unit = (features - center) / scale
+    labels = labels.to(device)
+    rounds = [torch.from_numpy(fold == index).to(device) for index in range(int(fold.max()) + 1)]
+
+    starts: list[Linear | None] = [None] * len(rounds)
+    path: list[tuple[float, float]] = []
+    best: tuple[float, tuple[Linear, ...], Tensor] | None = None
+    for strength in track(STRENGTHS, "phase 1: solving the head"):
+        heads = tuple(
+            solve(*_flatten(unit[~held], labels[~held]), classes, strength, start)
+            for held, start in zip(rounds, starts, strict=True)
+        )
+        starts = list(heads)
+        predicted = torch.zeros(len(labels), classes, dtype=torch.float64, device=device)
+        for held, head in zip(rounds, heads, strict=True):
+            predicted[held] = head.probabilities(unit[held, 0])
+        loss = _log_loss(predicted, labels, rounds)
+        path.append((strength, loss))
+        losses = [value for _, value in path]
+        if best is None or loss <= min(losses):
+            best = strength, heads, predicted
+        if len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE:
+            break
+    assert best is not None
+    strength, heads, predicted = best
+    mean_start = Linear(
+        torch.stack([head.weight for head in heads]).mean(dim=0), torch.stack([head.bias for head in heads]).mean(dim=0)
+    )
+    full = solve(*_flatten(unit, labels), classes, strength, mean_start)
+    return HeadFit(
+        head=_undo_scaling(full, center, scale),
+        fold_heads=tuple(_undo_scaling(head, center, scale) for head in heads),
+        strength=strength,
+        path=tuple(path),
+        out_of_fold=predicted.cpu().numpy(),
+    )
+
+
+def solve(features: Tensor, labels: Tensor, classes: int, strength: float, start: Linear | None = None) -> Linear:
+    """Minimise mean cross-entropy + strength / 2 * ||weight||^2 by L-BFGS; biases are not penalised.
+
+    scikit-learn's ``C`` is 1 / (N * strength).
+
+    Args:
+        features: Shape (N, D), float64.
+        labels: Shape (N,).
+        classes: Number of classes C.
+        strength: The L2 penalty.
+        start: Where to begin; zero by default.
+
+    Returns:
+        The minimum, to a largest gradient entry of ``GRADIENT_NORM``.
+    """
+    count, dimension = features.shape
+    parameters = torch.zeros(classes, dimension + 1, dtype=features.dtype, device=features.device)
+    if start is not None:
+        parameters.copy_(torch.cat([start.weight, start.bias[:, None]], dim=1))
+    parameters.requires_grad_()
+    targets = torch.nn.functional.one_hot(labels, classes).to(features)
+    optimizer = torch.optim.LBFGS(
+        [parameters],
+        max_iter=ITERATIONS,
+        history_size=20,
+        tolerance_grad=GRADIENT_NORM,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def objective() -> Tensor:
+        with torch.no_grad():  # the gradient in closed form: half the work of tracing it
+            weight, bias = parameters[:, :-1], parameters[:, -1]
+            log_probabilities = torch.log_softmax(features @ weight.T + bias, dim=1)
+            residual = (log_probabilities.exp() - targets) / count
+            parameters.grad = torch.cat([residual.T @ features + strength * weight, residual.sum(dim=0)[:, None]], dim=1)
+            return -(log_probabilities * targets).sum() / count + strength / 2 * weight.square().sum()
+
+    optimizer.step(objective)
+    solution = parameters.detach()
+    return Linear(solution[:, :-1].clone(), solution[:, -1].clone())
+
+
+def _flatten(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    return features.flatten(0, 1), labels.repeat_interleave(features.shape[1])
+
+
+def _log_loss(predicted: Tensor, labels: Tensor, rounds: list[Tensor]) -> float:
+    """Return the mean log-loss over photos whose class the fitting part of their round has."""
+    own = predicted[torch.arange(len(labels), device=labels.device), labels].clamp_min(SMALLEST_PROBABILITY)
+    known = torch.zeros_like(labels, dtype=torch.bool)
+    for held in rounds:
+        known[held] = torch.isin(labels[held], labels[~held])
+    return float(-own[known].log().mean())
+
+
+def _undo_scaling(head: Linear, center: Tensor, scale: Tensor) -> Linear:
+    """Return the same classifier for features as the backbone gives them."""
+    weight = head.weight / scale
+    return Linear(weight.cpu(), (head.bias - weight @ center).cpu())

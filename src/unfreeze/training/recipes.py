@@ -1,0 +1,129 @@
+"""How plan, schedule and augmentation are chosen: readable tables, data in, recipe out.
+
+The rates, decays and step counts of ``auto`` are where published sweeps agree (BiT's HyperRule, Kolesnikov et al. 2020,
+table 1; BEiT and MAE for transformers' layer decay; LP-FT, Kumar et al. 2022, for the order of the phases).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from unfreeze.config import TrainConfig
+from unfreeze.data.transforms import Augmentation
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.freezing import StagePlan, plan_from
+from unfreeze.training.finetune import Schedule
+
+SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000
+MILD = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
+TEXTBOOK = Augmentation(area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0)  # torchvision's RandomResizedCrop
+KEPT_VIEWS = 4  # the plain view and three augmented ones
+STEPS = 200  # a scarce set is seen until it has taken so many steps, within the epochs below
+EPOCHS = (10, 30)
+CLASSIC_EPOCHS = 10
+CLASSIC_HEAD_LR = 1e-3
+CLASSIC_LR = 1e-5
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that the two phases need to know.
+
+    Attributes:
+        name: As asked for.
+        augmentation: Of views other than the plain one.
+        views: How many views of each training photo phase 1 sees, the plain one included.
+        head_plan: Phase 1 by gradient, together with ``head_schedule``; None where the head is solved.
+        head_schedule: See ``head_plan``.
+        plan: Phase 2; None where the recipe ends with the head.
+        schedule: See ``plan``.
+        choose_epoch: Whether phase 2 ends at the epoch with the lowest validation loss, or goes to its end.
+    """
+
+    name: str
+    augmentation: Augmentation
+    views: int
+    head_plan: StagePlan | None
+    head_schedule: Schedule | None
+    plan: StagePlan | None
+    schedule: Schedule | None
+    choose_epoch: bool
+
+    @property
+    def boundary(self) -> int | None:
+        """The lowest boundary below which nothing ever changes; None where nothing changes at all."""
+        plans = [plan for plan in (self.head_plan, self.plan) if plan is not None]
+        return min((plan.boundary for plan in plans), default=None)
+
+
+def choose(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
+    """Return the recipe for ``photos`` training photos of ``classes`` classes."""
+    return {"auto": _auto, "classic": _classic, "head-only": _head_only}[config.recipe](config, backbone, photos, classes)
+
+
+def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
+    return Recipe(config.recipe, MILD, config.views or KEPT_VIEWS, None, None, None, None, choose_epoch=False)
+
+
+def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
+    views = config.views or KEPT_VIEWS
+    boundary = backbone.boundary(config.depth) if config.depth else _usual_boundary(backbone, photos / classes)
+    if boundary == backbone.head_boundary:
+        return _head_only(config, backbone, photos, classes)
+    lr = config.lr or (3e-4 if backbone.batch_norm else 3e-5)
+    plan = plan_from(
+        backbone,
+        boundary,
+        lr=lr,
+        head_lr=lr,
+        decay=0.8 if backbone.batch_norm else 0.75,
+        bn=config.bn,
+    )
+    batch_size = config.batch_size or (16 if photos < 320 else 32)
+    per_epoch = math.ceil(photos / batch_size)
+    schedule = Schedule(
+        epochs=config.epochs or min(max(round(STEPS / per_epoch), EPOCHS[0]), EPOCHS[1]),
+        batch_size=batch_size,
+        views=None if plan.boundary == 0 else views,
+        optimizer="adamw",
+        weight_decay=1e-4 if photos / classes >= SCARCE else 0.0,
+        warmup=0.2,
+        cosine=True,
+        clip=1.0,
+    )
+    return Recipe(config.recipe, MILD, views, None, None, plan, schedule, choose_epoch=True)
+
+
+def _usual_boundary(backbone: Backbone, photos_a_class: float) -> int:
+    """Train the top third of the stages where photos are scarce, the top half in the middle, everything where they are not."""
+    share = 1 / 3 if photos_a_class < SCARCE else 1 / 2 if photos_a_class < PLENTIFUL else 1.0
+    return backbone.head_boundary - math.ceil(share * backbone.head_boundary)
+
+
+def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
+    def adam(epochs: int) -> Schedule:
+        return Schedule(
+            epochs=epochs,
+            batch_size=config.batch_size or 32,
+            views=None,
+            optimizer="adam",
+            weight_decay=0.0,
+            warmup=0.0,
+            cosine=False,
+            clip=None,
+        )
+
+    head_epochs = config.head_epochs or CLASSIC_EPOCHS
+    head_lr = config.head_lr or CLASSIC_HEAD_LR
+    lr = config.lr or CLASSIC_LR
+    return Recipe(
+        name=config.recipe,
+        augmentation=TEXTBOOK,
+        views=head_epochs + 1,
+        head_plan=plan_from(backbone, backbone.head_boundary, lr=0.0, head_lr=head_lr, bn=config.bn),
+        head_schedule=adam(head_epochs),
+        plan=plan_from(backbone, 0, lr=lr, head_lr=lr, bn=config.bn),
+        schedule=adam(config.epochs or CLASSIC_EPOCHS),
+        choose_epoch=False,
+    )

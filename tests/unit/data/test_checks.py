@@ -1,0 +1,134 @@
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from unfreeze.data.checks import check
+from unfreeze.data.sources import PhotoSet, Sample, Split, read_photos
+from unfreeze.errors import PhotosError
+
+
+def draw(root: Path, *names: str, side: int = 40) -> Path:
+    """Write a different photo under each name."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        seed = list(name.encode())
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)).save(path)
+    return root
+
+
+def two_classes(root: Path) -> Path:
+    return draw(root, *(f"{name}/{number}.png" for name in "ab" for number in range(5)))
+
+
+def copy(root: Path, source: str, target: str) -> None:
+    (root / target).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(root / source, root / target)
+
+
+def listed(root: Path, *rows: tuple[str, int, str | None, Split | None]) -> PhotoSet:
+    samples = tuple(Sample(root / name, name, label, group, split) for name, label, group, split in rows)
+    return PhotoSet(root, ("a", "b"), samples)
+
+
+def test_good_photos_pass_unchanged(tmp_path: Path) -> None:
+    photos = read_photos(two_classes(tmp_path))
+    checked = check(photos)
+    assert checked.samples == photos.samples
+    assert checked.left_out == ()
+    assert checked.notes == ("10 photos in 2 classes can be used; 0 are left out.",)
+
+
+def test_unreadable_photos_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    (two_classes(tmp_path) / "a" / "bad.jpg").write_bytes(b"")
+    checked = check(read_photos(tmp_path))
+    assert len(checked.samples) == 10
+    assert [entry.file_name for entry in checked.left_out] == ["a/bad.jpg"]
+    assert "empty" in checked.left_out[0].reason
+
+
+def test_copies_in_a_class_share_a_group(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    copy(tmp_path, "a/0.png", "a/copy.png")
+    groups = {sample.file_name: sample.group for sample in check(read_photos(tmp_path)).samples}
+    assert groups["a/0.png"] == groups["a/copy.png"] == "copies of a/0.png"
+    assert [group for name, group in groups.items() if name not in ("a/0.png", "a/copy.png")] == [None] * 9
+
+
+def test_copies_join_the_groups_of_the_user(tmp_path: Path) -> None:
+    draw(tmp_path, "1.png", "2.png", "3.png", "4.png", "5.png")
+    copy(tmp_path, "1.png", "same.png")
+    rows = [("1.png", 0, "q", None), ("same.png", 0, "p", None), ("2.png", 0, "q", None), ("3.png", 1, "r", None)]
+    checked = check(listed(tmp_path, *rows, ("4.png", 1, None, None), ("5.png", 0, "p", None)))
+    assert [sample.group for sample in checked.samples] == ["p", "p", "p", "r", None, "p"]
+
+
+def test_copies_with_two_labels_are_left_out(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    copy(tmp_path, "a/0.png", "b/copy.png")
+    reasons = {entry.file_name: entry.reason for entry in check(read_photos(tmp_path)).left_out}
+    assert reasons.keys() == {"a/0.png", "b/copy.png"}
+    assert "identical to b/copy.png" in reasons["a/0.png"]
+    assert "identical to a/0.png" in reasons["b/copy.png"]
+
+
+def test_a_copy_in_test_takes_the_photo_out_of_train(tmp_path: Path) -> None:
+    two_classes(tmp_path / "train")
+    copy(tmp_path, "train/a/0.png", "test/a/x.png")
+    copy(tmp_path, "train/a/1.png", "val/a/y.png")
+    checked = check(read_photos(tmp_path))
+    assert {entry.file_name for entry in checked.left_out} == {"train/a/0.png", "train/a/1.png"}
+    assert {sample.file_name for sample in checked.samples} >= {"test/a/x.png", "val/a/y.png"}
+
+
+def test_a_class_that_is_lost_is_dropped_and_labels_are_renumbered(tmp_path: Path) -> None:
+    draw(tmp_path, "train/b/1.png", "train/b/2.png", "train/c/1.png", "train/c/2.png", "test/a/1.png", "test/c/1.png")
+    (tmp_path / "train" / "a").mkdir()
+    (tmp_path / "train" / "a" / "1.png").write_bytes(b"broken")
+    checked = check(read_photos(tmp_path))
+    assert checked.classes == ("b", "c")
+    assert {(sample.file_name.split("/")[1], sample.label) for sample in checked.samples} == {("b", 0), ("c", 1)}
+    assert {entry.file_name for entry in checked.left_out} == {"train/a/1.png", "test/a/1.png"}
+    assert any("train on in 'a'" in note for note in checked.notes)
+
+
+def test_notes(tmp_path: Path) -> None:
+    draw(tmp_path, *(f"many/{number}.png" for number in range(23)), side=16)
+    draw(tmp_path, "few/1.png", "few/2.png")
+    notes = " ".join(check(read_photos(tmp_path)).notes)
+    assert "below 32 pixels: 23 (first: many/0.png)" in notes
+    assert "'many' has 23 photos and 'few' 2" in notes
+    assert "Fewer than 5 photos are in 'few'" in notes
+
+
+def test_a_group_across_given_splits_is_noted(tmp_path: Path) -> None:
+    draw(tmp_path, "1.png", "2.png", "3.png", "4.png")
+    rows = [
+        ("1.png", 0, "g", "train"),
+        ("2.png", 0, "g", "test"),
+        ("3.png", 1, None, "train"),
+        ("4.png", 1, None, "test"),
+    ]
+    checked = check(listed(tmp_path, *rows))  # type: ignore[arg-type]
+    assert any("part the groups 'g'" in note for note in checked.notes)
+
+
+def test_too_little_is_left(tmp_path: Path) -> None:
+    draw(tmp_path, "a/1.png", "a/2.png", "b/1.png")
+    (tmp_path / "b" / "2.png").write_bytes(b"broken")
+    with pytest.raises(PhotosError, match=r"Of 4 photos 3 can be used[\s\S]*b/2.png"):
+        check(read_photos(tmp_path))
+    for photo in tmp_path.glob("*/*.png"):
+        photo.write_bytes(b"broken")
+    with pytest.raises(PhotosError, match="Of 4 photos 0 can be used"):
+        check(read_photos(tmp_path))
+
+
+def test_the_photos_on_disk_stay_as_they_are(tmp_path: Path) -> None:
+    (two_classes(tmp_path) / "a" / "bad.jpg").write_bytes(b"broken")
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("*/*")}
+    check(read_photos(tmp_path))
+    assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("*/*")}
