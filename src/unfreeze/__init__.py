@@ -1,0 +1,50 @@
+"""Two-phase fine-tuning of pretrained image classifiers on your own photos, with proof of what the second phase was worth.
+
+import unfreeze
+run = unfreeze.train("photos/")
+run.verdict.gain.accuracy, run.predict(["a.jpg"])
+run = unfreeze.load("runs/train")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unfreeze.errors import UnfreezeError
+
+if TYPE_CHECKING:
+    from unfreeze.run import Run
+
+__version__ = "0.1.0"
+__all__ = ["UnfreezeError", "load", "train"]
+
+
+def train(photos: str | Path, **settings: Any) -> Run:
+    """Fine-tune a pretrained backbone on a folder or a table of labelled photos.
+
+    Args:
+        photos: ``PHOTOS/CLASS/*``, ``PHOTOS/{train,val,test}/CLASS/*``, or a CSV or Parquet table.
+        settings: Any setting of ``unfreeze train``, by the same name: ``model``, ``recipe``, ``depth``, ...
+
+    Returns:
+        The finished run: its verdict, its folder, and its model ready to predict.
+
+    Raises:
+        UnfreezeError: Any mistake that you can mend; it says how.
+    """
+    from unfreeze.config import make_config
+    from unfreeze.pipeline import run
+
+    return run(make_config({"photos": photos, **settings}))
+
+
+def load(folder: str | Path, device: str = "auto") -> Run:
+    """Open the folder of a finished run.
+
+    Raises:
+        UnfreezeError: There is no finished run in it.
+    """
+    from unfreeze.run import load
+
+    return load(folder, device)

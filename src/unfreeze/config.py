@@ -18,7 +18,9 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    photos: Annotated[Path, Field(description="PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a CSV or Parquet table.")]
+    photos: Annotated[
+        Path, Field(description="PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a CSV or Parquet table.")
+    ]
     model: Annotated[
         str, Field(description="efficientnet_lite0, torchvision/NAME[:WEIGHTS], timm/NAME, or a checkpoint.")
     ] = "efficientnet_lite0"
@@ -32,7 +34,9 @@ class TrainConfig(BaseModel):
         str | None, Field(description="Train from this stage up: a stage's name, all, or head. Default: by the recipe.")
     ] = None
     epochs: Annotated[int | None, Field(gt=0, description="Epochs of phase 2.")] = None
-    head_epochs: Annotated[int | None, Field(gt=0, description="Epochs of phase 1 (classic recipe; auto solves it).")] = None
+    head_epochs: Annotated[
+        int | None, Field(gt=0, description="Epochs of phase 1 (classic recipe; auto solves it).")
+    ] = None
     lr: Annotated[
         float | None, Field(gt=0, le=HIGHEST_LR, description="Learning rate of phase 2, at the topmost stage.")
     ] = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unfreeze.data.loaders import Renderer
+from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, Head
 
 Probabilities = NDArray[np.float32]
@@ -67,3 +69,9 @@ def named(paths: Iterable[Path], rows: Probabilities, classes: tuple[str, ...]) 
     for path, row in zip(paths, rows, strict=True):
         best = int(row.argmax())
         yield Prediction(path, classes[best], float(row[best]), tuple(float(value) for value in row))
+
+
+def photo_batches(backbone: Backbone, paths: Sequence[Path], size: int = 32) -> Iterator[Tensor]:
+    """Yield plain views of photo files as the backbone wants them, shape (size, 3, height, width)."""
+    renderer = Renderer(tuple(paths), backbone.network.preprocessing)
+    return renderer.batches(((photo, (PLAIN_VIEW,)) for photo in range(len(paths))), size)

@@ -48,6 +48,23 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
+def hold_freed_memory() -> None:
+    """Let the C library keep large blocks that are freed, for the next layer's activations, instead of unmapping them.
+
+    By default glibc maps every block over a few MiB anew, and the kernel fills it with zeros page by page: that took half
+    the time of a forward pass (benchmarks/allocator.py).  Other systems' allocators are left alone.
+    """
+    import ctypes
+    import platform
+
+    if platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+
+
 @contextmanager
 def deterministic(seed: int) -> Iterator[None]:
     """Seed torch (dropout, initial weights) and ask for deterministic kernels; put everything back on leaving."""
@@ -56,7 +73,7 @@ def deterministic(seed: int) -> Iterator[None]:
     before = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=cards):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True, warn_only=True)

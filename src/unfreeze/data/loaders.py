@@ -26,14 +26,14 @@ class Renderer:
     Attributes:
         paths: The photos; their place in this list is their identity.
         preprocessing: The backbone's own.
-        augmentation: What views other than the plain one may change.
+        augmentation: What views other than the plain one may change; None where only that one is wanted.
         seed: Views are drawn from (seed, view, photo).
     """
 
     paths: tuple[Path, ...]
     preprocessing: Preprocessing
-    augmentation: Augmentation
-    seed: int
+    augmentation: Augmentation | None = None
+    seed: int = 0
 
     def views(self, photo: int, views: Sequence[int]) -> Tensor:
         """Return the given views of one photo, shape (views, 3, height, width); the file is decoded once.

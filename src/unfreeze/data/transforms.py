@@ -45,7 +45,7 @@ class Augmentation:
     jitter: float
 
 
-def render(photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, *key: int) -> Tensor:
+def render(photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation | None, *key: int) -> Tensor:
     """Return one view of a photo, float32, shape (3, height, width), normalised.
 
     Args:
@@ -55,8 +55,10 @@ def render(photo: Image.Image, preprocessing: Preprocessing, augmentation: Augme
         key: Seed, view and photo index.
     """
     _, view, _ = key
-    image = plain(photo, preprocessing) if view == PLAIN_VIEW else augment(photo, preprocessing, augmentation, key)
-    return normalised(image, preprocessing)
+    if view == PLAIN_VIEW:
+        return normalised(plain(photo, preprocessing), preprocessing)
+    assert augmentation is not None, "only the plain view needs no augmentation"
+    return normalised(augment(photo, preprocessing, augmentation, key), preprocessing)
 
 
 def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:

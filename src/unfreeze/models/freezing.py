@@ -7,7 +7,7 @@ its running statistics, which is how the usual ``model.train()`` damages a "froz
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal
 
 from torch import nn
 
@@ -45,14 +45,6 @@ class StagePlan:
         """The first stage that isn't a fixed function: everything below may be computed once and kept."""
         moving = (index for index, row in enumerate(self.rows) if row.trainable or row.bn == "train")
         return next(moving, len(self.rows))
-
-
-class ParameterGroup(TypedDict):
-    """One of an optimizer's groups."""
-
-    params: list[nn.Parameter]
-    lr: float
-    weight_decay: float
 
 
 def plan_from(
@@ -99,12 +91,12 @@ def apply(plan: StagePlan, backbone: Backbone) -> None:
                 module.train(row.bn == "train")
 
 
-def parameter_groups(plan: StagePlan, backbone: Backbone, head: nn.Module, weight_decay: float) -> list[ParameterGroup]:
+def parameter_groups(plan: StagePlan, backbone: Backbone, head: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: each trainable stage and the head at its rate; norms and biases don't decay."""
     modules = [(stage.module, row.lr) for stage, row in zip(backbone.stages, plan.rows, strict=True) if row.trainable]
-    groups: list[ParameterGroup] = []
+    groups: list[dict[str, Any]] = []
     for module, lr in [*modules, (head, plan.head_lr)]:
         parameters = list(module.parameters())
         split = ([p for p in parameters if p.dim() >= 2], weight_decay), ([p for p in parameters if p.dim() < 2], 0.0)
-        groups.extend(ParameterGroup(params=params, lr=lr, weight_decay=wd) for params, wd in split if params)
+        groups.extend({"params": params, "lr": lr, "weight_decay": wd} for params, wd in split if params)
     return groups

@@ -11,16 +11,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
-from unfreeze.models.backbone import Backbone, pool
-from unfreeze.predict import evaluation_mode, place
+from unfreeze.models.backbone import Backbone, Head, pool
+from unfreeze.predict import Probabilities, evaluation_mode, place, probabilities
 from unfreeze.runtime import track
 
-BATCH = 32  # photos in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
+EVALUATION_BATCH = 64
+BATCH = 16  # photos in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
 MEMORY_BUDGET = 2 * 2**30  # bytes; larger caches live in a temporary file that the system pages in and out
 
 
@@ -64,8 +67,8 @@ class Cached:
 
     def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
         """Yield kept activations, shape (size, ...)."""
-        rows = torch.tensor([self.row[int(photo), int(view)] for photo, view in zip(photos, views, strict=True)])
-        for chunk in rows.split(size):
+        rows = torch.tensor([self.row[int(p), int(v)] for p, v in zip(photos, views, strict=True)], dtype=torch.long)
+        for chunk in torch.split(rows, size):
             yield self.values[chunk]
 
 
@@ -89,7 +92,7 @@ def keep(
     evaluation_mode(backbone)
     with torch.inference_mode():
         for batch in track(batches, description, total=-(-len(wanted) // BATCH)):
-            for images in batch.split(BATCH):
+            for images in torch.split(batch, BATCH):
                 crossing = _run(backbone, images, 0, boundary)
                 if values is None:
                     values = _store(len(row), crossing)
@@ -98,6 +101,13 @@ def keep(
     if values is None:
         values = torch.empty(0, backbone.feature_dim)
     return Cached(boundary, values, row)
+
+
+def keep_or_render(
+    backbone: Backbone, renderer: Renderer, boundary: int, wanted: dict[int, Sequence[int]], description: str
+) -> Activations:
+    """Return what crosses ``boundary``: kept, or, where that is the photos themselves, rendered whenever asked for."""
+    return keep(backbone, renderer, boundary, wanted, description) if boundary else Rendered(renderer)
 
 
 def advance(backbone: Backbone, source: Activations, boundary: int, wanted: dict[int, Sequence[int]]) -> Cached:
@@ -124,6 +134,12 @@ def plain_views(photos: Sequence[int]) -> list[int]:
     return [PLAIN_VIEW] * len(photos)
 
 
+def predict_from(backbone: Backbone, head: Head, source: Activations, photos: NDArray[np.int64]) -> Probabilities:
+    """Return class probabilities for the plain views of ``photos``, shape (N, C)."""
+    batches = source.batches(photos.tolist(), plain_views(photos.tolist()), EVALUATION_BATCH)
+    return probabilities(backbone, head, batches, source.boundary)
+
+
 def _run(backbone: Backbone, x: Tensor, start: int, stop: int) -> Tensor:
     crossing = backbone.run(place(x, backbone, start), start, stop)
     return pool(crossing) if stop == backbone.head_boundary else crossing
@@ -134,5 +150,7 @@ def _store(rows: int, example: Tensor) -> Tensor:
     shape = (rows, *example.shape[1:])
     if rows * example[0].nbytes <= MEMORY_BUDGET:
         return torch.empty(shape, dtype=example.dtype)
-    with tempfile.NamedTemporaryFile(prefix="unfreeze-", suffix=".activations") as file:  # unlinked, freed when unmapped
+    with tempfile.NamedTemporaryFile(
+        prefix="unfreeze-", suffix=".activations"
+    ) as file:  # unlinked, freed when unmapped
         return torch.from_file(file.name, shared=True, size=rows * example[0].numel(), dtype=example.dtype).view(shape)

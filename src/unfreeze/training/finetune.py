@@ -15,13 +15,12 @@ from torch.nn import functional
 
 from unfreeze.models.backbone import Backbone, Head, Tensors
 from unfreeze.models.freezing import StagePlan, apply, parameter_groups
-from unfreeze.predict import Probabilities, place, probabilities
+from unfreeze.predict import Probabilities, place
 from unfreeze.runtime import generator, track
-from unfreeze.training.activations import Activations, plain_views
+from unfreeze.training.activations import Activations, predict_from
 from unfreeze.training.fit_head import SMALLEST_PROBABILITY
 
 Indices = NDArray[np.int64]
-EVALUATION_BATCH = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,7 @@ class Tuned:
 
     Attributes:
         weights: After ``epoch``.
-        epoch: The one with the lowest validation loss, or the last.
+        epoch: The one that was kept.
         history: A row an epoch.
         validation: Probabilities for the validation photos after each epoch, each of shape (V, C).
     """
@@ -111,6 +110,7 @@ def finetune(
     train: Indices,
     val: Indices,
     seed: int,
+    keep: Literal["best", "last"],
     stop_after: int | None = None,
 ) -> Tuned:
     """Train the stages that ``plan`` unfreezes, and the head, from ``source``'s activations.
@@ -124,8 +124,9 @@ def finetune(
         schedule: How long.
         phase: What the history calls it.
         train: Photos to learn from.
-        val: Photos to judge by after every epoch; where there are none, the last epoch counts.
+        val: Photos to judge by after every epoch; may be empty.
         seed: Decides the order of the photos.
+        keep: The weights of the epoch with the lowest validation loss (the last one where ``val`` is empty), or the last.
         stop_after: End after so many epochs of the schedule (to repeat one whose best epoch is known).
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
@@ -146,7 +147,7 @@ def finetune(
         train_loss = 0.0
         order = generator(seed, epoch).permutation(train)
         batches = source.batches(order.tolist(), views_of_epoch(order, epoch, schedule.views), schedule.batch_size)
-        for x, photos in zip(batches, torch.from_numpy(order).split(schedule.batch_size), strict=True):
+        for x, photos in zip(batches, torch.split(torch.from_numpy(order), schedule.batch_size), strict=True):
             factor = schedule.rate(next(steps), schedule.epochs * per_epoch)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
@@ -165,7 +166,7 @@ def finetune(
         validation.append(predicted)
         val_loss, val_accuracy = judge(predicted, labels[torch.from_numpy(val)].numpy()) if len(val) else (None, None)
         history.append(EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started))
-        if best is None or val_loss is None or val_loss < best[0]:
+        if best is None or keep == "last" or val_loss is None or val_loss < best[0]:
             head_weights = {name: value.detach().clone() for name, value in head.state_dict().items()}
             kept = Weights(backbone.snapshot(plan.boundary), head_weights)
             best = math.inf if val_loss is None else val_loss, epoch, kept
@@ -180,12 +181,6 @@ def views_of_epoch(photos: Indices, epoch: int, views: int | None) -> list[int]:
     if views is None:
         return [epoch] * len(photos)
     return [(int(photo) + epoch) % views for photo in photos]
-
-
-def predict_from(backbone: Backbone, head: Head, source: Activations, photos: Indices) -> Probabilities:
-    """Return class probabilities for the plain views of ``photos``, shape (N, C)."""
-    batches = source.batches(photos.tolist(), plain_views(photos.tolist()), EVALUATION_BATCH)
-    return probabilities(backbone, head, batches, source.boundary)
 
 
 def judge(predicted: Probabilities, labels: Indices) -> tuple[float, float]:

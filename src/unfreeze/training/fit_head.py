@@ -142,10 +142,12 @@ def solve(features: Tensor, labels: Tensor, classes: int, strength: float, start
             weight, bias = parameters[:, :-1], parameters[:, -1]
             log_probabilities = torch.log_softmax(features @ weight.T + bias, dim=1)
             residual = (log_probabilities.exp() - targets) / count
-            parameters.grad = torch.cat([residual.T @ features + strength * weight, residual.sum(dim=0)[:, None]], dim=1)
+            parameters.grad = torch.cat(
+                [residual.T @ features + strength * weight, residual.sum(dim=0)[:, None]], dim=1
+            )
             return -(log_probabilities * targets).sum() / count + strength / 2 * weight.square().sum()
 
-    optimizer.step(objective)
+    optimizer.step(objective)  # type: ignore[no-untyped-call]
     solution = parameters.detach()
     return Linear(solution[:, :-1].clone(), solution[:, -1].clone())
 

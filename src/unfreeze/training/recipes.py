@@ -17,7 +17,9 @@ from unfreeze.training.finetune import Schedule
 
 SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000
 MILD = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
-TEXTBOOK = Augmentation(area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0)  # torchvision's RandomResizedCrop
+TEXTBOOK = Augmentation(
+    area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0
+)  # torchvision's RandomResizedCrop
 KEPT_VIEWS = 4  # the plain view and three augmented ones
 STEPS = 200  # a scarce set is seen until it has taken so many steps, within the epochs below
 EPOCHS = (10, 30)
@@ -39,6 +41,8 @@ class Recipe:
         plan: Phase 2; None where the recipe ends with the head.
         schedule: See ``plan``.
         choose_epoch: Whether phase 2 ends at the epoch with the lowest validation loss, or goes to its end.
+        boundary: Everything below is a fixed function throughout the run, and is computed once.
+        tuned_from: The first stage that trains in phase 2; the number of stages where none does.
     """
 
     name: str
@@ -49,21 +53,36 @@ class Recipe:
     plan: StagePlan | None
     schedule: Schedule | None
     choose_epoch: bool
+    boundary: int
+    tuned_from: int
 
     @property
-    def boundary(self) -> int | None:
-        """The lowest boundary below which nothing ever changes; None where nothing changes at all."""
-        plans = [plan for plan in (self.head_plan, self.plan) if plan is not None]
-        return min((plan.boundary for plan in plans), default=None)
+    def head_on_features(self) -> bool:
+        """Whether phase 1 can train on features that were computed once: nothing below the head moves in it."""
+        return self.head_plan is None or self.head_plan.boundary == len(self.head_plan.rows)
 
 
 def choose(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
     """Return the recipe for ``photos`` training photos of ``classes`` classes."""
-    return {"auto": _auto, "classic": _classic, "head-only": _head_only}[config.recipe](config, backbone, photos, classes)
+    return {"auto": _auto, "classic": _classic, "head-only": _head_only}[config.recipe](
+        config, backbone, photos, classes
+    )
 
 
 def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
-    return Recipe(config.recipe, MILD, config.views or KEPT_VIEWS, None, None, None, None, choose_epoch=False)
+    return Recipe(
+        name=config.recipe,
+        augmentation=MILD,
+        views=config.views or KEPT_VIEWS,
+        head_plan=None,
+        head_schedule=None,
+        plan=None,
+        schedule=None,
+        choose_epoch=False,
+        boundary=backbone.head_boundary
+        - 1,  # the original classifier, which measures forgetting, starts below the pooling
+        tuned_from=backbone.head_boundary,
+    )
 
 
 def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
@@ -92,13 +111,23 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
         cosine=True,
         clip=1.0,
     )
-    return Recipe(config.recipe, MILD, views, None, None, plan, schedule, choose_epoch=True)
+    return Recipe(
+        name=config.recipe,
+        augmentation=MILD,
+        views=views,
+        head_plan=None,
+        head_schedule=None,
+        plan=plan,
+        schedule=schedule,
+        choose_epoch=True,
+        boundary=plan.boundary,
+        tuned_from=boundary,
+    )
 
 
 def _usual_boundary(backbone: Backbone, photos_a_class: float) -> int:
-    """Train the top third of the stages where photos are scarce, the top half in the middle, everything where they are not."""
-    share = 1 / 3 if photos_a_class < SCARCE else 1 / 2 if photos_a_class < PLENTIFUL else 1.0
-    return backbone.head_boundary - math.ceil(share * backbone.head_boundary)
+    """Train the top third of the stages, and all of them where photos are plentiful."""
+    return 0 if photos_a_class >= PLENTIFUL else backbone.head_boundary - math.ceil(backbone.head_boundary / 3)
 
 
 def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
@@ -126,4 +155,6 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
         plan=plan_from(backbone, 0, lr=lr, head_lr=lr, bn=config.bn),
         schedule=adam(config.epochs or CLASSIC_EPOCHS),
         choose_epoch=False,
+        boundary=0,
+        tuned_from=0,
     )

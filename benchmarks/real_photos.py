@@ -1,0 +1,135 @@
+"""Head-only, two-phase and classic on real photos: 20 a class, several seeds.
+
+    python benchmarks/real_photos.py DATA [--sets aid150 ...] [--seeds 3] [--a-class 20] [--classic-epochs 10]
+
+DATA holds hymenoptera/, magnetic_tile/, bccd_cells/, aid150/ and imagenet_train1k/ (the photos of the original task).
+Every arm of a seed sees the same training and test photos.  Times are wall seconds of this machine: compare them within a
+run only.  Rows are appended to --csv as they come, so that an interrupted run loses nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+import unfreeze
+from unfreeze.data.sources import PhotoSet, read_photos
+from unfreeze.runtime import generator
+from unfreeze.verdict import Verdict
+
+SETS = ("hymenoptera", "magnetic_tile", "bccd_cells", "aid150")
+TEST_PHOTOS = 600
+FIELDS = ("set", "seed", "arm", "accuracy", "balanced", "original_before", "drop", "agreement", "seconds", "shipped")
+Row = dict[str, str | int | float | None]
+
+
+def draw(photos: PhotoSet, a_class: int, seed: int) -> list[tuple[str, str, str]]:
+    """Return (path, class, split): ``a_class`` training photos of each class, and up to TEST_PHOTOS of the others.
+
+    Where the set names a training and a test side, each is drawn from its own.
+    """
+    random = generator(seed, 2026)
+    order = [photos.samples[index] for index in random.permutation(len(photos.samples))]
+    named = any(sample.split == "test" for sample in photos.samples)
+    test_side = "test" if named else "val"
+    train, test = [], []
+    taken = dict.fromkeys(range(len(photos.classes)), 0)
+    for sample in order:
+        if sample.split in (None, "train") and taken[sample.label] < a_class:
+            taken[sample.label] += 1
+            train.append((str(sample.path), photos.classes[sample.label], "train"))
+        elif sample.split in (None, test_side) and len(test) < TEST_PHOTOS:
+            test.append((str(sample.path), photos.classes[sample.label], "test"))
+    return train + test
+
+
+def measure(name: str, data: Path, seed: int, a_class: int, classic_epochs: int, work: Path) -> list[Row]:
+    """Run the arms of one set and seed."""
+    table = work / f"{name}-{seed}.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "label", "split"])
+        writer.writerows(draw(read_photos(data / name), a_class, seed))
+    reference = data / "imagenet_train1k"
+    auto = unfreeze.train(table, seed=seed, reference=reference, out=work / f"{name}-{seed}-auto").verdict
+    classic = unfreeze.train(
+        table, seed=seed, reference=reference, recipe="classic", epochs=classic_epochs, head_epochs=classic_epochs,
+        out=work / f"{name}-{seed}-classic",
+    ).verdict  # fmt: skip
+    return [
+        _row(name, seed, "head-only", auto, ("decode", "features", "head")),
+        _row(name, seed, "two-phase", auto, ("decode", "features", "head", "finetune")),
+        _row(name, seed, "shipped", auto, ("decode", "features", "head", "finetune")),
+        _row(name, seed, "classic", classic, ("decode", "features", "head", "finetune")),
+    ]
+
+
+def _row(name: str, seed: int, arm: str, verdict: Verdict, parts: tuple[str, ...]) -> Row:
+    scores = {
+        "head-only": verdict.scores.head_only, "two-phase": verdict.scores.two_phase,
+        "shipped": verdict.scores.shipped, "classic": verdict.scores.two_phase,
+    }[arm]  # fmt: skip
+    forgotten = verdict.forgetting
+    assert scores is not None
+    assert forgotten is not None
+    kept = arm == "head-only" or (arm == "shipped" and verdict.shipped == "head_only")
+    return {
+        "set": name, "seed": seed, "arm": arm, "accuracy": scores.accuracy, "balanced": scores.balanced_accuracy,
+        "original_before": forgotten.before, "drop": 0.0 if kept else forgotten.drop,
+        "agreement": 1.0 if kept else forgotten.agreement,
+        "seconds": sum(verdict.cost.seconds[part] for part in parts), "shipped": verdict.shipped,
+    }  # fmt: skip
+
+
+def summarise(rows: list[Row]) -> str:
+    """Return the table: means over seeds, with the smallest and largest."""
+    lines = [
+        "| set | arm | accuracy | balanced | original head's drop | seconds | shipped |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    names = [name for name in SETS if any(row["set"] == name for row in rows)]
+    for name in [*names, "mean"]:
+        for arm in ("head-only", "two-phase", "shipped", "classic"):
+            chosen = [row for row in rows if row["arm"] == arm and name in (row["set"], "mean")]
+            shipped = sum(row["shipped"] == "two_phase" for row in chosen)
+            lines.append(
+                f"| {name} | {arm} | {_spread(chosen, 'accuracy', 100)} | {_spread(chosen, 'balanced', 100)} "
+                f"| {_spread(chosen, 'drop', 100)} | {_spread(chosen, 'seconds', 1)} | two-phase {shipped} of {len(chosen)} |"
+            )
+    return "\n".join(lines)
+
+
+def _spread(rows: list[Row], field: str, factor: float) -> str:
+    values = [float(value) * factor for row in rows if (value := row[field]) is not None]
+    return f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--a-class", type=int, default=20)
+    parser.add_argument("--classic-epochs", type=int, default=10)
+    parser.add_argument("--csv", type=Path, default=Path("real_photos.csv"))
+    arguments = parser.parse_args()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as work, arguments.csv.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        for seed in range(arguments.seeds):
+            for name in arguments.sets:
+                print(f"== {name}, seed {seed}", file=sys.stderr, flush=True)
+                found = measure(name, arguments.data, seed, arguments.a_class, arguments.classic_epochs, Path(work))
+                rows += found
+                writer.writerows(found)
+                file.flush()
+    print(summarise(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The run folder: every file name in it stands here, and every write is whole or not there at all."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from unfreeze.errors import RunError
+
+RUNS = Path("runs")
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """The places in one run's folder."""
+
+    root: Path
+
+    @property
+    def args(self) -> Path:
+        """The whole configuration as run."""
+        return self.root / "args.toml"
+
+    @property
+    def verdict(self) -> Path:
+        """The figures; written last, so that its presence means that the run is complete."""
+        return self.root / "verdict.json"
+
+    @property
+    def splits(self) -> Path:
+        """Which photo was on which side."""
+        return self.root / "splits.csv"
+
+    @property
+    def predictions(self) -> Path:
+        """Every scored photo with both arms' probabilities."""
+        return self.root / "predictions.csv"
+
+    @property
+    def history(self) -> Path:
+        """A row an epoch."""
+        return self.root / "history.csv"
+
+    @property
+    def checks(self) -> Path:
+        """What was left out, and why."""
+        return self.root / "checks.csv"
+
+    @property
+    def model(self) -> Path:
+        """The folder of the model that ships."""
+        return self.root / "model"
+
+    @property
+    def weights(self) -> Path:
+        """The shipped model's weights."""
+        return self.model / "model.safetensors"
+
+    @property
+    def model_config(self) -> Path:
+        """How to build the shipped model again, in timm's hub format."""
+        return self.model / "config.json"
+
+    @property
+    def model_card(self) -> Path:
+        """The shipped model for people."""
+        return self.model / "README.md"
+
+
+def new_run(out: Path | None) -> RunFolder:
+    """Make a new, empty run folder; ``out``, or the next free of runs/train, runs/train2, ...
+
+    Raises:
+        RunError: ``out`` holds something already, or can't be made.
+    """
+    try:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            if any(out.iterdir()):
+                raise RunError(
+                    "This folder is not empty, and a run never overwrites.", where=out, mend="Take another --out."
+                )
+            return RunFolder(out)
+        RUNS.mkdir(exist_ok=True)
+        number = 1
+        while True:
+            root = RUNS / f"train{number if number > 1 else ''}"
+            try:
+                root.mkdir()
+            except FileExistsError:
+                number += 1
+            else:
+                _point_latest(root)
+                return RunFolder(root)
+    except OSError as error:
+        raise RunError(
+            f"The run folder can't be made: {error}", where=out or RUNS, mend="Take another --out."
+        ) from error
+
+
+def open_run(root: Path) -> RunFolder:
+    """Return a finished run's folder.
+
+    Raises:
+        RunError: There is none, or it never finished.
+    """
+    if not root.is_dir():
+        raise RunError(
+            "There is no such run folder.", where=root, mend="`unfreeze train` prints the folder that it makes."
+        )
+    folder = RunFolder(root)
+    if not folder.verdict.is_file():
+        raise RunError(
+            "This run never finished: it has no verdict.json.", where=root, mend="Train again, or name another folder."
+        )
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that readers see the old one or the new one, and a crash leaves no half of it."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """See ``write_text``.
+
+    Raises:
+        RunError: The disk is full, or the folder can't be written.
+    """
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise RunError(
+            f"The file can't be written: {error}", where=path, mend="Make room, or take another --out."
+        ) from error
+
+
+def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Write a CSV file; a cell that a spreadsheet would run as a formula gets a quote in front."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([_inert(cell) for cell in header])
+    writer.writerows([_inert(cell) for cell in row] for row in rows)
+    write_text(path, buffer.getvalue())
+
+
+def _inert(cell: Cell) -> Cell:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def _point_latest(root: Path) -> None:
+    """Let runs/latest point at ``root``; where links aren't allowed (Windows), do without."""
+    link = root.parent / f".latest-{os.getpid()}"
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(root.name)
+        link.replace(root.parent / "latest")
+    except OSError:
+        link.unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+"""The exam: photos that training never sees, and what the models of both phases answer on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.data.loaders import Renderer
+from unfreeze.data.sources import PhotoSet
+from unfreeze.evaluation.forgetting import Forgetting, forgetting
+from unfreeze.models.backbone import Backbone, Head
+from unfreeze.predict import Probabilities, original_top1
+from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render, plain_views, predict_from
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Some photos at a boundary, and what the original classifier said of them before anything was trained."""
+
+    source: Activations
+    photos: Indices
+    original: NDArray[np.int64] | None
+
+    def original_now(self, backbone: Backbone) -> NDArray[np.int64] | None:
+        """Return what the original classifier says on the backbone as it is now; None where there never was one."""
+        if not backbone.network.outputs:
+            return None
+        chosen = self.photos.tolist()
+        batches = self.source.batches(chosen, plain_views(chosen), EVALUATION_BATCH)
+        return original_top1(backbone, batches, self.source.boundary)
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The user's test photos, and photos of the original task where there are some.
+
+    Attributes:
+        test: The test photos.
+        reference: The reference photos.
+        reference_labels: Their classes in the original task.
+        reference_name: What the verdict calls them.
+    """
+
+    test: Sheet
+    reference: Sheet | None = None
+    reference_labels: Indices | None = None
+    reference_name: str | None = None
+
+    def answers(self, backbone: Backbone, head: Head) -> Probabilities:
+        """Return class probabilities for the test photos, shape (N, C)."""
+        return predict_from(backbone, head, self.test.source, self.test.photos)
+
+    def forgetting(self, backbone: Backbone, seed: int) -> Forgetting | None:
+        """Compare the original classifier on the backbone as it is now with what it said at first."""
+        now = self.test.original_now(backbone)
+        if now is None or self.test.original is None:
+            return None
+        measured = Forgetting()
+        if self.reference is not None and self.reference_labels is not None and self.reference_name is not None:
+            after = self.reference.original_now(backbone)
+            assert after is not None
+            assert self.reference.original is not None
+            measured = forgetting(
+                reference=self.reference_name,
+                labels=self.reference_labels,
+                before_top1=self.reference.original,
+                after_top1=after,
+                seed=seed,
+            )
+        return measured.with_agreement(self.test.original, now)
+
+
+def set_exam(backbone: Backbone, boundary: int, renderer: Renderer, test: Indices, reference: PhotoSet | None) -> Exam:
+    """Compute what crosses ``boundary`` for the exam's photos, on the backbone as it was pretrained."""
+    papers = _sheet(backbone, renderer, boundary, test, "reading test photos")
+    if reference is None:
+        return Exam(papers)
+    photos = np.arange(len(reference.samples))
+    own = Renderer(tuple(sample.path for sample in reference.samples), backbone.network.preprocessing)
+    return Exam(
+        test=papers,
+        reference=_sheet(backbone, own, boundary, photos, "reading reference photos"),
+        reference_labels=np.array([sample.label for sample in reference.samples]),
+        reference_name=str(reference.root),
+    )
+
+
+def _sheet(backbone: Backbone, renderer: Renderer, boundary: int, photos: Indices, description: str) -> Sheet:
+    source = keep_or_render(backbone, renderer, boundary, dict.fromkeys(photos.tolist(), (0,)), description)
+    sheet = Sheet(source, photos, None)
+    return Sheet(source, photos, sheet.original_now(backbone))

@@ -1,0 +1,92 @@
+"""A finished model on disk, in timm's hub format: ``config.json`` and ``model.safetensors``.
+
+Where the backbone is timm's, ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives the same logits.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from unfreeze.artifacts import RunFolder, write_bytes, write_text
+from unfreeze.errors import ModelError
+from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
+from unfreeze.models.backbones import build, read_weights
+from unfreeze.preprocessing import Preprocessing
+
+
+def save_model(folder: RunFolder, backbone: Backbone, head: Head, classes: tuple[str, ...]) -> None:
+    """Write the model that ``backbone`` and ``head`` are now."""
+    from safetensors.torch import save
+
+    place = backbone.network.classifier
+    old = backbone.network.module.get_submodule(place).weight
+    assert isinstance(old, Tensor)
+    weight = head.weight.view(*head.weight.shape, *[1] * (old.dim() - 2))  # some classifiers are 1x1 convolutions
+    tensors = {**backbone.weights(), f"{place}.weight": weight, f"{place}.bias": head.bias}
+    write_bytes(folder.weights, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
+    write_text(folder.model_config, json.dumps(_config(backbone, classes), indent=2, ensure_ascii=False) + "\n")
+
+
+def load_model(folder: RunFolder, device: torch.device) -> tuple[Backbone, Head, tuple[str, ...]]:
+    """Read a model that ``save_model`` wrote: the backbone, the head, and the class names.
+
+    Raises:
+        ModelError: Missing, damaged, or the installed library builds another network under that name.
+    """
+    damaged = ModelError("The run's model is missing or damaged.", where=folder.model, mend="Train again.")
+    try:
+        config = json.loads(folder.model_config.read_text("utf-8"))
+        own = config["unfreeze"]
+        classes = tuple(str(name) for name in config["label_names"])
+        architecture = Architecture(own["library"], own["name"], own["arguments"])
+        preprocessing = Preprocessing.from_dict(own["preprocessing"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged from error
+    tensors = read_weights(folder.weights)
+    network = replace(build(architecture), preprocessing=preprocessing, outputs=0, labels=())
+    weight = tensors.pop(f"{network.classifier}.weight", None)
+    bias = tensors.pop(f"{network.classifier}.bias", None)
+    missing, unexpected = network.module.load_state_dict(tensors, strict=False)
+    strangers = [name for name in missing if not name.startswith(f"{network.classifier}.")]
+    if weight is None or bias is None or strangers or unexpected or len(bias) != len(classes):
+        raise damaged
+    backbone = assemble(own["model"], architecture, network, device)
+    head = Head(backbone.feature_dim, len(classes)).to(device)
+    head.load_state_dict({"weight": weight.flatten(1), "bias": bias})
+    return backbone, head.eval().requires_grad_(False), classes
+
+
+def _config(backbone: Backbone, classes: tuple[str, ...]) -> dict[str, Any]:
+    preprocessing = backbone.network.preprocessing
+    height, width = preprocessing.size
+    resize = preprocessing.resize
+    arguments = backbone.architecture.arguments
+    return {
+        "architecture": backbone.architecture.name,
+        "num_classes": len(classes),
+        "num_features": backbone.feature_dim,
+        "label_names": list(classes),
+        "model_args": {name: value for name, value in arguments.items() if name != "num_classes"},
+        "pretrained_cfg": {
+            "input_size": [3, height, width],
+            "interpolation": preprocessing.interpolation,
+            "crop_pct": height / (resize if isinstance(resize, int) else resize[0]),
+            "crop_mode": "center" if isinstance(resize, int) else "squash",
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
+            "num_classes": len(classes),
+            "classifier": backbone.network.classifier,
+        },
+        "unfreeze": {
+            "model": backbone.name,
+            "library": backbone.architecture.library,
+            "name": backbone.architecture.name,
+            "arguments": arguments,
+            "preprocessing": asdict(preprocessing),
+        },
+    }

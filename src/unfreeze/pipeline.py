@@ -1,0 +1,129 @@
+"""The whole story of a run, top to bottom: photos in, a verdict and a model out."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from unfreeze.artifacts import new_run, write_text
+from unfreeze.config import TrainConfig
+from unfreeze.data.checks import check
+from unfreeze.data.loaders import Renderer
+from unfreeze.data.reference import read_reference
+from unfreeze.data.sources import read_photos
+from unfreeze.data.splits import split
+from unfreeze.errors import ConfigError
+from unfreeze.evaluation.metrics import score
+from unfreeze.evaluation.significance import gain
+from unfreeze.exam import set_exam
+from unfreeze.models.backbones import load_backbone
+from unfreeze.models.saved import save_model
+from unfreeze.records import (
+    describe,
+    write_arguments,
+    write_card,
+    write_checks,
+    write_history,
+    write_predictions,
+    write_splits,
+)
+from unfreeze.run import Run
+from unfreeze.runtime import Stopwatch, choose_device, deterministic, hold_freed_memory, peak_rss_mib, say
+from unfreeze.training.activations import advance, keep_or_render
+from unfreeze.training.phases import TrainingData, new_head, phase_one, phase_two
+from unfreeze.training.recipes import choose
+from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
+
+FOLDS = 5
+
+
+def run(config: TrainConfig) -> Run:
+    """Train as ``config`` says, and write the run folder.
+
+    Raises:
+        UnfreezeError: Any mistake that the user can mend; no folder is made before the inputs have been checked.
+    """
+    hold_freed_memory()
+    watch = Stopwatch()
+    with watch.measure("decode"):
+        photos = check(read_photos(config.photos))
+        splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
+    backbone = load_backbone(config.model, arch=config.arch, device=choose_device(config.device))
+    if config.reference is not None and not backbone.network.labels:
+        raise ConfigError(
+            "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
+        )
+    reference = read_reference(config.reference, backbone.network.labels) if config.reference is not None else None
+    recipe = choose(config, backbone, len(splits.train), len(photos.classes))
+    folder = new_run(config.out)
+    write_arguments(folder, config)
+    write_checks(folder, photos)
+    write_splits(folder, photos, splits)
+    for line in describe(photos, splits, backbone, recipe):
+        say(line)
+
+    labels = np.array([sample.label for sample in photos.samples])
+    data = TrainingData(
+        torch.from_numpy(labels), splits.train, splits.val, splits.fold[splits.train], len(photos.classes)
+    )
+    paths = tuple(sample.path for sample in photos.samples)
+    renderer = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed)
+    with deterministic(config.seed):
+        with watch.measure("features"):
+            wanted = data.views(recipe.views)
+            source = keep_or_render(backbone, renderer, recipe.boundary, wanted, "reading training photos")
+            at_head = advance(backbone, source, backbone.head_boundary, wanted) if recipe.head_on_features else source
+        with watch.measure("exam"):
+            exam = set_exam(backbone, recipe.boundary, renderer, splits.test, reference)
+
+        pretrained = backbone.snapshot(recipe.boundary)
+        head = new_head(backbone, len(photos.classes), config.seed)
+        with watch.measure("head"):
+            first = phase_one(backbone, at_head, data, recipe, config.seed)
+        with watch.measure("exam"):
+            first.final.install(backbone, head, pretrained)
+            head_only = exam.answers(backbone, head)
+            forgotten = exam.forgetting(backbone, config.seed)
+
+        second, two_phase = None, None
+        if recipe.plan is not None:
+            with watch.measure("finetune"):
+                backbone.restore(pretrained)
+                second = phase_two(backbone, source, data, recipe, first, config.seed)
+            with watch.measure("exam"):
+                second.final.install(backbone, head, pretrained)
+                two_phase = exam.answers(backbone, head)
+                forgotten = exam.forgetting(backbone, config.seed)
+        ships_two_phase = second is not None and second.not_worse
+        if second is not None and not ships_two_phase:
+            first.final.install(backbone, head, pretrained)
+
+    truth = labels[splits.test]
+    groups = [photos.samples[index].group for index in splits.test]
+    scores = score(truth, head_only, groups=groups, seed=config.seed)
+    tuned = score(truth, two_phase, groups=groups, seed=config.seed) if two_phase is not None else None
+    verdict = Verdict(
+        shipped="two_phase" if ships_two_phase else "head_only",
+        data=Data(
+            n_train=len(splits.train), n_test=len(splits.test), classes=photos.classes, left_out=len(photos.left_out)
+        ),
+        model=Model(
+            name=backbone.name,
+            boundary=recipe.tuned_from,
+            depth=backbone.depths()[recipe.tuned_from],
+            alpha=1.0 if ships_two_phase else 0.0,
+            bn=config.bn,
+        ),
+        scores=ScoreSheet(
+            evidence="test", head_only=scores, two_phase=tuned, shipped=tuned if ships_two_phase and tuned else scores
+        ),
+        gain=gain(truth, head_only, two_phase, groups=groups, seed=config.seed) if two_phase is not None else None,
+        forgetting=forgotten,
+        cost=Cost(seconds=watch.report(), peak_rss_mib=peak_rss_mib()),
+    )
+    save_model(folder, backbone, head, photos.classes)
+    write_card(folder, verdict, recipe)
+    write_predictions(folder, photos, splits.test, head_only, two_phase)
+    write_history(folder, first, second)
+    write_text(folder.verdict, verdict.to_json())
+    return Run(folder, verdict, config.device)

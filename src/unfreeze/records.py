@@ -1,0 +1,122 @@
+"""What a run writes down: its tables, the model card, and what it says before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+
+from unfreeze import __version__
+from unfreeze.artifacts import RunFolder, write_table, write_text
+from unfreeze.config import TrainConfig
+from unfreeze.data.sources import PhotoSet
+from unfreeze.data.splits import Splits
+from unfreeze.models.backbone import Backbone
+from unfreeze.predict import Probabilities
+from unfreeze.training.phases import PhaseOne, PhaseTwo
+from unfreeze.training.recipes import Recipe
+from unfreeze.verdict import Verdict
+
+
+def describe(photos: PhotoSet, splits: Splits, backbone: Backbone, recipe: Recipe) -> Iterator[str]:
+    """Yield what the user should know before the work starts, a line each."""
+    sides = f"{len(splits.train)} to train on, {len(splits.test)} to test on"
+    if len(splits.val):
+        sides = f"{len(splits.train)} to train on, {len(splits.val)} to choose by, {len(splits.test)} to test on"
+    yield f"{len(photos.samples)} photos of {len(photos.classes)} classes: {sides}"
+    given = {sample.split for sample in photos.samples}
+    if "val" in given and "test" not in given:
+        yield "there is no test folder: val is held out as the test set, and validation is drawn from train"
+    for note in photos.notes:
+        yield f"note: {note}"
+    if photos.left_out:
+        yield f"{len(photos.left_out)} files were left out: checks.csv says which and why"
+    depth = backbone.depths()[recipe.tuned_from]
+    phase_two = f"phase 2 trains from {depth} up" if recipe.plan is not None else "no phase 2"
+    yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase_two}"
+
+
+def write_arguments(folder: RunFolder, config: TrainConfig) -> None:
+    """Write the whole configuration; ``unfreeze train --config args.toml`` runs it again."""
+    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+
+
+def write_checks(folder: RunFolder, photos: PhotoSet) -> None:
+    """Write what was left out, and why."""
+    write_table(folder.checks, ["file_name", "reason"], [(left.file_name, left.reason) for left in photos.left_out])
+
+
+def write_splits(folder: RunFolder, photos: PhotoSet, splits: Splits) -> None:
+    """Write which photo is on which side."""
+    side = {int(i): name for name in ("train", "val", "test") for i in getattr(splits, name)}
+    rows = [
+        (sample.file_name, photos.classes[sample.label], sample.group, side[i], int(fold) if fold >= 0 else None)
+        for i, (sample, fold) in enumerate(zip(photos.samples, splits.fold, strict=True))
+    ]
+    write_table(folder.splits, ["file_name", "label", "group", "split", "fold"], rows)
+
+
+def write_predictions(
+    folder: RunFolder,
+    photos: PhotoSet,
+    test: NDArray[np.int64],
+    head_only: Probabilities,
+    two_phase: Probabilities | None,
+) -> None:
+    """Write both arms' probabilities for every scored photo."""
+    arms = {"head_only": head_only} | ({"two_phase": two_phase} if two_phase is not None else {})
+    header = ["file_name", "label", *(f"{arm}:{name}" for arm in arms for name in photos.classes)]
+    rows = [
+        [
+            photos.samples[photo].file_name,
+            photos.classes[photos.samples[photo].label],
+            *(round(float(value), 6) for answers in arms.values() for value in answers[row]),
+        ]
+        for row, photo in enumerate(test)
+    ]
+    write_table(folder.predictions, header, rows)
+
+
+def write_history(folder: RunFolder, first: PhaseOne, second: PhaseTwo | None) -> None:
+    """Write a row an epoch; a solved head has none."""
+    rows = [*first.history, *(second.history if second is not None else ())]
+    write_table(
+        folder.history,
+        ["phase", "epoch", "train_loss", "val_loss", "val_accuracy", "seconds"],
+        [(row.phase, row.epoch, row.train_loss, row.val_loss, row.val_accuracy, round(row.seconds, 3)) for row in rows],
+    )
+
+
+def write_card(folder: RunFolder, verdict: Verdict, recipe: Recipe) -> None:
+    """Write the model card."""
+    first, second = verdict.sentences()
+    scores = verdict.scores.shipped
+    metrics = [
+        ("accuracy", scores.accuracy, scores.accuracy_ci95),
+        ("balanced accuracy", scores.balanced_accuracy, scores.balanced_accuracy_ci95),
+        ("log-loss", scores.log_loss, scores.log_loss_ci95),
+        ("calibration error (ECE)", scores.ece, scores.ece_ci95),
+    ]
+    table = "\n".join(f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} |" for name, value, (low, high) in metrics)
+    classes = ", ".join(f"`{name}`" for name in verdict.data.classes)
+    write_text(
+        folder.model_card,
+        f"""# Image classifier, fine-tuned from {verdict.model.name}
+
+{first} {second}
+
+| score on {scores.n} test photos | value | 95 % interval |
+| --- | --- | --- |
+{table}
+
+- Classes: {classes}
+- Trained on {verdict.data.n_train} photos, recipe `{recipe.name}`, phase 2 from `{verdict.model.depth}`, \
+BatchNorm {verdict.model.bn}
+- Made with unfreeze {__version__}
+
+The scores hold for photos like the test photos. On photos from another camera, place or time they may be worse: test there
+before you rely on it.
+""",
+    )

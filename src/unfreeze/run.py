@@ -1,0 +1,115 @@
+"""A finished run: its verdict, and its model ready to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unfreeze.artifacts import RunFolder, open_run
+from unfreeze.verdict import Verdict
+
+if TYPE_CHECKING:
+    from unfreeze.evaluation.metrics import Scores
+    from unfreeze.models.backbone import Backbone, Head
+    from unfreeze.predict import Prediction
+
+CHUNK = 256  # photos that are predicted before the first answers come out
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training and its folder.
+
+    Attributes:
+        folder: Where everything of the run is.
+        verdict: What it found out.
+        device: Where the model runs: auto, cpu, cuda, mps.
+    """
+
+    folder: RunFolder
+    verdict: Verdict
+    device: str = "auto"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the probabilities."""
+        return self.verdict.data.classes
+
+    def predict(self, places: Sequence[str | Path]) -> list[Prediction]:
+        """Predict photos.
+
+        Args:
+            places: Photos, or folders to search for them.
+
+        Returns:
+            One prediction a photo, in order; a photo that can't be read is an error.
+
+        Raises:
+            PhotosError: A place doesn't exist, or holds no photos.
+            DecodeError: A photo can't be read.
+        """
+        from unfreeze.data.sources import find_photos
+
+        return list(self.stream(find_photos([Path(place) for place in places])))
+
+    def stream(self, paths: Sequence[Path]) -> Iterator[Prediction]:
+        """Yield one prediction a photo file, in order, in constant memory.
+
+        Raises:
+            DecodeError: A photo can't be read.
+        """
+        from unfreeze.predict import named, photo_batches, probabilities
+
+        backbone, head = self._model
+        for start in range(0, len(paths), CHUNK):
+            chunk = paths[start : start + CHUNK]
+            yield from named(chunk, probabilities(backbone, head, photo_batches(backbone, chunk)), self.classes)
+
+    def evaluate(self, photos: str | Path) -> Scores:
+        """Score the shipped model on labelled photos of the same classes, whichever split they are in.
+
+        Raises:
+            PhotosError: Unreadable, or of classes that the model doesn't know.
+        """
+        import numpy as np
+
+        from unfreeze.data.checks import check
+        from unfreeze.data.sources import read_photos
+        from unfreeze.errors import PhotosError
+        from unfreeze.evaluation.metrics import score
+        from unfreeze.predict import photo_batches, probabilities
+
+        found = check(read_photos(Path(photos)))
+        strangers = [name for name in found.classes if name not in self.classes]
+        if strangers:
+            raise PhotosError(
+                f"The model doesn't know the class {strangers[0]!r}.",
+                where=photos,
+                mend="It knows: " + ", ".join(self.classes),
+            )
+        backbone, head = self._model
+        labels = np.array([self.classes.index(found.classes[sample.label]) for sample in found.samples])
+        answers = probabilities(backbone, head, photo_batches(backbone, [sample.path for sample in found.samples]))
+        groups = [sample.group for sample in found.samples]
+        return score(labels, answers.astype(np.float64), groups=groups)
+
+    @cached_property
+    def _model(self) -> tuple[Backbone, Head]:
+        from unfreeze.models.saved import load_model
+        from unfreeze.runtime import choose_device
+
+        backbone, head, _ = load_model(self.folder, choose_device(self.device))
+        return backbone, head
+
+
+def load(folder: str | Path, device: str = "auto") -> Run:
+    """Open a finished run.
+
+    Raises:
+        RunError: There is none in ``folder``, it never finished, or a later version wrote it.
+    """
+    place = open_run(Path(folder))
+    return Run(place, Verdict.from_json(place.verdict.read_text("utf-8"), str(place.verdict)), device)

@@ -1,0 +1,146 @@
+"""The verdict of a run: its figures as one typed value, ``verdict.json``, and in two sentences."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unfreeze.errors import RunError
+from unfreeze.evaluation.forgetting import Forgetting
+from unfreeze.evaluation.metrics import Scores
+from unfreeze.evaluation.significance import Gain
+
+Arm = Literal["two_phase", "head_only"]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Part):
+    """What was trained on and scored."""
+
+    n_train: int
+    n_test: int
+    classes: tuple[str, ...]
+    left_out: int
+
+
+class Model(_Part):
+    """Which backbone, and how phase 2 treated it.
+
+    Attributes:
+        name: The backbone, as the user called it.
+        boundary: Index of the first stage that trained in phase 2; the number of stages where none did.
+        depth: The same by name.
+        alpha: Where the weights stand between phase 1 (0) and phase 2 (1).
+        bn: BatchNorm's mode.
+    """
+
+    name: str
+    boundary: int
+    depth: str
+    alpha: float
+    bn: Literal["frozen", "train"]
+
+
+class ScoreSheet(_Part):
+    """The scores of both arms on the same photos; ``two_phase`` is absent where phase 2 didn't run."""
+
+    evidence: Literal["test"]
+    head_only: Scores
+    two_phase: Scores | None = None
+    shipped: Scores
+
+
+class Cost(_Part):
+    """What the run took: seconds by part, and the peak memory of its process."""
+
+    seconds: dict[str, float]
+    peak_rss_mib: float | None = None
+
+
+class Verdict(_Part):
+    """Everything that a run found out; absent means not measured, never 0.  Scores are fractions.
+
+    Gain and forgetting are those of the two-phase model, whether or not it is the one that ships.
+    """
+
+    schema_version: Literal[1] = Field(default=1, alias="schema")
+    shipped: Arm
+    data: Data
+    model: Model
+    scores: ScoreSheet
+    gain: Gain | None = None
+    forgetting: Forgetting | None = None
+    cost: Cost
+
+    def to_json(self) -> str:
+        """Return ``verdict.json``'s text."""
+        return self.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Verdict:
+        """Read ``verdict.json``.
+
+        Raises:
+            RunError: Damaged, or written by a later version.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise RunError(
+                f"The verdict can't be read: {error.errors()[0]['msg']}.",
+                where=where,
+                mend="If a later version of unfreeze wrote it, update; otherwise train again.",
+            ) from error
+
+    def sentences(self) -> tuple[str, str]:
+        """Return the verdict for people: what ships and how good it is, then what phase 2 gained and forgot."""
+        scores = self.scores.shipped
+        low, high = scores.accuracy_ci95
+        first = (
+            f"The {'two-phase' if self.shipped == 'two_phase' else 'head-only'} model ships: it is right on "
+            f"{_percent(scores.accuracy)} of {_count(scores.n, 'test photo')} that it never saw "
+            f"(95 % interval {_percent(low)} to {_percent(high)})."
+        )
+        return first, self._gain_sentence() + self._forgetting_clause()
+
+    def _gain_sentence(self) -> str:
+        if self.gain is None:
+            return "Phase 2 did not run, so nothing is claimed for it"
+        gain, (low, high) = self.gain, self.gain.accuracy_ci95
+        size = (
+            f"{_points(gain.accuracy)} points (95 % interval {_points(low)} to {_points(high)}, p = {gain.p_value:.2g})"
+        )
+        if gain.proven:
+            return f"Phase 2 gained {size}: proven"
+        if gain.fixed == gain.broken == 0:
+            return "Phase 2 changed no answer on them: no gain is proven"
+        return f"Phase 2 changed accuracy by {size}: a gain is not proven"
+
+    def _forgetting_clause(self) -> str:
+        forgotten = self.forgetting
+        if forgotten is None:
+            return "."
+        if forgotten.drop is not None and forgotten.n is not None:
+            return (
+                f"; of the original task the backbone lost {forgotten.drop * 100:.1f} points "
+                f"({_count(forgotten.n, 'reference photo')})."
+            )
+        if forgotten.agreement is not None:
+            return f"; the original classifier still gives the same answer on {_percent(forgotten.agreement)} of them."
+        return "."
+
+
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:.1f} %"
+
+
+def _points(fraction: float) -> str:
+    return f"{fraction * 100:+.1f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
