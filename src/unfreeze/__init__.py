@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unfreeze.errors import UnfreezeError
+from unfreeze.version import __version__
 
 if TYPE_CHECKING:
     from unfreeze.run import Run
 
-__version__ = "0.1.0"
-__all__ = ["UnfreezeError", "load", "train"]
+__all__ = ["UnfreezeError", "__version__", "load", "train"]
 
 
 def train(photos: str | Path, **settings: Any) -> Run:

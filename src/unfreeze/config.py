@@ -13,14 +13,11 @@ from unfreeze.errors import ConfigError
 HIGHEST_LR = 3e-3  # above it, pretrained weights are destroyed within an epoch; see the naive arm of the benchmarks
 
 
-class TrainConfig(BaseModel):
-    """Everything that decides a run.  Only ``photos`` has no default."""
+class Settings(BaseModel):
+    """Everything that decides a run, apart from the photos.  Each field is a flag of ``unfreeze train``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    photos: Annotated[
-        Path, Field(description="PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a CSV or Parquet table.")
-    ]
     model: Annotated[
         str, Field(description="efficientnet_lite0, torchvision/NAME[:WEIGHTS], timm/NAME, or a checkpoint.")
     ] = "efficientnet_lite0"
@@ -58,6 +55,12 @@ class TrainConfig(BaseModel):
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
     out: Annotated[Path | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
 
+
+class TrainConfig(Settings):
+    """The photos and the settings of one run."""
+
+    photos: Path
+
     @model_validator(mode="after")
     def _refuse_what_nothing_reads(self) -> Self:
         classic, head_only = self.recipe == "classic", self.recipe == "head-only" or self.depth == "head"
@@ -87,14 +90,19 @@ def make_config(values: dict[str, Any]) -> TrainConfig:
     try:
         return TrainConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-") if first["loc"] else None
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            message = "There is no such setting"
-        if flag == "--lr" and first["type"] == "less_than_equal":
-            message += ": a pretrained backbone does not survive such a rate"
-        raise ConfigError(f"{message}.", where=flag, mend="`unfreeze train --help` lists every setting.") from error
+        raise explain(error) from error
+
+
+def explain(error: ValidationError) -> ConfigError:
+    """Return what the first invalid value is, by its flag's name."""
+    first = error.errors()[0]
+    flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-") if first["loc"] else None
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = "There is no such setting"
+    if flag == "--lr" and first["type"] == "less_than_equal":
+        message += ": a pretrained backbone does not survive such a rate"
+    return ConfigError(f"{message}.", where=flag, mend="`unfreeze train --help` lists every setting.")
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from unfreeze.records import (
     write_splits,
 )
 from unfreeze.run import Run
-from unfreeze.runtime import Stopwatch, choose_device, deterministic, hold_freed_memory, peak_rss_mib, say
+from unfreeze.runtime import Stopwatch, choose_device, deterministic, peak_rss_mib, prepare_process, say
 from unfreeze.training.activations import advance, keep_or_render
 from unfreeze.training.phases import TrainingData, new_head, phase_one, phase_two
 from unfreeze.training.recipes import choose
@@ -43,7 +43,7 @@ def run(config: TrainConfig) -> Run:
     Raises:
         UnfreezeError: Any mistake that the user can mend; no folder is made before the inputs have been checked.
     """
-    hold_freed_memory()
+    prepare_process()
     watch = Stopwatch()
     with watch.measure("decode"):
         photos = check(read_photos(config.photos))

@@ -8,7 +8,6 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from unfreeze import __version__
 from unfreeze.artifacts import RunFolder, write_table, write_text
 from unfreeze.config import TrainConfig
 from unfreeze.data.sources import PhotoSet
@@ -18,6 +17,7 @@ from unfreeze.predict import Probabilities
 from unfreeze.training.phases import PhaseOne, PhaseTwo
 from unfreeze.training.recipes import Recipe
 from unfreeze.verdict import Verdict
+from unfreeze.version import __version__
 
 
 def describe(photos: PhotoSet, splits: Splits, backbone: Backbone, recipe: Recipe) -> Iterator[str]:

@@ -48,14 +48,21 @@ def generator(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def hold_freed_memory() -> None:
-    """Let the C library keep large blocks that are freed, for the next layer's activations, instead of unmapping them.
+def prepare_process() -> None:
+    """Spare this process two costs that have nothing to do with learning; call it before torch starts its threads.
 
-    By default glibc maps every block over a few MiB anew, and the kernel fills it with zeros page by page: that took half
-    the time of a forward pass (benchmarks/allocator.py).  Other systems' allocators are left alone.
+    glibc maps every block over a few MiB anew, and the kernel fills it with zeros page by page: that took half the time of
+    a forward pass.  Freed blocks are kept instead, for the next layer's activations; other systems' allocators are left
+    alone.  And where a loss has all but vanished, gradients and the optimizer's moments are too small for normal floating
+    point numbers, which a CPU computes with an order of magnitude more slowly: they are taken as 0.
+    (benchmarks/process.py measures both.)
     """
     import ctypes
     import platform
+
+    import torch
+
+    torch.set_flush_denormal(True)
 
     if platform.libc_ver()[0] != "glibc":
         return

@@ -36,6 +36,7 @@ class Schedule:
         warmup: Share of the steps over which the rate climbs linearly from 0.
         cosine: Whether the rate then falls to 0 by half a cosine, or stays.
         clip: Largest gradient norm; None leaves gradients alone.
+        smoothing: Share of each label that is spread over all classes.
     """
 
     epochs: int
@@ -46,6 +47,7 @@ class Schedule:
     warmup: float
     cosine: bool
     clip: float | None
+    smoothing: float
 
     def rate(self, step: int, steps: int) -> float:
         """Return the factor on every learning rate at ``step`` of ``steps``."""
@@ -154,7 +156,8 @@ def finetune(
             with torch.no_grad():
                 x = backbone.run(place(x, backbone, source.boundary), source.boundary, plan.boundary)
             logits = head(backbone.run(x, plan.boundary))
-            loss = functional.cross_entropy(logits, labels[photos].to(logits.device))
+            target = labels[photos].to(logits.device)
+            loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             if schedule.clip is not None:

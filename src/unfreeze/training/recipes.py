@@ -90,7 +90,7 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
     boundary = backbone.boundary(config.depth) if config.depth else _usual_boundary(backbone, photos / classes)
     if boundary == backbone.head_boundary:
         return _head_only(config, backbone, photos, classes)
-    lr = config.lr or (3e-4 if backbone.batch_norm else 3e-5)
+    lr = config.lr or (1e-4 if backbone.batch_norm else 3e-5)
     plan = plan_from(
         backbone,
         boundary,
@@ -110,6 +110,7 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
         warmup=0.2,
         cosine=True,
         clip=1.0,
+        smoothing=0.1,  # phase 1 often ends with a training loss of 0: without it, no gradient is left to follow
     )
     return Recipe(
         name=config.recipe,
@@ -141,6 +142,7 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
             warmup=0.0,
             cosine=False,
             clip=None,
+            smoothing=0.0,
         )
 
     head_epochs = config.head_epochs or CLASSIC_EPOCHS

@@ -1,0 +1,181 @@
+"""The command line: parse, make one call, print.  Nothing here computes, and torch is imported only by what needs it."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from unfreeze.config import Settings, TrainConfig, explain, make_config, read_config
+from unfreeze.errors import ConfigError, UnfreezeError
+from unfreeze.version import __version__
+
+DEFAULTS = Settings()
+USER_MISTAKE, OUR_MISTAKE, INTERRUPTED = 2, 1, 130
+
+app = App(
+    name="unfreeze",
+    help="Two-phase fine-tuning of pretrained image classifiers on your own photos, with proof of what phase 2 was worth.",
+    version=__version__,
+    help_format="plaintext",
+)
+
+
+@app.command
+def train(
+    photos: Path | None = None,
+    /,
+    *,
+    config: Path | None = None,
+    settings: Annotated[Settings, Parameter(name="*")] = DEFAULTS,
+) -> None:
+    """Train on a folder of labelled photos, and print the verdict.
+
+    Args:
+        photos: PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a CSV or Parquet table with file_name and label.
+        config: A TOML file with any of these settings, such as a run's args.toml; flags win over it.
+    """
+    chosen = read_config(config) if config is not None else {}
+    chosen |= settings.model_dump(include=settings.model_fields_set)
+    if photos is not None:
+        chosen["photos"] = photos
+    if "photos" not in chosen:
+        raise ConfigError("Which photos?", where="PHOTOS", mend="unfreeze train PHOTOS")
+    validated = make_config(chosen)
+
+    _train(validated, next_photos="PHOTO...")
+
+
+@app.command
+def demo() -> None:
+    """Draw photos of metal surfaces with defects into demo/photos, and train on them."""
+    from unfreeze.demo import draw_photos
+
+    photos = Path("demo", "photos")
+    draw_photos(photos)
+    _train(make_config({"photos": photos}), next_photos=str(photos / "scratch"))
+
+
+def _train(config: TrainConfig, next_photos: str) -> None:
+    from unfreeze.pipeline import run
+
+    finished = run(config)
+    folder = finished.folder
+    print(*finished.verdict.sentences(), sep="\n")
+    print(f"run      {folder.root}")
+    print(f"verdict  {folder.verdict}")
+    print(f"model    {folder.model}")
+    print(f"next     unfreeze predict {folder.root} {next_photos}")
+
+
+@app.command
+def predict(
+    run: Path,
+    places: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    csv: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Predict photos with the model of a finished run: a line a photo, or a table.
+
+    Args:
+        run: The run's folder.
+        places: Photos, or folders to search for them.
+        csv: Write every class's probability to this file instead of printing the best.
+        device: auto, cpu, cuda, mps.
+    """
+    from unfreeze.data.sources import find_photos
+    from unfreeze.run import load
+
+    finished = load(run, device)
+    paths = find_photos(places)
+    if csv is not None:
+        from unfreeze.artifacts import write_table
+
+        rows: list[list[str | float]] = [
+            [str(p.path), p.label, *(round(value, 6) for value in p.probabilities)] for p in finished.stream(paths)
+        ]
+        write_table(csv, ["file_name", "label", *finished.classes], rows)
+        print(f"{len(rows)} predictions in {csv}")
+        return
+    for answer in finished.stream(paths):
+        print(f"{answer.path}\t{answer.label}\t{answer.probability:.3f}")
+
+
+@app.command(name="eval")
+def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
+    """Score the model of a finished run on other labelled photos.
+
+    Args:
+        run: The run's folder.
+        photos: Labelled photos, as for train; all of them are scored.
+        device: auto, cpu, cuda, mps.
+    """
+    from unfreeze.run import load
+
+    scores = load(run, device).evaluate(photos)
+    print(f"{scores.n} photos, with 95 % intervals")
+    for name, value, (low, high) in (
+        ("accuracy", scores.accuracy, scores.accuracy_ci95),
+        ("balanced accuracy", scores.balanced_accuracy, scores.balanced_accuracy_ci95),
+        ("log-loss", scores.log_loss, scores.log_loss_ci95),
+        ("calibration error", scores.ece, scores.ece_ci95),
+    ):
+        print(f"{name:18} {value:.4f}  ({low:.4f} to {high:.4f})")
+
+
+@app.command
+def models(name: str = "", /) -> None:
+    """List the backbones whose names contain NAME; for a whole name, what --depth may be.
+
+    Args:
+        name: Part of a name, or a whole one, such as efficientnet_lite0.
+    """
+    from unfreeze.models.backbones import list_models, stage_names
+
+    found = list_models(name)
+    for family, members in found.items():
+        for member in members:
+            print(f"{family:12} {member}")
+    names = [member for members in found.values() for member in members]
+    if name in names:
+        print("depths       " + ", ".join(stage_names(name)))
+    if not names:
+        raise ConfigError(f"No model's name contains {name!r}.", mend="unfreeze models")
+
+
+@app.command
+def doctor() -> None:
+    """Say what unfreeze finds on this machine, and what is wrong with it."""
+    from unfreeze.doctor import examine
+
+    for finding in examine():
+        print(f"{finding.name:18} {finding.text}")
+
+
+def main() -> None:
+    """Run the command line; exit with 2 for the user's mistakes and 1 for ours."""
+    try:
+        app(exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        told = explain(error.__cause__) if isinstance(error.__cause__, ValidationError) else error
+        print(f"unfreeze: {told}", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
+    except UnfreezeError as error:
+        print(f"unfreeze: {error}", file=sys.stderr)
+        sys.exit(USER_MISTAKE)
+    except KeyboardInterrupt:
+        print("unfreeze: interrupted; an unfinished run has no verdict.json", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(OUR_MISTAKE)
+    except Exception:
+        traceback.print_exc()
+        print("unfreeze: this is our mistake, not yours; please report it with the lines above", file=sys.stderr)
+        sys.exit(OUR_MISTAKE)

@@ -1,0 +1,55 @@
+"""What this machine offers a run: versions, cores, cards, optional packages, and known traps."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from unfreeze.torchvision_shim import ensure_torchvision
+from unfreeze.version import __version__
+
+EXTRAS = {"pydicom": "dicom", "tifffile": "tiff", "pyarrow": "parquet"}
+WHAT_EXTRAS_READ = {"dicom": "DICOM scans", "tiff": "multi-band TIFF", "parquet": "Parquet tables"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    name: str
+    text: str
+
+
+def examine() -> Iterator[Finding]:
+    """Yield what was found, the most basic first."""
+    yield Finding("unfreeze", __version__)
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    shim = ensure_torchvision()
+    import torch
+
+    yield Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} cores")
+    if shim:
+        yield Finding(
+            "torchvision",
+            f"{version('torchvision')}: its compiled operators don't match this build of torch, so `import torchvision` "
+            "fails here; unfreeze declares the missing ones, and models and transforms work",
+        )
+    else:
+        yield Finding("torchvision", version("torchvision"))
+    yield Finding("timm", version("timm"))
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            yield Finding(f"cuda:{index}", torch.cuda.get_device_name(index))
+    elif torch.backends.mps.is_available():
+        yield Finding("mps", "Apple's graphics processor")
+    else:
+        yield Finding("graphics card", "none: runs use the CPU")
+    for package, extra in EXTRAS.items():
+        try:
+            text = version(package)
+        except PackageNotFoundError:
+            text = f'not installed; {WHAT_EXTRAS_READ[extra]} need it: pip install "unfreeze[{extra}]"'
+        yield Finding(package, text)

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from unfreeze.training.fit_head import PATIENCE, STRENGTHS, Linear, fit_head, solve
+
+Array = NDArray[np.float64]
+
+
+def blobs(count: int, dimension: int, classes: int, *, views: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return overlapping clouds, shape (count, views, dimension), and their labels."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % classes
+    centers = torch.randn(classes, dimension, generator=random, dtype=torch.float64)
+    plain = centers[labels] + 1.5 * torch.randn(count, dimension, generator=random, dtype=torch.float64)
+    noise = 0.3 * torch.randn(count, views, dimension, generator=random, dtype=torch.float64)
+    noise[:, 0] = 0
+    return plain[:, None] + noise, labels
+
+
+def by_sklearn(features: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Array, Any]:
+    """Return scikit-learn's weights, of zero mean over the classes, and its model."""
+    # With two classes scikit-learn fits one weight vector w, where softmax has -w / 2 and w / 2: half the penalty.
+    c = (2 if classes == 2 else 1) / (len(labels) * strength)
+    model = LogisticRegression(C=c, tol=1e-9, max_iter=10_000).fit(features.numpy(), labels.numpy())
+    coefficients = np.vstack([-model.coef_, model.coef_]) / 2 if classes == 2 else model.coef_
+    return coefficients - coefficients.mean(axis=0), model
+
+
+def centred(weight: Tensor) -> Array:
+    values: Array = (weight - weight.mean(dim=0)).numpy()
+    return values
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.1, 1e-2, 1e-3])
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_a_solve_agrees_with_scikit_learn(classes: int, strength: float) -> None:
+    features, labels = blobs(120, 6, classes)
+    ours = solve(features[:, 0], labels, classes, strength)
+    theirs, model = by_sklearn(features[:, 0], labels, classes, strength)
+    np.testing.assert_allclose(centred(ours.weight), theirs, atol=1e-3)
+    probabilities = ours.probabilities(features[:, 0]).numpy()
+    np.testing.assert_allclose(probabilities, model.predict_proba(features[:, 0].numpy()), atol=1e-4)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-12)
+
+
+@pytest.mark.parametrize("strength", [1.0, 1e-2, 1e-4])
+def test_a_solve_ends_where_the_gradient_vanishes(strength: float) -> None:
+    features, labels = blobs(90, 8, 3)
+    head = solve(features[:, 0], labels, 3, strength)
+    weight, bias = head.weight.clone().requires_grad_(), head.bias.clone().requires_grad_()
+    loss = torch.nn.functional.cross_entropy(features[:, 0] @ weight.T + bias, labels)
+    (loss + strength / 2 * weight.square().sum()).backward()  # type: ignore[no-untyped-call]
+    assert weight.grad is not None
+    assert bias.grad is not None
+    assert max(weight.grad.abs().max(), bias.grad.abs().max()) < 1e-5
+    assert weight.abs().max() > 1e-2
+
+
+def test_a_warm_start_reaches_the_same_optimum() -> None:
+    features, labels = blobs(120, 6, 3)
+    cold = solve(features[:, 0], labels, 3, 1e-2)
+    random = torch.Generator().manual_seed(1)
+    start = Linear(torch.randn(3, 6, generator=random).double(), torch.randn(3, generator=random).double())
+    for warm in (solve(features[:, 0], labels, 3, 1e-2, start), solve(features[:, 0], labels, 3, 1e-2, cold)):
+        np.testing.assert_allclose(centred(warm.weight), centred(cold.weight), atol=1e-4)
+        np.testing.assert_allclose(warm.probabilities(features[:, 0]), cold.probabilities(features[:, 0]), atol=1e-5)
+
+
+def test_a_class_without_photos_is_improbable() -> None:
+    features, labels = blobs(60, 4, 2)
+    answers = solve(features[:, 0], labels, 3, 1e-3).probabilities(features[:, 0])
+    assert answers.shape == (60, 3)
+    assert answers[:, 2].max() < 0.01
+
+
+def test_the_chosen_strength_is_the_best_of_its_path() -> None:
+    features, labels = blobs(150, 10, 3, views=2)
+    fit = fit_head(features, labels, np.arange(150) % 4, 3)
+    strengths, losses = zip(*fit.path, strict=True)
+    assert strengths == STRENGTHS[: len(strengths)]
+    assert fit.strength == strengths[int(np.argmin(losses))]
+    assert 1 < losses.index(min(losses)) + 1 < len(losses)  # the path has a valley, and the search looks beyond it
+    assert len(losses) - 1 - int(np.argmin(losses)) == PATIENCE
+    own = fit.out_of_fold[np.arange(150), labels.numpy()]
+    assert -np.log(own).mean() == pytest.approx(min(losses), rel=1e-9)
+
+
+def test_out_of_fold_answers_come_from_heads_that_never_saw_the_photo() -> None:
+    features, labels = blobs(90, 6, 3, views=2)
+    fold = np.arange(90) // 3 % 3
+    features = features * 40 + 100  # raw features have any scale and offset
+    fit = fit_head(features, labels, fold, 3)
+    assert len(fit.fold_heads) == 3
+    spread = float((features - features.mean(dim=(0, 1))).square().mean())
+    raw_strength = fit.strength / (spread * features.shape[2])  # the same penalty in raw units
+    for index, head in enumerate(fit.fold_heads):
+        seen, held = torch.from_numpy(fold != index), torch.from_numpy(fold == index)
+        views, repeated = features[seen].flatten(0, 1), labels[seen].repeat_interleave(2)
+        center = views.mean(dim=0)  # scikit-learn converges on centred features; the bias takes the shift up
+        theirs, model = by_sklearn((views - center) / 40, repeated, 3, raw_strength * 1600)
+        plain = features[held, 0]
+        expected = model.predict_proba(((plain - center) / 40).numpy())
+        np.testing.assert_allclose(fit.out_of_fold[held.numpy()], expected, atol=1e-4)
+        np.testing.assert_allclose(head.probabilities(plain), expected, atol=1e-4)
+        np.testing.assert_allclose(centred(head.weight) * 40, theirs, atol=1e-3)
+
+
+def test_an_out_of_fold_answer_ignores_the_photos_own_label() -> None:
+    features, labels = blobs(60, 5, 2)
+    fold = np.arange(60) // 2 % 3
+    held = fold == 0
+    swapped = labels.clone()
+    swapped[torch.from_numpy(held)] = 1 - swapped[torch.from_numpy(held)]
+    one, other = fit_head(features, labels, fold, 2), fit_head(features, swapped, fold, 2)
+    common = min(len(one.path), len(other.path))
+    assert common > 1
+    unit = features - features.mean(dim=(0, 1))
+    unit = unit / (unit.square().mean().sqrt() * 5**0.5)
+    seen = torch.from_numpy(~held)
+    for fit in (one, other):
+        expected = solve(unit[seen, 0], labels[seen], 2, fit.strength).probabilities(unit[~seen, 0])
+        np.testing.assert_allclose(fit.out_of_fold[held], expected, atol=1e-5)
+
+
+def test_heads_work_on_raw_features_of_any_scale() -> None:
+    features, labels = blobs(80, 5, 4)
+    fold = np.arange(80) // 4 % 4
+    offset = torch.linspace(-300, 700, 5).double()
+    small, large = fit_head(features, labels, fold, 4), fit_head(features * 1000 + offset, labels, fold, 4)
+    assert small.strength == large.strength
+    np.testing.assert_allclose(
+        large.head.probabilities(features[:, 0] * 1000 + offset), small.head.probabilities(features[:, 0]), atol=1e-6
+    )
+    np.testing.assert_allclose(large.out_of_fold, small.out_of_fold, atol=1e-6)
+    np.testing.assert_allclose(large.head.weight * 1000, small.head.weight, atol=1e-5)
+
+
+def test_undoing_the_scale_changes_no_answer() -> None:
+    features, labels = blobs(80, 5, 3)
+    features = features * 7 + 3
+    fit = fit_head(features, labels, np.arange(80) % 3, 3)
+    center = features.mean(dim=(0, 1))
+    unit = (features - center) / ((features - center).square().mean().sqrt() * 5**0.5)
+    expected = solve(unit[:, 0], labels, 3, fit.strength).probabilities(unit[:, 0])
+    np.testing.assert_allclose(fit.head.probabilities(features[:, 0]), expected, atol=1e-5)
+
+
+def test_a_class_that_a_folds_rest_lacks_is_no_obstacle() -> None:
+    features, labels = blobs(60, 4, 3)
+    labels[labels == 2] = 0
+    labels[7] = 2  # the only photo of its class
+    fit = fit_head(features, labels, np.arange(60) % 4, 3)
+    assert np.isfinite([loss for _, loss in fit.path]).all()
+    assert fit.out_of_fold[7, 2] < 0.05  # no head that hasn't seen photo 7 knows its class
+    assert fit.head.probabilities(features[7]).argmax() == 2 or fit.strength > 1e-3
+    np.testing.assert_allclose(fit.out_of_fold.sum(axis=1), 1, atol=1e-12)
+
+
+def test_constant_features_are_no_obstacle() -> None:
+    labels = torch.tensor([0, 0, 0, 1] * 6)
+    fit = fit_head(torch.ones(24, 1, 5), labels, np.arange(24) % 3, 2)
+    np.testing.assert_allclose(fit.head.probabilities(torch.ones(1, 5)), [[0.75, 0.25]], atol=1e-4)
+
+
+def test_all_views_are_learned_from_and_the_plain_one_is_judged() -> None:
+    features, labels = blobs(60, 4, 3, views=2)
+    fold = np.arange(60) // 3 % 3
+    both, plain = fit_head(features, labels, fold, 3), fit_head(features[:, :1], labels, fold, 3)
+    assert not np.allclose(both.head.weight, plain.head.weight, atol=1e-3)
+    np.testing.assert_allclose(
+        both.out_of_fold[fold == 1], both.fold_heads[1].probabilities(features[fold == 1, 0]), atol=1e-9
+    )
+
+
+def test_two_fits_are_equal_to_the_bit() -> None:
+    features, labels = blobs(60, 4, 3, views=2)
+    one, other = (fit_head(features, labels, np.arange(60) % 3, 3) for _ in range(2))
+    assert torch.equal(one.head.weight, other.head.weight)
+    assert np.array_equal(one.out_of_fold, other.out_of_fold)
+    assert one.path == other.path
