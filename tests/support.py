@@ -160,9 +160,20 @@ def schedule(
     warmup: float = 0.2,
     cosine: bool = True,
     clip: float | None = 1.0,
+    smoothing: float = 0.0,
 ) -> Schedule:
     """Return a short schedule."""
-    return Schedule(epochs, batch_size, views, "adamw", weight_decay, warmup, cosine, clip)
+    return Schedule(
+        epochs=epochs,
+        batch_size=batch_size,
+        views=views,
+        optimizer="adamw",
+        weight_decay=weight_decay,
+        warmup=warmup,
+        cosine=cosine,
+        clip=clip,
+        smoothing=smoothing,
+    )
 
 
 __all__ = [

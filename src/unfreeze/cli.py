@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -158,10 +159,10 @@ def doctor() -> None:
         print(f"{finding.name:18} {finding.text}")
 
 
-def main() -> None:
-    """Run the command line; exit with 2 for the user's mistakes and 1 for ours."""
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command line on ``words`` (None: the process's own); exit with 2 for the user's mistakes and 1 for ours."""
     try:
-        app(exit_on_error=False, print_error=False)
+        app(sys.argv[1:] if words is None else words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         told = explain(error.__cause__) if isinstance(error.__cause__, ValidationError) else error
         print(f"unfreeze: {told}", file=sys.stderr)

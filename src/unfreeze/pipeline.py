@@ -83,7 +83,6 @@ def run(config: TrainConfig) -> Run:
         with watch.measure("exam"):
             first.final.install(backbone, head, pretrained)
             head_only = exam.answers(backbone, head)
-            forgotten = exam.forgetting(backbone, config.seed)
 
         second, two_phase = None, None
         if recipe.plan is not None:
@@ -93,7 +92,8 @@ def run(config: TrainConfig) -> Run:
             with watch.measure("exam"):
                 second.final.install(backbone, head, pretrained)
                 two_phase = exam.answers(backbone, head)
-                forgotten = exam.forgetting(backbone, config.seed)
+        with watch.measure("exam"):
+            forgotten = exam.forgetting(backbone, config.seed)
         ships_two_phase = second is not None and second.not_worse
         if second is not None and not ships_two_phase:
             first.final.install(backbone, head, pretrained)

@@ -23,8 +23,6 @@ from unfreeze.training.finetune import EpochRow, Indices, Tuned, Weights, finetu
 from unfreeze.training.fit_head import Linear, fit_head
 from unfreeze.training.recipes import Recipe
 
-JUDGES = 100  # validation photos that the choice rests on, where there are so many
-
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -79,12 +77,12 @@ class PhaseTwo:
     history: tuple[EpochRow, ...]
 
 
-def validation_rounds(data: TrainingData) -> tuple[Round, ...]:
-    """Return the user's own validation as the only round, or as many folds as give ``JUDGES`` photos to judge by."""
+def validation_rounds(data: TrainingData, judges: int) -> tuple[Round, ...]:
+    """Return the user's own validation as the only round, or as many folds as give ``judges`` photos to judge by."""
     if len(data.val):
         return (Round(data.train, data.val, None),)
     folds = int(data.fold.max()) + 1
-    count = min(folds, math.ceil(JUDGES * folds / len(data.train)))
+    count = min(folds, max(1, math.ceil(judges * folds / len(data.train))))
     return tuple(Round(data.train[data.fold != f], data.train[data.fold == f], f) for f in range(count))
 
 
@@ -99,7 +97,7 @@ def phase_one(backbone: Backbone, source: Activations, data: TrainingData, recip
         recipe: How.
         seed: Decides the order of photos, where there is one.
     """
-    rounds = validation_rounds(data)
+    rounds = validation_rounds(data, recipe.judges)
     if recipe.head_plan is None or recipe.head_schedule is None:
         assert isinstance(source, Cached), "a solved head is fitted on kept features"
         return _solved(source, data, rounds, recipe.views)
@@ -133,7 +131,7 @@ def phase_two(
     assert recipe.plan is not None
     assert recipe.schedule is not None
     plan, schedule = recipe.plan, recipe.schedule
-    rounds = validation_rounds(data)
+    rounds = validation_rounds(data, recipe.judges)
     pretrained = backbone.snapshot(recipe.boundary)
 
     def train(start: Weights, train: Indices, val: Indices, phase: str, stop_after: int | None = None) -> Tuned:

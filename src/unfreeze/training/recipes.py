@@ -21,8 +21,9 @@ TEXTBOOK = Augmentation(
     area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0
 )  # torchvision's RandomResizedCrop
 KEPT_VIEWS = 4  # the plain view and three augmented ones
-STEPS = 200  # a scarce set is seen until it has taken so many steps, within the epochs below
-EPOCHS = (10, 30)
+STEPS = 80  # a scarce set is seen until it has taken so many steps, within the epochs below
+EPOCHS = (10, 20)
+JUDGES = 100  # validation photos that the choice between the phases rests on, where there are so many
 CLASSIC_EPOCHS = 10
 CLASSIC_HEAD_LR = 1e-3
 CLASSIC_LR = 1e-5
@@ -41,6 +42,7 @@ class Recipe:
         plan: Phase 2; None where the recipe ends with the head.
         schedule: See ``plan``.
         choose_epoch: Whether phase 2 ends at the epoch with the lowest validation loss, or goes to its end.
+        judges: Validation photos that are wanted; at least one fold is held out.
         boundary: Everything below is a fixed function throughout the run, and is computed once.
         tuned_from: The first stage that trains in phase 2; the number of stages where none does.
     """
@@ -53,6 +55,7 @@ class Recipe:
     plan: StagePlan | None
     schedule: Schedule | None
     choose_epoch: bool
+    judges: int
     boundary: int
     tuned_from: int
 
@@ -121,6 +124,7 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
         plan=plan,
         schedule=schedule,
         choose_epoch=True,
+        judges=JUDGES,
         boundary=plan.boundary,
         tuned_from=boundary,
     )
@@ -157,6 +161,7 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
         plan=plan_from(backbone, 0, lr=lr, head_lr=lr, bn=config.bn),
         schedule=adam(config.epochs or CLASSIC_EPOCHS),
         choose_epoch=False,
+        judges=0,
         boundary=0,
         tuned_from=0,
     )

@@ -100,12 +100,12 @@ def test_out_of_fold_answers_come_from_heads_that_never_saw_the_photo() -> None:
     fit = fit_head(features, labels, fold, 3)
     assert len(fit.fold_heads) == 3
     spread = float((features - features.mean(dim=(0, 1))).square().mean())
-    raw_strength = fit.strength / (spread * features.shape[2])  # the same penalty in raw units
+    raw_strength = fit.strength * spread * features.shape[2]  # the same penalty in raw units
     for index, head in enumerate(fit.fold_heads):
         seen, held = torch.from_numpy(fold != index), torch.from_numpy(fold == index)
         views, repeated = features[seen].flatten(0, 1), labels[seen].repeat_interleave(2)
         center = views.mean(dim=0)  # scikit-learn converges on centred features; the bias takes the shift up
-        theirs, model = by_sklearn((views - center) / 40, repeated, 3, raw_strength * 1600)
+        theirs, model = by_sklearn((views - center) / 40, repeated, 3, raw_strength / 1600)
         plain = features[held, 0]
         expected = model.predict_proba(((plain - center) / 40).numpy())
         np.testing.assert_allclose(fit.out_of_fold[held.numpy()], expected, atol=1e-4)
@@ -146,7 +146,7 @@ def test_heads_work_on_raw_features_of_any_scale() -> None:
 def test_undoing_the_scale_changes_no_answer() -> None:
     features, labels = blobs(80, 5, 3)
     features = features * 7 + 3
-    fit = fit_head(features, labels, np.arange(80) % 3, 3)
+    fit = fit_head(features, labels, np.arange(80) // 3 % 3, 3)
     center = features.mean(dim=(0, 1))
     unit = (features - center) / ((features - center).square().mean().sqrt() * 5**0.5)
     expected = solve(unit[:, 0], labels, 3, fit.strength).probabilities(unit[:, 0])
@@ -182,7 +182,7 @@ def test_all_views_are_learned_from_and_the_plain_one_is_judged() -> None:
 
 def test_two_fits_are_equal_to_the_bit() -> None:
     features, labels = blobs(60, 4, 3, views=2)
-    one, other = (fit_head(features, labels, np.arange(60) % 3, 3) for _ in range(2))
+    one, other = (fit_head(features, labels, np.arange(60) // 3 % 3, 3) for _ in range(2))
     assert torch.equal(one.head.weight, other.head.weight)
     assert np.array_equal(one.out_of_fold, other.out_of_fold)
     assert one.path == other.path

@@ -1,0 +1,242 @@
+"""The command line end to end, with the packaged weights, on drawn photos."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import unfreeze
+from unfreeze.cli import main
+from unfreeze.demo import DEFECTS, draw_photos
+from unfreeze.models.backbones import load_backbone
+
+QUICK = ["--depth", "blocks.6", "--epochs", "2", "--views", "2"]
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "photos"
+    draw_photos(folder, a_class=14)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def reference(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Any photos will do for a before and after: here, scratches that are called fish."""
+    folder = tmp_path_factory.mktemp("reference")
+    for wnid, name in (("n01440764", "scratch"), ("n01443537", "stain")):
+        shutil.copytree(photos / name, folder / wnid)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(photos: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "first"
+    assert command("train", str(photos), *QUICK, "--reference", str(reference), "--out", str(folder)) == 0
+    return folder
+
+
+def command(*words: str) -> int:
+    """Run the command line in this process and return its exit code."""
+    try:
+        main(words)
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def test_the_run_folder_is_whole(run: Path) -> None:
+    assert {path.name for path in run.iterdir()} == {
+        "args.toml", "checks.csv", "history.csv", "model", "predictions.csv", "splits.csv", "verdict.json",
+    }  # fmt: skip
+    assert {path.name for path in (run / "model").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    with (run / "splits.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 14 * len(DEFECTS)
+    assert {row["split"] for row in rows} == {"train", "test"}
+    assert all((row["fold"] == "") == (row["split"] == "test") for row in rows)
+
+
+def test_the_verdict_follows_its_schema(run: Path) -> None:
+    verdict = json.loads((run / "verdict.json").read_text("utf-8"))
+    assert verdict["schema"] == 1
+    assert verdict["shipped"] in ("two_phase", "head_only")
+    assert verdict["data"]["classes"] == sorted(DEFECTS)
+    assert verdict["model"]["depth"] == "blocks.6"
+    assert verdict["scores"]["evidence"] == "test"
+    for arm in ("head_only", "two_phase", "shipped"):
+        for score in ("accuracy", "balanced_accuracy", "log_loss", "ece"):
+            low, high = verdict["scores"][arm][f"{score}_ci95"]
+            assert low <= verdict["scores"][arm][score] <= high
+    assert verdict["scores"]["shipped"] == verdict["scores"][verdict["shipped"]]
+    gain = verdict["scores"]["two_phase"]["accuracy"] - verdict["scores"]["head_only"]["accuracy"]
+    assert verdict["gain"]["accuracy"] == pytest.approx(gain)
+    forgetting = verdict["forgetting"]
+    assert forgetting["n"] == 28
+    assert forgetting["drop"] == pytest.approx(forgetting["before"] - forgetting["after"])
+    assert {"decode", "features", "head", "finetune", "total"} <= set(verdict["cost"]["seconds"])
+
+
+def test_the_frozen_part_ships_as_it_was_pretrained_to_the_bit(run: Path) -> None:
+    shipped = load_file(run / "model" / "model.safetensors")
+    pretrained = load_backbone("efficientnet_lite0").weights()
+    below = [name for name in pretrained if not name.startswith(("blocks.6", "conv_head", "bn2"))]
+    assert any("running_var" in name for name in below)
+    assert all(torch.equal(shipped[name], pretrained[name]) for name in below)
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit(run: Path, tmp_path: Path) -> None:
+    assert command("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again")) == 0
+    first, again = (folder / "model" / "model.safetensors" for folder in (run, tmp_path / "again"))
+    assert first.read_bytes() == again.read_bytes()
+    assert tomllib.loads((tmp_path / "again" / "args.toml").read_text("utf-8"))["depth"] == "blocks.6"
+
+
+def test_the_shipped_file_answers_as_the_trained_model_did(run: Path, photos: Path) -> None:
+    finished = unfreeze.load(run)
+    with (run / "predictions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    answers = finished.predict([photos / row["file_name"] for row in rows])
+    expected = np.array(
+        [[float(row[f"{finished.verdict.shipped}:{name}"]) for name in finished.classes] for row in rows]
+    )
+    assert np.abs(np.array([answer.probabilities for answer in answers]) - expected).max() < 1e-4
+    right = np.mean([answer.label == row["label"] for answer, row in zip(answers, rows, strict=True)])
+    assert right == pytest.approx(finished.verdict.scores.shipped.accuracy)
+
+
+def test_timm_loads_the_shipped_model(run: Path, photos: Path) -> None:
+    import timm
+    from PIL import Image
+    from timm.data import create_transform, resolve_data_config
+
+    model = timm.create_model(f"local-dir:{run / 'model'}", pretrained=True).eval()
+    transform = create_transform(**resolve_data_config(model=model))
+    photo = photos / "scratch" / "003.jpg"
+    with torch.inference_mode():
+        theirs = model(transform(Image.open(photo))[None]).softmax(dim=1)[0].numpy()
+    [ours] = unfreeze.load(run).predict([photo])
+    assert np.abs(theirs - np.array(ours.probabilities)).max() < 1e-5
+
+
+def test_head_only_forgets_exactly_nothing(photos: Path, reference: Path, tmp_path: Path) -> None:
+    finished = unfreeze.train(photos, recipe="head-only", views=1, reference=reference, out=tmp_path / "run")
+    verdict = finished.verdict
+    assert verdict.shipped == "head_only"
+    assert verdict.gain is None
+    assert verdict.scores.two_phase is None
+    assert verdict.forgetting is not None
+    assert verdict.forgetting.drop == 0
+    assert verdict.forgetting.agreement == 1
+    pretrained = load_backbone("efficientnet_lite0").weights()
+    shipped = load_file(finished.folder.weights)
+    assert all(torch.equal(shipped[name], value) for name, value in pretrained.items())
+
+
+@pytest.mark.parametrize(("bn", "moved"), [("frozen", False), ("train", True)])
+def test_classic_moves_batch_norm_only_when_asked_to(photos: Path, tmp_path: Path, bn: str, moved: bool) -> None:
+    table = tmp_path / "few.csv"
+    rows = [(photo, name) for name in DEFECTS for photo in sorted((photos / name).iterdir())[:5]]
+    table.write_text("file_name,label\n" + "".join(f"{photo},{name}\n" for photo, name in rows), "utf-8")
+    finished = unfreeze.train(
+        table, recipe="classic", bn=bn, epochs=1, head_epochs=1, test_size=0.3, out=tmp_path / "run"
+    )
+    pretrained = load_backbone("efficientnet_lite0").weights()
+    shipped = load_file(finished.folder.weights)
+    statistics = [name for name in pretrained if "running_" in name]
+    assert any(not torch.equal(shipped[name], pretrained[name]) for name in statistics) == moved
+
+
+def test_predict_prints_a_line_a_photo_and_writes_a_table(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert command("predict", str(run), str(photos / "pits"), str(photos / "clean" / "000.jpg")) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 15
+    assert all(label in DEFECTS and 0 < float(probability) <= 1 for _, label, probability in lines)
+    assert command("predict", str(run), str(photos / "pits"), "--csv", str(tmp_path / "out.csv")) == 0
+    with (tmp_path / "out.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == [label for _, label, _ in lines[:14]]
+    assert all(sum(float(row[name]) for name in DEFECTS) == pytest.approx(1, abs=1e-4) for row in rows)
+
+
+def test_eval_scores_other_photos(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert command("eval", str(run), str(photos)) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "56 photos, with 95 % intervals"
+    assert [line.split()[0] for line in lines[1:]] == ["accuracy", "balanced", "log-loss", "calibration"]
+
+
+def test_the_last_lines_say_the_verdict_the_paths_and_the_next_command(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command("train", str(photos), "--recipe", "head-only", "--views", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("The head-only model ships: it is right on ")
+    assert [line.split()[0] for line in lines[2:]] == ["run", "verdict", "model", "next"]
+    assert lines[-1].endswith("unfreeze predict runs/train PHOTO...")
+    assert (tmp_path / "runs" / "latest").resolve() == tmp_path / "runs" / "train"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train"], "Which photos?"),
+        (["train", "nowhere"], "no such folder"),
+        (["train", "{photos}", "--model", "nonsense"], "No model is called 'nonsense'"),
+        (["train", "{photos}", "--depth", "layer9"], "no stage called 'layer9'"),
+        (["train", "{photos}", "--lr", "1"], "--lr"),
+        (["train", "{photos}", "--recipe", "classic", "--depth", "all"], "--depth has no meaning"),
+        (["train", "{photos}", "--device", "cuda:9"], "--device"),
+        (["train", "{photos}", "--fine"], "Unknown option"),
+        (["predict", "nowhere", "{photos}"], "no such run folder"),
+        (["models", "nonsense"], "No model's name contains"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_mistakes_end_with_2_say_what_to_do_and_write_nothing(
+    words: list[str], said: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert command(*(word.format(photos=photos) for word in words)) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_never_overwrites(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "verdict.json").read_bytes()
+    assert command("train", str(photos), "--recipe", "head-only", "--out", str(run)) == 2
+    assert "never overwrites" in capsys.readouterr().err
+    assert (run / "verdict.json").read_bytes() == before
+
+
+def test_models_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("models", "efficientnet_lite0") == 0
+    listed = capsys.readouterr().out
+    assert "packaged     efficientnet_lite0" in listed
+    assert "blocks.5, blocks.6, conv_head, head" in listed
+    assert command("doctor") == 0
+    assert "torchvision" in capsys.readouterr().out
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys, unfreeze.cli; sys.argv = ['unfreeze', '--help']; unfreeze.cli.main()"
+    script = f"try:\n exec({code!r})\nfinally:\n print('torch' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", f"import sys\n{script}"], capture_output=True, text=True, check=False)
+    assert "train" in told.stdout
+    assert told.stdout.splitlines()[-1] == "False"

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.support import CLASSES, Task, new_head, schedule, task, tiny_cnn, tiny_vit
+from unfreeze.models.backbone import Backbone, Head
+from unfreeze.models.freezing import StagePlan, plan_from
+from unfreeze.runtime import deterministic
+from unfreeze.training.activations import Activations, Rendered, keep, keep_or_render
+from unfreeze.training.finetune import Schedule, Tuned, Weights, finetune, judge, views_of_epoch
+
+BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
+LR = 0.02
+
+
+def train(
+    backbone: Backbone,
+    given: Task,
+    plan: StagePlan,
+    how: Schedule,
+    *,
+    source: Activations | None = None,
+    seed: int = 0,
+    kept: Literal["best", "last"] = "last",
+    stop_after: int | None = None,
+    head: Head | None = None,
+) -> Tuned:
+    data = given.data
+    if source is None:
+        source = keep_or_render(backbone, given.renderer, plan.boundary, data.views(how.views or 1), "test")
+    head = head or new_head(backbone, CLASSES, 0)
+    return finetune(
+        backbone, head, source, data.labels, plan, how,
+        phase="test", train=data.train, val=data.val, seed=seed, keep=kept, stop_after=stop_after,
+    )  # fmt: skip
+
+
+def bits(weights: Weights) -> list[bytes]:
+    return [value.numpy().tobytes() for table in [*weights.stages, weights.head] for value in table.values()]
+
+
+# Frozen means frozen
+
+
+@pytest.mark.parametrize("boundary", range(6))
+@BACKBONES
+def test_everything_below_the_boundary_stays_as_it_was_to_the_bit(
+    photos: tuple[Path, ...], make: Callable[..., Backbone], boundary: int
+) -> None:
+    backbone = make(dropout=0.3)
+    before = [backbone.fingerprint(stage) for stage in range(6)]
+    head = new_head(backbone, CLASSES, 0)
+    head_before = head.weight.detach().clone()
+    plan = plan_from(backbone, boundary, lr=LR, head_lr=LR)
+    train(backbone, task(photos, train=12), plan, schedule(), head=head)
+    after = [backbone.fingerprint(stage) for stage in range(6)]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [stage <= boundary for stage in range(6)]
+    assert not torch.equal(head.weight, head_before)
+
+
+@pytest.mark.parametrize("boundary", [2, 5])
+def test_batch_norm_in_train_mode_does_move_the_frozen_part(photos: tuple[Path, ...], boundary: int) -> None:
+    backbone = tiny_cnn()
+    before, weights = backbone.fingerprint(boundary), backbone.weights()
+    weights = {name: value.clone() for name, value in weights.items()}
+    plan = plan_from(backbone, boundary, lr=LR, head_lr=LR, bn="train")
+    train(backbone, task(photos, train=12), plan, schedule())
+    assert backbone.fingerprint(boundary) != before
+    below = {name for stage in backbone.stages[:boundary] for name in stage.module.state_dict()}
+    moved = {name for name in below if not torch.equal(weights[name], backbone.weights()[name])}
+    assert moved == {name for name in below if "running" in name or "tracked" in name}
+
+
+def test_layers_below_the_boundary_run_in_eval_mode_during_training(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn(dropout=0.5)
+    modes: dict[int, set[bool]] = {index: set() for index in range(5)}
+    for index, stage in enumerate(backbone.stages):
+        dropout = next(layer for layer in stage.module.modules() if isinstance(layer, nn.Dropout))
+
+        def note(layer: nn.Module, _inputs: object, _output: object, index: int = index) -> None:
+            if torch.is_grad_enabled() or index < 2:
+                modes[index].add(layer.training)
+
+        dropout.register_forward_hook(note)
+    plan = plan_from(backbone, 2, lr=LR, head_lr=LR)
+    given = task(photos, train=12)
+    train(backbone, given, plan, schedule(), source=Rendered(given.renderer))
+    assert modes == {0: {False}, 1: {False}, 2: {True}, 3: {True}, 4: {True}}
+
+
+# Cache = no cache
+
+
+@pytest.mark.parametrize("boundary", [1, 2, 4, 5])
+@BACKBONES
+def test_training_on_kept_activations_is_training_on_photos(
+    photos: tuple[Path, ...], make: Callable[[], Backbone], boundary: int
+) -> None:
+    given, how = task(photos, train=12, val=6), schedule(views=3)
+    curves = []
+    for kept in (True, False):
+        backbone = make()
+        source = (
+            keep(backbone, given.renderer, boundary, given.data.views(3), "test") if kept else Rendered(given.renderer)
+        )
+        plan = plan_from(backbone, boundary, lr=LR, head_lr=LR, decay=0.8)
+        tuned = train(backbone, given, plan, how, source=source)
+        curves.append([(row.train_loss, row.val_loss, row.val_accuracy) for row in tuned.history])
+    np.testing.assert_allclose(curves[0], curves[1], rtol=1e-5)
+    assert curves[0][0][0] != pytest.approx(curves[0][-1][0], rel=1e-3)  # it did learn something
+
+
+@pytest.mark.parametrize("views", [1, 2, 4])
+def test_epochs_take_every_kept_view_in_turn(views: int) -> None:
+    photos = np.array([3, 0, 8, 5])
+    seen = np.array([views_of_epoch(photos, epoch, views) for epoch in range(1, views + 1)])
+    assert all(sorted(column) == list(range(views)) for column in seen.T)
+    assert views_of_epoch(photos, 1 + views, views) == seen[0].tolist()
+    assert views_of_epoch(photos[::-1], 1, views) == seen[0][::-1].tolist()
+
+
+def test_without_kept_views_every_epoch_draws_a_new_one() -> None:
+    assert views_of_epoch(np.array([3, 0]), 4, None) == [4, 4]
+    assert 0 not in views_of_epoch(np.array([3, 0]), 1, None)  # view 0 is the plain one
+
+
+# Determinism
+
+
+@BACKBONES
+def test_a_seed_decides_the_weights_to_the_bit(photos: tuple[Path, ...], make: Callable[..., Backbone]) -> None:
+    def trained(seed: int) -> Tuned:
+        backbone = make(dropout=0.3)
+        with deterministic(seed):
+            plan = plan_from(backbone, 2, lr=LR, head_lr=LR)
+            return train(backbone, task(photos, train=12, val=6), plan, schedule(), seed=seed)
+
+    one, same, other = trained(5), trained(5), trained(6)
+    assert bits(one.weights) == bits(same.weights)
+    assert [row.train_loss for row in one.history] == [row.train_loss for row in same.history]
+    assert np.array_equal(one.validation, same.validation)
+    assert bits(one.weights) != bits(other.weights)
+
+
+def test_the_seed_orders_the_photos(photos: tuple[Path, ...]) -> None:
+    def trained(seed: int) -> Tuned:
+        backbone = tiny_cnn()
+        return train(backbone, task(photos, train=12), plan_from(backbone, 5, lr=0, head_lr=LR), schedule(), seed=seed)
+
+    assert bits(trained(0).weights) != bits(trained(1).weights)
+
+
+# Schedules
+
+
+def how_long(**changes: object) -> Schedule:
+    return replace(schedule(), **changes)  # type: ignore[arg-type]
+
+
+def test_a_rate_that_stays() -> None:
+    assert {how_long(warmup=0.0, cosine=False).rate(step, 20) for step in range(20)} == {1.0}
+
+
+def test_a_rate_that_climbs_and_falls() -> None:
+    rates = [how_long(warmup=0.25, cosine=True).rate(step, 20) for step in range(20)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[5] == 1.0
+    assert rates[5:] == sorted(rates[5:], reverse=True)
+    assert rates[5:] == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 15)) for step in range(15)])
+    assert all(0 < rate <= 1 for rate in rates)
+
+
+def test_a_rate_that_falls_from_the_start() -> None:
+    rates = [how_long(warmup=0.0, cosine=True).rate(step, 20) for step in range(20)]
+    assert rates == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 20)) for step in range(20)])
+
+
+def test_a_rate_that_climbs_and_stays() -> None:
+    rates = [how_long(warmup=0.5, cosine=False).rate(step, 4) for step in range(4)]
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("warmup", [0.0, 0.2, 1.0])
+def test_a_single_step_has_a_rate(warmup: float) -> None:
+    assert how_long(warmup=warmup, cosine=True).rate(0, 1) > 0
+
+
+# Choosing an epoch
+
+
+def overfitting(photos: tuple[Path, ...], kept: Literal["best", "last"], stop_after: int | None = None) -> Tuned:
+    """Train so hard that an early epoch is the best one."""
+    backbone = tiny_cnn()
+    plan = plan_from(backbone, 2, lr=0.1, head_lr=0.1)
+    how = schedule(epochs=6, warmup=0.0, cosine=False)
+    return train(backbone, task(photos, train=12, val=9), plan, how, kept=kept, stop_after=stop_after)
+
+
+def test_the_best_epoch_is_the_one_with_the_lowest_validation_loss(photos: tuple[Path, ...]) -> None:
+    tuned, last = overfitting(photos, "best"), overfitting(photos, "last")
+    losses = [row.val_loss for row in tuned.history]
+    assert tuned.epoch == 1 + int(np.argmin(np.array(losses, dtype=float)))
+    assert tuned.epoch < 6
+    assert last.epoch == 6
+    assert [row.val_loss for row in last.history] == losses
+    assert bits(last.weights) != bits(tuned.weights)
+    backbone = tiny_cnn()
+    head = new_head(backbone, CLASSES, 9)
+    for result in (tuned, last):
+        given = task(photos, train=12, val=9)
+        result.weights.install(backbone, head, backbone.snapshot(2))
+        source = keep(backbone, given.renderer, 5, dict.fromkeys(given.data.val.tolist(), (0,)), "test")
+        with torch.no_grad():
+            answers = torch.softmax(head(source.values), dim=1).numpy()
+        np.testing.assert_allclose(answers, result.validation[result.epoch - 1], atol=1e-6)
+
+
+def test_without_validation_the_best_epoch_is_the_last(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    plan = plan_from(backbone, 4, lr=LR, head_lr=LR)
+    tuned = train(backbone, task(photos, train=12), plan, schedule(), kept="best")
+    assert tuned.epoch == 3
+    assert [(row.val_loss, row.val_accuracy) for row in tuned.history] == [(None, None)] * 3
+    assert [row.epoch for row in tuned.history] == [1, 2, 3]
+    assert [answers.shape for answers in tuned.validation] == [(0, CLASSES)] * 3
+
+
+@pytest.mark.parametrize("epochs", [1, 4])
+def test_stopping_early_repeats_the_first_epochs_of_the_schedule(photos: tuple[Path, ...], epochs: int) -> None:
+    whole, part = overfitting(photos, "last"), overfitting(photos, "last", stop_after=epochs)
+    assert len(part.history) == epochs
+    assert [row.train_loss for row in part.history] == [row.train_loss for row in whole.history[:epochs]]
+    assert np.array_equal(part.validation, whole.validation[:epochs])
+    assert part.epoch == epochs
+
+
+def test_repeating_the_best_epoch_gives_its_weights(photos: tuple[Path, ...]) -> None:
+    best = overfitting(photos, "best")
+    assert bits(overfitting(photos, "last", stop_after=best.epoch).weights) == bits(best.weights)
+
+
+# Steps
+
+
+def test_clipping_bounds_a_step_of_plain_size(photos: tuple[Path, ...]) -> None:
+    def moved(clip: float | None) -> float:
+        backbone = tiny_cnn()
+        head = new_head(backbone, CLASSES, 0)
+        before = head.weight.detach().clone()
+        plan = plan_from(backbone, 4, lr=LR, head_lr=LR)
+        train(backbone, task(photos, train=12), plan, schedule(epochs=1, clip=clip, weight_decay=0.0), head=head)
+        return float((head.weight.detach() - before).abs().max())
+
+    # Adam's steps hardly depend on the gradient's size, until that is as small as its epsilon of 1e-8
+    assert moved(1e9) == moved(None)
+    assert moved(1e-10) < 0.1 * moved(None)
+
+
+def test_every_rate_follows_the_schedule(photos: tuple[Path, ...]) -> None:
+    def distance(factor: float, boundary: int) -> tuple[Tensor, Tensor]:
+        backbone = tiny_cnn()
+        head = new_head(backbone, CLASSES, 0)
+        before = head.weight.detach().clone(), backbone.stages[4].module.state_dict()["layer4.0.weight"].clone()
+        plan = plan_from(backbone, boundary, lr=1e-4 * factor, head_lr=1e-4)
+        one_step = schedule(epochs=1, batch_size=12, warmup=0.0, cosine=False, clip=None, weight_decay=0.0)
+        train(backbone, task(photos, train=12), plan, one_step, head=head)
+        after = head.weight.detach(), backbone.stages[4].module.state_dict()["layer4.0.weight"]
+        return after[0] - before[0], after[1] - before[1]
+
+    head_step, stage_step = distance(10, 4)
+    # Adam's first step is the rate itself, in each weight whose gradient is far from 0
+    assert head_step.abs().median() == pytest.approx(1e-4, rel=1e-2)
+    assert stage_step.abs().max() == pytest.approx(1e-3, rel=1e-2)
+    assert distance(10, 5)[1].abs().max() == 0
+
+
+def test_the_optimizer_is_the_one_that_was_named(photos: tuple[Path, ...]) -> None:
+    def trained(name: Literal["adam", "adamw"], decay: float) -> list[bytes]:
+        backbone = tiny_cnn()
+        how = replace(schedule(weight_decay=decay), optimizer=name)
+        return bits(train(backbone, task(photos, train=12), plan_from(backbone, 4, lr=LR, head_lr=LR), how).weights)
+
+    assert trained("adam", 0.0) == trained("adamw", 0.0)
+    assert trained("adam", 0.1) != trained("adamw", 0.1)
+
+
+def test_smoothed_labels_are_in_the_training_loss_alone(photos: tuple[Path, ...]) -> None:
+    def first_row(smoothing: float) -> tuple[float, float | None]:
+        backbone, given = tiny_cnn(), task(photos, train=12, val=6)
+        how = schedule(epochs=1, batch_size=12, views=1, smoothing=smoothing, weight_decay=0.0)
+        plan = plan_from(backbone, 5, lr=0, head_lr=1e-9)
+        (row,) = train(backbone, given, plan, how).history
+        return row.train_loss, row.val_loss
+
+    backbone, given = tiny_cnn(), task(photos, train=12, val=6)
+    head = new_head(backbone, CLASSES, 0)
+    with torch.no_grad():
+        plain = torch.cat([given.renderer.views(photo, (0,)) for photo in range(12)])
+        logs = torch.log_softmax(head(backbone.run(plain)), dim=1)
+    own = -logs[torch.arange(12), given.data.labels[:12]].mean()
+    hard, smooth = first_row(0.0), first_row(0.3)
+    assert hard[0] == pytest.approx(float(own), rel=1e-5)
+    assert smooth[0] == pytest.approx(float(0.7 * own - 0.3 * logs.mean()), rel=1e-5)
+    assert smooth[1] == pytest.approx(hard[1], rel=1e-6)
+
+
+def test_training_starts_from_the_given_weights_and_lowers_the_loss(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=18)
+    plan = plan_from(backbone, 2, lr=LR, head_lr=LR)
+    head = new_head(backbone, CLASSES, 0)
+    first = train(backbone, given, plan, schedule(epochs=8, views=1), head=head)
+    again = train(backbone, given, plan, schedule(epochs=1, views=1, warmup=1.0), head=head)
+    assert first.history[-1].train_loss < 0.8 * first.history[0].train_loss
+    assert again.history[0].train_loss < 0.8 * first.history[0].train_loss
+
+
+def test_a_source_above_the_boundary_is_refused(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    source = keep(backbone, given.renderer, 3, given.data.views(2), "test")
+    with pytest.raises(AssertionError, match="above the kept activations"):
+        train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), schedule(), source=source)
+
+
+# Weights
+
+
+@pytest.mark.parametrize("boundary", [0, 2, 5])
+def test_installing_weights_is_exact_and_undoes_what_was_there(photos: tuple[Path, ...], boundary: int) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    pretrained, untouched = backbone.snapshot(0), backbone.fingerprint()
+    head = new_head(backbone, CLASSES, 0)
+    tuned = train(backbone, given, plan_from(backbone, boundary, lr=LR, head_lr=LR), schedule(), head=head)
+    reached, head_reached = backbone.fingerprint(), head.weight.detach().clone()
+    head_only = Weights([], {"weight": torch.ones(CLASSES, 12), "bias": torch.zeros(CLASSES)})
+    head_only.install(backbone, head, pretrained)
+    assert backbone.fingerprint() == untouched
+    assert torch.equal(head.weight, torch.ones(CLASSES, 12))
+    tuned.weights.install(backbone, head, pretrained)
+    assert backbone.fingerprint() == reached
+    assert torch.equal(head.weight, head_reached)
+
+
+def test_kept_weights_are_copies(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    head = new_head(backbone, CLASSES, 0)
+    plan = plan_from(backbone, 3, lr=LR, head_lr=LR)
+    tuned = train(backbone, given, plan, schedule(), head=head)
+    before = bits(tuned.weights)
+    train(backbone, given, plan, schedule(), head=head)
+    assert bits(tuned.weights) == before
+
+
+def test_judging() -> None:
+    predicted = np.array([[0.5, 0.5], [0.25, 0.75], [0.9, 0.1], [1.0, 0.0]], dtype=np.float32)
+    loss, accuracy = judge(predicted, np.array([0, 1, 1, 0]))
+    assert loss == pytest.approx(-np.log([0.5, 0.75, 0.1, 1.0]).mean(), rel=1e-6)
+    assert accuracy == 0.75
+    assert np.isfinite(judge(predicted[3:], np.array([1]))[0])
