@@ -7,6 +7,7 @@ table 1; BEiT and MAE for transformers' layer decay; LP-FT, Kumar et al. 2022, f
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from unfreeze.config import TrainConfig
@@ -65,13 +66,6 @@ class Recipe:
         return self.head_plan is None or self.head_plan.boundary == len(self.head_plan.rows)
 
 
-def choose(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
-    """Return the recipe for ``photos`` training photos of ``classes`` classes."""
-    return {"auto": _auto, "classic": _classic, "head-only": _head_only}[config.recipe](
-        config, backbone, photos, classes
-    )
-
-
 def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
     return Recipe(
         name=config.recipe,
@@ -82,8 +76,8 @@ def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: in
         plan=None,
         schedule=None,
         choose_epoch=False,
-        boundary=backbone.head_boundary
-        - 1,  # the original classifier, which measures forgetting, starts below the pooling
+        judges=0,
+        boundary=backbone.head_boundary - 1,  # pooled features would not serve the original classifier
         tuned_from=backbone.head_boundary,
     )
 
@@ -165,3 +159,15 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
         boundary=0,
         tuned_from=0,
     )
+
+
+RECIPES: dict[str, Callable[[TrainConfig, Backbone, int, int], Recipe]] = {
+    "auto": _auto,
+    "classic": _classic,
+    "head-only": _head_only,
+}
+
+
+def choose(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
+    """Return the recipe for ``photos`` training photos of ``classes`` classes."""
+    return RECIPES[config.recipe](config, backbone, photos, classes)
