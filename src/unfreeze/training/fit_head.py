@@ -16,9 +16,10 @@ from torch import Tensor
 
 from unfreeze.runtime import track
 
-STRENGTHS = tuple(10.0 ** (exponent / 2) for exponent in range(0, -15, -1))  # on features of mean squared length 1
-PATIENCE = 3  # the cross-validated loss has one minimum along the path, up to noise
+STRENGTHS = tuple(10.0**exponent for exponent in range(-1, -8, -1))  # penalty on features of mean squared length 1
+PATIENCE = 2  # the cross-validated loss has one minimum along the path, up to noise
 GRADIENT_NORM = 1e-6  # largest entry of the gradient at which a solve has converged; the loss is a mean, of order 1
+PATH_GRADIENT_NORM = 1e-5  # enough to tell strengths a factor of 10 apart, in a fraction of the iterations
 ITERATIONS = 500
 SMALLEST_PROBABILITY = 1e-7  # a class that a fold's training part lacks has no finite log-loss
 
@@ -27,7 +28,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Linear:
-    """A linear classifier's weights (C, D) and biases (C,), float64."""
+    """A linear classifier's weights (C, D) and biases (C,)."""
 
     weight: Tensor
     bias: Tensor
@@ -69,7 +70,8 @@ def fit_head(features: Tensor, labels: Tensor, fold: NDArray[np.int64], classes:
     features = features.to(device=device, dtype=torch.float64)
     center = features.mean(dim=(0, 1))
     scale = (features - center).square().mean().sqrt().clamp_min(1e-12) * features.shape[2] ** 0.5
-    unit = (features - center) / scale
+    exact = (features - center) / scale
+    unit = exact.float()
     labels = labels.to(device)
     rounds = [torch.from_numpy(fold == index).to(device) for index in range(int(fold.max()) + 1)]
 
@@ -78,17 +80,17 @@ def fit_head(features: Tensor, labels: Tensor, fold: NDArray[np.int64], classes:
     best: tuple[float, tuple[Linear, ...], Tensor] | None = None
     for strength in track(STRENGTHS, "phase 1: solving the head"):
         heads = tuple(
-            solve(*_flatten(unit[~held], labels[~held]), classes, strength, start)
+            solve(*_flatten(unit[~held], labels[~held]), classes, strength, start, PATH_GRADIENT_NORM)
             for held, start in zip(rounds, starts, strict=True)
         )
         starts = list(heads)
-        predicted = torch.zeros(len(labels), classes, dtype=torch.float64, device=device)
+        predicted = torch.zeros(len(labels), classes, device=device)
         for held, head in zip(rounds, heads, strict=True):
             predicted[held] = head.probabilities(unit[held, 0])
         loss = _log_loss(predicted, labels, rounds)
         path.append((strength, loss))
         losses = [value for _, value in path]
-        if best is None or loss <= min(losses):
+        if best is None or loss < min(losses[:-1]):
             best = strength, heads, predicted
         if len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE:
             break
@@ -97,30 +99,35 @@ def fit_head(features: Tensor, labels: Tensor, fold: NDArray[np.int64], classes:
     mean_start = Linear(
         torch.stack([head.weight for head in heads]).mean(dim=0), torch.stack([head.bias for head in heads]).mean(dim=0)
     )
-    full = solve(*_flatten(unit, labels), classes, strength, mean_start)
+    full = solve(*_flatten(exact, labels), classes, strength, mean_start)
     return HeadFit(
         head=_undo_scaling(full, center, scale),
         fold_heads=tuple(_undo_scaling(head, center, scale) for head in heads),
         strength=strength,
         path=tuple(path),
-        out_of_fold=predicted.cpu().numpy(),
+        out_of_fold=predicted.double().cpu().numpy(),
     )
 
 
-def solve(features: Tensor, labels: Tensor, classes: int, strength: float, start: Linear | None = None) -> Linear:
+def solve(
+    features: Tensor,
+    labels: Tensor,
+    classes: int,
+    strength: float,
+    start: Linear | None = None,
+    tolerance: float = GRADIENT_NORM,
+) -> Linear:
     """Minimise mean cross-entropy + strength / 2 * ||weight||^2 by L-BFGS; biases are not penalised.
 
     scikit-learn's ``C`` is 1 / (N * strength).
 
     Args:
-        features: Shape (N, D), float64.
+        features: Shape (N, D); their precision is the solution's.
         labels: Shape (N,).
         classes: Number of classes C.
         strength: The L2 penalty.
         start: Where to begin; zero by default.
-
-    Returns:
-        The minimum, to a largest gradient entry of ``GRADIENT_NORM``.
+        tolerance: The largest entry of the gradient at the solution.
     """
     count, dimension = features.shape
     parameters = torch.zeros(classes, dimension + 1, dtype=features.dtype, device=features.device)
@@ -132,7 +139,7 @@ def solve(features: Tensor, labels: Tensor, classes: int, strength: float, start
         [parameters],
         max_iter=ITERATIONS,
         history_size=20,
-        tolerance_grad=GRADIENT_NORM,
+        tolerance_grad=tolerance,
         tolerance_change=0,
         line_search_fn="strong_wolfe",
     )
@@ -167,5 +174,5 @@ def _log_loss(predicted: Tensor, labels: Tensor, rounds: list[Tensor]) -> float:
 
 def _undo_scaling(head: Linear, center: Tensor, scale: Tensor) -> Linear:
     """Return the same classifier for features as the backbone gives them."""
-    weight = head.weight / scale
-    return Linear(weight.cpu(), (head.bias - weight @ center).cpu())
+    weight = head.weight.double() / scale
+    return Linear(weight.cpu(), (head.bias.double() - weight @ center).cpu())

@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.support import CLASSES, CPU, PREPROCESSING, SIZE, new_head, tiny_cnn, tiny_vit
 from torch import Tensor, nn
 
-from tests.support import CLASSES, CPU, PREPROCESSING, SIZE, new_head, tiny_cnn, tiny_vit
 from unfreeze.errors import ConfigError, ModelError
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, pool
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
 IMAGES = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))

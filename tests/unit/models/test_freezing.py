@@ -4,11 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from tests.support import CLASSES, new_head, tiny_cnn, tiny_vit
 from torch import nn
 
-from tests.support import CLASSES, new_head, tiny_cnn, tiny_vit
 from unfreeze.models.backbone import Backbone, BatchNorm
 from unfreeze.models.freezing import BatchNormMode, StagePlan, StageRow, apply, parameter_groups, plan_from
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 EVERY_BOUNDARY = pytest.mark.parametrize("boundary", range(6))
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])

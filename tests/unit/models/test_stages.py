@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from tests.support import SIZE, TinyCnn, TinyVit, shake
 from torch import Tensor, nn
 
-from tests.support import SIZE, TinyCnn, TinyVit, shake
 from unfreeze.models.backbone import Architecture
 from unfreeze.models.backbones import build
 from unfreeze.models.stages import StagedNetwork, find_stages
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @dataclass(frozen=True)

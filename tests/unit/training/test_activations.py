@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
 from tests.support import CLASSES, new_head, task, tiny_cnn, tiny_vit
+
 from unfreeze.models.backbone import Backbone, pool
 from unfreeze.training import activations
 from unfreeze.training.activations import (
@@ -20,6 +21,8 @@ from unfreeze.training.activations import (
     plain_views,
     predict_from,
 )
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
 WANTED = {2: range(3), 0: range(3), 7: (0,)}
@@ -35,7 +38,7 @@ def test_what_is_kept_is_what_recomputing_gives(
     source = keep_or_render(backbone, renderer, boundary, WANTED, "test")
     assert isinstance(source, Rendered if boundary == 0 else Cached)
     assert source.boundary == boundary
-    kept = torch.cat(list(source.batches(*zip(*PAIRS, strict=True), 2)))  # type: ignore[arg-type]
+    kept = torch.cat(list(source.batches([photo for photo, _ in PAIRS], [view for _, view in PAIRS], 2)))
     views = torch.cat([renderer.views(photo, (view,)) for photo, view in PAIRS])
     with torch.no_grad():
         expected = backbone.run(views, 0, boundary)
@@ -82,9 +85,9 @@ def test_a_cache_larger_than_memory_lives_in_a_file(photos: tuple[Path, ...], mo
     opened: list[str] = []
     from_file = torch.from_file
 
-    def noted(name: str, **options: object) -> torch.Tensor:
+    def noted(name: str, **options: Any) -> torch.Tensor:
         opened.append(name)
-        return from_file(name, **options)  # type: ignore[call-overload, no-any-return]
+        return from_file(name, **options)
 
     monkeypatch.setattr(activations, "MEMORY_BUDGET", 100)
     monkeypatch.setattr(torch, "from_file", noted)

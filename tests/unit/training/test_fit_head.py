@@ -11,7 +11,10 @@ from torch import Tensor
 
 from unfreeze.training.fit_head import PATIENCE, STRENGTHS, Linear, fit_head, solve
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Array = NDArray[np.float64]
+LOOSE = 5e-3  # heads that are only compared with one another needn't converge as far as the one that ships
 
 
 def blobs(count: int, dimension: int, classes: int, *, views: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -90,7 +93,7 @@ def test_the_chosen_strength_is_the_best_of_its_path() -> None:
     assert 1 < losses.index(min(losses)) + 1 < len(losses)  # the path has a valley, and the search looks beyond it
     assert len(losses) - 1 - int(np.argmin(losses)) == PATIENCE
     own = fit.out_of_fold[np.arange(150), labels.numpy()]
-    assert -np.log(own).mean() == pytest.approx(min(losses), rel=1e-9)
+    assert -np.log(own).mean() == pytest.approx(min(losses), rel=1e-6)
 
 
 def test_out_of_fold_answers_come_from_heads_that_never_saw_the_photo() -> None:
@@ -108,9 +111,11 @@ def test_out_of_fold_answers_come_from_heads_that_never_saw_the_photo() -> None:
         theirs, model = by_sklearn((views - center) / 40, repeated, 3, raw_strength / 1600)
         plain = features[held, 0]
         expected = model.predict_proba(((plain - center) / 40).numpy())
-        np.testing.assert_allclose(fit.out_of_fold[held.numpy()], expected, atol=1e-4)
-        np.testing.assert_allclose(head.probabilities(plain), expected, atol=1e-4)
-        np.testing.assert_allclose(centred(head.weight) * 40, theirs, atol=1e-3)
+        np.testing.assert_allclose(fit.out_of_fold[held.numpy()], expected, atol=LOOSE)
+        np.testing.assert_allclose(head.probabilities(plain), expected, atol=LOOSE)
+        np.testing.assert_allclose(centred(head.weight) * 40, theirs, atol=0.01 * float(np.abs(theirs).max()))
+        informed = fit.head.probabilities(plain).numpy()
+        assert np.abs(fit.out_of_fold[held.numpy()] - informed).max() > 5 * LOOSE
 
 
 def test_an_out_of_fold_answer_ignores_the_photos_own_label() -> None:
@@ -127,7 +132,7 @@ def test_an_out_of_fold_answer_ignores_the_photos_own_label() -> None:
     seen = torch.from_numpy(~held)
     for fit in (one, other):
         expected = solve(unit[seen, 0], labels[seen], 2, fit.strength).probabilities(unit[~seen, 0])
-        np.testing.assert_allclose(fit.out_of_fold[held], expected, atol=1e-5)
+        np.testing.assert_allclose(fit.out_of_fold[held], expected, atol=LOOSE)
 
 
 def test_heads_work_on_raw_features_of_any_scale() -> None:
@@ -161,7 +166,7 @@ def test_a_class_that_a_folds_rest_lacks_is_no_obstacle() -> None:
     assert np.isfinite([loss for _, loss in fit.path]).all()
     assert fit.out_of_fold[7, 2] < 0.05  # no head that hasn't seen photo 7 knows its class
     assert fit.head.probabilities(features[7]).argmax() == 2 or fit.strength > 1e-3
-    np.testing.assert_allclose(fit.out_of_fold.sum(axis=1), 1, atol=1e-12)
+    np.testing.assert_allclose(fit.out_of_fold.sum(axis=1), 1, atol=1e-6)
 
 
 def test_constant_features_are_no_obstacle() -> None:
@@ -176,7 +181,7 @@ def test_all_views_are_learned_from_and_the_plain_one_is_judged() -> None:
     both, plain = fit_head(features, labels, fold, 3), fit_head(features[:, :1], labels, fold, 3)
     assert not np.allclose(both.head.weight, plain.head.weight, atol=1e-3)
     np.testing.assert_allclose(
-        both.out_of_fold[fold == 1], both.fold_heads[1].probabilities(features[fold == 1, 0]), atol=1e-9
+        both.out_of_fold[fold == 1], both.fold_heads[1].probabilities(features[fold == 1, 0]), atol=1e-5
     )
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from tests.support import CLASSES, CROPS, Task, new_head, schedule, task, tiny_cnn, tiny_vit
+
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
 from unfreeze.runtime import deterministic
@@ -17,7 +17,6 @@ from unfreeze.training.activations import Activations, features, keep, keep_or_r
 from unfreeze.training.finetune import Weights
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.phases import (
-    JUDGES,
     PhaseOne,
     PhaseTwo,
     TrainingData,
@@ -28,7 +27,10 @@ from unfreeze.training.phases import (
 )
 from unfreeze.training.recipes import Recipe
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
+JUDGES = 100
 VALIDATIONS = pytest.mark.parametrize("val", [0, 6])
 
 
@@ -43,6 +45,7 @@ def recipe(backbone: Backbone, boundary: int = 3, *, solved: bool = True, choose
         plan=plan,
         schedule=schedule(epochs=4),
         choose_epoch=choose_epoch,
+        judges=JUDGES,
         boundary=plan.boundary,
         tuned_from=boundary,
     )
@@ -81,21 +84,27 @@ def test_training_asks_for_no_photo_of_the_test_set(photos: tuple[Path, ...]) ->
 
 
 def test_the_users_validation_is_the_only_round() -> None:
-    (only,) = validation_rounds(data_of(20, 7))
+    (only,) = validation_rounds(data_of(20, 7), JUDGES)
     assert only.train.tolist() == list(range(20))
     assert only.val.tolist() == list(range(20, 27))
     assert only.fold is None
 
 
-@pytest.mark.parametrize(("train", "rounds"), [(40, 5), (JUDGES, 5), (2 * JUDGES, 3), (5 * JUDGES, 1), (JUDGES * 20, 1)])
+@pytest.mark.parametrize(
+    ("train", "rounds"), [(40, 5), (JUDGES, 5), (2 * JUDGES, 3), (5 * JUDGES, 1), (JUDGES * 20, 1)]
+)
 def test_there_are_as_many_folds_as_give_enough_judges(train: int, rounds: int) -> None:
     data = data_of(train)
-    found = validation_rounds(data)
+    found = validation_rounds(data, JUDGES)
     assert [each.fold for each in found] == list(range(rounds))
     for each in found:
         assert sorted([*each.train, *each.val]) == list(range(train))
         assert {int(data.fold[photo]) for photo in each.val} == {each.fold}
     assert sum(len(each.val) for each in found) >= min(train, JUDGES)
+
+
+def test_one_fold_is_held_out_even_where_no_judge_is_asked_for() -> None:
+    assert [each.fold for each in validation_rounds(data_of(40), 0)] == [0]
 
 
 # Phase 1

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
-import pytest
+import itertools
 
+import pytest
 from tests.support import tiny_cnn, tiny_vit
+
 from unfreeze.config import make_config
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.recipes import Recipe, choose
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def chosen(backbone: Backbone, photos: int = 60, **settings: object) -> Recipe:
@@ -67,7 +71,7 @@ def test_lower_stages_learn_more_slowly() -> None:
     recipe = chosen(tiny_cnn(), depth="all")
     assert recipe.plan is not None
     rates = [row.lr for row in recipe.plan.rows]
-    assert all(low < high for low, high in zip(rates, rates[1:], strict=False))
+    assert all(low < high for low, high in itertools.pairwise(rates))
     assert recipe.plan.head_lr >= rates[-1]
 
 

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+
+from unfreeze.artifacts import RunFolder
+from unfreeze.config import HIGHEST_LR, TrainConfig, make_config, read_config
+from unfreeze.errors import ConfigError
+from unfreeze.records import write_arguments
+
+
+def config(**settings: Any) -> TrainConfig:
+    return make_config({"photos": "photos", **settings})
+
+
+def test_only_photos_has_no_default() -> None:
+    plain = config()
+    assert plain.photos == Path("photos")
+    assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
+        "model": "efficientnet_lite0", "recipe": "auto", "bn": "frozen", "test_size": 0.2, "seed": 0, "device": "auto",
+    }  # fmt: skip
+    with pytest.raises(ConfigError, match="photos"):
+        make_config({})
+
+
+@pytest.mark.parametrize(
+    ("flag", "settings"),
+    [
+        ("--recipe", {"recipe": "magic"}),
+        ("--bn", {"bn": "melted"}),
+        ("--epochs", {"epochs": 0}),
+        ("--epochs", {"epochs": 2.5}),
+        ("--head-epochs", {"recipe": "classic", "head_epochs": -1}),
+        ("--lr", {"lr": 0}),
+        ("--lr", {"lr": -1e-4}),
+        ("--lr", {"lr": "fast"}),
+        ("--lr", {"lr": float("nan")}),
+        ("--lr", {"lr": float("inf")}),
+        ("--head-lr", {"recipe": "classic", "head_lr": 0}),
+        ("--head-lr", {"recipe": "classic", "head_lr": float("inf")}),
+        ("--head-lr", {"recipe": "classic", "head_lr": float("nan")}),
+        ("--batch-size", {"batch_size": 0}),
+        ("--views", {"views": 0}),
+        ("--views", {"views": 65}),
+        ("--test-size", {"test_size": 0}),
+        ("--test-size", {"test_size": 1}),
+        ("--test-size", {"test_size": float("nan")}),
+        ("--seed", {"seed": -1}),
+        ("--seed", {"seed": 2**64}),  # torch takes no larger one
+        ("--colour", {"colour": "red"}),
+        ("--head-epochs", {"head_epochs": 3}),
+        ("--head-lr", {"head_lr": 1e-3}),
+        ("--depth", {"recipe": "classic", "depth": "all"}),
+        ("--depth", {"recipe": "head-only", "depth": "all"}),
+        ("--views", {"recipe": "classic", "views": 3}),
+        ("--epochs", {"recipe": "head-only", "epochs": 3}),
+        ("--lr", {"recipe": "head-only", "lr": 1e-4}),
+        ("--batch-size", {"recipe": "head-only", "batch_size": 8}),
+        ("--bn", {"recipe": "head-only", "bn": "train"}),
+        ("--epochs", {"depth": "head", "epochs": 3}),
+        ("--bn", {"depth": "head", "bn": "train"}),
+    ],
+)
+def test_every_refusal_names_the_flag(flag: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(**settings)
+    assert flag in f"{caught.value} ".replace("\n", " ").replace(".", " ").split(" ")
+    assert caught.value.mend is not None
+
+
+def test_a_setting_that_depth_makes_idle_is_refused_for_the_depth() -> None:
+    with pytest.raises(ConfigError, match="--depth head"):
+        config(depth="head", epochs=3)
+
+
+def test_a_rate_that_ruins_pretrained_weights_is_refused_and_says_why() -> None:
+    assert config(lr=HIGHEST_LR).lr == HIGHEST_LR
+    with pytest.raises(ConfigError, match=r"does not survive(?s:.*)--lr"):
+        config(lr=HIGHEST_LR * 1.01)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "recipe": "classic",
+            "head_epochs": 2,
+            "head_lr": 1e-3,
+            "epochs": 3,
+            "lr": 1e-5,
+            "batch_size": 8,
+            "bn": "train",
+        },
+        {"recipe": "head-only", "views": 2, "depth": "head"},
+        {"depth": "blocks.5", "lr": 1e-4, "epochs": 3, "views": 8, "batch_size": 16, "bn": "train"},
+        {"depth": "head", "views": 3},
+    ],
+)
+def test_what_fits_a_recipe_is_taken(settings: dict[str, Any]) -> None:
+    taken = config(**settings).model_dump()
+    assert {name: taken[name] for name in settings} == settings
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"lr": 1.5e-4, "depth": "blocks.5", "reference": "some/reference", "out": "runs/mine", "seed": 7},
+        {"recipe": "classic", "head_lr": 3e-3, "bn": "train", "model": "timm/resnet18", "test_size": 0.25},
+        {"model": 'C:\\weights\\"mine".pth', "arch": "timm/résnet"},
+    ],
+)
+def test_a_configuration_survives_its_file(tmp_path: Path, settings: dict[str, Any]) -> None:
+    original, folder = config(**settings), RunFolder(tmp_path)
+    write_arguments(folder, original)
+    assert make_config(read_config(folder.args)) == original
+
+
+def test_a_configuration_is_read_as_it_was_written(tmp_path: Path) -> None:
+    values = {"photos": "a b/ü", "epochs": 3, "lr": 1e-4}
+    (tmp_path / "args.toml").write_text(tomli_w.dumps(values), "utf-8")
+    assert read_config(tmp_path / "args.toml") == values
+
+
+def test_a_configuration_that_cant_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("epochs = = 3")
+    (tmp_path / "latin.toml").write_bytes(b'photos = "\xfc"')
+    for name in ("bad.toml", "latin.toml", "gone.toml", "."):
+        with pytest.raises(ConfigError, match="can't be read") as caught:
+            read_config(tmp_path / name)
+        assert caught.value.where == tmp_path / name
+
+
+def test_a_configuration_cant_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        config().seed = 3

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.errors import ConfigError
+from unfreeze.runtime import Stopwatch, choose_device, deterministic, generator, peak_rss_mib, say, track
+
+
+def test_devices() -> None:
+    assert choose_device("cpu") == torch.device("cpu")
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+
+
+@pytest.mark.parametrize("name", ["nope", "cuda:99", "", "cpu and more"])
+def test_a_device_that_isnt_there_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="--device"):
+        choose_device(name)
+
+
+def test_random_numbers_depend_on_the_key_alone() -> None:
+    def drawn(*key: int) -> list[float]:
+        values: list[float] = generator(*key).random(4).tolist()
+        return values
+
+    first = drawn(1, 2, 3)
+    np.random.default_rng(0).random()
+    generator(1, 2, 3).random(99)
+    assert drawn(1, 2, 3) == first
+    keys = [
+        (1, 2, 3),
+        (1, 3, 2),
+        (2, 1, 3),
+        (3, 2, 1),
+        (1, 2),
+        (1, 2, 4),
+        (0, 1, 2),
+        (2**40, 2, 3),
+        (0, 0, 0),
+        (0, 0, 1),
+    ]
+    assert len({tuple(drawn(*key)) for key in keys}) == len(keys)
+
+
+def test_a_deterministic_block_draws_the_same_and_leaves_no_trace() -> None:
+    state = torch.random.get_rng_state()
+    draws = []
+    for seed in (5, 5, 6):
+        with deterministic(seed):
+            assert torch.are_deterministic_algorithms_enabled()
+            draws.append(torch.rand(3))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_an_error_in_a_deterministic_block_leaves_no_trace() -> None:
+    state = torch.random.get_rng_state()
+    with pytest.raises(KeyError), deterministic(3):
+        raise KeyError
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_progress_passes_every_item_on_and_keeps_stdout_clean(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(track(iter(range(5)), "counting", total=5)) == [0, 1, 2, 3, 4]
+    say("hello")
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err == "hello\n"
+
+
+def test_a_stopwatch_adds_up_and_counts_what_failed() -> None:
+    watch = Stopwatch()
+    with watch.measure("head"):
+        pass
+    once = watch.report()["head"]
+    with pytest.raises(KeyError), watch.measure("head"):
+        raise KeyError
+    report = watch.report()
+    assert set(report) == {"head", "total"}
+    assert 0 <= once <= report["head"] <= report["total"]
+
+
+def test_peak_memory_is_in_mib() -> None:
+    peak = peak_rss_mib()
+    assert peak is None or 20 < peak < 1e6

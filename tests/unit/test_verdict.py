@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from unfreeze.errors import RunError
+from unfreeze.evaluation.forgetting import Forgetting
+from unfreeze.evaluation.metrics import Scores
+from unfreeze.evaluation.significance import Gain
+from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
+
+HEAD_ONLY = Scores(200, 0.8, (0.74, 0.85), 0.79, (0.7, 0.86), 0.6, (0.5, 0.7), 0.05, (0.02, 0.09))
+TWO_PHASE = replace(HEAD_ONLY, accuracy=0.9, accuracy_ci95=(0.85, 0.934))
+PROVEN = Gain(
+    n=200, accuracy=0.1, accuracy_ci95=(0.045, 0.16), balanced_accuracy=0.11, balanced_accuracy_ci95=(0.05, 0.17),
+    log_loss=-0.2, log_loss_ci95=(-0.3, -0.1), fixed=25, broken=5, p_value=0.0003249, test="mcnemar_exact", proven=True,
+)  # fmt: skip
+
+
+def verdict(**changes: Any) -> Verdict:
+    shipped = changes.get("shipped", "two_phase")
+    values: dict[str, Any] = {
+        "shipped": shipped,
+        "data": Data(n_train=700, n_test=200, classes=("cat", "Dög"), left_out=3),
+        "model": Model(name="efficientnet_lite0", boundary=5, depth="blocks.5", alpha=1.0, bn="frozen"),
+        "scores": ScoreSheet(
+            evidence="test",
+            head_only=HEAD_ONLY,
+            two_phase=TWO_PHASE,
+            shipped=TWO_PHASE if shipped == "two_phase" else HEAD_ONLY,
+        ),
+        "gain": PROVEN,
+        "forgetting": Forgetting(agreement=0.975, agreement_n=200),
+        "cost": Cost(seconds={"head": 1.5, "total": 9.0}, peak_rss_mib=812.5),
+    }
+    return Verdict(**{**values, **changes})
+
+
+def head_only() -> Verdict:
+    scores = ScoreSheet(evidence="test", head_only=HEAD_ONLY, shipped=HEAD_ONLY)
+    return verdict(shipped="head_only", scores=scores, gain=None, forgetting=None, cost=Cost(seconds={"total": 1.0}))
+
+
+@pytest.mark.parametrize("original", [verdict(), head_only()], ids=["two-phase", "head-only"])
+def test_a_verdict_survives_its_file(original: Verdict) -> None:
+    assert Verdict.from_json(original.to_json(), "verdict.json") == original
+
+
+def test_the_file_says_what_the_design_says() -> None:
+    content = json.loads(verdict().to_json())
+    assert content["schema"] == 1
+    assert list(content) == ["schema", "shipped", "data", "model", "scores", "gain", "forgetting", "cost"]
+    assert content["data"]["classes"] == ["cat", "Dög"]
+    assert content["scores"]["two_phase"]["accuracy_ci95"] == [0.85, 0.934]
+    assert (content["gain"]["p_value"], content["gain"]["test"]) == (0.0003249, "mcnemar_exact")
+    assert content["cost"] == {"seconds": {"head": 1.5, "total": 9.0}, "peak_rss_mib": 812.5}
+
+
+def test_what_was_not_measured_is_absent() -> None:
+    text = head_only().to_json()
+    content = json.loads(text)
+    assert "null" not in text
+    assert {"gain", "forgetting"} & set(content) == set()
+    assert set(content["scores"]) == {"evidence", "head_only", "shipped"}
+    assert "peak_rss_mib" not in content["cost"]
+    assert set(json.loads(verdict().to_json())["forgetting"]) == {"agreement", "agreement_n"}
+
+
+def edited(**changes: Any) -> str:
+    return json.dumps({**json.loads(verdict().to_json()), **changes})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "{}",
+        edited(schema=2),
+        edited(schema="1.5"),
+        edited(shipped="both"),
+        edited(news=1),
+        edited(cost=3),
+    ],
+)
+def test_damaged_and_later_verdicts_are_refused(text: str) -> None:
+    with pytest.raises(RunError, match=r"can't be read(?s:.*)runs/x/verdict.json(?s:.*)update"):
+        Verdict.from_json(text, "runs/x/verdict.json")
+
+
+def test_two_phase_ships_and_its_gain_is_proven() -> None:
+    assert verdict().sentences() == (
+        "The two-phase model ships: it is right on 90.0 % of 200 test photos that it never saw "
+        "(95 % interval 85.0 % to 93.4 %).",
+        "Phase 2 gained +10.0 points (95 % interval +4.5 to +16.0, p = 0.00032): proven"
+        "; the original classifier still gives the same answer on 97.5 % of them.",
+    )
+
+
+def test_head_only_ships_without_a_second_phase() -> None:
+    first, second = head_only().sentences()
+    assert first.startswith("The head-only model ships: it is right on 80.0 % of 200 test photos")
+    assert second == "Phase 2 did not run, so nothing is claimed for it."
+
+
+def test_a_gain_that_is_not_proven_is_not_called_one() -> None:
+    slight = replace(
+        PROVEN, accuracy=0.01, accuracy_ci95=(-0.02, 0.04), fixed=4, broken=2, p_value=0.6875, proven=False
+    )
+    _, second = verdict(gain=slight, forgetting=None).sentences()
+    assert second == (
+        "Phase 2 changed accuracy by +1.0 points (95 % interval -2.0 to +4.0, p = 0.69): a gain is not proven."
+    )
+
+
+def test_a_loss_is_not_called_a_gain() -> None:
+    worse = replace(PROVEN, accuracy=-0.1, accuracy_ci95=(-0.16, -0.045), fixed=5, broken=25, proven=False)
+    first, second = verdict(shipped="head_only", gain=worse, forgetting=None).sentences()
+    assert first.startswith("The head-only model ships: it is right on 80.0 %")
+    assert "-10.0 points (95 % interval -16.0 to -4.5" in second
+    assert "gained" not in second
+    assert second.endswith("not proven.")
+
+
+def test_no_change_at_all() -> None:
+    same = replace(PROVEN, accuracy=0.0, accuracy_ci95=(0.0, 0.0), fixed=0, broken=0, p_value=1.0, proven=False)
+    _, second = verdict(gain=same, forgetting=None).sentences()
+    assert second == "Phase 2 changed no answer on them: no gain is proven."
+
+
+def test_forgetting_on_reference_photos_comes_before_agreement() -> None:
+    lost = Forgetting("photos", 500, 0.892, 0.87, 0.022, (0.01, 0.03), 0.9, 200)
+    _, second = verdict(forgetting=lost).sentences()
+    assert second.endswith("; of the original task the backbone lost 2.2 points (500 reference photos).")
+
+
+def test_one_photo_is_one_photo() -> None:
+    single = replace(HEAD_ONLY, n=1)
+    scores = ScoreSheet(evidence="test", head_only=single, shipped=single)
+    first, _ = verdict(shipped="head_only", scores=scores, gain=None).sentences()
+    assert "of 1 test photo that" in first
