@@ -22,7 +22,8 @@ from unfreeze.runtime import generator
 from unfreeze.verdict import Verdict
 
 SETS = ("hymenoptera", "magnetic_tile", "bccd_cells", "aid150")
-TEST_PHOTOS = 600
+TEST_PHOTOS = 400
+REFERENCE_PHOTOS = 500
 FIELDS = ("set", "seed", "arm", "accuracy", "balanced", "original_before", "drop", "agreement", "seconds", "shipped")
 Row = dict[str, str | int | float | None]
 
@@ -55,7 +56,7 @@ def measure(name: str, data: Path, seed: int, a_class: int, classic_epochs: int,
         writer = csv.writer(file)
         writer.writerow(["file_name", "label", "split"])
         writer.writerows(draw(read_photos(data / name), a_class, seed))
-    reference = data / "imagenet_train1k"
+    reference = _some_of(data / "imagenet_train1k", work / "reference")
     auto = unfreeze.train(table, seed=seed, reference=reference, out=work / f"{name}-{seed}-auto").verdict
     classic = unfreeze.train(
         table, seed=seed, reference=reference, recipe="classic", epochs=classic_epochs, head_epochs=classic_epochs,
@@ -67,6 +68,18 @@ def measure(name: str, data: Path, seed: int, a_class: int, classic_epochs: int,
         _row(name, seed, "shipped", auto, ("decode", "features", "head", "finetune")),
         _row(name, seed, "classic", classic, ("decode", "features", "head", "finetune")),
     ]
+
+
+def _some_of(folder: Path, chosen: Path) -> Path:
+    """Return a folder of links to ``REFERENCE_PHOTOS`` of the reference's classes, evenly spaced."""
+    classes = sorted(folder.iterdir())
+    step = max(1, len(classes) // REFERENCE_PHOTOS)
+    chosen.mkdir(exist_ok=True)
+    for place in classes[::step][:REFERENCE_PHOTOS]:
+        link = chosen / place.name
+        if not link.exists():
+            link.symlink_to(place.resolve())
+    return chosen
 
 
 def _row(name: str, seed: int, arm: str, verdict: Verdict, parts: tuple[str, ...]) -> Row:

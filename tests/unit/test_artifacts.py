@@ -102,7 +102,7 @@ def test_a_write_that_fails_leaves_the_old_content_and_nothing_else(
 
     path = tmp_path / "verdict.json"
     write_text(path, "old")
-    monkeypatch.setattr(*((os, "fsync") if failing == "fsync" else (Path, "replace")), full)
+    monkeypatch.setattr(os if failing == "fsync" else Path, failing, full)
     with pytest.raises(RunError, match=r"No space left(?s:.*)verdict.json(?s:.*)Make room"):
         write_bytes(path, b"new" * 1000)
     assert path.read_text() == "old"

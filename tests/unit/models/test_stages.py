@@ -188,6 +188,37 @@ def test_no_boundary_lies_where_two_tensors_are_alive() -> None:
     assert torch.equal(staged.classifier(x), expected)
 
 
+class WithConstant(nn.Module):
+    """Makes a constant as it runs, as DINOv3's rotary position embedding does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Linear(6, 6)
+        self.top = nn.Linear(6, 6)
+        self.fc = nn.Linear(6, 2)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        features: Tensor = self.top(self.stem(x) * torch.arange(6.0)).relu()
+        return features
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        logits: Tensor = x if pre_logits else self.fc(x)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def test_a_constant_made_in_the_forward_pass_is_no_obstacle() -> None:
+    network = WithConstant().eval()
+    staged = find_stages(network, "fc")
+    x = torch.randn(3, 6)
+    expected = network(x)
+    for stage in staged.stages:
+        x = stage.module(x)
+    assert torch.equal(staged.classifier(x), expected)
+
+
 class Untraceable(nn.Module):
     """Its way through depends on the numbers."""
 
