@@ -16,7 +16,7 @@ HIGHEST_LR = 3e-3  # above it, pretrained weights are destroyed within an epoch;
 class Settings(BaseModel):
     """Everything that decides a run, apart from the photos.  Each field is a flag of ``unfreeze train``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: Annotated[
         str, Field(description="efficientnet_lite0, torchvision/NAME[:WEIGHTS], timm/NAME, or a checkpoint.")
@@ -51,7 +51,7 @@ class Settings(BaseModel):
     reference: Annotated[
         Path | None, Field(description="Photos of the original task, in folders by class, to measure forgetting on.")
     ] = None
-    seed: Annotated[int, Field(ge=0, description="Decides every random choice.")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="Decides every random choice.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
     out: Annotated[Path | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
 
@@ -75,7 +75,12 @@ class TrainConfig(Settings):
         }
         for name, unread in refused.items():
             if unread and getattr(self, name) is not None:
-                raise ValueError(f"--{name.replace('_', '-')} has no meaning with --recipe {self.recipe}")
+                cause = (
+                    "--depth head"
+                    if head_only and name != "depth" and self.recipe == "auto"
+                    else f"--recipe {self.recipe}"
+                )
+                raise ValueError(f"--{name.replace('_', '-')} has no meaning with {cause}")
         if head_only and self.bn == "train":
             raise ValueError("--bn train has no meaning where the backbone stays as it is")
         return self

@@ -71,8 +71,13 @@ def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:
         scaled = preprocessing.resize[::-1]
     crop_height, crop_width = preprocessing.size
     canvas = photo if scaled == photo.size else photo.resize(scaled, RESAMPLING[preprocessing.interpolation])  # type: ignore[arg-type]
-    left, top = round((scaled[0] - crop_width) / 2), round((scaled[1] - crop_height) / 2)
+    left, top = _margin(scaled[0], crop_width), _margin(scaled[1], crop_height)
     return canvas.crop((left, top, left + crop_width, top + crop_height))
+
+
+def _margin(side: int, crop: int) -> int:
+    """Return where a centred crop begins; where the crop is longer, the smaller half of the padding comes first."""
+    return -((crop - side) // 2) if crop > side else round((side - crop) / 2)
 
 
 def augment(

@@ -44,7 +44,7 @@ def load_backbone(model: str, *, arch: str | None = None, device: torch.device |
     if Path(model).exists():
         return _from_disk(Path(model), arch, device)
     family, _, name = model.partition("/")
-    if family not in FAMILIES or (family != PACKAGED and not name):
+    if family not in FAMILIES or (family == PACKAGED) == bool(name):
         raise ModelError(
             f"No model is called {model!r}, and no such file exists.",
             where="--model",
@@ -170,6 +170,10 @@ def _from_torchvision(name: str, device: torch.device) -> Backbone:
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+    except (pickle.UnpicklingError, EOFError) as error:
+        raise ModelError(
+            "The downloaded weights are damaged.", where=file, mend="Delete this file and try again."
+        ) from error
     except (OSError, RuntimeError) as error:
         raise _unobtainable(f"torchvision/{name}", error, file.name, weights.url, f"Put it at {file}") from error
     fill(network.module, state, f"torchvision/{name}")
@@ -180,10 +184,10 @@ def _from_timm(name: str, device: torch.device) -> Backbone:
     from timm.models import get_pretrained_cfg
 
     architecture = Architecture("timm", name)
+    _refuse_unknown(name)
     cfg = get_pretrained_cfg(name, allow_unregistered=True)
     source = cfg and (f"the Hugging Face Hub repository {cfg.hf_hub_id}" if cfg.hf_hub_id else cfg.url)
     if not source:
-        _build_timm(architecture)  # says so where timm doesn't know the name at all
         raise ModelError(
             f"timm has no pretrained weights for {name}.",
             where="--model",
@@ -208,16 +212,7 @@ def _from_disk(path: Path, arch: str | None, device: torch.device) -> Backbone:
             raise ModelError(
                 "The folder is no model: it needs config.json and model.safetensors (timm's hub format).", where=path
             )
-        content = json.loads(config.read_text("utf-8"))
-        outputs = {"num_classes": content["num_classes"]} if "num_classes" in content else {}
-        architecture = Architecture("timm", content["architecture"], {**outputs, **(content.get("model_args") or {})})
-        network = build(architecture)
-        cfg = content.get("pretrained_cfg") or {}
-        network = replace(
-            network,
-            preprocessing=_timm_preprocessing({**network.module.pretrained_cfg, **cfg}),  # type: ignore[dict-item]
-            labels=tuple((str(name),) for name in content.get("label_names") or ()) or network.labels,
-        )
+        architecture, network = _read_hub_config(config)
         file = files[0]
     else:
         library, _, name = (arch or "").partition("/")
@@ -234,6 +229,25 @@ def _from_disk(path: Path, arch: str | None, device: torch.device) -> Backbone:
     return assemble(str(path), architecture, network, device)
 
 
+def _read_hub_config(config: Path) -> tuple[Architecture, Network]:
+    """Read timm's ``config.json``: the architecture, and an untrained network with the file's own preprocessing."""
+    try:
+        content = json.loads(config.read_text("utf-8"))
+        outputs = {"num_classes": int(content["num_classes"])} if "num_classes" in content else {}
+        own = dict(content.get("pretrained_cfg") or {})
+        labels = tuple((str(name),) for name in content.get("label_names") or ())
+        architecture = Architecture(
+            "timm", str(content["architecture"]), {**outputs, **(content.get("model_args") or {})}
+        )
+        network = build(architecture)
+        cfg = {**network.module.pretrained_cfg, **own}  # type: ignore[dict-item]
+        return architecture, replace(network, preprocessing=_timm_preprocessing(cfg), labels=labels or network.labels)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"The model's config.json can't be used: {error!r}", where=config, mend="It must be in timm's hub format."
+        ) from error
+
+
 FAMILIES: dict[str, Callable[[str, torch.device], Backbone]] = {
     PACKAGED: _packaged,
     "torchvision": _from_torchvision,
@@ -244,13 +258,7 @@ FAMILIES: dict[str, Callable[[str, torch.device], Backbone]] = {
 def _build_timm(architecture: Architecture, pretrained: bool = False) -> Network:
     import timm
 
-    if not timm.is_model(architecture.name):
-        near = timm.list_models(f"*{architecture.name.split('_')[0].split('.')[0]}*")[:6]
-        raise ModelError(
-            f"timm has no model {architecture.name!r}.",
-            where="--model",
-            mend="Near names: " + ", ".join(near) if near else "`unfreeze models timm` lists them.",
-        )
+    _refuse_unknown(architecture.name)
     module = timm.create_model(architecture.name, pretrained=pretrained, **architecture.arguments)
     named = module.pretrained_cfg.get("classifier") or ""
     outputs = module.num_classes
@@ -259,6 +267,18 @@ def _build_timm(architecture: Architecture, pretrained: bool = False) -> Network
     classifier = (named if isinstance(named, str) else named[0]) or _last_linear(module, outputs or 1)
     labels = _imagenet_labels() if outputs == 1000 else ()
     return Network(module, classifier, outputs, labels, _timm_preprocessing(module.pretrained_cfg))
+
+
+def _refuse_unknown(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:6]
+        raise ModelError(
+            f"timm has no model {name!r}.",
+            where="--model",
+            mend="Near names: " + ", ".join(near) if near else "`unfreeze models timm` lists them.",
+        )
 
 
 def _imagenet_labels() -> Labels:

@@ -6,6 +6,7 @@ Where the backbone is timm's, ``timm.create_model("local-dir:FOLDER", pretrained
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -44,6 +45,7 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[Backbone, Head,
         own = config["unfreeze"]
         classes = tuple(str(name) for name in config["label_names"])
         architecture = Architecture(own["library"], own["name"], own["arguments"])
+        name = str(own["model"])
         preprocessing = Preprocessing.from_dict(own["preprocessing"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged from error
@@ -51,20 +53,30 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[Backbone, Head,
     network = replace(build(architecture), preprocessing=preprocessing, outputs=0, labels=())
     weight = tensors.pop(f"{network.classifier}.weight", None)
     bias = tensors.pop(f"{network.classifier}.bias", None)
-    missing, unexpected = network.module.load_state_dict(tensors, strict=False)
+    try:
+        missing, unexpected = network.module.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:
+        raise damaged from error
     strangers = [name for name in missing if not name.startswith(f"{network.classifier}.")]
     if weight is None or bias is None or strangers or unexpected or len(bias) != len(classes):
         raise damaged
-    backbone = assemble(own["model"], architecture, network, device)
+    backbone = assemble(name, architecture, network, device)
     head = Head(backbone.feature_dim, len(classes)).to(device)
-    head.load_state_dict({"weight": weight.flatten(1), "bias": bias})
+    try:
+        head.load_state_dict({"weight": weight.flatten(1), "bias": bias})
+    except RuntimeError as error:
+        raise damaged from error
     return backbone, head.eval().requires_grad_(False), classes
 
 
 def _config(backbone: Backbone, classes: tuple[str, ...]) -> dict[str, Any]:
     preprocessing = backbone.network.preprocessing
     height, width = preprocessing.size
-    resize = preprocessing.resize
+    resize = preprocessing.resize if isinstance(preprocessing.resize, int) else preprocessing.resize[0]
+    crop_pct = height / resize
+    if int(height / crop_pct) != resize:  # timm divides by it again, and rounds down
+        crop_pct = math.nextafter(crop_pct, 0)
+    source = getattr(backbone.network.module, "pretrained_cfg", {})
     arguments = backbone.architecture.arguments
     return {
         "architecture": backbone.architecture.name,
@@ -75,8 +87,9 @@ def _config(backbone: Backbone, classes: tuple[str, ...]) -> dict[str, Any]:
         "pretrained_cfg": {
             "input_size": [3, height, width],
             "interpolation": preprocessing.interpolation,
-            "crop_pct": height / (resize if isinstance(resize, int) else resize[0]),
-            "crop_mode": "center" if isinstance(resize, int) else "squash",
+            "crop_pct": crop_pct,
+            "crop_mode": "center" if isinstance(preprocessing.resize, int) else "squash",
+            "fixed_input_size": bool(source.get("fixed_input_size", False)),
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "num_classes": len(classes),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 
 from torch import Tensor, fx, nn
 
@@ -136,7 +137,8 @@ def _cut(network: nn.Module, opened: frozenset[str], classifier: str) -> StagedN
     """Trace the forward through the ``opened`` modules and cut it; None where it can't be traced."""
     tracer = _BlockTracer(frozenset(f"network.{path}".rstrip(".") for path in opened))
     try:
-        graph = tracer.trace(_Whole(network))
+        whole = _Whole(network)
+        graph = tracer.trace(whole)  # a tensor that the forward makes from nothing becomes an attribute of ``whole``
     except Exception:  # tracing runs foreign code on stand-ins for tensors: it may fail in any way
         return None
     steps = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
@@ -168,28 +170,31 @@ def _cut(network: nn.Module, opened: frozenset[str], classifier: str) -> StagedN
     ends = [*blocks[1:], last]
     starts = [0, *ends[:-1]]
     stages = tuple(
-        Stage(path(steps[block]), _piece(network, steps[start:end], alive(start)[0], alive(end)[0]))
+        Stage(path(steps[block]), _piece(whole, steps[start:end], alive(start)[0], alive(end)[0]))
         for block, start, end in zip(blocks, starts, ends, strict=True)
     )
     (output,) = next(node for node in graph.nodes if node.op == "output").args
     if not isinstance(output, fx.Node):
         return None
-    return StagedNetwork(stages, _piece(network, steps[last:], alive(last)[0], output))
+    return StagedNetwork(stages, _piece(whole, steps[last:], alive(last)[0], output))
 
 
-def _piece(network: nn.Module, steps: list[fx.Node], incoming: fx.Node, outgoing: fx.Node) -> nn.Module:
+def _piece(whole: _Whole, steps: list[fx.Node], incoming: fx.Node, outgoing: fx.Node) -> nn.Module:
     """Return the module that runs ``steps`` on one tensor, sharing the network's own blocks and parameters."""
     graph = fx.Graph()
     copies = {incoming: graph.placeholder("x")}
+    held: dict[str, object] = {}
 
     def copy(node: fx.Node) -> fx.Node:
         if node not in copies:  # a parameter is fetched where it is used
             copies[node] = graph.node_copy(node, copy)
             if node.op in ("call_module", "get_attr"):
-                copies[node].target = str(node.target).removeprefix("network.")
+                target = str(node.target).removeprefix("network.")
+                copies[node].target = target
+                held[target] = attrgetter(str(node.target))(whole)
         return copies[node]
 
     for step in steps:
         copy(step)
     graph.output(copies[outgoing])
-    return fx.GraphModule(network, graph)
+    return fx.GraphModule(held, graph)

@@ -51,8 +51,8 @@ class Schedule:
 
     def rate(self, step: int, steps: int) -> float:
         """Return the factor on every learning rate at ``step`` of ``steps``."""
-        ramp = max(1, round(self.warmup * steps))
-        if step < ramp and self.warmup:
+        ramp = max(1, round(self.warmup * steps)) if self.warmup else 0
+        if step < ramp:
             return (step + 1) / ramp
         return 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, steps - ramp))) if self.cosine else 1.0
 

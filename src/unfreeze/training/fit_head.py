@@ -164,12 +164,12 @@ def _flatten(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _log_loss(predicted: Tensor, labels: Tensor, rounds: list[Tensor]) -> float:
-    """Return the mean log-loss over photos whose class the fitting part of their round has."""
+    """Return the mean log-loss over photos whose class the fitting part of their round has (over all, if none has)."""
     own = predicted[torch.arange(len(labels), device=labels.device), labels].clamp_min(SMALLEST_PROBABILITY)
     known = torch.zeros_like(labels, dtype=torch.bool)
     for held in rounds:
         known[held] = torch.isin(labels[held], labels[~held])
-    return float(-own[known].log().mean())
+    return float(-(own[known] if known.any() else own).log().mean())
 
 
 def _undo_scaling(head: Linear, center: Tensor, scale: Tensor) -> Linear:

@@ -151,11 +151,14 @@ def phase_two(
     by_epoch = [np.concatenate(answers) for answers in zip(*(tuned.validation for tuned in tried), strict=True)]
     losses = [judge(answers, truth)[0] for answers in by_epoch]
     epoch = int(np.argmin(losses)) + 1 if recipe.choose_epoch else schedule.epochs
-    final = tried[0] if len(data.val) else train(first.final, data.train, data.val, "phase 2", stop_after=epoch)
+    trainings = list(tried)
+    if not len(data.val):
+        trainings.append(train(first.final, data.train, data.val, "phase 2", stop_after=epoch))
+    final = trainings[-1]
     backbone.restore(pretrained)
     before, after = judge(np.concatenate(first.validation), truth), judge(by_epoch[epoch - 1], truth)
-    history = [row for tuned in tried for row in tuned.history]
-    return PhaseTwo(final.weights, not_worse(before, after), tuple(history + list(final.history)))
+    history = tuple(row for tuned in trainings for row in tuned.history)
+    return PhaseTwo(final.weights, not_worse(before, after), history)
 
 
 def not_worse(before: tuple[float, float], after: tuple[float, float]) -> bool:
