@@ -114,6 +114,8 @@ class Verdict(_Part):
         size = (
             f"{_points(gain.accuracy)} points (95 % interval {_points(low)} to {_points(high)}, p = {gain.p_value:.2g})"
         )
+        if self.shipped == "head_only":
+            return f"Phase 2 was worse on validation photos and is thrown away; on the test photos it changed accuracy by {size}"
         if gain.proven:
             return f"Phase 2 gained {size}: proven"
         if gain.fixed == gain.broken == 0:
@@ -124,6 +126,8 @@ class Verdict(_Part):
         forgotten = self.forgetting
         if forgotten is None:
             return "."
+        if self.shipped == "head_only" and self.model.bn == "frozen":
+            return "; the pretrained backbone ships as it was, so that nothing is forgotten."
         if forgotten.drop is not None and forgotten.n is not None:
             return (
                 f"; of the original task the backbone lost {forgotten.drop * 100:.1f} points "

@@ -123,7 +123,12 @@ def test_a_loss_is_not_called_a_gain() -> None:
     assert first.startswith("The head-only model ships: it is right on 80.0 %")
     assert "-10.0 points (95 % interval -16.0 to -4.5" in second
     assert "gained" not in second
-    assert second.endswith("not proven.")
+    assert second.startswith("Phase 2 was worse on validation photos and is thrown away; on the test photos")
+
+
+def test_a_pretrained_backbone_that_ships_has_forgotten_nothing() -> None:
+    _, second = verdict(shipped="head_only").sentences()
+    assert second.endswith("; the pretrained backbone ships as it was, so that nothing is forgotten.")
 
 
 def test_no_change_at_all() -> None:
