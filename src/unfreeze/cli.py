@@ -97,9 +97,11 @@ def predict(
     paths = find_photos(places)
     if csv is not None:
         from unfreeze.artifacts import write_table
+        from unfreeze.runtime import track
 
+        answers = track(finished.stream(paths), "predicting", total=len(paths))
         rows: list[list[str | float]] = [
-            [str(p.path), p.label, *(round(value, 6) for value in p.probabilities)] for p in finished.stream(paths)
+            [str(answer.path), answer.label, *(round(value, 6) for value in answer.probabilities)] for answer in answers
         ]
         write_table(csv, ["file_name", "label", *finished.classes], rows)
         print(f"{len(rows)} predictions in {csv}")

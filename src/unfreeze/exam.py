@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import PhotoSet
 from unfreeze.evaluation.forgetting import Forgetting, forgetting
 from unfreeze.models.backbone import Backbone, Head
-from unfreeze.predict import Probabilities, original_top1
-from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render, plain_views, predict_from
+from unfreeze.predict import Probabilities, original_top1, probabilities
+from unfreeze.runtime import track
+from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render, plain_views
 
 Indices = NDArray[np.int64]
 
@@ -25,13 +28,17 @@ class Sheet:
     photos: Indices
     original: NDArray[np.int64] | None
 
+    def batches(self, description: str) -> Iterator[Tensor]:
+        """Yield the photos' plain views, or what crosses the boundary of them."""
+        chosen = self.photos.tolist()
+        batches = self.source.batches(chosen, plain_views(chosen), EVALUATION_BATCH)
+        return track(batches, description, total=-(-len(chosen) // EVALUATION_BATCH))
+
     def original_now(self, backbone: Backbone) -> NDArray[np.int64] | None:
         """Return what the original classifier says on the backbone as it is now; None where there never was one."""
         if not backbone.network.outputs:
             return None
-        chosen = self.photos.tolist()
-        batches = self.source.batches(chosen, plain_views(chosen), EVALUATION_BATCH)
-        return original_top1(backbone, batches, self.source.boundary)
+        return original_top1(backbone, self.batches("asking the original classifier"), self.source.boundary)
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Exam:
 
     def answers(self, backbone: Backbone, head: Head) -> Probabilities:
         """Return class probabilities for the test photos, shape (N, C)."""
-        return predict_from(backbone, head, self.test.source, self.test.photos)
+        return probabilities(backbone, head, self.test.batches("answering test photos"), self.test.source.boundary)
 
     def forgetting(self, backbone: Backbone, seed: int) -> Forgetting | None:
         """Compare the original classifier on the backbone as it is now with what it said at first."""
@@ -91,5 +98,5 @@ def set_exam(backbone: Backbone, boundary: int, renderer: Renderer, test: Indice
 
 def _sheet(backbone: Backbone, renderer: Renderer, boundary: int, photos: Indices, description: str) -> Sheet:
     source = keep_or_render(backbone, renderer, boundary, dict.fromkeys(photos.tolist(), (0,)), description)
-    sheet = Sheet(source, photos, None)
-    return Sheet(source, photos, sheet.original_now(backbone))
+    sheet = Sheet(source, photos, original=None)
+    return replace(sheet, original=sheet.original_now(backbone))

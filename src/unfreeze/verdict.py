@@ -115,7 +115,10 @@ class Verdict(_Part):
             f"{_points(gain.accuracy)} points (95 % interval {_points(low)} to {_points(high)}, p = {gain.p_value:.2g})"
         )
         if self.shipped == "head_only":
-            return f"Phase 2 was worse on validation photos and is thrown away; on the test photos it changed accuracy by {size}"
+            return (
+                "Phase 2 was worse on validation photos and is thrown away; on the test photos it changed accuracy by "
+                f"{size}"
+            )
         if gain.proven:
             return f"Phase 2 gained {size}: proven"
         if gain.fixed == gain.broken == 0:

@@ -16,7 +16,8 @@ from torch import Tensor
 from unfreeze.artifacts import RunFolder, write_bytes, write_text
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
-from unfreeze.models.backbones import build, read_weights
+from unfreeze.models.networks import build
+from unfreeze.models.weights import read_weights
 from unfreeze.preprocessing import Preprocessing
 
 

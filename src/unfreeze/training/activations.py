@@ -111,14 +111,13 @@ def keep_or_render(
 
 
 def advance(backbone: Backbone, source: Activations, boundary: int, wanted: dict[int, Sequence[int]]) -> Cached:
-    """Compute activations at a deeper boundary from those of a shallower one, never from pixels again."""
+    """Compute activations at a deeper boundary from those of a shallower one: from pixels only where those are all there is."""
     pairs = [(photo, view) for photo, views in wanted.items() for view in views]
     photos, views = [photo for photo, _ in pairs], [view for _, view in pairs]
     evaluation_mode(backbone)
     with torch.inference_mode():
-        pieces = [
-            _run(backbone, batch, source.boundary, boundary).cpu() for batch in source.batches(photos, views, BATCH)
-        ]
+        batches = track(source.batches(photos, views, BATCH), "computing features", total=-(-len(pairs) // BATCH))
+        pieces = [_run(backbone, batch, source.boundary, boundary).cpu() for batch in batches]
     values = torch.cat(pieces) if pieces else torch.empty(0, backbone.feature_dim)
     return Cached(boundary, values, {pair: index for index, pair in enumerate(pairs)})
 

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone
-from unfreeze.models.backbones import build, list_models, load_backbone, read_weights, stage_names
+from unfreeze.models.backbones import list_models, load_backbone, stage_names
+from unfreeze.models.networks import build
+from unfreeze.models.weights import read_weights
 from unfreeze.torchvision_shim import ensure_torchvision
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,7 +15,8 @@ from torch import Tensor
 from unfreeze.artifacts import RunFolder
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
-from unfreeze.models.backbones import build, load_backbone
+from unfreeze.models.backbones import load_backbone
+from unfreeze.models.networks import build
 from unfreeze.models.saved import load_model, save_model
 from unfreeze.torchvision_shim import ensure_torchvision
 

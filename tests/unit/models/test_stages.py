@@ -11,7 +11,7 @@ from tests.support import SIZE, TinyCnn, TinyVit, shake
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture
-from unfreeze.models.backbones import build
+from unfreeze.models.networks import build
 from unfreeze.models.stages import StagedNetwork, find_stages
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -1,0 +1,53 @@
+"""Weights on disk: read as data only, loaded strictly."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unfreeze.errors import ModelError
+from unfreeze.models.backbone import Tensors
+
+
+def read_weights(path: Path) -> Tensors:
+    """Read a checkpoint as data: safetensors, or a pickle of tensors with ``weights_only=True`` and nothing else.
+
+    Raises:
+        ModelError: Unreadable, or it holds more than tensors.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise ModelError(
+            f"The checkpoint can't be read as weights: {(str(error).splitlines() or ['no reason given'])[0]}",
+            where=path,
+            mend="Save a plain state_dict (torch.save(model.state_dict(), ...)) or, better, safetensors. "
+            "Checkpoints that need Python code to be read are refused: they can run anything.",
+        ) from error
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ModelError("The checkpoint holds no table of tensors.", where=path, mend="Save model.state_dict().")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def fill(network: nn.Module, weights: Tensors, source: str) -> None:
+    """Load weights strictly: a name too many or too few means another network."""
+    try:
+        network.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise ModelError(
+            f"The weights don't fit {type(network).__name__}: {' '.join(str(error).split())[:300]}",
+            where=source,
+            mend="Name the architecture that they were saved from (--arch).",
+        ) from error
