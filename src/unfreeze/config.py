@@ -102,7 +102,7 @@ def explain(error: ValidationError) -> ConfigError:
     """Return what the first invalid value is, by its flag's name."""
     first = error.errors()[0]
     flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-") if first["loc"] else None
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("Input should", f"{first['input']!r} should")
     if first["type"] == "extra_forbidden":
         message = "There is no such setting"
     if flag == "--lr" and first["type"] == "less_than_equal":

@@ -111,7 +111,7 @@ def keep_or_render(
 
 
 def advance(backbone: Backbone, source: Activations, boundary: int, wanted: dict[int, Sequence[int]]) -> Cached:
-    """Compute activations at a deeper boundary from those of a shallower one: from pixels only where those are all there is."""
+    """Compute activations at a deeper boundary from ``source``, which is a shallower one's wherever one was kept."""
     pairs = [(photo, view) for photo, views in wanted.items() for view in views]
     photos, views = [photo for photo, _ in pairs], [view for _, view in pairs]
     evaluation_mode(backbone)

@@ -9,13 +9,10 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
-from pydantic import ValidationError
 
-from unfreeze.config import Settings, TrainConfig, explain, make_config, read_config
 from unfreeze.errors import ConfigError, UnfreezeError
 from unfreeze.version import __version__
 
-DEFAULTS = Settings()
 USER_MISTAKE, OUR_MISTAKE, INTERRUPTED = 2, 1, 130
 
 app = App(
@@ -26,51 +23,9 @@ app = App(
 )
 
 
-@app.command
-def train(
-    photos: Path | None = None,
-    /,
-    *,
-    config: Path | None = None,
-    settings: Annotated[Settings, Parameter(name="*")] = DEFAULTS,
-) -> None:
-    """Train on a folder of labelled photos, and print the verdict.
-
-    Args:
-        photos: PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a CSV or Parquet table with file_name and label.
-        config: A TOML file with any of these settings, such as a run's args.toml; flags win over it.
-    """
-    chosen = read_config(config) if config is not None else {}
-    chosen |= settings.model_dump(include=settings.model_fields_set)
-    if photos is not None:
-        chosen["photos"] = photos
-    if "photos" not in chosen:
-        raise ConfigError("Which photos?", where="PHOTOS", mend="unfreeze train PHOTOS")
-    validated = make_config(chosen)
-
-    _train(validated, next_photos="PHOTO...")
-
-
-@app.command
-def demo() -> None:
-    """Draw photos of metal surfaces with defects into demo/photos, and train on them."""
-    from unfreeze.demo import draw_photos
-
-    photos = Path("demo", "photos")
-    draw_photos(photos)
-    _train(make_config({"photos": photos}), next_photos=str(photos / "scratch"))
-
-
-def _train(config: TrainConfig, next_photos: str) -> None:
-    from unfreeze.pipeline import run
-
-    finished = run(config)
-    folder = finished.folder
-    print(*finished.verdict.sentences(), sep="\n")
-    print(f"run      {folder.root}")
-    print(f"verdict  {folder.verdict}")
-    print(f"model    {folder.model}")
-    print(f"next     unfreeze predict {folder.root} {next_photos}")
+# These two need pydantic, which takes as long to import as everything else here: they are loaded when they are called.
+app.command("unfreeze.cli.train:train", help="Train on a folder of labelled photos, and print the verdict.")
+app.command("unfreeze.cli.train:demo", help="Draw photos of metal surfaces with defects, and train on them.")
 
 
 @app.command
@@ -166,8 +121,7 @@ def main(words: Sequence[str] | None = None) -> None:
     try:
         app(sys.argv[1:] if words is None else words, exit_on_error=False, print_error=False)
     except CycloptsError as error:
-        told = explain(error.__cause__) if isinstance(error.__cause__, ValidationError) else error
-        print(f"unfreeze: {told}", file=sys.stderr)
+        print(f"unfreeze: {_reason(error)}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
     except UnfreezeError as error:
         print(f"unfreeze: {error}", file=sys.stderr)
@@ -182,3 +136,15 @@ def main(words: Sequence[str] | None = None) -> None:
         traceback.print_exc()
         print("unfreeze: this is our mistake, not yours; please report it with the lines above", file=sys.stderr)
         sys.exit(OUR_MISTAKE)
+
+
+def _reason(error: CycloptsError) -> str:
+    """Return what is wrong with the words; a value that pydantic refuses is named by its flag, without pydantic's jargon."""
+    if type(error.__cause__).__module__.partition(".")[0] != "pydantic_core":
+        return str(error)
+    from pydantic import ValidationError
+
+    from unfreeze.config import explain
+
+    assert isinstance(error.__cause__, ValidationError)
+    return str(explain(error.__cause__))

@@ -1,0 +1,58 @@
+"""The commands that train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from unfreeze.config import Settings, TrainConfig, make_config, read_config
+from unfreeze.errors import ConfigError
+
+DEFAULTS = Settings()
+
+
+def train(
+    photos: Path | None = None,
+    /,
+    *,
+    config: Path | None = None,
+    settings: Annotated[Settings, Parameter(name="*")] = DEFAULTS,
+) -> None:
+    """Train on a folder of labelled photos, and print the verdict.
+
+    Args:
+        photos: PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a CSV or Parquet table with file_name and label.
+        config: A TOML file with any of these settings, such as a run's args.toml; flags win over it.
+    """
+    chosen = read_config(config) if config is not None else {}
+    chosen |= settings.model_dump(include=settings.model_fields_set)
+    if photos is not None:
+        chosen["photos"] = photos
+    if "photos" not in chosen:
+        raise ConfigError("Which photos?", where="PHOTOS", mend="unfreeze train PHOTOS")
+    validated = make_config(chosen)
+
+    _train(validated, next_photos="PHOTO...")
+
+
+def demo() -> None:
+    """Draw photos of metal surfaces with defects into demo/photos, and train on them."""
+    from unfreeze.demo import draw_photos
+
+    photos = Path("demo", "photos")
+    draw_photos(photos)
+    _train(make_config({"photos": photos}), next_photos=str(photos / "scratch"))
+
+
+def _train(config: TrainConfig, next_photos: str) -> None:
+    from unfreeze.pipeline import run
+
+    finished = run(config)
+    folder = finished.folder
+    print(*finished.verdict.sentences(), sep="\n")
+    print(f"run      {folder.root}")
+    print(f"verdict  {folder.verdict}")
+    print(f"model    {folder.model}")
+    print(f"next     unfreeze predict {folder.root} {next_photos}")
