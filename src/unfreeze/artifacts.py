@@ -73,6 +73,22 @@ class RunFolder:
         return self.model / "README.md"
 
 
+def refuse_used(out: Path) -> None:
+    """Refuse a place for a run that holds something already.
+
+    Raises:
+        RunError: It does, or can't be looked into.
+    """
+    try:
+        used = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    except OSError as error:
+        raise RunError(
+            f"The run folder can't be looked into: {error}", where=out, mend="Take another --out."
+        ) from error
+    if used:
+        raise RunError("This folder is not empty, and a run never overwrites.", where=out, mend="Take another --out.")
+
+
 def new_run(out: Path | None) -> RunFolder:
     """Make a new, empty run folder; ``out``, or the next free of runs/train, runs/train2, ...
 
@@ -81,11 +97,8 @@ def new_run(out: Path | None) -> RunFolder:
     """
     try:
         if out is not None:
+            refuse_used(out)
             out.mkdir(parents=True, exist_ok=True)
-            if any(out.iterdir()):
-                raise RunError(
-                    "This folder is not empty, and a run never overwrites.", where=out, mend="Take another --out."
-                )
             return RunFolder(out)
         RUNS.mkdir(exist_ok=True)
         number = 1
@@ -110,7 +123,7 @@ def open_run(root: Path) -> RunFolder:
     Raises:
         RunError: There is none, or it never finished.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir raises where a name is too long to be a path)
         raise RunError(
             "There is no such run folder.", where=root, mend="`unfreeze train` prints the folder that it makes."
         )

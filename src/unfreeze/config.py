@@ -37,7 +37,7 @@ class Settings(BaseModel):
     lr: Annotated[
         float | None, Field(gt=0, le=HIGHEST_LR, description="Learning rate of phase 2, at the topmost stage.")
     ] = None
-    head_lr: Annotated[float | None, Field(gt=0, description="Learning rate of phase 1 (classic recipe).")] = None
+    head_lr: Annotated[float | None, Field(gt=0, le=1, description="Learning rate of phase 1 (classic recipe).")] = None
     batch_size: Annotated[int | None, Field(gt=0, description="Photos a step.")] = None
     views: Annotated[
         int | None, Field(gt=0, le=64, description="Views kept of each training photo, the plain one included.")
@@ -60,6 +60,17 @@ class TrainConfig(Settings):
     """The photos and the settings of one run."""
 
     photos: Path
+
+    @model_validator(mode="after")
+    def _refuse_unwritable_names(self) -> Self:
+        for name in ("photos", "reference", "model"):
+            try:
+                str(getattr(self, name)).encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(
+                    f"The path given for {name} is no valid Unicode: rename it, or reach it by a link"
+                ) from error
+        return self
 
     @model_validator(mode="after")
     def _refuse_what_nothing_reads(self) -> Self:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unfreeze.data.folders import printable
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import PhotoSet
 from unfreeze.evaluation.forgetting import Forgetting, forgetting
@@ -92,7 +93,7 @@ def set_exam(backbone: Backbone, boundary: int, renderer: Renderer, test: Indice
         test=papers,
         reference=_sheet(backbone, own, boundary, photos, "reading reference photos"),
         reference_labels=np.array([sample.label for sample in reference.samples]),
-        reference_name=str(reference.root),
+        reference_name=printable(str(reference.root)),
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from unfreeze.artifacts import new_run, write_text
+from unfreeze.artifacts import new_run, refuse_used, write_text
 from unfreeze.config import TrainConfig
-from unfreeze.data.checks import check
+from unfreeze.data.checks import check, readable
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import read_photos
@@ -44,6 +44,8 @@ def run(config: TrainConfig) -> Run:
         UnfreezeError: Any mistake that the user can mend; no folder is made before the inputs have been checked.
     """
     prepare_process()
+    if config.out is not None:
+        refuse_used(config.out)
     watch = Stopwatch()
     with watch.measure("decode"):
         photos = check(read_photos(config.photos))
@@ -53,13 +55,13 @@ def run(config: TrainConfig) -> Run:
         raise ConfigError(
             "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
         )
-    reference = read_reference(config.reference, backbone.network.labels) if config.reference is not None else None
+    reference = readable(read_reference(config.reference, backbone.network.labels)) if config.reference else None
     recipe = choose(config, backbone, len(splits.train), len(photos.classes))
     folder = new_run(config.out)
     write_arguments(folder, config)
     write_checks(folder, photos)
     write_splits(folder, photos, splits)
-    for line in describe(photos, splits, backbone, recipe):
+    for line in describe(photos, splits, backbone, recipe, reference):
         say(line)
 
     labels = np.array([sample.label for sample in photos.samples])

@@ -20,7 +20,9 @@ from unfreeze.verdict import Verdict
 from unfreeze.version import __version__
 
 
-def describe(photos: PhotoSet, splits: Splits, backbone: Backbone, recipe: Recipe) -> Iterator[str]:
+def describe(
+    photos: PhotoSet, splits: Splits, backbone: Backbone, recipe: Recipe, reference: PhotoSet | None
+) -> Iterator[str]:
     """Yield what the user should know before the work starts, a line each."""
     sides = f"{len(splits.train)} to train on, {len(splits.test)} to test on"
     if len(splits.val):
@@ -33,14 +35,18 @@ def describe(photos: PhotoSet, splits: Splits, backbone: Backbone, recipe: Recip
         yield f"note: {note}"
     if photos.left_out:
         yield f"{len(photos.left_out)} files were left out: checks.csv says which and why"
+    if reference is not None:
+        yield f"{len(reference.samples)} reference photos, {len(reference.left_out)} files left out"
+        for note in reference.notes:
+            yield f"note: {note}"
     depth = backbone.depths()[recipe.tuned_from]
     phase_two = f"phase 2 trains from {depth} up" if recipe.plan is not None else "no phase 2"
     yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase_two}"
 
 
 def write_arguments(folder: RunFolder, config: TrainConfig) -> None:
-    """Write the whole configuration; ``unfreeze train --config args.toml`` runs it again."""
-    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)))
+    """Write the configuration but for the run's own place; ``unfreeze train --config args.toml`` runs it again."""
+    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude={"out"})))
 
 
 def write_checks(folder: RunFolder, photos: PhotoSet) -> None:

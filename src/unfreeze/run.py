@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.artifacts import RunFolder, open_run
+from unfreeze.errors import DecodeError
 from unfreeze.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -55,34 +56,50 @@ class Run:
 
         return list(self.stream(find_photos([Path(place) for place in places])))
 
-    def stream(self, paths: Sequence[Path]) -> Iterator[Prediction]:
+    def stream(self, paths: Sequence[Path], *, skip_damaged: bool = False) -> Iterator[Prediction]:
         """Yield one prediction a photo file, in order, in constant memory.
 
+        Args:
+            paths: The files.
+            skip_damaged: Pass over a photo that can't be read, with a line on stderr.
+
         Raises:
-            DecodeError: A photo can't be read.
+            DecodeError: A photo can't be read, and none may be passed over.
         """
         from unfreeze.predict import named, photo_batches, probabilities
 
         backbone, head = self._model
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
-            yield from named(chunk, probabilities(backbone, head, photo_batches(backbone, chunk)), self.classes)
+            try:
+                answers = probabilities(backbone, head, photo_batches(backbone, chunk))
+            except DecodeError:
+                if not skip_damaged:
+                    raise
+                chunk = [path for path in chunk if _is_photo(path)]
+                answers = probabilities(backbone, head, photo_batches(backbone, chunk))
+            yield from named(chunk, answers, self.classes)
 
     def evaluate(self, photos: str | Path) -> Scores:
-        """Score the shipped model on labelled photos of the same classes, whichever split they are in.
+        """Score the shipped model on labelled photos of its classes, whichever split they are in.
+
+        Photos that can't be read are left out, with a line each on stderr.
 
         Raises:
-            PhotosError: Unreadable, or of classes that the model doesn't know.
+            PhotosError: None can be read, or they are of classes that the model doesn't know.
         """
         import numpy as np
 
-        from unfreeze.data.checks import check
+        from unfreeze.data.checks import readable
         from unfreeze.data.sources import read_photos
         from unfreeze.errors import PhotosError
         from unfreeze.evaluation.metrics import score
         from unfreeze.predict import photo_batches, probabilities
+        from unfreeze.runtime import say
 
-        found = check(read_photos(Path(photos)))
+        found = readable(read_photos(Path(photos), to_train=False))
+        for left in found.left_out:
+            say(f"left out: {left.file_name}: {left.reason}")
         strangers = [name for name in found.classes if name not in self.classes]
         if strangers:
             raise PhotosError(
@@ -103,6 +120,19 @@ class Run:
 
         backbone, head, _ = load_model(self.folder, choose_device(self.device))
         return backbone, head
+
+
+def _is_photo(path: Path) -> bool:
+    """Return whether the file can be decoded; say why where it can't."""
+    from unfreeze.data.decode import decode
+    from unfreeze.runtime import say
+
+    try:
+        decode(path)
+    except DecodeError as error:
+        say(f"left out: {error}")
+        return False
+    return True
 
 
 def load(folder: str | Path, device: str = "auto") -> Run:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from cyclopts import App, CycloptsError, Parameter
 
-from unfreeze.errors import ConfigError, UnfreezeError
+from unfreeze.errors import ConfigError, PhotosError, UnfreezeError
 from unfreeze.version import __version__
 
 USER_MISTAKE, OUR_MISTAKE, INTERRUPTED = 2, 1, 130
@@ -45,24 +45,30 @@ def predict(
         csv: Write every class's probability to this file instead of printing the best.
         device: auto, cpu, cuda, mps.
     """
+    from unfreeze.artifacts import write_table
+    from unfreeze.data.folders import printable
     from unfreeze.data.sources import find_photos
     from unfreeze.run import load
+    from unfreeze.runtime import track
 
     finished = load(run, device)
     paths = find_photos(places)
+    answered = 0
     if csv is not None:
-        from unfreeze.artifacts import write_table
-        from unfreeze.runtime import track
-
-        answers = track(finished.stream(paths), "predicting", total=len(paths))
+        answers = track(finished.stream(paths, skip_damaged=True), "predicting", total=len(paths))
         rows: list[list[str | float]] = [
-            [str(answer.path), answer.label, *(round(value, 6) for value in answer.probabilities)] for answer in answers
+            [printable(str(answer.path)), answer.label, *(round(value, 6) for value in answer.probabilities)]
+            for answer in answers
         ]
         write_table(csv, ["file_name", "label", *finished.classes], rows)
         print(f"{len(rows)} predictions in {csv}")
-        return
-    for answer in finished.stream(paths):
-        print(f"{answer.path}\t{answer.label}\t{answer.probability:.3f}")
+        answered = len(rows)
+    else:
+        for answer in finished.stream(paths, skip_damaged=True):
+            print(f"{printable(str(answer.path))}\t{answer.label}\t{answer.probability:.3f}")
+            answered += 1
+    if answered < len(paths):
+        raise PhotosError(f"{len(paths) - answered} of {len(paths)} photos can't be read; the others were predicted.")
 
 
 @app.command(name="eval")
@@ -71,7 +77,7 @@ def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
 
     Args:
         run: The run's folder.
-        photos: Labelled photos, as for train; all of them are scored.
+        photos: Labelled photos, as for train; all that can be read are scored, whatever their split.
         device: auto, cpu, cuda, mps.
     """
     from unfreeze.run import load
@@ -101,9 +107,9 @@ def models(name: str = "", /) -> None:
         for member in members:
             print(f"{family:12} {member}")
     names = [member for members in found.values() for member in members]
-    if name in names:
+    if name in names or (not names and "/" in name):  # a name with a tag of its weights is not listed
         print("depths       " + ", ".join(stage_names(name)))
-    if not names:
+    elif not names:
         raise ConfigError(f"No model's name contains {name!r}.", mend="unfreeze models")
 
 

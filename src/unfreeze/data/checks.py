@@ -22,6 +22,24 @@ _IMBALANCE = 10
 _SIDES = (None, "train", "val", "test")
 
 
+def readable(photos: PhotoSet) -> PhotoSet:
+    """Decode every photo in full, and leave out those that can't be: all that photos must be which are only scored.
+
+    Raises:
+        PhotosError: None can be read.
+        MissingExtraError: There are DICOM files and pydicom isn't installed.
+    """
+    digests, reasons, _ = _inspect_all(photos.samples)
+    if not digests:
+        raise PhotosError("None of these photos can be read.", where=photos.root, mend=_first(reasons))
+    left_out = tuple(LeftOut(sample.file_name, reason) for sample, reason in reasons.items())
+    return replace(photos, samples=tuple(digests), left_out=photos.left_out + left_out)
+
+
+def _first(reasons: dict[Sample, str]) -> str:
+    return "\n         ".join(f"{sample.file_name}: {reason}" for sample, reason in list(reasons.items())[:5])
+
+
 def check(photos: PhotoSet) -> PhotoSet:
     """Decode every photo in full and return the set that can be trained on, with what was left out and why.
 
@@ -32,7 +50,7 @@ def check(photos: PhotoSet) -> PhotoSet:
     - A class without a photo left to train on is dropped, and the labels are numbered anew.
 
     Raises:
-        PhotosError: Fewer than two classes have two readable photos.
+        PhotosError: Fewer than two classes have two readable photos, or none is left of a given val or test set.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
     digests, reasons, tiny = _inspect_all(photos.samples)
@@ -51,9 +69,12 @@ def check(photos: PhotoSet) -> PhotoSet:
         raise PhotosError(
             f"Of {len(photos.samples)} photos {len(grouped)} can be used, and fewer than two classes have two of them.",
             where=photos.root,
-            mend="\n         ".join(f"{sample.file_name}: {reason}" for sample, reason in list(reasons.items())[:5])
-            or "Add photos.",
+            mend=_first(reasons) or "Add photos.",
         )
+    for side in ("val", "test"):
+        gone = {sample: reason for sample, reason in reasons.items() if sample.split == side}
+        if gone and not any(sample.split == side for sample in grouped):
+            raise PhotosError(f"No photo of your {side} set can be used.", where=photos.root, mend=_first(gone))
     labels = {old: new for new, old in enumerate(sorted(trainable))}
     checked = PhotoSet(
         photos.root,

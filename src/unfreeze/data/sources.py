@@ -58,20 +58,55 @@ class PhotoSet:
     notes: tuple[str, ...] = ()
 
 
-def read_photos(source: Path) -> PhotoSet:
+def read_photos(source: Path, *, to_train: bool = True) -> PhotoSet:
     """List the labelled photos of a folder (with or without splits) or of a CSV, TSV or Parquet table; opens no photo.
 
+    Args:
+        source: The folder or the table.
+        to_train: Whether there must be two classes, each with photos to train on; photos that are only scored may be of
+            one class, and all be test photos.
+
     Raises:
-        PhotosError: The source doesn't exist, has another layout, or has fewer than two classes.
+        PhotosError: The source doesn't exist, has another layout, or can't be trained on though it should.
         MissingExtraError: It is a Parquet table and pyarrow isn't installed.
     """
-    if source.is_dir():
-        return _read_folder(source)
-    if not source.exists():
+    if _is_folder(source):
+        photos = _read_folder(source)
+    elif not _exists(source):
         raise PhotosError("There is no such folder or table of photos.", where=source, mend=_LAYOUT)
-    if source.suffix.lower() in (".csv", ".tsv", ".parquet"):
-        return _read_table(source)
-    raise PhotosError("This is neither a folder nor a table (.csv, .tsv, .parquet).", where=source, mend=_LAYOUT)
+    elif source.suffix.lower() in (".csv", ".tsv", ".parquet"):
+        photos = _read_table(source)
+    else:
+        raise PhotosError("This is neither a folder nor a table (.csv, .tsv, .parquet).", where=source, mend=_LAYOUT)
+    if to_train:
+        _refuse_untrainable(photos)
+    return photos
+
+
+def _exists(path: Path) -> bool:
+    """Return whether the path exists; False too where it can't be looked up (a name too long, a closed folder)."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def _is_folder(path: Path) -> bool:
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def _refuse_untrainable(photos: PhotoSet) -> None:
+    if len(photos.classes) < 2:
+        raise PhotosError(
+            f"There is only one class with photos, {photos.classes[0]!r}, and a classifier needs two.",
+            where=photos.root,
+            mend="Name the folder whose direct subfolders are the classes.",
+        )
+    trained = {sample.label for sample in photos.samples if sample.split in (None, "train")}
+    untrained = [name for label, name in enumerate(photos.classes) if label not in trained]
+    if untrained:
+        raise PhotosError(
+            f"These classes are in val or test but not in train: {listed(untrained)}.",
+            where=photos.root,
+            mend="Spell class names alike in all splits, or add training photos of these classes.",
+        )
 
 
 def find_photos(places: Sequence[Path]) -> list[Path]:
@@ -82,9 +117,9 @@ def find_photos(places: Sequence[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for place in places:
-        if not place.exists():
+        if not _exists(place):
             raise PhotosError("There is no such file or folder.", where=place)
-        found |= dict.fromkeys(FolderWalk(place).photos(place) if place.is_dir() else [place])
+        found |= dict.fromkeys(FolderWalk(place).photos(place) if _is_folder(place) else [place])
     if not found:
         raise PhotosError(
             "No photo was found.", where=", ".join(map(str, places)), mend="Name photos or folders of photos."
@@ -170,7 +205,7 @@ def _read_table(table: Path) -> PhotoSet:
         if not name or not label:
             left_out.append(LeftOut(printable(name) or f"row {number}", "has no label" if name else "names no file"))
             continue
-        if not path.is_file():
+        if not os.path.isfile(path):  # noqa: PTH113
             left_out.append(LeftOut(printable(name), "does not exist (paths start at the table's folder)"))
             continue
         row = _Row(path, printable(name), printable(label), cells.get("group") or None, _SPLITS[side] if side else None)
@@ -192,19 +227,6 @@ def _read_table(table: Path) -> PhotoSet:
 
 def _photo_set(root: Path, rows: list[_Row], left_out: list[LeftOut], notes: list[str]) -> PhotoSet:
     classes = sorted({row.label for row in rows})
-    if len(classes) < 2:
-        raise PhotosError(
-            f"There is only one class with photos, {classes[0]!r}, and a classifier needs two.",
-            where=root,
-            mend="Name the folder whose direct subfolders are the classes.",
-        )
-    untrained = sorted(set(classes) - {row.label for row in rows if row.split in (None, "train")})
-    if untrained:
-        raise PhotosError(
-            f"These classes are in val or test but not in train: {listed(untrained)}.",
-            where=root,
-            mend="Spell class names alike in all splits, or add training photos of these classes.",
-        )
     labels = {name: label for label, name in enumerate(classes)}
     samples = tuple(Sample(row.path, row.file_name, labels[row.label], row.group, row.split) for row in rows)
     by_case: dict[str, list[str]] = {}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from unfreeze.data.sources import PhotoSet, Sample
+from unfreeze.data.sources import PhotoSet, Sample, Split
 from unfreeze.errors import ConfigError, PhotosError
 from unfreeze.runtime import generator
 
@@ -43,7 +43,7 @@ def split(photos: PhotoSet, *, test_size: float, folds: int, seed: int) -> Split
     - Given sides are kept. A given val without a test is held out as the test: what scores mustn't have chosen.
     - Without val and test, ``test_size`` of the photos (of those without a side, where only some have one) is held out,
       class by class, and every class keeps a photo to train on.
-    - Groups are never parted, given sides apart. Without groups, class counts are within one photo of exact shares.
+    - Groups are never parted, given sides apart: a photo without a side follows others of its group that have one. Without groups, class counts are within one photo of exact shares.
     - There are at most as many folds as a class has groups on average, and at least 2.
 
     Args:
@@ -61,7 +61,7 @@ def split(photos: PhotoSet, *, test_size: float, folds: int, seed: int) -> Split
     if folds < 2:
         raise ConfigError(f"Cross-validation with {folds} folds isn't possible.", where="folds", mend="Take 5.")
     samples = photos.samples
-    given = np.array([sample.split or "" for sample in samples])
+    given = np.array([side or "" for side in _sides(samples)])
     if (given == "test").any():
         test, val = given == "test", given == "val"
     elif (given == "val").any():
@@ -72,6 +72,14 @@ def split(photos: PhotoSet, *, test_size: float, folds: int, seed: int) -> Split
     fold = np.full(len(samples), -1, np.int64)
     fold[train] = _fold_numbers([samples[index] for index in train], folds, seed, photos.root)
     return Splits(train, np.flatnonzero(val), np.flatnonzero(test), fold)
+
+
+def _sides(samples: Sequence[Sample]) -> list[Split | None]:
+    """Return each sample's given side; one without goes where others of its group were put, test before val."""
+    of_group: dict[str, Split] = {}
+    for side in ("train", "val", "test"):
+        of_group |= {sample.group: side for sample in samples if sample.group is not None and sample.split == side}
+    return [sample.split or (of_group.get(sample.group) if sample.group is not None else None) for sample in samples]
 
 
 def _hold_out(photos: PhotoSet, test_size: float, seed: int) -> npt.NDArray[np.bool_]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PLAIN_VIEW = 0
+LONGEST = 64  # no crop reaches further from the middle than half the short side
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -63,6 +64,8 @@ def render(photo: Image.Image, preprocessing: Preprocessing, augmentation: Augme
 
 def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """Resize the short side and crop the centre, rounding as torchvision and timm do."""
+    if isinstance(preprocessing.resize, int):
+        photo = _middle(photo)
     width, height = photo.size
     if isinstance(preprocessing.resize, int):
         short = min(width, height)
@@ -73,6 +76,16 @@ def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     canvas = photo if scaled == photo.size else photo.resize(scaled, RESAMPLING[preprocessing.interpolation])  # type: ignore[arg-type]
     left, top = _margin(scaled[0], crop_width), _margin(scaled[1], crop_height)
     return canvas.crop((left, top, left + crop_width, top + crop_height))
+
+
+def _middle(photo: Image.Image) -> Image.Image:
+    """Cut the ends off a strip longer than ``LONGEST`` times its width, which would fill the memory when it is enlarged."""
+    width, height = photo.size
+    span = LONGEST * min(width, height)
+    if max(width, height) <= span:
+        return photo
+    left, top = max(0, (width - span) // 2), max(0, (height - span) // 2)
+    return photo.crop((left, top, left + min(width, span), top + min(height, span)))
 
 
 def _margin(side: int, crop: int) -> int:

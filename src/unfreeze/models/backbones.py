@@ -6,6 +6,7 @@ A family is one entry of ``FAMILIES``.
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 from collections.abc import Callable
@@ -16,8 +17,16 @@ import torch
 
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, assemble
-from unfreeze.models.networks import build, build_timm, preset, refuse_unknown, timm_preprocessing
+from unfreeze.models.networks import (
+    build,
+    build_timm,
+    preset,
+    refuse_unknown,
+    refuse_unknown_torchvision,
+    timm_preprocessing,
+)
 from unfreeze.models.weights import fill, read_weights
+from unfreeze.preprocessing import Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 
 PACKAGED = "efficientnet_lite0"
@@ -40,7 +49,7 @@ def load_backbone(model: str, *, arch: str | None = None, device: torch.device |
     """
     ensure_torchvision()
     device = device or torch.device("cpu")
-    if Path(model).exists():
+    if os.path.exists(model):  # noqa: PTH110 (Path.exists raises where a name is too long to be a path)
         return _from_disk(Path(model), arch, device)
     family, _, name = model.partition("/")
     if family not in FAMILIES or (family == PACKAGED) == bool(name):
@@ -117,8 +126,7 @@ def _from_torchvision(name: str, device: torch.device) -> Backbone:
     from torchvision import models
 
     name, _, tag = name.partition(":")
-    architecture = Architecture("torchvision", name)
-    network = build(architecture)
+    refuse_unknown_torchvision(name)
     available = models.get_model_weights(name)
     try:
         weights = available[tag or "DEFAULT"]
@@ -128,6 +136,10 @@ def _from_torchvision(name: str, device: torch.device) -> Backbone:
             where="--model",
             mend="Take one of: " + ", ".join(available.__members__),
         ) from error
+    # A vision transformer's position embedding is as long as the photos that it was trained on are large.
+    size = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
+    architecture = Architecture("torchvision", name, size)
+    network = build(architecture)
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     try:
         state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
@@ -197,6 +209,10 @@ def _read_hub_config(config: Path) -> tuple[Architecture, Network]:
         outputs = {"num_classes": int(content["num_classes"])} if "num_classes" in content else {}
         own = dict(content.get("pretrained_cfg") or {})
         labels = tuple((str(name),) for name in content.get("label_names") or ())
+        if ours := content.get("unfreeze"):  # a run's own model, whose backbone may be torchvision's
+            architecture = Architecture(ours["library"], ours["name"], {**ours["arguments"], **outputs})
+            preprocessing = Preprocessing.from_dict(ours["preprocessing"])
+            return architecture, replace(build(architecture), preprocessing=preprocessing, labels=labels)
         architecture = Architecture(
             "timm", str(content["architecture"]), {**outputs, **(content.get("model_args") or {})}
         )

@@ -72,22 +72,34 @@ def timm_preprocessing(cfg: dict[str, Any]) -> Preprocessing:
     return Preprocessing((height, width), resize, tuple(data["mean"]), tuple(data["std"]), data["interpolation"])
 
 
-def _build_torchvision(architecture: Architecture) -> Network:
+def refuse_unknown_torchvision(name: str) -> None:
+    """Raise a ``ModelError`` with near names where torchvision has no classification model of this name."""
     from torchvision import models
 
-    if architecture.name not in models.list_models(module=models):
-        near = [name for name in models.list_models(module=models) if name[:4] == architecture.name[:4]]
+    known = models.list_models(module=models)
+    if name not in known:
+        near = [other for other in known if other[:4] == name[:4]]
         raise ModelError(
-            f"torchvision has no classification model {architecture.name!r}.",
+            f"torchvision has no classification model {name!r}.",
             where="--model",
             mend="Near names: " + ", ".join(near) if near else "`unfreeze models torchvision` lists them.",
         )
-    # These two draw their first weights from a truncated normal, which takes half a minute and is overwritten anyway.
-    lazy = {"init_weights": False} if architecture.name in ("googlenet", "inception_v3") else {}
-    module = models.get_model(architecture.name, weights=None, **lazy, **architecture.arguments)
+
+
+def _build_torchvision(architecture: Architecture) -> Network:
+    from torchvision import models
+
+    refuse_unknown_torchvision(architecture.name)
+    arguments = dict(architecture.arguments)
+    if architecture.name in ("googlenet", "inception_v3"):
+        # As torchvision does wherever these have weights: those were ported from TensorFlow, with its normalisation.  Drawing
+        # first weights takes half a minute, for nothing.
+        arguments = {"transform_input": True, "init_weights": False, **arguments}
+    module = models.get_model(architecture.name, weights=None, **arguments)
     weights = models.get_model_weights(architecture.name)["DEFAULT"]
-    labels = _imagenet_labels()
-    return Network(module, _last_linear(module, len(labels)), len(labels), labels, preset(weights))
+    outputs = int(arguments.get("num_classes", 1000))
+    labels = _imagenet_labels() if outputs == 1000 else ()
+    return Network(module, _last_linear(module, outputs), outputs, labels, preset(weights))
 
 
 def preset(weights: Any) -> Preprocessing:

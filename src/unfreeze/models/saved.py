@@ -1,6 +1,6 @@
 """A finished model on disk, in timm's hub format: ``config.json`` and ``model.safetensors``.
 
-Where the backbone is timm's, ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives the same logits.
+Where the backbone is timm's and has a single classifier, ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives the same logits.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unfreeze.artifacts import RunFolder, write_bytes, write_text
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.networks import build
-from unfreeze.models.weights import read_weights
+from unfreeze.models.weights import load_into, read_weights
 from unfreeze.preprocessing import Preprocessing
 
 
@@ -55,7 +55,7 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[Backbone, Head,
     weight = tensors.pop(f"{network.classifier}.weight", None)
     bias = tensors.pop(f"{network.classifier}.bias", None)
     try:
-        missing, unexpected = network.module.load_state_dict(tensors, strict=False)
+        missing, unexpected = load_into(network.module, tensors, strict=False)
     except RuntimeError as error:
         raise damaged from error
     strangers = [name for name in missing if not name.startswith(f"{network.classifier}.")]

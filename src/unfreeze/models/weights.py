@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import re
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Tensors
+
+_FORMER_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 def read_weights(path: Path) -> Tensors:
@@ -41,10 +45,26 @@ def read_weights(path: Path) -> Tensors:
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
+def load_into(network: nn.Module, weights: Tensors, *, strict: bool) -> tuple[list[str], list[str]]:
+    """Load weights as ``load_state_dict`` does, and return the missing and the unexpected names.
+
+    Two habits of old files are allowed for: DenseNet's former names, and MNASNet's version, which files of tensors lack.
+
+    Raises:
+        RuntimeError: The weights don't fit.
+    """
+    state: OrderedDict[str, Tensor] = OrderedDict(
+        (_FORMER_DENSENET.sub(r"\1\2", name), value) for name, value in weights.items()
+    )
+    state._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]
+    missing, unexpected = network.load_state_dict(state, strict=strict)
+    return missing, unexpected
+
+
 def fill(network: nn.Module, weights: Tensors, source: str) -> None:
     """Load weights strictly: a name too many or too few means another network."""
     try:
-        network.load_state_dict(weights, strict=True)
+        load_into(network, weights, strict=True)
     except RuntimeError as error:
         raise ModelError(
             f"The weights don't fit {type(network).__name__}: {' '.join(str(error).split())[:300]}",
