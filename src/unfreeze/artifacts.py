@@ -80,7 +80,7 @@ def refuse_used(out: Path) -> None:
         RunError: It does, or can't be looked into.
     """
     try:
-        used = out.exists() and (not out.is_dir() or any(out.iterdir()))
+        used = out.is_dir() and any(out.iterdir())
     except OSError as error:
         raise RunError(
             f"The run folder can't be looked into: {error}", where=out, mend="Take another --out."

@@ -67,9 +67,7 @@ class TrainConfig(Settings):
             try:
                 str(getattr(self, name)).encode("utf-8")
             except UnicodeEncodeError as error:
-                raise ValueError(
-                    f"The path given for {name} is no valid Unicode: rename it, or reach it by a link"
-                ) from error
+                raise ValueError(f"The path of {name} is no valid Unicode: rename it, or use a link") from error
         return self
 
     @model_validator(mode="after")

@@ -116,7 +116,7 @@ def test_what_fits_a_recipe_is_taken(settings: dict[str, Any]) -> None:
 def test_a_configuration_survives_its_file(tmp_path: Path, settings: dict[str, Any]) -> None:
     original, folder = config(**settings), RunFolder(tmp_path)
     write_arguments(folder, original)
-    assert make_config(read_config(folder.args)) == original
+    assert make_config(read_config(folder.args)) == original.model_copy(update={"out": None})
 
 
 def test_a_configuration_is_read_as_it_was_written(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def split(photos: PhotoSet, *, test_size: float, folds: int, seed: int) -> Split
     - Given sides are kept. A given val without a test is held out as the test: what scores mustn't have chosen.
     - Without val and test, ``test_size`` of the photos (of those without a side, where only some have one) is held out,
       class by class, and every class keeps a photo to train on.
-    - Groups are never parted, given sides apart: a photo without a side follows others of its group that have one. Without groups, class counts are within one photo of exact shares.
+    - Groups are never parted, given sides apart: a photo without a side follows others of its group that have one.
+      Without groups, class counts are within one photo of exact shares.
     - There are at most as many folds as a class has groups on average, and at least 2.
 
     Args:

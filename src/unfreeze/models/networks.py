@@ -92,8 +92,8 @@ def _build_torchvision(architecture: Architecture) -> Network:
     refuse_unknown_torchvision(architecture.name)
     arguments = dict(architecture.arguments)
     if architecture.name in ("googlenet", "inception_v3"):
-        # As torchvision does wherever these have weights: those were ported from TensorFlow, with its normalisation.  Drawing
-        # first weights takes half a minute, for nothing.
+        # As torchvision does wherever these have weights, which were ported from TensorFlow with its normalisation.
+        # Drawing first weights would take half a minute, for nothing.
         arguments = {"transform_input": True, "init_weights": False, **arguments}
     module = models.get_model(architecture.name, weights=None, **arguments)
     weights = models.get_model_weights(architecture.name)["DEFAULT"]

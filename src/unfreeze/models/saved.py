@@ -1,6 +1,7 @@
 """A finished model on disk, in timm's hub format: ``config.json`` and ``model.safetensors``.
 
-Where the backbone is timm's and has a single classifier, ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives the same logits.
+Where the backbone is timm's and has a single classifier, ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives
+the same logits.
 """
 
 from __future__ import annotations

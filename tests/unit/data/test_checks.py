@@ -132,3 +132,12 @@ def test_the_photos_on_disk_stay_as_they_are(tmp_path: Path) -> None:
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("*/*")}
     check(read_photos(tmp_path))
     assert before == {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in tmp_path.glob("*/*")}
+
+
+def test_a_test_set_that_cannot_be_read_is_not_replaced_by_training_photos(tmp_path: Path) -> None:
+    draw(tmp_path, *(f"train/{name}/{number}.png" for name in "ab" for number in range(5)))
+    for name in "ab":
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "0.jpg").write_bytes(b"")
+    with pytest.raises(PhotosError, match="your test set"):
+        check(read_photos(tmp_path))

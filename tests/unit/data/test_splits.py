@@ -136,3 +136,22 @@ def test_too_few_photos() -> None:
 def test_many_photos_take_seconds_at_most() -> None:
     result = split(photo_set(of_sizes(*[100] * 100)), test_size=0.2, folds=5, seed=0)
     assert len(result.test) == 2000
+
+
+def test_photos_without_a_side_follow_their_group(tmp_path: Path) -> None:
+    sides: list[tuple[str, Split | None]] = [
+        ("a", "test"),
+        ("a", None),
+        ("b", None),
+        ("b", None),
+        ("c", "train"),
+        ("c", None),
+    ]
+    samples = tuple(
+        Sample(tmp_path / f"{number}-{label}.jpg", f"{number}-{label}.jpg", label, group, side)
+        for number, (group, side) in enumerate(sides)
+        for label in (0, 1)
+    )
+    splits = split(PhotoSet(tmp_path, ("x", "y"), samples), test_size=0.2, folds=2, seed=0)
+    groups = {name: {samples[index].group for index in getattr(splits, name)} for name in ("train", "test")}
+    assert groups == {"train": {"b", "c"}, "test": {"a"}}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone
 from unfreeze.models.backbones import list_models, load_backbone, stage_names
 from unfreeze.models.networks import build
-from unfreeze.models.weights import read_weights
+from unfreeze.models.weights import fill, read_weights
 from unfreeze.torchvision_shim import ensure_torchvision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -379,3 +380,21 @@ def test_a_network_without_a_classifier_gets_a_place_for_one() -> None:
 def test_stage_names_of_unknown_models(name: str) -> None:
     with pytest.raises(ModelError):
         stage_names(name)
+
+
+def test_networks_ported_from_tensorflow_keep_its_normalisation() -> None:
+    assert build(Architecture("torchvision", "googlenet")).module.transform_input is True
+
+
+def test_densenet_loads_its_published_names() -> None:
+    module = build(Architecture("torchvision", "densenet121")).module
+    former = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", name): v for name, v in module.state_dict().items()
+    }
+    assert set(former) != set(module.state_dict())
+    fill(module, former, "file")
+
+
+def test_a_vision_transformer_is_as_large_as_its_weights(offline: Path) -> None:
+    with pytest.raises(ModelError, match="swag"):
+        load_backbone("torchvision/vit_b_16:IMAGENET1K_SWAG_E2E_V1")

@@ -175,3 +175,21 @@ def test_a_damaged_model_is_refused(saved: RunFolder, damage: Callable[[RunFolde
     damage(saved)
     with pytest.raises(ModelError):
         load_model(saved, CPU)
+
+
+@pytest.mark.parametrize("name", ["mnasnet0_5", "mobilenet_v3_small"])
+def test_a_torchvision_run_is_loaded_again_and_serves_as_a_backbone(name: str, tmp_path: Path) -> None:
+    architecture = Architecture("torchvision", name)
+    backbone = assemble(f"torchvision/{name}", architecture, build(architecture), torch.device("cpu"))
+    head = Head(backbone.feature_dim, 3)
+    folder = RunFolder(tmp_path)
+    save_model(folder, backbone, head, ("a", "b", "c"))
+    loaded, loaded_head, classes = load_model(folder, torch.device("cpu"))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = head(backbone.run(images))
+        assert torch.equal(loaded_head(loaded.run(images)), expected)
+        again = load_backbone(str(folder.model))
+        assert torch.allclose(again.original_logits(images), expected, atol=1e-5)
+    assert classes == ("a", "b", "c")
+    assert again.network.labels == (("a",), ("b",), ("c",))
