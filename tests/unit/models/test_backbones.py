@@ -383,7 +383,7 @@ def test_stage_names_of_unknown_models(name: str) -> None:
 
 
 def test_networks_ported_from_tensorflow_keep_its_normalisation() -> None:
-    assert build(Architecture("torchvision", "googlenet")).module.transform_input is True
+    assert bool(build(Architecture("torchvision", "googlenet")).module.transform_input)
 
 
 def test_densenet_loads_its_published_names() -> None:
