@@ -51,11 +51,10 @@ def generator(*key: int) -> np.random.Generator:
 def prepare_process() -> None:
     """Spare this process two costs that have nothing to do with learning; call it before torch starts its threads.
 
-    glibc maps every block over a few MiB anew, and the kernel fills it with zeros page by page: that took half the time of
-    a forward pass.  Freed blocks are kept instead, for the next layer's activations; other systems' allocators are left
-    alone.  And where a loss has all but vanished, gradients and the optimizer's moments are too small for normal floating
-    point numbers, which a CPU computes with an order of magnitude more slowly: they are taken as 0.
-    (benchmarks/process.py measures both.)
+    glibc maps every block over a few MiB anew, and the kernel fills it with zeros page by page: that took 40 % of a forward
+    pass's time where it was measured (benchmarks/process.py).  Freed blocks are kept instead, for the next layer's
+    activations; other systems' allocators are left alone.  And where a loss has all but vanished, gradients and the
+    optimizer's moments can be too small for normal floating point numbers, with which a CPU is slow: they are taken as 0.
     """
     import ctypes
     import platform
