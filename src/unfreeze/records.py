@@ -99,13 +99,9 @@ def write_card(folder: RunFolder, verdict: Verdict, recipe: Recipe) -> None:
     """Write the model card."""
     first, second = verdict.sentences()
     scores = verdict.scores.shipped
-    metrics = [
-        ("accuracy", scores.accuracy, scores.accuracy_ci95),
-        ("balanced accuracy", scores.balanced_accuracy, scores.balanced_accuracy_ci95),
-        ("log-loss", scores.log_loss, scores.log_loss_ci95),
-        ("calibration error (ECE)", scores.ece, scores.ece_ci95),
-    ]
-    table = "\n".join(f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} |" for name, value, (low, high) in metrics)
+    table = "\n".join(
+        f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} |" for name, value, (low, high) in scores.rows()
+    )
     classes = ", ".join(f"`{name}`" for name in verdict.data.classes)
     write_text(
         folder.model_card,

@@ -84,12 +84,7 @@ def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
 
     scores = load(run, device).evaluate(photos)
     print(f"{scores.n} photos, with 95 % intervals")
-    for name, value, (low, high) in (
-        ("accuracy", scores.accuracy, scores.accuracy_ci95),
-        ("balanced accuracy", scores.balanced_accuracy, scores.balanced_accuracy_ci95),
-        ("log-loss", scores.log_loss, scores.log_loss_ci95),
-        ("calibration error", scores.ece, scores.ece_ci95),
-    ):
+    for name, value, (low, high) in scores.rows():
         print(f"{name:18} {value:.4f}  ({low:.4f} to {high:.4f})")
 
 

@@ -48,6 +48,15 @@ class Scores:
     ece: float
     ece_ci95: Interval
 
+    def rows(self) -> tuple[tuple[str, float, Interval], ...]:
+        """Return each score's name for people, its value and its interval."""
+        return (
+            ("accuracy", self.accuracy, self.accuracy_ci95),
+            ("balanced accuracy", self.balanced_accuracy, self.balanced_accuracy_ci95),
+            ("log-loss", self.log_loss, self.log_loss_ci95),
+            ("calibration error", self.ece, self.ece_ci95),
+        )
+
 
 def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None = None, seed: int = 0) -> Scores:
     """Score predictions.
