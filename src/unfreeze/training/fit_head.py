@@ -40,24 +40,30 @@ class Linear:
 
 @dataclass(frozen=True)
 class HeadFit:
-    """The head that phase 1 ends with, and the evidence by which it was chosen.
+    """The head that phase 1 ends with, the one that phase 2 goes on from, and the evidence by which they were chosen.
 
     Attributes:
         head: Fitted on every training photo at the chosen strength.
-        fold_heads: For each fold, the head fitted on the other folds at the chosen strength.
+        start: Fitted on every training photo at a strength no weaker than the chosen one: that with the lowest
+            smoothed loss on photos that were fitted.  ``head`` is often so sure of them that phase 2, whose labels
+            are smoothed, would first of all shake the backbone to make it less so.
+        fold_starts: For each fold, the head fitted on the other folds at the strength of ``start``.
         strength: The chosen L2 penalty (on features of mean squared length 1).
         path: The cross-validated log-loss of each strength tried, in order.
         out_of_fold: Probabilities for each training photo from a head that never saw it, shape (N, C).
     """
 
     head: Linear
-    fold_heads: tuple[Linear, ...]
+    start: Linear
+    fold_starts: tuple[Linear, ...]
     strength: float
     path: tuple[tuple[float, float], ...]
     out_of_fold: Array
 
 
-def fit_head(features: Tensor, labels: Tensor, fold: NDArray[np.int64], classes: int) -> HeadFit:
+def fit_head(
+    features: Tensor, labels: Tensor, fold: NDArray[np.int64], classes: int, smoothing: float = 0.0
+) -> HeadFit:
     """Solve phase 1.
 
     Args:
@@ -65,6 +71,7 @@ def fit_head(features: Tensor, labels: Tensor, fold: NDArray[np.int64], classes:
         labels: Shape (N,).
         fold: The fold of each photo, 0 to k - 1.
         classes: How many classes there are; a fold may lack some.
+        smoothing: Of the labels in phase 2; 0 makes it start from the head of phase 1.
     """
     device = torch.device("cpu") if features.device.type == "mps" else features.device  # Apple's cards lack float64
     features = features.to(device=device, dtype=torch.float64)
@@ -75,38 +82,54 @@ def fit_head(features: Tensor, labels: Tensor, fold: NDArray[np.int64], classes:
     labels = labels.to(device)
     rounds = [torch.from_numpy(fold == index).to(device) for index in range(int(fold.max()) + 1)]
 
-    starts: list[Linear | None] = [None] * len(rounds)
+    heads: list[tuple[Linear, ...]] = []  # of each strength tried, the head of each round
     path: list[tuple[float, float]] = []
-    best: tuple[float, tuple[Linear, ...], Tensor] | None = None
+    best = 0
+    answers = torch.zeros(len(labels), classes, device=device)
     for strength in track(STRENGTHS, "phase 1: solving the head"):
-        heads = tuple(
-            solve(*_flatten(unit[~held], labels[~held]), classes, strength, start, PATH_GRADIENT_NORM)
-            for held, start in zip(rounds, starts, strict=True)
+        warm: tuple[Linear | None, ...] = heads[-1] if heads else (None,) * len(rounds)
+        heads.append(
+            tuple(
+                solve(*_flatten(unit[~held], labels[~held]), classes, strength, last, PATH_GRADIENT_NORM)
+                for held, last in zip(rounds, warm, strict=True)
+            )
         )
-        starts = list(heads)
-        predicted = torch.zeros(len(labels), classes, device=device)
-        for held, head in zip(rounds, heads, strict=True):
+        predicted = torch.zeros_like(answers)
+        for held, head in zip(rounds, heads[-1], strict=True):
             predicted[held] = head.probabilities(unit[held, 0])
-        loss = _log_loss(predicted, labels, rounds)
-        path.append((strength, loss))
-        losses = [value for _, value in path]
-        if best is None or loss < min(losses[:-1]):
-            best = strength, heads, predicted
-        if len(losses) - 1 - int(np.argmin(losses)) >= PATIENCE:
+        path.append((strength, _log_loss(predicted, labels, rounds)))
+        if len(path) == 1 or path[-1][1] < path[best][1]:
+            best, answers = len(path) - 1, predicted
+        if len(path) - 1 - best >= PATIENCE:
             break
-    assert best is not None
-    strength, heads, predicted = best
-    mean_start = Linear(
-        torch.stack([head.weight for head in heads]).mean(dim=0), torch.stack([head.bias for head in heads]).mean(dim=0)
-    )
-    full = solve(*_flatten(exact, labels), classes, strength, mean_start)
+    start = int(np.argmin([_smoothed(unit, labels, rounds, each, smoothing) for each in heads[: best + 1]]))
+
+    def all_photos(place: int) -> Linear:
+        weights = torch.stack([head.weight for head in heads[place]]).mean(dim=0)
+        biases = torch.stack([head.bias for head in heads[place]]).mean(dim=0)
+        return solve(*_flatten(exact, labels), classes, path[place][0], Linear(weights, biases))
+
+    full = all_photos(best)
     return HeadFit(
         head=_undo_scaling(full, center, scale),
-        fold_heads=tuple(_undo_scaling(head, center, scale) for head in heads),
-        strength=strength,
+        start=_undo_scaling(full if start == best else all_photos(start), center, scale),
+        fold_starts=tuple(_undo_scaling(head, center, scale) for head in heads[start]),
+        strength=path[best][0],
         path=tuple(path),
-        out_of_fold=predicted.double().cpu().numpy(),
+        out_of_fold=answers.double().cpu().numpy(),
     )
+
+
+def _smoothed(
+    features: Tensor, labels: Tensor, rounds: list[Tensor], heads: tuple[Linear, ...], smoothing: float
+) -> float:
+    """Return the cross-entropy with smoothed labels on the photos that each round's head was fitted on, all views."""
+    losses = []
+    for held, head in zip(rounds, heads, strict=True):
+        x, y = _flatten(features[~held], labels[~held])
+        logits = x @ head.weight.T + head.bias
+        losses.append(float(torch.nn.functional.cross_entropy(logits, y, label_smoothing=smoothing)))
+    return sum(losses) / len(losses)
 
 
 def solve(

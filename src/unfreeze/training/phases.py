@@ -59,12 +59,20 @@ class Round:
 
 @dataclass(frozen=True)
 class PhaseOne:
-    """The head-only model, and the head-only model of every round with its answers on the round's photos."""
+    """How phase 1 went.
+
+    Attributes:
+        final: The head-only model.
+        validation: What every round's head-only model says of the round's photos, each of shape (V, C).
+        start: The model that phase 2 goes on from.
+        round_starts: The same for every round.
+        history: A row an epoch; a solved head has none.
+    """
 
     final: Weights
-    rounds: tuple[Weights, ...]
     validation: tuple[Probabilities, ...]
-    strength: float | None
+    start: Weights
+    round_starts: tuple[Weights, ...]
     history: tuple[EpochRow, ...]
 
 
@@ -100,7 +108,7 @@ def phase_one(backbone: Backbone, source: Activations, data: TrainingData, recip
     rounds = validation_rounds(data, recipe.judges)
     if recipe.head_plan is None or recipe.head_schedule is None:
         assert isinstance(source, Cached), "a solved head is fitted on kept features"
-        return _solved(source, data, rounds, recipe.views)
+        return _solved(source, data, rounds, recipe)
     head_plan, head_schedule = recipe.head_plan, recipe.head_schedule
     pretrained = backbone.snapshot(head_plan.boundary)
 
@@ -117,9 +125,9 @@ def phase_one(backbone: Backbone, source: Activations, data: TrainingData, recip
     backbone.restore(pretrained)
     return PhaseOne(
         final=final.weights,
-        rounds=tuple(tuned.weights for tuned in tried),
         validation=tuple(tuned.validation[-1] for tuned in tried),
-        strength=None,
+        start=final.weights,
+        round_starts=tuple(tuned.weights for tuned in tried),
         history=final.history,
     )
 
@@ -145,7 +153,7 @@ def phase_two(
 
     tried = [
         train(start, each.train, each.val, f"phase 2, validating {number} of {len(rounds)}")
-        for number, (start, each) in enumerate(zip(first.rounds, rounds, strict=True), 1)
+        for number, (start, each) in enumerate(zip(first.round_starts, rounds, strict=True), 1)
     ]
     truth = data.labels[torch.from_numpy(np.concatenate([each.val for each in rounds]))].numpy()
     by_epoch = [np.concatenate(answers) for answers in zip(*(tuned.validation for tuned in tried), strict=True)]
@@ -153,7 +161,7 @@ def phase_two(
     epoch = int(np.argmin(losses)) + 1 if recipe.choose_epoch else schedule.epochs
     trainings = list(tried)
     if not len(data.val):
-        trainings.append(train(first.final, data.train, data.val, "phase 2", stop_after=epoch))
+        trainings.append(train(first.start, data.train, data.val, "phase 2", stop_after=epoch))
     final = trainings[-1]
     backbone.restore(pretrained)
     before, after = judge(np.concatenate(first.validation), truth), judge(by_epoch[epoch - 1], truth)
@@ -174,21 +182,22 @@ def new_head(backbone: Backbone, classes: int, seed: int) -> Head:
         return Head(backbone.feature_dim, classes).to(backbone.device)
 
 
-def _solved(at_head: Cached, data: TrainingData, rounds: tuple[Round, ...], views: int) -> PhaseOne:
+def _solved(at_head: Cached, data: TrainingData, rounds: tuple[Round, ...], recipe: Recipe) -> PhaseOne:
     train = data.train.tolist()
-    fit = fit_head(
-        features(at_head, train, range(views)), data.labels[torch.from_numpy(data.train)], data.fold, data.classes
-    )
-    heads = [fit.head if each.fold is None else fit.fold_heads[each.fold] for each in rounds]
-    validation = []
-    for head, each in zip(heads, rounds, strict=True):
-        plain = features(at_head, each.val.tolist(), (PLAIN_VIEW,))[:, 0]
-        validation.append(head.probabilities(plain).float().numpy())
+    found = features(at_head, train, range(recipe.views))
+    smoothing = recipe.schedule.smoothing if recipe.schedule is not None else 0.0
+    fit = fit_head(found, data.labels[torch.from_numpy(data.train)], data.fold, data.classes, smoothing)
+    if len(data.val):
+        plain = features(at_head, data.val.tolist(), (PLAIN_VIEW,))[:, 0]
+        validation, starts = [fit.head.probabilities(plain).numpy()], [fit.start]
+    else:
+        validation = [fit.out_of_fold[data.fold == fold] for fold in range(len(rounds))]
+        starts = list(fit.fold_starts[: len(rounds)])
     return PhaseOne(
         final=Weights([], head_weights(fit.head)),
-        rounds=tuple(Weights([], head_weights(head)) for head in heads),
-        validation=tuple(validation),
-        strength=fit.strength,
+        validation=tuple(answers.astype(np.float32) for answers in validation),
+        start=Weights([], head_weights(fit.start)),
+        round_starts=tuple(Weights([], head_weights(head)) for head in starts),
         history=(),
     )
 

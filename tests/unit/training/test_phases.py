@@ -142,13 +142,13 @@ def test_a_solved_head_is_judged_by_folds_that_it_never_saw(photos: tuple[Path, 
     source = keep(backbone, given.renderer, 5, given.data.views(2), "test")
     first = phase_one(backbone, source, given.data, recipe(backbone), 0)
     found = features(source, range(18), (0, 1))
-    fit = fit_head(found, given.data.labels[:18], given.data.fold, CLASSES)
-    assert first.strength == fit.strength
-    assert len(first.rounds) == len(first.validation) == 3
-    for number, (weights, answers) in enumerate(zip(first.rounds, first.validation, strict=True)):
-        assert torch.equal(weights.head["weight"], fit.fold_heads[number].weight.float())
+    fit = fit_head(found, given.data.labels[:18], given.data.fold, CLASSES, smoothing=schedule().smoothing)
+    assert len(first.round_starts) == len(first.validation) == 3
+    for number, (weights, answers) in enumerate(zip(first.round_starts, first.validation, strict=True)):
+        assert torch.equal(weights.head["weight"], fit.fold_starts[number].weight.float())
         np.testing.assert_allclose(answers, fit.out_of_fold[given.data.fold == number], atol=1e-6)
     assert torch.equal(first.final.head["bias"], fit.head.bias.float())
+    assert torch.equal(first.start.head["bias"], fit.start.bias.float())
     assert first.history == ()
 
 
@@ -158,7 +158,7 @@ def test_with_the_users_validation_the_judged_head_is_the_one_that_ships(
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=6)
     first = phase_one(backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
-    assert bits(first.rounds[0]) == bits(first.final)
+    assert bits(first.round_starts[0]) == bits(first.start)
     head = new_head(backbone, CLASSES, 0)
     first.final.install(backbone, head, [])
     plain = torch.cat([given.renderer.views(int(photo), (0,)) for photo in given.data.val])
@@ -194,8 +194,8 @@ def test_phase_two_goes_on_from_phase_one(photos: tuple[Path, ...]) -> None:
     assert how.plan is not None
     still = replace(how, plan=plan_from(backbone, 3, lr=1e-12, head_lr=1e-12), schedule=schedule(epochs=1))
     first, second = both(backbone, given, still)
-    torch.testing.assert_close(second.final.head, first.final.head, atol=1e-6, rtol=0)
-    assert bits(second.final) != bits(first.final)
+    torch.testing.assert_close(second.final.head, first.start.head, atol=1e-6, rtol=0)
+    assert bits(second.final) != bits(first.start)
 
 
 @VALIDATIONS
