@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.training.finetune import Schedule
 from unfreeze.training.phases import TrainingData, new_head
+from unfreeze.training.store import Store, open_store
 
 CLASSES = 3
 SIZE = 16
@@ -129,6 +131,17 @@ def draw(root: Path, count: int) -> tuple[Path, ...]:
     return tuple(paths)
 
 
+def renderer(paths: Sequence[Path], seed: int = 0) -> Renderer:
+    """Return what renders the photos with random crops."""
+    digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    return Renderer(tuple(paths), PREPROCESSING, CROPS, seed, digests)
+
+
+def new_store() -> Store:
+    """Return an empty store of its own, which goes when it is let go of."""
+    return open_store(None, 0)
+
+
 @dataclass(frozen=True)
 class Task:
     """Drawn photos and what training may know of them: the first ``train``, then ``val``; the rest is the test set."""
@@ -148,7 +161,7 @@ def task(paths: Sequence[Path], *, train: int, val: int = 0, folds: int = 3, see
         fold=indices[:train] // CLASSES % folds,
         classes=CLASSES,
     )
-    return Task(Renderer(tuple(paths), PREPROCESSING, CROPS, seed), data, indices[train + val :])
+    return Task(renderer(paths, seed), data, indices[train + val :])
 
 
 def schedule(

@@ -53,6 +53,10 @@ class Settings(BaseModel):
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63, description="Decides every random choice.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    cache: Annotated[
+        Path | None, Field(description="Where activations are kept for later runs. Default: ~/.cache/unfreeze")
+    ] = None
+    cache_gib: Annotated[float, Field(ge=0, description="How much may be kept there, in GiB; 0 keeps nothing.")] = 10.0
     out: Annotated[Path | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
 
 
@@ -63,7 +67,7 @@ class TrainConfig(Settings):
 
     @model_validator(mode="after")
     def _refuse_unwritable_names(self) -> Self:
-        for name in ("photos", "reference", "model"):
+        for name in ("photos", "reference", "model", "cache"):
             try:
                 str(getattr(self, name)).encode("utf-8")
             except UnicodeEncodeError as error:
@@ -90,6 +94,8 @@ class TrainConfig(Settings):
                     else f"--recipe {self.recipe}"
                 )
                 raise ValueError(f"--{name.replace('_', '-')} has no meaning with {cause}")
+        if self.cache is not None and self.cache_gib == 0:
+            raise ValueError("--cache has no meaning with --cache-gib 0")
         if head_only and self.bn == "train":
             raise ValueError("--bn train has no meaning where the backbone stays as it is")
         return self

@@ -50,6 +50,10 @@ class RunError(UnfreezeError):
     """A run folder is missing, incomplete or of a later schema."""
 
 
+class CacheError(UnfreezeError):
+    """Activations can't be kept, or what was kept is no longer there."""
+
+
 class MissingExtraError(UnfreezeError):
     """An optional package is needed for this and isn't installed."""
 

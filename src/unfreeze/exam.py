@@ -17,6 +17,7 @@ from unfreeze.models.backbone import Backbone, Head
 from unfreeze.predict import Probabilities, original_top1, probabilities
 from unfreeze.runtime import track
 from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render, plain_views
+from unfreeze.training.store import Store
 
 Indices = NDArray[np.int64]
 
@@ -82,22 +83,30 @@ class Exam:
         return measured.with_agreement(self.test.original, now)
 
 
-def set_exam(backbone: Backbone, boundary: int, renderer: Renderer, test: Indices, reference: PhotoSet | None) -> Exam:
+def set_exam(
+    store: Store, backbone: Backbone, boundary: int, renderer: Renderer, test: Indices, reference: PhotoSet | None
+) -> Exam:
     """Compute what crosses ``boundary`` for the exam's photos, on the backbone as it was pretrained."""
-    papers = _sheet(backbone, renderer, boundary, test, "reading test photos")
+    papers = _sheet(store, backbone, renderer, boundary, test, "reading test photos")
     if reference is None:
         return Exam(papers)
     photos = np.arange(len(reference.samples))
-    own = Renderer(tuple(sample.path for sample in reference.samples), backbone.network.preprocessing)
+    own = Renderer(
+        tuple(sample.path for sample in reference.samples),
+        backbone.network.preprocessing,
+        digests=tuple(sample.digest for sample in reference.samples),
+    )
     return Exam(
         test=papers,
-        reference=_sheet(backbone, own, boundary, photos, "reading reference photos"),
+        reference=_sheet(store, backbone, own, boundary, photos, "reading reference photos"),
         reference_labels=np.array([sample.label for sample in reference.samples]),
         reference_name=printable(str(reference.root)),
     )
 
 
-def _sheet(backbone: Backbone, renderer: Renderer, boundary: int, photos: Indices, description: str) -> Sheet:
-    source = keep_or_render(backbone, renderer, boundary, dict.fromkeys(photos.tolist(), (0,)), description)
+def _sheet(
+    store: Store, backbone: Backbone, renderer: Renderer, boundary: int, photos: Indices, description: str
+) -> Sheet:
+    source = keep_or_render(store, backbone, renderer, boundary, dict.fromkeys(photos.tolist(), (0,)), description)
     sheet = Sheet(source, photos, original=None)
     return replace(sheet, original=sheet.original_now(backbone))

@@ -29,9 +29,10 @@ from unfreeze.records import (
 )
 from unfreeze.run import Run
 from unfreeze.runtime import Stopwatch, choose_device, deterministic, peak_rss_mib, prepare_process, say
-from unfreeze.training.activations import advance, keep_or_render
+from unfreeze.training.activations import keep, keep_or_render
 from unfreeze.training.phases import TrainingData, new_head, phase_one, phase_two
 from unfreeze.training.recipes import choose
+from unfreeze.training.store import open_store
 from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
 
 FOLDS = 5
@@ -57,6 +58,7 @@ def run(config: TrainConfig) -> Run:
         )
     reference = readable(read_reference(config.reference, backbone.network.labels)) if config.reference else None
     recipe = choose(config, backbone, len(splits.train), len(photos.classes))
+    store = open_store(config.cache, config.cache_gib)
     folder = new_run(config.out)
     write_arguments(folder, config)
     write_checks(folder, photos)
@@ -69,14 +71,17 @@ def run(config: TrainConfig) -> Run:
         torch.from_numpy(labels), splits.train, splits.val, splits.fold[splits.train], len(photos.classes)
     )
     paths = tuple(sample.path for sample in photos.samples)
-    renderer = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed)
+    digests = tuple(sample.digest for sample in photos.samples)
+    renderer = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed, digests)
     with deterministic(config.seed):
         with watch.measure("features"):
             wanted = data.views(recipe.views)
-            source = keep_or_render(backbone, renderer, recipe.boundary, wanted, "reading training photos")
-            at_head = advance(backbone, source, backbone.head_boundary, wanted) if recipe.head_on_features else source
+            source = keep_or_render(store, backbone, renderer, recipe.boundary, wanted, "reading training photos")
+            at_head = source
+            if recipe.head_on_features:
+                at_head = keep(store, backbone, source, backbone.head_boundary, wanted, "computing features")
         with watch.measure("exam"):
-            exam = set_exam(backbone, recipe.boundary, renderer, splits.test, reference)
+            exam = set_exam(store, backbone, recipe.boundary, renderer, splits.test, reference)
 
         pretrained = backbone.snapshot(recipe.boundary)
         head = new_head(backbone, len(photos.classes), config.seed)

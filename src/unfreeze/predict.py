@@ -74,4 +74,7 @@ def named(paths: Iterable[Path], rows: Probabilities, classes: tuple[str, ...]) 
 def photo_batches(backbone: Backbone, paths: Sequence[Path], size: int = 32) -> Iterator[Tensor]:
     """Yield plain views of photo files as the backbone wants them, shape (size, 3, height, width)."""
     renderer = Renderer(tuple(paths), backbone.network.preprocessing)
-    return renderer.batches(((photo, (PLAIN_VIEW,)) for photo in range(len(paths))), size)
+    starts = range(0, len(paths), size)
+    return renderer.batches(
+        [(photo, (PLAIN_VIEW,)) for photo in range(start, min(start + size, len(paths)))] for start in starts
+    )

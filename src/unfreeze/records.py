@@ -45,8 +45,9 @@ def describe(
 
 
 def write_arguments(folder: RunFolder, config: TrainConfig) -> None:
-    """Write the configuration but for the run's own place; ``unfreeze train --config args.toml`` runs it again."""
-    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude={"out"})))
+    """Write what decides the run; ``unfreeze train --config args.toml`` runs it again."""
+    places = {"out", "cache", "cache_gib"}
+    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=places)))
 
 
 def write_checks(folder: RunFolder, photos: PhotoSet) -> None:

@@ -96,10 +96,24 @@ def test_the_frozen_part_ships_as_it_was_pretrained_to_the_bit(run: Path) -> Non
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit(run: Path, tmp_path: Path) -> None:
-    assert command("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again")) == 0
+    words = ("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again"), "--cache-gib", "0")
+    assert command(*words) == 0
     first, again = (folder / "model" / "model.safetensors" for folder in (run, tmp_path / "again"))
     assert first.read_bytes() == again.read_bytes()
     assert tomllib.loads((tmp_path / "again" / "args.toml").read_text("utf-8"))["depth"] == "blocks.6"
+
+
+def test_a_second_run_on_the_same_photos_computes_no_frozen_layer(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr("unfreeze.training.activations._run", refuse)
+    assert command("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again")) == 0
+    first, again = (folder / "model" / "model.safetensors" for folder in (run, tmp_path / "again"))
+    assert first.read_bytes() == again.read_bytes()
+    assert (run / "predictions.csv").read_bytes() == (tmp_path / "again" / "predictions.csv").read_bytes()
 
 
 def test_the_shipped_file_answers_as_the_trained_model_did(run: Path, photos: Path) -> None:
@@ -202,6 +216,7 @@ def test_the_last_lines_say_the_verdict_the_paths_and_the_next_command(
         (["train", "{photos}", "--lr", "1"], "--lr"),
         (["train", "{photos}", "--recipe", "classic", "--depth", "all"], "--depth has no meaning"),
         (["train", "{photos}", "--device", "cuda:9"], "--device"),
+        (["train", "{photos}", "--cache", "/dev/null/cache"], "--cache-gib 0"),
         (["train", "{photos}", "--fine"], "Unknown option"),
         (["predict", "nowhere", "{photos}"], "no such run folder"),
         (["models", "nonsense"], "No model's name contains"),

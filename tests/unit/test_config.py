@@ -21,6 +21,7 @@ def test_only_photos_has_no_default() -> None:
     assert plain.photos == Path("photos")
     assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
         "model": "efficientnet_lite0", "recipe": "auto", "bn": "frozen", "test_size": 0.2, "seed": 0, "device": "auto",
+        "cache_gib": 10.0,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):
         make_config({})
@@ -32,6 +33,8 @@ def test_only_photos_has_no_default() -> None:
         ("--recipe", {"recipe": "magic"}),
         ("--bn", {"bn": "melted"}),
         ("--epochs", {"epochs": 0}),
+        ("--cache-gib", {"cache_gib": -1}),
+        ("--cache", {"cache": "somewhere", "cache_gib": 0}),
         ("--epochs", {"epochs": 2.5}),
         ("--head-epochs", {"recipe": "classic", "head_epochs": -1}),
         ("--lr", {"lr": 0}),

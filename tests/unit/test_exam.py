@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, Task, draw, new_head, schedule, task, tiny_cnn
+from tests.support import CLASSES, Task, draw, new_head, new_store, schedule, task, tiny_cnn
 
+from unfreeze.data.checks import readable
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.exam import set_exam
 from unfreeze.models.backbone import Backbone
@@ -29,12 +30,12 @@ def reference(tmp_path: Path) -> PhotoSet:
     said = torch.cat([backbone.original_logits(batch) for batch in photo_batches(backbone, paths)]).argmax(1).tolist()
     labels = [label if number % 7 else (label + 1) % 7 for number, label in enumerate(said)]
     samples = tuple(Sample(path, path.name, label) for path, label in zip(paths, labels, strict=True))
-    return PhotoSet(tmp_path, tuple("abcdefg"), samples)
+    return readable(PhotoSet(tmp_path, tuple("abcdefg"), samples))
 
 
 def tune(backbone: Backbone, given: Task, boundary: int) -> None:
     head = new_head(backbone, CLASSES, 0)
-    source = keep_or_render(backbone, given.renderer, boundary, given.data.views(2), "test")
+    source = keep_or_render(new_store(), backbone, given.renderer, boundary, given.data.views(2), "test")
     finetune(
         backbone, head, source, given.data.labels, plan_from(backbone, boundary, lr=0.1, head_lr=0.1), schedule(),
         phase="test", train=given.data.train, val=given.data.val, seed=0, keep="last",
@@ -44,7 +45,7 @@ def tune(backbone: Backbone, given: Task, boundary: int) -> None:
 @EVERY_BOUNDARY
 def test_head_only_forgets_exactly_nothing(photos: tuple[Path, ...], reference: PhotoSet, boundary: int) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    exam = set_exam(backbone, boundary, given.renderer, given.test, reference)
+    exam = set_exam(new_store(), backbone, boundary, given.renderer, given.test, reference)
     tune(backbone, given, backbone.head_boundary)
     forgotten = exam.forgetting(backbone, 0)
     assert forgotten is not None
@@ -59,7 +60,7 @@ def test_forgetting_is_measured_by_the_original_classifier_on_the_tuned_backbone
     photos: tuple[Path, ...], reference: PhotoSet, boundary: int
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    exam = set_exam(backbone, boundary, given.renderer, given.test, reference)
+    exam = set_exam(new_store(), backbone, boundary, given.renderer, given.test, reference)
     tune(backbone, given, boundary)
     forgotten = exam.forgetting(backbone, 0)
     labels = torch.tensor([sample.label for sample in reference.samples])
@@ -81,7 +82,7 @@ def test_forgetting_is_measured_by_the_original_classifier_on_the_tuned_backbone
 @EVERY_BOUNDARY
 def test_answers_are_those_of_the_model_as_it_is_now(photos: tuple[Path, ...], boundary: int) -> None:
     backbone, given = tiny_cnn(dropout=0.3), task(photos, train=12)
-    exam = set_exam(backbone, boundary, given.renderer, given.test, None)
+    exam = set_exam(new_store(), backbone, boundary, given.renderer, given.test, None)
     head = new_head(backbone, CLASSES, 0)
     before = exam.answers(backbone, head)
     tune(backbone, given, max(boundary, 2))
@@ -94,21 +95,21 @@ def test_answers_are_those_of_the_model_as_it_is_now(photos: tuple[Path, ...], b
 
 def test_test_photos_are_seen_in_their_plain_view_alone(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    source = set_exam(backbone, 2, given.renderer, given.test, None).test.source
+    source = set_exam(new_store(), backbone, 2, given.renderer, given.test, None).test.source
     assert isinstance(source, Cached)
-    assert set(source.row) == {(int(photo), 0) for photo in given.test}
+    assert set(source.places) == {(int(photo), 0) for photo in given.test}
 
 
 def test_without_an_original_classifier_nothing_is_said_of_forgetting(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     backbone = replace(backbone, network=replace(backbone.network, outputs=0))
-    exam = set_exam(backbone, 2, given.renderer, given.test, None)
+    exam = set_exam(new_store(), backbone, 2, given.renderer, given.test, None)
     assert exam.forgetting(backbone, 0) is None
     assert exam.answers(backbone, new_head(backbone, CLASSES, 0)).shape == (18, CLASSES)
 
 
 def test_without_reference_photos_agreement_alone_is_measured(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    forgotten = set_exam(backbone, 2, given.renderer, given.test, None).forgetting(backbone, 0)
+    forgotten = set_exam(new_store(), backbone, 2, given.renderer, given.test, None).forgetting(backbone, 0)
     assert forgotten is not None
     assert (forgotten.agreement, forgotten.drop, forgotten.reference) == (1.0, None, None)

@@ -33,7 +33,8 @@ def readable(photos: PhotoSet) -> PhotoSet:
     if not digests:
         raise PhotosError("None of these photos can be read.", where=photos.root, mend=_first(reasons))
     left_out = tuple(LeftOut(sample.file_name, reason) for sample, reason in reasons.items())
-    return replace(photos, samples=tuple(digests), left_out=photos.left_out + left_out)
+    samples = tuple(replace(sample, digest=digest) for sample, digest in digests.items())
+    return replace(photos, samples=samples, left_out=photos.left_out + left_out)
 
 
 def _first(reasons: dict[Sample, str]) -> str:
@@ -153,7 +154,7 @@ def _joined(samples: list[Sample], digests: dict[Sample, str]) -> list[Sample]:
         named = [other.group for other in together if other.group is not None]
         return min(named, default=f"copies of {together[0].file_name}" if len(together) > 1 else None)
 
-    return [replace(sample, group=name(sample)) for sample in samples]
+    return [replace(sample, group=name(sample), digest=digests[sample]) for sample in samples]
 
 
 def _class_counts(samples: Sequence[Sample]) -> dict[int, int]:

@@ -30,6 +30,7 @@ class Sample:
         label: Index into ``PhotoSet.classes``.
         group: Photos of one group (a patient, a tile) stay on one side of every split; None is a group of its own.
         split: The side that the user put it on, or None.
+        digest: SHA-256 of the file, once it has been read.
     """
 
     path: Path
@@ -37,6 +38,7 @@ class Sample:
     label: int
     group: str | None = None
     split: Split | None = None
+    digest: str = ""
 
 
 @dataclass(frozen=True)

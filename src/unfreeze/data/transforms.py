@@ -1,7 +1,7 @@
 """From an upright RGB photo to the tensor that a backbone wants: the plain view, and augmented ones.
 
 View 0 is the plain one: the evaluation rendering that the backbone's source prescribes.  View v > 0 is drawn from
-(seed, v, photo) alone, so that it is the same in whichever order, thread, epoch or run it is rendered.
+(seed, v, content) alone, so that it is the same in whichever order, thread, epoch or run it is rendered.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def render(photo: Image.Image, preprocessing: Preprocessing, augmentation: Augme
         photo: An upright RGB photo.
         preprocessing: The backbone's own.
         augmentation: What views other than the plain one may change.
-        key: Seed, view and photo index.
+        key: Seed, view and the photo's content as a number.
     """
     _, view, _ = key
     if view == PLAIN_VIEW:
@@ -96,7 +96,7 @@ def _margin(side: int, crop: int) -> int:
 def augment(
     photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
 ) -> Image.Image:
-    """Crop, flip and jitter a photo as (seed, view, photo) decides."""
+    """Crop, flip and jitter a photo as (seed, view, content) decides."""
     random = generator(*key)
     width, height = photo.size
     area = width * height * random.uniform(*augmentation.area)

@@ -1,14 +1,14 @@
 """A frozen layer is computed once: the tensors that cross a boundary, for every photo and view, kept and trained on.
 
-Two sources give the same tensors through the same method: ``Cached`` from memory, ``Rendered`` from the photos.  Training
-can't tell them apart.
+Two sources give the same tensors through the same method: ``Cached`` from the store, ``Rendered`` from the photos.  Training
+can't tell them apart.  What was computed in an earlier run is found again by what it was computed from.
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Protocol
 
 import numpy as np
@@ -21,10 +21,11 @@ from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, Head, pool
 from unfreeze.predict import Probabilities, evaluation_mode, place, probabilities
 from unfreeze.runtime import track
+from unfreeze.training.store import Place, Store, read_rows
 
 EVALUATION_BATCH = 64
-BATCH = 16  # photos in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
-MEMORY_BUDGET = 2 * 2**30  # bytes; larger caches live in a temporary file that the system pages in and out
+BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
+FORMAT = "1"  # of what is kept; another one makes older activations unfindable
 
 
 class Activations(Protocol):
@@ -33,6 +34,10 @@ class Activations(Protocol):
     @property
     def boundary(self) -> int:
         """The first stage that still has to run on these tensors."""
+
+    @property
+    def renderer(self) -> Renderer:
+        """The photos they come from."""
 
     def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
         """Yield the tensors of (photos[i], views[i]) in order, ``size`` at a time."""
@@ -46,9 +51,13 @@ class Rendered:
     boundary: int = 0
 
     def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield rendered views, shape (size, 3, height, width)."""
-        wanted = [(int(photo), (int(view),)) for photo, view in zip(photos, views, strict=True)]
-        return self.renderer.batches(wanted, size)
+        """Yield rendered views, shape (size, 3, height, width); neighbouring views of a photo are decoded once."""
+        pairs = [(int(photo), int(view)) for photo, view in zip(photos, views, strict=True)]
+        chunks = (pairs[start : start + size] for start in range(0, len(pairs), size))
+        return self.renderer.batches(
+            [(photo, [view for _, view in same]) for photo, same in groupby(chunk, key=lambda pair: pair[0])]
+            for chunk in chunks
+        )
 
 
 @dataclass(frozen=True)
@@ -57,75 +66,76 @@ class Cached:
 
     Attributes:
         boundary: Where they were taken.
-        values: Shape (rows, ...).
-        row: The row of each (photo, view).
+        renderer: The photos they come from.
+        places: Where each (photo, view) is kept.
     """
 
     boundary: int
-    values: Tensor
-    row: dict[tuple[int, int], int]
+    renderer: Renderer
+    places: dict[tuple[int, int], Place]
 
     def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
         """Yield kept activations, shape (size, ...)."""
-        rows = torch.tensor([self.row[int(p), int(v)] for p, v in zip(photos, views, strict=True)], dtype=torch.long)
-        for chunk in torch.split(rows, size):
-            yield self.values[chunk]
+        places = [self.places[int(photo), int(view)] for photo, view in zip(photos, views, strict=True)]
+        for start in range(0, len(places), size):
+            yield read_rows(places[start : start + size])
 
 
 def keep(
-    backbone: Backbone, renderer: Renderer, boundary: int, wanted: dict[int, Sequence[int]], description: str
+    store: Store,
+    backbone: Backbone,
+    source: Activations,
+    boundary: int,
+    wanted: dict[int, Sequence[int]],
+    description: str,
 ) -> Cached:
-    """Compute what crosses ``boundary`` for the wanted photos and views, once.
+    """Return what crosses ``boundary`` for the wanted photos and views: found in the store, or computed and kept there.
 
     Args:
+        store: Outlives the run.
         backbone: Its stages below ``boundary`` must be frozen.
-        renderer: Renders the photos.
+        source: What is computed from: the photos, or activations at a shallower boundary.
         boundary: ``backbone.head_boundary`` keeps pooled features, shape (rows, D).
         wanted: The views of each photo.
         description: What the progress bar says.
+
+    Raises:
+        CacheError: They can't be kept.
     """
-    row = {(photo, view): 0 for photo, views in wanted.items() for view in views}
-    row = {pair: index for index, pair in enumerate(row)}
-    batches = renderer.batches(wanted.items(), BATCH)
-    values: Tensor | None = None
-    filled = 0
-    evaluation_mode(backbone)
-    with torch.inference_mode():
-        for batch in track(batches, description, total=-(-len(wanted) // BATCH)):
-            for images in torch.split(batch, BATCH):
-                crossing = _run(backbone, images, 0, boundary)
-                if values is None:
-                    values = _store(len(row), crossing)
-                values[filled : filled + len(crossing)] = crossing.cpu()
-                filled += len(crossing)
-    if values is None:
-        values = torch.empty(0, backbone.feature_dim)
-    return Cached(boundary, values, row)
+    keys = {(photo, view): source.renderer.identity(photo, view) for photo, views in wanted.items() for view in views}
+    shelf = store.shelf(*_kind(backbone, boundary, source.renderer))
+    found = shelf.find(keys.values())
+    missing = {key: pair for pair, key in keys.items() if key not in found}  # byte-identical photos share a key
+    if missing:
+        photos, views = [photo for photo, _ in missing.values()], [view for _, view in missing.values()]
+        batches = source.batches(photos, views, BATCH)
+        evaluation_mode(backbone)
+        with torch.inference_mode(), shelf.write() as draft:
+            for batch in track(batches, description, total=-(-len(missing) // BATCH)):
+                crossing = _run(backbone, batch, source.boundary, boundary).float().cpu()
+                done = len(draft.keys)
+                draft.append(list(missing)[done : done + len(crossing)], crossing)
+        found |= draft.places
+    return Cached(boundary, source.renderer, {pair: found[key] for pair, key in keys.items()})
 
 
 def keep_or_render(
-    backbone: Backbone, renderer: Renderer, boundary: int, wanted: dict[int, Sequence[int]], description: str
+    store: Store,
+    backbone: Backbone,
+    renderer: Renderer,
+    boundary: int,
+    wanted: dict[int, Sequence[int]],
+    description: str,
 ) -> Activations:
     """Return what crosses ``boundary``: kept, or, where that is the photos themselves, rendered whenever asked for."""
-    return keep(backbone, renderer, boundary, wanted, description) if boundary else Rendered(renderer)
-
-
-def advance(backbone: Backbone, source: Activations, boundary: int, wanted: dict[int, Sequence[int]]) -> Cached:
-    """Compute activations at a deeper boundary from ``source``, which is a shallower one's wherever one was kept."""
-    pairs = [(photo, view) for photo, views in wanted.items() for view in views]
-    photos, views = [photo for photo, _ in pairs], [view for _, view in pairs]
-    evaluation_mode(backbone)
-    with torch.inference_mode():
-        batches = track(source.batches(photos, views, BATCH), "computing features", total=-(-len(pairs) // BATCH))
-        pieces = [_run(backbone, batch, source.boundary, boundary).cpu() for batch in batches]
-    values = torch.cat(pieces) if pieces else torch.empty(0, backbone.feature_dim)
-    return Cached(boundary, values, {pair: index for index, pair in enumerate(pairs)})
+    source = Rendered(renderer)
+    return keep(store, backbone, source, boundary, wanted, description) if boundary else source
 
 
 def features(cache: Cached, photos: Sequence[int], views: Sequence[int]) -> Tensor:
     """Return pooled features, shape (photos, views, D), from a cache at the head."""
-    rows = torch.tensor([[cache.row[int(photo), view] for view in views] for photo in photos], dtype=torch.long)
-    return cache.values[rows.view(-1)].view(len(photos), len(views), -1)
+    rows = read_rows([cache.places[int(photo), view] for photo in photos for view in views])
+    return rows.view(len(photos), len(views), -1)
 
 
 def plain_views(photos: Sequence[int]) -> list[int]:
@@ -144,12 +154,14 @@ def _run(backbone: Backbone, x: Tensor, start: int, stop: int) -> Tensor:
     return pool(crossing) if stop == backbone.head_boundary else crossing
 
 
-def _store(rows: int, example: Tensor) -> Tensor:
-    """Return room for ``rows`` activations like ``example``'s, on disk where memory would not hold them."""
-    shape = (rows, *example.shape[1:])
-    if rows * example[0].nbytes <= MEMORY_BUDGET:
-        return torch.empty(shape, dtype=example.dtype)
-    with tempfile.NamedTemporaryFile(
-        prefix="unfreeze-", suffix=".activations"
-    ) as file:  # unlinked, freed when unmapped
-        return torch.from_file(file.name, shared=True, size=rows * example[0].numel(), dtype=example.dtype).view(shape)
+def _kind(backbone: Backbone, boundary: int, renderer: Renderer) -> tuple[str, ...]:
+    """Return everything that decides what crosses ``boundary``, apart from the photo and the view."""
+    return (
+        FORMAT,
+        torch.__version__,
+        backbone.device.type,
+        f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
+        f"{backbone.depths()[boundary]} of {backbone.depths()}",
+        repr(renderer.preprocessing),
+        backbone.fingerprint(boundary),
+    )

@@ -1,31 +1,35 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, new_head, task, tiny_cnn, tiny_vit
+from tests.support import CLASSES, new_head, new_store, renderer, task, tiny_cnn, tiny_vit
+from torch import Tensor
 
+from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone, pool
-from unfreeze.training import activations
 from unfreeze.training.activations import (
+    Activations,
     Cached,
     Rendered,
-    advance,
     features,
     keep,
     keep_or_render,
     plain_views,
     predict_from,
 )
+from unfreeze.training.recipes import TEXTBOOK
+from unfreeze.training.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
-WANTED = {2: range(3), 0: range(3), 7: (0,)}
+Wanted = dict[int, Sequence[int]]
+WANTED: Wanted = {2: range(3), 0: range(3), 7: (0,)}
 PAIRS = [(7, 0), (0, 2), (2, 1), (0, 0), (2, 1)]
 
 
@@ -35,7 +39,7 @@ def test_what_is_kept_is_what_recomputing_gives(
     photos: tuple[Path, ...], make: Callable[[], Backbone], boundary: int
 ) -> None:
     backbone, renderer = make(), task(photos, train=9).renderer
-    source = keep_or_render(backbone, renderer, boundary, WANTED, "test")
+    source = keep_or_render(new_store(), backbone, renderer, boundary, WANTED, "test")
     assert isinstance(source, Rendered if boundary == 0 else Cached)
     assert source.boundary == boundary
     kept = torch.cat(list(source.batches([photo for photo, _ in PAIRS], [view for _, view in PAIRS], 2)))
@@ -47,64 +51,118 @@ def test_what_is_kept_is_what_recomputing_gives(
     assert [len(batch) for batch in source.batches([0] * 5, [0] * 5, 2)] == [2, 2, 1]
 
 
+def everything(source: Activations) -> Tensor:
+    pairs = [(photo, view) for photo, views in WANTED.items() for view in views]
+    return torch.cat(list(source.batches([photo for photo, _ in pairs], [view for _, view in pairs], 3)))
+
+
 @BACKBONES
 @pytest.mark.parametrize(("start", "stop"), [(0, 5), (0, 3), (1, 4), (2, 5), (4, 5)])
-def test_advancing_is_the_same_as_keeping_deeper(
+def test_what_is_computed_from_a_shallower_boundary_is_the_same(
     photos: tuple[Path, ...], make: Callable[[], Backbone], start: int, stop: int
 ) -> None:
     backbone, renderer = make(), task(photos, train=9).renderer
-    direct = keep(backbone, renderer, stop, WANTED, "test")
-    advanced = advance(backbone, keep_or_render(backbone, renderer, start, WANTED, "test"), stop, WANTED)
+    direct = keep(new_store(), backbone, Rendered(renderer), stop, WANTED, "test")
+    shallow = keep_or_render(new_store(), backbone, renderer, start, WANTED, "test")
+    advanced = keep(new_store(), backbone, shallow, stop, WANTED, "test")
     assert advanced.boundary == stop
-    assert advanced.row == direct.row
-    torch.testing.assert_close(advanced.values, direct.values, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(everything(advanced), everything(direct), rtol=1e-5, atol=1e-6)
 
 
 def test_keeping_leaves_the_backbone_as_it_was(photos: tuple[Path, ...]) -> None:
-    backbone, renderer = tiny_cnn(dropout=0.5), task(photos, train=9).renderer
+    backbone, source = tiny_cnn(dropout=0.5), Rendered(task(photos, train=9).renderer)
     before = backbone.fingerprint()
     backbone.network.module.train()  # as the end of an earlier training may leave it
-    one = keep(backbone, renderer, 3, WANTED, "test")
+    one = keep(new_store(), backbone, source, 3, WANTED, "test")
     assert backbone.fingerprint() == before
-    assert torch.equal(one.values, keep(backbone, renderer, 3, WANTED, "test").values)
+    assert torch.equal(everything(one), everything(keep(new_store(), backbone, source, 3, WANTED, "test")))
 
 
 def test_features_are_ordered_as_asked(photos: tuple[Path, ...]) -> None:
     backbone, renderer = tiny_cnn(), task(photos, train=9).renderer
-    cache = keep(backbone, renderer, 5, WANTED, "test")
+    cache = keep(new_store(), backbone, Rendered(renderer), 5, WANTED, "test")
     found = features(cache, [0, 2], (2, 0))
     assert found.shape == (2, 2, 12)
     for row, photo in enumerate((0, 2)):
         for column, view in enumerate((2, 0)):
-            assert torch.equal(found[row, column], cache.values[cache.row[photo, view]])
+            (expected,) = cache.batches([photo], [view], 1)
+            assert torch.equal(found[row, column], expected[0])
 
 
-def test_a_cache_larger_than_memory_lives_in_a_file(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone, renderer = tiny_cnn(), task(photos, train=9).renderer
-    in_memory = keep(backbone, renderer, 2, WANTED, "test")
-    opened: list[str] = []
-    from_file = torch.from_file
+class Counted:
+    """Activations that count what is asked of them."""
 
-    def noted(name: str, **options: Any) -> torch.Tensor:
-        opened.append(name)
-        return from_file(name, **options)
+    def __init__(self, source: Activations) -> None:
+        self.boundary, self.renderer, self.source = source.boundary, source.renderer, source
+        self.asked: list[tuple[int, int]] = []
 
-    monkeypatch.setattr(activations, "MEMORY_BUDGET", 100)
-    monkeypatch.setattr(torch, "from_file", noted)
-    on_disk = keep(backbone, renderer, 2, WANTED, "test")
-    assert len(opened) == 1
-    assert not Path(opened[0]).exists()  # nothing is left when the process ends, however it ends
-    assert torch.equal(on_disk.values, in_memory.values)
+    def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
+        self.asked += zip(photos, views, strict=True)
+        return self.source.batches(photos, views, size)
+
+
+def computed(store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> int:
+    source = Counted(Rendered(renderer))
+    kept = keep(store, backbone, source, boundary, wanted, "test")
+    pairs = [(photo, view) for photo, views in wanted.items() for view in views]
+    asked = [photo for photo, _ in pairs], [view for _, view in pairs]
+    crossing = torch.cat([backbone.run(x, 0, boundary) for x in Rendered(renderer).batches(*asked, 4)])
+    found = torch.cat(list(kept.batches(*asked, 4)))
+    torch.testing.assert_close(found, pool(crossing) if boundary == 5 else crossing, rtol=1e-5, atol=1e-6)
+    return len(source.asked)
+
+
+@torch.no_grad()
+def test_nothing_is_computed_twice(photos: tuple[Path, ...]) -> None:
+    store, backbone, own = new_store(), tiny_cnn(), renderer(photos)
+    assert computed(store, backbone, own, 3, WANTED) == 7
+    assert computed(store, backbone, own, 3, WANTED) == 0
+    assert computed(store, tiny_cnn(), own, 3, {0: (0, 1), 2: (2,)}) == 0
+    assert computed(store, backbone, own, 3, {0: range(4), 5: (0,)}) == 2  # one new view, one new photo
+    assert computed(store, backbone, renderer(photos[2:]), 3, {0: range(3), 5: (0,)}) == 0  # the same two, elsewhere
+
+
+@torch.no_grad()
+def test_what_decides_an_activation_decides_whether_it_is_found(photos: tuple[Path, ...], tmp_path: Path) -> None:
+    store, backbone, own = new_store(), tiny_cnn(), renderer(photos)
+    wanted: Wanted = {0: (0, 1)}
+    assert computed(store, backbone, own, 3, wanted) == 2
+    assert computed(store, backbone, own, 2, wanted) == 2  # another boundary
+    assert computed(store, backbone, own, 5, wanted) == 2
+    assert computed(store, backbone, renderer(photos, seed=1), 3, wanted) == 1  # another crop, the same plain view
+    assert computed(store, backbone, replace(own, augmentation=TEXTBOOK), 3, wanted) == 1
+    assert computed(store, tiny_vit(), own, 3, wanted) == 2
+    smaller = replace(own, preprocessing=replace(own.preprocessing, mean=(0.4, 0.5, 0.5)))
+    assert computed(store, backbone, smaller, 3, wanted) == 2
+    changed = tmp_path / "changed.png"
+    changed.write_bytes(photos[1].read_bytes())
+    assert computed(store, backbone, renderer([changed]), 3, wanted) == 2  # another content
+    with torch.no_grad():
+        next(backbone.stages[4].module.parameters()).add_(1)  # above the boundary: what lies below is the same
+    assert computed(store, backbone, own, 3, wanted) == 0
+    assert computed(store, backbone, own, 5, wanted) == 2
+    next(buffer for buffer in backbone.stages[1].module.buffers() if buffer.dim()).add_(1)  # a statistic of BatchNorm
+    assert computed(store, backbone, own, 3, wanted) == 2
+
+
+def test_byte_identical_photos_are_computed_once(photos: tuple[Path, ...], tmp_path: Path) -> None:
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(photos[0].read_bytes())
+    source = Counted(Rendered(renderer([photos[0], copy])))
+    kept = keep(new_store(), tiny_cnn(), source, 3, {0: (0,), 1: (0,)}, "test")
+    assert len(source.asked) == 1
+    one, other = torch.cat(list(kept.batches([0, 1], [0, 0], 2)))
+    assert torch.equal(one, other)
 
 
 def test_nothing_wanted_gives_nothing(photos: tuple[Path, ...]) -> None:
     backbone, renderer = tiny_cnn(), task(photos, train=9).renderer
-    cache = keep(backbone, renderer, 5, {}, "test")
+    cache = keep(new_store(), backbone, Rendered(renderer), 5, {}, "test")
     head = new_head(backbone, CLASSES, 0)
     none = np.array([], dtype=np.int64)
+    assert cache.places == {}
     assert predict_from(backbone, head, cache, none).shape == (0, CLASSES)
     assert predict_from(backbone, head, Rendered(renderer), none).shape == (0, CLASSES)
-    assert advance(backbone, Rendered(renderer), 5, {}).values.shape == (0, 12)
 
 
 @pytest.mark.parametrize("boundary", [0, 1, 3, 5])
@@ -113,7 +171,7 @@ def test_predictions_are_those_of_the_whole_model_on_plain_views(photos: tuple[P
     backbone.network.module.train()
     head = new_head(backbone, CLASSES, 0)
     chosen = np.array([5, 1, 3])
-    source = keep_or_render(backbone, renderer, boundary, dict.fromkeys(chosen.tolist(), (0,)), "test")
+    source = keep_or_render(new_store(), backbone, renderer, boundary, dict.fromkeys(chosen.tolist(), (0,)), "test")
     answers = predict_from(backbone, head, source, chosen)
     backbone.network.module.eval()
     plain = torch.cat([renderer.views(photo, plain_views([photo])) for photo in chosen.tolist()])

@@ -9,13 +9,13 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, Task, new_head, schedule, task, tiny_cnn, tiny_vit
+from tests.support import CLASSES, Task, new_head, new_store, schedule, task, tiny_cnn, tiny_vit
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.runtime import deterministic
-from unfreeze.training.activations import Activations, Rendered, keep, keep_or_render
+from unfreeze.training.activations import Activations, Rendered, features, keep, keep_or_render
 from unfreeze.training.finetune import Schedule, Tuned, Weights, finetune, judge, views_of_epoch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +38,9 @@ def train(
 ) -> Tuned:
     data = given.data
     if source is None:
-        source = keep_or_render(backbone, given.renderer, plan.boundary, data.views(how.views or 1), "test")
+        source = keep_or_render(
+            new_store(), backbone, given.renderer, plan.boundary, data.views(how.views or 1), "test"
+        )
     head = head or new_head(backbone, CLASSES, 0)
     return finetune(
         backbone, head, source, data.labels, plan, how,
@@ -112,7 +114,9 @@ def test_training_on_kept_activations_is_training_on_photos(
     for kept in (True, False):
         backbone = make()
         source = (
-            keep(backbone, given.renderer, boundary, given.data.views(3), "test") if kept else Rendered(given.renderer)
+            keep(new_store(), backbone, Rendered(given.renderer), boundary, given.data.views(3), "test")
+            if kept
+            else Rendered(given.renderer)
         )
         plan = plan_from(backbone, boundary, lr=LR, head_lr=LR, decay=0.8)
         tuned = train(backbone, given, plan, how, source=source)
@@ -222,9 +226,11 @@ def test_the_best_epoch_is_the_one_with_the_lowest_validation_loss(photos: tuple
     for result in (tuned, last):
         given = task(photos, train=12, val=9)
         result.weights.install(backbone, head, backbone.snapshot(2))
-        source = keep(backbone, given.renderer, 5, dict.fromkeys(given.data.val.tolist(), (0,)), "test")
+        source = keep(
+            new_store(), backbone, Rendered(given.renderer), 5, dict.fromkeys(given.data.val.tolist(), (0,)), "test"
+        )
         with torch.no_grad():
-            answers = torch.softmax(head(source.values), dim=1).numpy()
+            answers = torch.softmax(head(features(source, given.data.val.tolist(), (0,))[:, 0]), dim=1).numpy()
         np.testing.assert_allclose(answers, result.validation[result.epoch - 1], atol=1e-6)
 
 
@@ -329,7 +335,7 @@ def test_training_starts_from_the_given_weights_and_lowers_the_loss(photos: tupl
 
 def test_a_source_above_the_boundary_is_refused(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    source = keep(backbone, given.renderer, 3, given.data.views(2), "test")
+    source = keep(new_store(), backbone, Rendered(given.renderer), 3, given.data.views(2), "test")
     with pytest.raises(AssertionError, match="above the kept activations"):
         train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), schedule(), source=source)
 

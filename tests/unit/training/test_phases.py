@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, CROPS, Task, new_head, schedule, task, tiny_cnn, tiny_vit
+from tests.support import CLASSES, CROPS, Task, new_head, new_store, schedule, task, tiny_cnn, tiny_vit
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
 from unfreeze.runtime import deterministic
-from unfreeze.training.activations import Activations, features, keep, keep_or_render
+from unfreeze.training.activations import Activations, Rendered, features, keep, keep_or_render
 from unfreeze.training.finetune import Weights
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.phases import (
@@ -52,7 +52,7 @@ def recipe(backbone: Backbone, boundary: int = 3, *, solved: bool = True, choose
 
 
 def at(backbone: Backbone, given: Task, boundary: int) -> Activations:
-    return keep_or_render(backbone, given.renderer, boundary, given.data.views(2), "test")
+    return keep_or_render(new_store(), backbone, given.renderer, boundary, given.data.views(2), "test")
 
 
 def both(backbone: Backbone, given: Task, how: Recipe, seed: int = 0) -> tuple[PhaseOne, PhaseTwo]:
@@ -139,7 +139,7 @@ def test_phase_one_with_batch_norm_in_train_mode_moves_statistics_until_it_ends(
 
 def test_a_solved_head_is_judged_by_folds_that_it_never_saw(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=18)
-    source = keep(backbone, given.renderer, 5, given.data.views(2), "test")
+    source = keep(new_store(), backbone, Rendered(given.renderer), 5, given.data.views(2), "test")
     first = phase_one(backbone, source, given.data, recipe(backbone), 0)
     found = features(source, range(18), (0, 1))
     fit = fit_head(found, given.data.labels[:18], given.data.fold, CLASSES, smoothing=schedule().smoothing)
