@@ -1,6 +1,7 @@
 """Head-only, two-phase and classic on real photos: 20 a class, several seeds.
 
-    python benchmarks/real_photos.py DATA [--sets aid150 ...] [--seeds 3] [--a-class 20] [--classic-epochs 10]
+    python benchmarks/real_photos.py DATA [--sets aid150 ...] [--seeds 0 1 2] [--recipes auto classic] [--a-class 20]
+    python benchmarks/real_photos.py --summarise a.csv b.csv
 
 DATA holds hymenoptera/, magnetic_tile/, bccd_cells/, aid150/ and imagenet_train1k/ (the photos of the original task).
 Every arm of a seed sees the same training and test photos.  Times are wall seconds of this machine: compare them within a
@@ -49,7 +50,9 @@ def draw(photos: PhotoSet, a_class: int, seed: int) -> list[tuple[str, str, str]
     return train + test
 
 
-def measure(name: str, data: Path, seed: int, a_class: int, classic_epochs: int, work: Path) -> list[Row]:
+def measure(
+    name: str, data: Path, seed: int, a_class: int, recipes: list[str], classic_epochs: int, work: Path
+) -> list[Row]:
     """Run the arms of one set and seed."""
     table = work / f"{name}-{seed}.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -57,17 +60,19 @@ def measure(name: str, data: Path, seed: int, a_class: int, classic_epochs: int,
         writer.writerow(["file_name", "label", "split"])
         writer.writerows(draw(read_photos(data / name), a_class, seed))
     reference = _some_of(data / "imagenet_train1k", work / "reference")
-    auto = unfreeze.train(table, seed=seed, reference=reference, out=work / f"{name}-{seed}-auto").verdict
-    classic = unfreeze.train(
-        table, seed=seed, reference=reference, recipe="classic", epochs=classic_epochs, head_epochs=classic_epochs,
-        out=work / f"{name}-{seed}-classic",
-    ).verdict  # fmt: skip
-    return [
-        _row(name, seed, "head-only", auto, ("decode", "features", "head")),
-        _row(name, seed, "two-phase", auto, ("decode", "features", "head", "finetune")),
-        _row(name, seed, "shipped", auto, ("decode", "features", "head", "finetune")),
-        _row(name, seed, "classic", classic, ("decode", "features", "head", "finetune")),
-    ]
+    rows: list[Row] = []
+    if "auto" in recipes:
+        auto = unfreeze.train(table, seed=seed, reference=reference, out=work / f"{name}-{seed}-auto").verdict
+        rows.append(_row(name, seed, "head-only", auto, ("decode", "features", "head")))
+        rows.append(_row(name, seed, "two-phase", auto, ("decode", "features", "head", "finetune")))
+        rows.append(_row(name, seed, "shipped", auto, ("decode", "features", "head", "finetune")))
+    if "classic" in recipes:
+        classic = unfreeze.train(
+            table, seed=seed, reference=reference, recipe="classic", epochs=classic_epochs, head_epochs=classic_epochs,
+            out=work / f"{name}-{seed}-classic",
+        ).verdict  # fmt: skip
+        rows.append(_row(name, seed, "classic", classic, ("decode", "features", "head", "finetune")))
+    return rows
 
 
 def _some_of(folder: Path, chosen: Path) -> Path:
@@ -109,12 +114,25 @@ def summarise(rows: list[Row]) -> str:
     for name in [*names, "mean"]:
         for arm in ("head-only", "two-phase", "shipped", "classic"):
             chosen = [row for row in rows if row["arm"] == arm and name in (row["set"], "mean")]
+            if not chosen:
+                continue
             shipped = sum(row["shipped"] == "two_phase" for row in chosen)
             lines.append(
                 f"| {name} | {arm} | {_spread(chosen, 'accuracy', 100)} | {_spread(chosen, 'balanced', 100)} "
                 f"| {_spread(chosen, 'drop', 100)} | {_spread(chosen, 'seconds', 1)} | {shipped} of {len(chosen)} |"
             )
     return "\n".join(lines)
+
+
+def _read(path: Path) -> list[Row]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {
+                key: value if key in ("set", "arm", "shipped") else float(value) if value else None
+                for key, value in row.items()
+            }
+            for row in csv.DictReader(file)
+        ]
 
 
 def _spread(rows: list[Row], field: str, factor: float) -> str:
@@ -124,21 +142,31 @@ def _spread(rows: list[Row], field: str, factor: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--summarise", type=Path, nargs="+", help="print the table of earlier runs' rows")
     parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--recipes", nargs="+", default=["auto", "classic"], choices=["auto", "classic"])
     parser.add_argument("--a-class", type=int, default=20)
     parser.add_argument("--classic-epochs", type=int, default=10)
     parser.add_argument("--csv", type=Path, default=Path("real_photos.csv"))
     arguments = parser.parse_args()
+    if arguments.summarise:
+        print(summarise([row for path in arguments.summarise for row in _read(path)]))
+        return
+    if arguments.data is None:
+        parser.error("Which folder holds the photos?")
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as work, arguments.csv.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, FIELDS)
         writer.writeheader()
-        for seed in range(arguments.seeds):
+        for seed in arguments.seeds:
             for name in arguments.sets:
                 print(f"== {name}, seed {seed}", file=sys.stderr, flush=True)
-                found = measure(name, arguments.data, seed, arguments.a_class, arguments.classic_epochs, Path(work))
+                found = measure(
+                    name, arguments.data, seed, arguments.a_class, arguments.recipes, arguments.classic_epochs,
+                    Path(work),
+                )  # fmt: skip
                 rows += found
                 writer.writerows(found)
                 file.flush()

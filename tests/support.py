@@ -132,8 +132,9 @@ def draw(root: Path, count: int) -> tuple[Path, ...]:
 
 
 def renderer(paths: Sequence[Path], seed: int = 0) -> Renderer:
-    """Return what renders the photos with random crops."""
-    digests = tuple(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths)
+    """Return what renders the photos with random crops; one that is missing fails when it is asked for."""
+    contents = (path.read_bytes() if path.exists() else str(path).encode() for path in paths)
+    digests = tuple(hashlib.sha256(content).hexdigest() for content in contents)
     return Renderer(tuple(paths), PREPROCESSING, CROPS, seed, digests)
 
 

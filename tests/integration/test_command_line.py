@@ -109,7 +109,7 @@ def test_a_second_run_on_the_same_photos_computes_no_frozen_layer(
     def refuse(*arguments: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("unfreeze.training.activations._run", refuse)
+    monkeypatch.setattr("unfreeze.training.activations.frozen_forward", refuse)
     assert command("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again")) == 0
     first, again = (folder / "model" / "model.safetensors" for folder in (run, tmp_path / "again"))
     assert first.read_bytes() == again.read_bytes()

@@ -6,7 +6,7 @@ can't tell them apart.  What was computed in an earlier run is found again by wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
@@ -19,6 +19,7 @@ from torch import Tensor
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, Head, pool
+from unfreeze.models.folding import frozen_forward
 from unfreeze.predict import Probabilities, evaluation_mode, place, probabilities
 from unfreeze.runtime import track
 from unfreeze.training.store import Place, Store, read_rows
@@ -111,8 +112,12 @@ def keep(
         batches = source.batches(photos, views, BATCH)
         evaluation_mode(backbone)
         with torch.inference_mode(), shelf.write() as draft:
+            forward: Callable[[Tensor], Tensor] | None = None
             for batch in track(batches, description, total=-(-len(missing) // BATCH)):
-                crossing = _run(backbone, batch, source.boundary, boundary).float().cpu()
+                x = place(batch, backbone, source.boundary)
+                forward = forward or frozen_forward(backbone, source.boundary, boundary, x)
+                crossing = forward(x)
+                crossing = (pool(crossing) if boundary == backbone.head_boundary else crossing).float().cpu()
                 done = len(draft.keys)
                 draft.append(list(missing)[done : done + len(crossing)], crossing)
         found |= draft.places
@@ -147,11 +152,6 @@ def predict_from(backbone: Backbone, head: Head, source: Activations, photos: ND
     """Return class probabilities for the plain views of ``photos``, shape (N, C)."""
     batches = source.batches(photos.tolist(), plain_views(photos.tolist()), EVALUATION_BATCH)
     return probabilities(backbone, head, batches, source.boundary)
-
-
-def _run(backbone: Backbone, x: Tensor, start: int, stop: int) -> Tensor:
-    crossing = backbone.run(place(x, backbone, start), start, stop)
-    return pool(crossing) if stop == backbone.head_boundary else crossing
 
 
 def _kind(backbone: Backbone, boundary: int, renderer: Renderer) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +23,7 @@ from unfreeze.training.activations import Activations, predict_from
 from unfreeze.training.fit_head import SMALLEST_PROBABILITY
 
 Indices = NDArray[np.int64]
+LOG_SCALES = (-3.0, 3.0)  # of the logits: temperatures from 20 to 1/20
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,10 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """One line of a run's history; losses are mean cross-entropies, validation is absent where nothing was held out."""
+    """One line of a run's history; losses are mean cross-entropies (``val_loss`` at its best temperature, see ``judge``).
+
+    Validation is absent where nothing was held out.
+    """
 
     phase: str
     epoch: int
@@ -187,6 +193,17 @@ def views_of_epoch(photos: Indices, epoch: int, views: int | None) -> list[int]:
 
 
 def judge(predicted: Probabilities, labels: Indices) -> tuple[float, float]:
-    """Return the log-loss and the accuracy of predictions that choose between epochs or phases."""
-    own = predicted[np.arange(len(labels)), labels].clip(SMALLEST_PROBABILITY)
-    return float(-np.log(own).mean()), float((predicted.argmax(axis=1) == labels).mean())
+    """Return the log-loss at its best temperature, and the accuracy, of predictions that choose between epochs or phases.
+
+    How sure a model is differs between the phases (phase 2's smoothed labels make it less so) and says nothing of what its
+    features are worth, so each is judged at the one temperature that suits it (Guo et al. 2017, section 4.2).
+    """
+    log_probabilities = np.log(predicted.clip(SMALLEST_PROBABILITY).astype(np.float64))
+    rows = np.arange(len(labels))
+
+    def loss(log_scale: float) -> float:
+        scaled = log_probabilities * math.exp(log_scale)
+        return float((logsumexp(scaled, axis=1) - scaled[rows, labels]).mean())
+
+    best = minimize_scalar(loss, bounds=LOG_SCALES, method="bounded", options={"xatol": 1e-4})
+    return float(best.fun), float((predicted.argmax(axis=1) == labels).mean())

@@ -1,11 +1,13 @@
+import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data.checks import check
+from unfreeze.data.checks import check, readable
 from unfreeze.data.sources import PhotoSet, Sample, Split, read_photos
 from unfreeze.errors import PhotosError
 
@@ -37,7 +39,10 @@ def listed(root: Path, *rows: tuple[str, int, str | None, Split | None]) -> Phot
 def test_good_photos_pass_unchanged(tmp_path: Path) -> None:
     photos = read_photos(two_classes(tmp_path))
     checked = check(photos)
-    assert checked.samples == photos.samples
+    digests = [hashlib.sha256(sample.path.read_bytes()).hexdigest() for sample in photos.samples]
+    expected = [replace(sample, digest=digest) for sample, digest in zip(photos.samples, digests, strict=True)]
+    assert list(checked.samples) == expected
+    assert readable(photos).samples == checked.samples
     assert checked.left_out == ()
     assert checked.notes == ("10 photos in 2 classes can be used; 0 are left out.",)
 

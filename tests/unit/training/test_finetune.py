@@ -369,9 +369,26 @@ def test_kept_weights_are_copies(photos: tuple[Path, ...]) -> None:
     assert bits(tuned.weights) == before
 
 
-def test_judging() -> None:
-    predicted = np.array([[0.5, 0.5], [0.25, 0.75], [0.9, 0.1], [1.0, 0.0]], dtype=np.float32)
-    loss, accuracy = judge(predicted, np.array([0, 1, 1, 0]))
-    assert loss == pytest.approx(-np.log([0.5, 0.75, 0.1, 1.0]).mean(), rel=1e-6)
-    assert accuracy == 0.75
-    assert np.isfinite(judge(predicted[3:], np.array([1]))[0])
+def log_loss_at(predicted: np.ndarray, labels: np.ndarray, scale: float) -> float:
+    scaled = torch.log_softmax(scale * torch.from_numpy(predicted).double().log(), dim=1).numpy()
+    return float(-scaled[np.arange(len(labels)), labels].mean())
+
+
+def test_predictions_are_judged_at_their_best_temperature() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 4, 60)
+    logits = random.normal(size=(60, 4)) + 2 * np.eye(4)[labels]
+    predicted = torch.softmax(torch.from_numpy(logits), dim=1).float().numpy()
+    loss, accuracy = judge(predicted, labels)
+    assert loss == pytest.approx(min(log_loss_at(predicted, labels, s) for s in np.linspace(0.1, 5, 2000)), abs=1e-5)
+    assert loss < log_loss_at(predicted, labels, 1) - 1e-3
+    assert accuracy == (predicted.argmax(1) == labels).mean()
+    for scale in (0.3, 3.0):  # how sure it is changes nothing
+        surer = torch.softmax(scale * torch.from_numpy(logits), dim=1).float().numpy()
+        assert judge(surer, labels)[0] == pytest.approx(loss, abs=1e-4)
+
+
+def test_a_certain_mistake_is_judged_too() -> None:
+    loss, accuracy = judge(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
+    assert np.isfinite(loss)
+    assert accuracy == 0
