@@ -29,7 +29,7 @@ from unfreeze.records import (
 )
 from unfreeze.run import Run
 from unfreeze.runtime import Stopwatch, choose_device, deterministic, peak_rss_mib, prepare_process, say
-from unfreeze.training.activations import keep, keep_or_render
+from unfreeze.training.activations import Activations, Rendered, keep
 from unfreeze.training.phases import TrainingData, new_head, phase_one, phase_two
 from unfreeze.training.recipes import choose
 from unfreeze.training.store import open_store
@@ -47,18 +47,21 @@ def run(config: TrainConfig) -> Run:
     prepare_process()
     if config.out is not None:
         refuse_used(config.out)
+    store = open_store(config.cache, config.cache_gib)
+    known = store.known_photos()
     watch = Stopwatch()
     with watch.measure("decode"):
-        photos = check(read_photos(config.photos))
+        photos = check(read_photos(config.photos), known)
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
     backbone = load_backbone(config.model, arch=config.arch, device=choose_device(config.device))
     if config.reference is not None and not backbone.network.labels:
         raise ConfigError(
             "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
         )
-    reference = readable(read_reference(config.reference, backbone.network.labels)) if config.reference else None
+    reference = readable(read_reference(config.reference, backbone.network.labels), known) if config.reference else None
+    read = (*photos.samples, *(reference.samples if reference is not None else ()))
+    store.remember_photos({sample.digest: sample.short_side for sample in read})
     recipe = choose(config, backbone, len(splits.train), len(photos.classes))
-    store = open_store(config.cache, config.cache_gib)
     folder = new_run(config.out)
     write_arguments(folder, config)
     write_checks(folder, photos)
@@ -76,7 +79,9 @@ def run(config: TrainConfig) -> Run:
     with deterministic(config.seed):
         with watch.measure("features"):
             wanted = data.views(recipe.views)
-            source = keep_or_render(store, backbone, renderer, recipe.boundary, wanted, "reading training photos")
+            source: Activations = Rendered(renderer)
+            if recipe.plan is not None and recipe.boundary > 0:
+                source = keep(store, backbone, source, recipe.boundary, wanted, "reading training photos")
             at_head = source
             if recipe.head_on_features:
                 at_head = keep(store, backbone, source, backbone.head_boundary, wanted, "computing features")

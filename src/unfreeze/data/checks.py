@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import MappingProxyType
 
 from unfreeze.data.decode import decode
 from unfreeze.data.folders import LeftOut, listed
@@ -22,27 +23,32 @@ _IMBALANCE = 10
 _SIDES = (None, "train", "val", "test")
 
 
-def readable(photos: PhotoSet) -> PhotoSet:
+def readable(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> PhotoSet:
     """Decode every photo in full, and leave out those that can't be: all that photos must be which are only scored.
+
+    Args:
+        photos: As they were found.
+        known: The short side of photos that were decoded before, by the SHA-256 of the file; they are only hashed.
 
     Raises:
         PhotosError: None can be read.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
-    digests, reasons, _ = _inspect_all(photos.samples)
-    if not digests:
+    read, reasons = _inspect_all(photos.samples, known)
+    if not read:
         raise PhotosError("None of these photos can be read.", where=photos.root, mend=_first(reasons))
     left_out = tuple(LeftOut(sample.file_name, reason) for sample, reason in reasons.items())
-    samples = tuple(replace(sample, digest=digest) for sample, digest in digests.items())
-    return replace(photos, samples=samples, left_out=photos.left_out + left_out)
+    return replace(photos, samples=tuple(read.values()), left_out=photos.left_out + left_out)
 
 
 def _first(reasons: dict[Sample, str]) -> str:
     return "\n         ".join(f"{sample.file_name}: {reason}" for sample, reason in list(reasons.items())[:5])
 
 
-def check(photos: PhotoSet) -> PhotoSet:
+def check(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> PhotoSet:
     """Decode every photo in full and return the set that can be trained on, with what was left out and why.
+
+    ``known`` is as in ``readable``.
 
     - Unreadable files are left out.
     - Byte-identical files with two labels are all left out. On two given sides, only the copies in test (then val,
@@ -54,18 +60,18 @@ def check(photos: PhotoSet) -> PhotoSet:
         PhotosError: Fewer than two classes have two readable photos, or none is left of a given val or test set.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
-    digests, reasons, tiny = _inspect_all(photos.samples)
+    read, reasons = _inspect_all(photos.samples, known)
     copies: dict[str, list[Sample]] = defaultdict(list)
-    for sample, digest in digests.items():
-        copies[digest].append(sample)
+    for sample in read.values():
+        copies[sample.digest].append(sample)
     for same in copies.values():
         reasons |= _conflicts(same)
-    kept = [sample for sample in photos.samples if sample not in reasons]
+    kept = [sample for sample in read.values() if sample not in reasons]
     trainable = {sample.label for sample in kept if sample.split in (None, "train")}
     reasons |= {sample: "its class has no photo left to train on" for sample in kept if sample.label not in trainable}
     kept = [sample for sample in kept if sample not in reasons]
-    grouped = _joined(kept, digests)
-    n_copies = len(kept) - len({digests[sample] for sample in kept})
+    grouped = _joined(kept)
+    n_copies = len(kept) - len({sample.digest for sample in kept})
     if sum(count >= 2 for count in _class_counts(grouped).values()) < 2:
         raise PhotosError(
             f"Of {len(photos.samples)} photos {len(grouped)} can be used, and fewer than two classes have two of them.",
@@ -84,32 +90,31 @@ def check(photos: PhotoSet) -> PhotoSet:
         photos.left_out + tuple(LeftOut(sample.file_name, reason) for sample, reason in reasons.items()),
     )
     dropped = [name for name in photos.classes if name not in checked.classes]
-    return replace(checked, notes=photos.notes + tuple(_notes(checked, dropped, tiny, n_copies)))
+    return replace(checked, notes=photos.notes + tuple(_notes(checked, dropped, n_copies)))
 
 
-def _inspect_all(samples: Sequence[Sample]) -> tuple[dict[Sample, str], dict[Sample, str], list[str]]:
-    """Return the readable photos' digests, the reasons against the others, and the names of the tiny ones."""
-    digests: dict[Sample, str] = {}
+def _inspect_all(samples: Sequence[Sample], known: Mapping[str, int]) -> tuple[dict[Sample, Sample], dict[Sample, str]]:
+    """Return the readable photos with their digest and short side, by what they were, and the reasons against others."""
+    read: dict[Sample, Sample] = {}
     reasons: dict[Sample, str] = {}
-    tiny: list[str] = []
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = track(pool.map(_inspect, samples), "checking photos", total=len(samples))
+        results = track(
+            pool.map(lambda sample: _inspect(sample, known), samples), "checking photos", total=len(samples)
+        )
         for sample, result in zip(samples, results, strict=True):
             if isinstance(result, DecodeError):
                 reasons[sample] = f"{result.what} {result.mend or ''}".strip()
-                continue
-            digests[sample], side = result
-            if side < _TINY_SIDE:
-                tiny.append(sample.file_name)
-    return digests, reasons, tiny
+            else:
+                read[sample] = result
+    return read, reasons
 
 
-def _inspect(sample: Sample) -> tuple[str, int] | DecodeError:
-    """Return the file's SHA-256 and its shorter side in pixels, or what is wrong with it."""
+def _inspect(sample: Sample, known: Mapping[str, int]) -> Sample | DecodeError:
+    """Return the photo with its digest and short side, or what is wrong with it."""
     try:
-        shorter = min(decode(sample.path).size)
         with sample.path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), shorter
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return replace(sample, digest=digest, short_side=known.get(digest) or min(decode(sample.path).size))
     except DecodeError as error:
         return error
     except OSError as error:
@@ -132,7 +137,7 @@ def _conflicts(same: list[Sample]) -> dict[Sample, str]:
     }
 
 
-def _joined(samples: list[Sample], digests: dict[Sample, str]) -> list[Sample]:
+def _joined(samples: list[Sample]) -> list[Sample]:
     """Return the samples with copies, and the user's groups that share copies, joined into one group each."""
     parent: dict[str, str] = {}
 
@@ -141,7 +146,7 @@ def _joined(samples: list[Sample], digests: dict[Sample, str]) -> list[Sample]:
             key = parent[key]
         return key
 
-    keys = {sample: f"file {digests[sample]}" for sample in samples}
+    keys = {sample: f"file {sample.digest}" for sample in samples}
     for sample in samples:
         if sample.group is not None:
             parent[find(keys[sample])] = find(f"group {sample.group}")
@@ -154,14 +159,14 @@ def _joined(samples: list[Sample], digests: dict[Sample, str]) -> list[Sample]:
         named = [other.group for other in together if other.group is not None]
         return min(named, default=f"copies of {together[0].file_name}" if len(together) > 1 else None)
 
-    return [replace(sample, group=name(sample), digest=digests[sample]) for sample in samples]
+    return [replace(sample, group=name(sample)) for sample in samples]
 
 
 def _class_counts(samples: Sequence[Sample]) -> dict[int, int]:
     return dict(Counter(sample.label for sample in samples))
 
 
-def _notes(checked: PhotoSet, dropped: list[str], tiny: list[str], n_copies: int) -> Iterator[str]:
+def _notes(checked: PhotoSet, dropped: list[str], n_copies: int) -> Iterator[str]:
     counts = {checked.classes[label]: count for label, count in sorted(_class_counts(checked.samples).items())}
     largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     yield f"{len(checked.samples)} photos in {len(counts)} classes can be used; {len(checked.left_out)} are left out."
@@ -169,6 +174,7 @@ def _notes(checked: PhotoSet, dropped: list[str], tiny: list[str], n_copies: int
         yield f"No photo is left to train on in {listed(dropped)}: add readable photos to keep the class."
     if n_copies:
         yield f"Byte-identical copies among them: {n_copies}; no split parts them, but removing them is better."
+    tiny = [sample.file_name for sample in checked.samples if sample.short_side < _TINY_SIDE]
     if tiny:
         yield f"Photos with a side below {_TINY_SIDE} pixels: {len(tiny)} (first: {tiny[0]}); take larger originals."
     if counts[largest] > _IMBALANCE * counts[smallest]:

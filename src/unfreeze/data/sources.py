@@ -31,6 +31,7 @@ class Sample:
         group: Photos of one group (a patient, a tile) stay on one side of every split; None is a group of its own.
         split: The side that the user put it on, or None.
         digest: SHA-256 of the file, once it has been read.
+        short_side: In pixels, likewise.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Sample:
     group: str | None = None
     split: Split | None = None
     digest: str = ""
+    short_side: int = 0
 
 
 @dataclass(frozen=True)

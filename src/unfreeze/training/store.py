@@ -17,18 +17,20 @@ import time
 import uuid
 import weakref
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
+import PIL
 import torch
 from torch import Tensor
 
 from unfreeze.errors import CacheError
 
 GIB = 2**30
+KNOWN_PHOTOS = 1_000_000  # after so many the list starts anew
 ABANDONED = 3600  # seconds without a write after which a book that was never finished belongs to a process that died
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
 
@@ -194,10 +196,35 @@ class Store:
         """Return the shelf of the rows that everything in ``kind`` decides, apart from their keys."""
         return Shelf(self, self.root / hashlib.sha256("\n".join(kind).encode()).hexdigest()[:32])
 
+    @property
+    def _photos(self) -> Path:
+        return self.root / f"photos-{PIL.__version__}.json"  # another decoder may refuse what this one reads
+
+    def known_photos(self) -> dict[str, int]:
+        """Return the short side of photos that were decoded in earlier runs, by the SHA-256 of the file."""
+        try:
+            table = json.loads(self._photos.read_text("utf-8"))
+            return {str(digest): int(side) for digest, side in table.items()}
+        except (OSError, ValueError, TypeError, AttributeError):
+            return {}
+
+    def remember_photos(self, sides: Mapping[str, int]) -> None:
+        """Add photos that were decoded; of two processes that add at once, one may have to decode again."""
+        known = self.known_photos()
+        if sides.keys() <= known.keys():
+            return
+        table = (known if len(known) < KNOWN_PHOTOS else {}) | dict(sides)
+        draft = self.root / f"{uuid.uuid4().hex}.partial"
+        try:
+            draft.write_text(json.dumps(table), "utf-8")
+            draft.replace(self._photos)
+        except OSError:  # nothing is lost but a little time
+            draft.unlink(missing_ok=True)
+
     def shrink(self) -> None:
         """Drop the oldest books until the rest is within the limit, and what died before it was finished."""
         books: list[tuple[float, int, Path]] = []
-        for path in self.root.glob("*/*"):
+        for path in (*self.root.glob("*/*"), *self.root.glob("*.partial")):
             with suppress(OSError):  # another process may be dropping the same book
                 changed = path.stat().st_mtime
                 if path.suffix == ".json":

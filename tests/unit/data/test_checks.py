@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from unfreeze.data.checks import check, readable
+from unfreeze.data.decode import decode
 from unfreeze.data.sources import PhotoSet, Sample, Split, read_photos
 from unfreeze.errors import PhotosError
 
@@ -40,11 +41,31 @@ def test_good_photos_pass_unchanged(tmp_path: Path) -> None:
     photos = read_photos(two_classes(tmp_path))
     checked = check(photos)
     digests = [hashlib.sha256(sample.path.read_bytes()).hexdigest() for sample in photos.samples]
-    expected = [replace(sample, digest=digest) for sample, digest in zip(photos.samples, digests, strict=True)]
+    expected = [
+        replace(sample, digest=digest, short_side=40) for sample, digest in zip(photos.samples, digests, strict=True)
+    ]
     assert list(checked.samples) == expected
     assert readable(photos).samples == checked.samples
     assert checked.left_out == ()
     assert checked.notes == ("10 photos in 2 classes can be used; 0 are left out.",)
+
+
+def test_known_photos_are_hashed_but_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos = read_photos(two_classes(tmp_path))
+    first = check(photos)
+    decoded: list[Path] = []
+
+    def noted(path: Path) -> Image.Image:
+        decoded.append(path)
+        return decode(path)
+
+    monkeypatch.setattr("unfreeze.data.checks.decode", noted)
+    known = {sample.digest: sample.short_side for sample in first.samples if sample.file_name != "a/3.png"}
+    assert check(photos, known) == first
+    assert readable(photos, known).samples == first.samples
+    assert [path.name for path in decoded] == ["3.png", "3.png"]
+    (tmp_path / "b" / "0.png").write_bytes(b"no photo any more")
+    assert [left.file_name for left in check(photos, known).left_out] == ["b/0.png"]
 
 
 def test_unreadable_photos_are_left_out_with_the_reason(tmp_path: Path) -> None:

@@ -289,3 +289,28 @@ def test_a_store_of_nothing_goes_when_it_is_let_go_of() -> None:
     del store, own
     gc.collect()
     assert not root.exists()
+
+
+def test_photos_that_were_decoded_are_remembered(tmp_path: Path) -> None:
+    store = Store(tmp_path, 2**30)
+    assert store.known_photos() == {}
+    store.remember_photos({"a": 30})
+    store.remember_photos({"b": 40})
+    assert Store(tmp_path, 2**30).known_photos() == {"a": 30, "b": 40}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"a": "x"}', b"\xff", b'{"a": null}'])
+def test_a_damaged_list_of_photos_is_forgotten(tmp_path: Path, content: bytes) -> None:
+    store = Store(tmp_path, 2**30)
+    store.remember_photos({"a": 30})
+    next(tmp_path.iterdir()).write_bytes(content)
+    assert store.known_photos() == {}
+    store.remember_photos({"b": 40})
+    assert store.known_photos() == {"b": 40}
+
+
+def test_a_list_of_photos_that_cant_be_written_is_done_without(tmp_path: Path) -> None:
+    store = Store(tmp_path / "gone", 2**30)
+    store.remember_photos({"a": 30})
+    assert store.known_photos() == {}

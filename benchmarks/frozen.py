@@ -1,0 +1,86 @@
+"""What frozen layers cost: folded or not, and in a second run on the same photos.
+
+    python benchmarks/frozen.py PHOTOS [--model efficientnet_lite0] [--rounds 3]
+
+PHOTOS is any labelled folder.  Every figure is a ratio within this run; the parts take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from unfreeze.models.backbones import load_backbone
+from unfreeze.models.folding import frozen_forward
+from unfreeze.runtime import prepare_process
+from unfreeze.training.activations import BATCH
+
+BATCHES = 6
+
+
+def rate(forward: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    started = time.perf_counter()
+    for _ in range(BATCHES):
+        forward(x)
+    return BATCHES * len(x) / (time.perf_counter() - started)
+
+
+def forward_rates(model: str, rounds: int) -> None:
+    prepare_process()
+    backbone = load_backbone(model)
+    x = torch.randn(BATCH, 3, *backbone.network.preprocessing.size).contiguous(memory_format=torch.channels_last)
+    print("| frozen forward, images per second | as it is | folded | ratio |\n| --- | --- | --- | --- |")
+    with torch.inference_mode():
+        folded = frozen_forward(backbone, 0, backbone.head_boundary, x)
+        backbone.run(x)
+        pairs = [(rate(backbone.run, x), rate(folded, x)) for _ in range(rounds)]
+    plain, fast = zip(*pairs, strict=True)
+    ratios = [after / before for before, after in pairs]
+    print(f"| {model} | {spread(plain)} | {spread(fast)} | {spread(ratios)} |")
+
+
+def run_times(photos: Path, model: str, rounds: int) -> None:
+    """Time whole commands: a first run with an empty cache, and a second one that finds everything."""
+    cold: list[float] = []
+    warm: list[float] = []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as work:
+            for number, seconds in enumerate((cold, warm)):
+                command = [
+                    str(Path(sys.executable).with_name("unfreeze")), "train", str(photos),
+                    "--model", model, "--recipe", "head-only",
+                    "--cache", f"{work}/cache", "--out", f"{work}/run{number}",
+                ]  # fmt: skip
+                started = time.perf_counter()
+                subprocess.run(command, check=True, capture_output=True)
+                seconds.append(time.perf_counter() - started)
+    print("\n| head-only, whole command, seconds | first run | second run | ratio |\n| --- | --- | --- | --- |")
+    ratios = [before / after for before, after in zip(cold, warm, strict=True)]
+    print(f"| {photos.name} | {spread(cold)} | {spread(warm)} | {spread(ratios)} |")
+
+
+def spread(values: list[float] | tuple[float, ...]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("photos", type=Path)
+    parser.add_argument("--model", default="efficientnet_lite0")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    forward_rates(arguments.model, arguments.rounds)
+    run_times(arguments.photos, arguments.model, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()
