@@ -42,6 +42,9 @@ class Settings(BaseModel):
     views: Annotated[
         int | None, Field(gt=0, le=64, description="Views kept of each training photo, the plain one included.")
     ] = None
+    fresh_views: Annotated[
+        int | None, Field(ge=0, le=64, description="Of those, replaced by new ones after each epoch of phase 2.")
+    ] = None
     bn: Annotated[
         Literal["frozen", "train"], Field(description="BatchNorm's statistics: frozen, or the textbooks' train mode.")
     ] = "frozen"
@@ -82,6 +85,7 @@ class TrainConfig(Settings):
             "head_lr": not classic,
             "depth": classic or (self.recipe == "head-only" and self.depth != "head"),
             "views": classic,
+            "fresh_views": classic or head_only,
             "epochs": head_only,
             "lr": head_only,
             "batch_size": head_only,
@@ -94,6 +98,8 @@ class TrainConfig(Settings):
                     else f"--recipe {self.recipe}"
                 )
                 raise ValueError(f"--{name.replace('_', '-')} has no meaning with {cause}")
+        if self.fresh_views is not None and (self.depth == "all" or self.bn == "train"):
+            raise ValueError("--fresh-views has no meaning where every epoch draws new views")
         if self.cache is not None and self.cache_gib == 0:
             raise ValueError("--cache has no meaning with --cache-gib 0")
         if head_only and self.bn == "train":

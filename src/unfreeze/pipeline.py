@@ -78,13 +78,16 @@ def run(config: TrainConfig) -> Run:
     renderer = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed, digests)
     with deterministic(config.seed):
         with watch.measure("features"):
-            wanted = data.views(recipe.views)
             source: Activations = Rendered(renderer)
             if recipe.plan is not None and recipe.boundary > 0:
-                source = keep(store, backbone, source, recipe.boundary, wanted, "reading training photos")
+                source = keep(
+                    store, backbone, source, recipe.boundary, data.views(recipe.kept_views), "reading training photos"
+                )
             at_head = source
             if recipe.head_on_features:
-                at_head = keep(store, backbone, source, backbone.head_boundary, wanted, "computing features")
+                at_head = keep(
+                    store, backbone, source, backbone.head_boundary, data.views(recipe.views), "computing features"
+                )
         with watch.measure("exam"):
             exam = set_exam(store, backbone, recipe.boundary, renderer, splits.test, reference)
 

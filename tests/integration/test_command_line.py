@@ -116,6 +116,17 @@ def test_a_second_run_on_the_same_photos_computes_no_frozen_layer(
     assert (run / "predictions.csv").read_bytes() == (tmp_path / "again" / "predictions.csv").read_bytes()
 
 
+def test_fresh_views_are_trained_on(run: Path, tmp_path: Path) -> None:
+    words = ("train", "--config", str(run / "args.toml"), "--fresh-views", "1", "--out", str(tmp_path / "fresh"))
+    assert command(*words) == 0
+    losses = []
+    for folder in (run, tmp_path / "fresh"):
+        with (folder / "history.csv").open(newline="") as file:
+            losses.append([row["train_loss"] for row in csv.DictReader(file) if row["phase"] == "phase 2"])
+    assert losses[0][0] == losses[1][0]  # the first epoch has the same views
+    assert len(losses[0]) < 2 or len(losses[1]) < 2 or losses[0][1] != losses[1][1]
+
+
 def test_the_shipped_file_answers_as_the_trained_model_did(run: Path, photos: Path) -> None:
     finished = unfreeze.load(run)
     with (run / "predictions.csv").open(encoding="utf-8") as file:

@@ -33,7 +33,8 @@ class Schedule:
     Attributes:
         epochs: Passes over the training photos.
         batch_size: Photos a step.
-        views: Epoch e trains each photo on one of its views 0 to ``views`` - 1 in turn; None draws a new one every epoch.
+        views: An epoch trains each photo on one of so many views, in turn; None draws a new one every epoch.
+        fresh: How many of them give way to new ones after each epoch.
         optimizer: ``adamw`` decouples weight decay from the gradient; ``adam`` is the textbook's.
         weight_decay: For weights alone; norms and biases never decay.
         warmup: Share of the steps over which the rate climbs linearly from 0.
@@ -45,12 +46,18 @@ class Schedule:
     epochs: int
     batch_size: int
     views: int | None
+    fresh: int
     optimizer: Literal["adamw", "adam"]
     weight_decay: float
     warmup: float
     cosine: bool
     clip: float | None
     smoothing: float
+
+    @property
+    def kept_views(self) -> int:
+        """How many views of each photo training asks for over all epochs; 0 where none is worth keeping."""
+        return 0 if self.views is None else self.views + self.fresh * (self.epochs - 1)
 
     def rate(self, step: int, steps: int) -> float:
         """Return the factor on every learning rate at ``step`` of ``steps``."""
@@ -154,7 +161,7 @@ def finetune(
         apply(plan, backbone)
         train_loss = 0.0
         order = generator(seed, epoch).permutation(train)
-        batches = source.batches(order.tolist(), views_of_epoch(order, epoch, schedule.views), schedule.batch_size)
+        batches = source.batches(order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size)
         for x, photos in zip(batches, torch.split(torch.from_numpy(order), schedule.batch_size), strict=True):
             factor = schedule.rate(next(steps), schedule.epochs * per_epoch)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -185,11 +192,12 @@ def finetune(
     return Tuned(weights, epoch, tuple(history), tuple(validation))
 
 
-def views_of_epoch(photos: Indices, epoch: int, views: int | None) -> list[int]:
-    """Return the view that each photo is trained on in this epoch: all kept views in turn, or a new one."""
-    if views is None:
+def views_of_epoch(photos: Indices, epoch: int, schedule: Schedule) -> list[int]:
+    """Return the view that each photo is trained on in this epoch, counted from 1."""
+    if schedule.views is None:
         return [epoch] * len(photos)
-    return [(int(photo) + epoch) % views for photo in photos]
+    oldest = schedule.fresh * (epoch - 1)
+    return [oldest + (int(photo) + epoch) % schedule.views for photo in photos]
 
 
 def judge(predicted: Probabilities, labels: Indices) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from unfreeze.config import TrainConfig
 from unfreeze.data.transforms import Augmentation
+from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.training.finetune import Schedule
@@ -61,6 +62,11 @@ class Recipe:
     tuned_from: int
 
     @property
+    def kept_views(self) -> int:
+        """How many views of each training photo the two phases ask for together."""
+        return max(self.views, self.schedule.kept_views if self.schedule is not None else 0)
+
+    @property
     def head_on_features(self) -> bool:
         """Whether phase 1 can train on features that were computed once: nothing below the head moves in it."""
         return self.head_plan is None or self.head_plan.boundary == len(self.head_plan.rows)
@@ -84,6 +90,11 @@ def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: in
 
 def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
     views = config.views or KEPT_VIEWS
+    fresh = config.fresh_views or 0
+    if fresh > views:
+        raise ConfigError(
+            f"{fresh} of {views} views can't give way to new ones.", where="--fresh-views", mend="Raise --views."
+        )
     boundary = backbone.boundary(config.depth) if config.depth else _usual_boundary(backbone, photos / classes)
     if boundary == backbone.head_boundary:
         return _head_only(config, backbone, photos, classes)
@@ -102,6 +113,7 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
         epochs=config.epochs or min(max(round(STEPS / per_epoch), EPOCHS[0]), EPOCHS[1]),
         batch_size=batch_size,
         views=None if plan.boundary == 0 else views,
+        fresh=fresh,
         optimizer="adamw",
         weight_decay=1e-4 if photos / classes >= SCARCE else 0.0,
         warmup=0.2,
@@ -135,6 +147,7 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
             epochs=epochs,
             batch_size=config.batch_size or 32,
             views=None,
+            fresh=0,
             optimizer="adam",
             weight_decay=0.0,
             warmup=0.0,

@@ -130,15 +130,28 @@ def test_training_on_kept_activations_is_training_on_photos(
 @pytest.mark.parametrize("views", [1, 2, 4])
 def test_epochs_take_every_kept_view_in_turn(views: int) -> None:
     photos = np.array([3, 0, 8, 5])
-    seen = np.array([views_of_epoch(photos, epoch, views) for epoch in range(1, views + 1)])
+    how = schedule(views=views, epochs=2 * views)
+    seen = np.array([views_of_epoch(photos, epoch, how) for epoch in range(1, views + 1)])
     assert all(sorted(column) == list(range(views)) for column in seen.T)
-    assert views_of_epoch(photos, 1 + views, views) == seen[0].tolist()
-    assert views_of_epoch(photos[::-1], 1, views) == seen[0][::-1].tolist()
+    assert views_of_epoch(photos, 1 + views, how) == seen[0].tolist()
+    assert views_of_epoch(photos[::-1], 1, how) == seen[0][::-1].tolist()
+    assert how.kept_views == views
 
 
 def test_without_kept_views_every_epoch_draws_a_new_one() -> None:
-    assert views_of_epoch(np.array([3, 0]), 4, None) == [4, 4]
-    assert 0 not in views_of_epoch(np.array([3, 0]), 1, None)  # view 0 is the plain one
+    assert views_of_epoch(np.array([3, 0]), 4, schedule(views=None)) == [4, 4]
+    assert 0 not in views_of_epoch(np.array([3, 0]), 1, schedule(views=None))  # view 0 is the plain one
+    assert schedule(views=None).kept_views == 0
+
+
+@pytest.mark.parametrize(("views", "fresh"), [(1, 1), (4, 1), (4, 3), (4, 4)])
+def test_fresh_views_replace_the_oldest(views: int, fresh: int) -> None:
+    how = schedule(views=views, fresh=fresh, epochs=5)
+    photos = np.arange(40)
+    seen = [set(views_of_epoch(photos, epoch, how)) for epoch in range(1, 6)]
+    for epoch, used in enumerate(seen):
+        assert used == set(range(epoch * fresh, epoch * fresh + views))
+    assert set.union(*seen) == set(range(how.kept_views))
 
 
 # Determinism

@@ -98,3 +98,14 @@ def test_classic_with_batch_norm_in_train_mode_trains_its_head_on_photos() -> No
     assert recipe.head_plan.boundary == 0
     assert not recipe.head_on_features
     assert not any(row.trainable for row in recipe.head_plan.rows)
+
+
+def test_fresh_views_are_kept_with_the_others() -> None:
+    recipe = chosen(tiny_cnn(), depth="layer3", views=3, fresh_views=2, epochs=4)
+    assert recipe.schedule is not None
+    assert recipe.views == 3  # what phase 1 sees
+    assert recipe.schedule.fresh == 2
+    assert recipe.kept_views == 3 + 2 * 3
+    assert chosen(tiny_cnn(), depth="layer3", views=3).kept_views == 3
+    with pytest.raises(ConfigError, match="--fresh-views"):
+        chosen(tiny_cnn(), views=2, fresh_views=3)
