@@ -1,4 +1,4 @@
-"""What frozen layers cost: folded or not, and in a second run on the same photos.
+"""What comes before training costs: frozen layers folded or not, a large photo read whole or not, a second run.
 
     python benchmarks/frozen.py PHOTOS [--model efficientnet_lite0] [--rounds 3]
 
@@ -16,9 +16,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
+from unfreeze.data.decode import decode
+from unfreeze.data.transforms import plain
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.folding import frozen_forward
 from unfreeze.runtime import prepare_process
@@ -43,9 +47,28 @@ def forward_rates(model: str, rounds: int) -> None:
         folded = frozen_forward(backbone, 0, backbone.head_boundary, x)
         backbone.run(x)
         pairs = [(rate(backbone.run, x), rate(folded, x)) for _ in range(rounds)]
-    plain, fast = zip(*pairs, strict=True)
+    before_each, after_each = zip(*pairs, strict=True)
     ratios = [after / before for before, after in pairs]
-    print(f"| {model} | {spread(plain)} | {spread(fast)} | {spread(ratios)} |")
+    print(f"| {model} | {spread(before_each)} | {spread(after_each)} | {spread(ratios)} |")
+
+
+def reading_times(model: str, rounds: int) -> None:
+    """Time a drawn photo of 12 megapixels, read and rendered as the model wants it."""
+    preprocessing = load_backbone(model).network.preprocessing
+    noise = np.random.default_rng(0).integers(0, 255, (378, 504, 3), np.uint8)
+    whole: list[float] = []
+    reduced: list[float] = []
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "photo.jpg"
+        Image.fromarray(noise).resize((4032, 3024), Image.Resampling.BICUBIC).save(path, quality=90)
+        for _ in range(4 * rounds):
+            for enough, seconds in ((None, whole), (preprocessing.enough, reduced)):
+                started = time.perf_counter()
+                plain(decode(path, enough), preprocessing)
+                seconds.append(time.perf_counter() - started)
+    ratios = [before / after for before, after in zip(whole, reduced, strict=True)]
+    print("\n| a JPEG of 12 megapixels, seconds | read whole | as large as needed | ratio |\n| --- | --- | --- | --- |")
+    print(f"| drawn | {spread(whole)} | {spread(reduced)} | {spread(ratios)} |")
 
 
 def run_times(photos: Path, model: str, rounds: int) -> None:
@@ -79,6 +102,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     arguments = parser.parse_args()
     forward_rates(arguments.model, arguments.rounds)
+    reading_times(arguments.model, arguments.rounds)
     run_times(arguments.photos, arguments.model, arguments.rounds)
 
 

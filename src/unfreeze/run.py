@@ -128,7 +128,7 @@ def _is_photo(path: Path) -> bool:
     from unfreeze.runtime import say
 
     try:
-        decode(path)
+        decode(path, enough=1)
     except DecodeError as error:
         say(f"left out: {error}")
         return False

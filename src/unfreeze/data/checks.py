@@ -114,7 +114,7 @@ def _inspect(sample: Sample, known: Mapping[str, int]) -> Sample | DecodeError:
     try:
         with sample.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return replace(sample, digest=digest, short_side=known.get(digest) or min(decode(sample.path).size))
+        return replace(sample, digest=digest, short_side=known.get(digest) or min(decode(sample.path, _TINY_SIDE).size))
     except DecodeError as error:
         return error
     except OSError as error:

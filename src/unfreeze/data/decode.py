@@ -41,8 +41,11 @@ _TURNS = {
 }
 
 
-def decode(path: Path) -> Image.Image:
-    """Return the photo upright, as 8-bit RGB, in its own size; safe to call from several threads at once.
+def decode(path: Path, enough: int | None = None) -> Image.Image:
+    """Return the photo upright, as 8-bit RGB; safe to call from several threads at once.
+
+    - It comes in its own size.  With ``enough``, a JPEG may come in a half, a quarter or an eighth of it, its short side no
+      less than ``enough`` pixels: the decoder doesn't work the finest detail out, and there is less to shrink afterwards.
 
     - What the bytes are decides, not the suffix. The first frame or page is taken; ICC profiles aren't applied.
     - EXIF orientation is applied, so that the network sees what the person who labelled it saw.
@@ -59,7 +62,7 @@ def decode(path: Path) -> Image.Image:
     """
     try:
         with _QUIET:
-            return _decode(path)
+            return _decode(path, enough)
     except UnfreezeError:
         raise
     except Image.DecompressionBombError as error:
@@ -75,7 +78,7 @@ def decode(path: Path) -> Image.Image:
         ) from error
 
 
-def _decode(path: Path) -> Image.Image:
+def _decode(path: Path, enough: int | None) -> Image.Image:
     with path.open("rb") as file:
         head = file.read(132)
         if not head:
@@ -98,6 +101,8 @@ def _decode(path: Path) -> Image.Image:
             _refuse_bomb(image.width, image.height)
             if _is_deep_planar(image):
                 return _decode_scientific_tiff(path)
+            if enough is not None:
+                image.draft(None, (enough, enough))  # does nothing to formats other than JPEG
             image.load()
             return _flatten(_turn_upright(image))
 

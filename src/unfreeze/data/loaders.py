@@ -52,7 +52,7 @@ class Renderer:
         """
         import torch
 
-        image = decode(self.paths[photo])
+        image = decode(self.paths[photo], self.preprocessing.enough)
         content = int(self.digests[photo], 16) if self.digests else 0  # no view but the plain one draws from it
         return torch.stack(
             [render(image, self.preprocessing, self.augmentation, self.seed, view, content) for view in views]

@@ -31,7 +31,7 @@ class Sample:
         group: Photos of one group (a patient, a tile) stay on one side of every split; None is a group of its own.
         split: The side that the user put it on, or None.
         digest: SHA-256 of the file, once it has been read.
-        short_side: In pixels, likewise.
+        short_side: In pixels, likewise; of a large JPEG, a half, a quarter or an eighth of it.
     """
 
     path: Path

@@ -26,7 +26,7 @@ from unfreeze.training.store import Place, Store, read_rows
 
 EVALUATION_BATCH = 64
 BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
-FORMAT = "1"  # of what is kept; another one makes older activations unfindable
+FORMAT = "2"  # of what is kept; another one makes older activations unfindable
 
 
 class Activations(Protocol):

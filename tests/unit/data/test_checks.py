@@ -55,9 +55,9 @@ def test_known_photos_are_hashed_but_not_decoded(tmp_path: Path, monkeypatch: py
     first = check(photos)
     decoded: list[Path] = []
 
-    def noted(path: Path) -> Image.Image:
+    def noted(path: Path, enough: int) -> Image.Image:
         decoded.append(path)
-        return decode(path)
+        return decode(path, enough)
 
     monkeypatch.setattr("unfreeze.data.checks.decode", noted)
     known = {sample.digest: sample.short_side for sample in first.samples if sample.file_name != "a/3.png"}

@@ -236,3 +236,48 @@ def test_dicom_without_pydicom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "a.dcm").write_bytes(b"DICM")
     with pytest.raises(MissingExtraError, match=r"unfreeze\[dicom\]"):
         decode(tmp_path / "a.dcm")
+
+
+# Large JPEGs
+
+
+def waves(width: int, height: int) -> Image.Image:
+    """A smooth picture, as photos are at the scale of single pixels."""
+    y, x = np.mgrid[0:height, 0:width]
+    shades = [127 + 120 * np.sin(x / (30 + 9 * band) + y / 50) for band in range(3)]
+    return Image.fromarray(np.stack(shades, axis=-1).astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("enough", "size"),
+    [(None, (640, 480)), (241, (640, 480)), (240, (320, 240)), (121, (320, 240)), (60, (80, 60)), (1, (80, 60))],
+)
+def test_a_large_jpeg_comes_no_smaller_than_enough(tmp_path: Path, enough: int | None, size: tuple[int, int]) -> None:
+    path = saved(tmp_path / "a.jpg", waves(640, 480), quality=95)
+    assert decode(path, enough).size == size
+
+
+def test_a_reduced_jpeg_renders_as_the_whole_one(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jpg", waves(640, 480), quality=95)
+    whole, reduced = (np.asarray(decode(path, enough).resize((80, 60)), float) for enough in (None, 180))
+    assert np.abs(whole - reduced).max() <= 3
+
+
+def test_a_reduced_jpeg_is_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    path = saved(tmp_path / "a.jpg", waves(640, 480), exif=exif)
+    assert decode(path, 200).size == (240, 320)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".webp", ".gif", ".bmp"])
+def test_other_formats_come_in_their_own_size(tmp_path: Path, suffix: str) -> None:
+    assert decode(saved(tmp_path / f"a{suffix}", waves(64, 48)), 10).size == (64, 48)
+
+
+def test_a_truncated_jpeg_is_refused_at_every_scale(tmp_path: Path) -> None:
+    path = saved(tmp_path / "a.jpg", waves(640, 480), quality=95)
+    path.write_bytes(path.read_bytes()[:-4000])
+    for enough in (None, 200, 1):
+        with pytest.raises(DecodeError, match="truncated"):
+            decode(path, enough)

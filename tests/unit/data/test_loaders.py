@@ -5,10 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from tests.support import renderer
+from PIL import Image
+from tests.support import PREPROCESSING, renderer
 
+from unfreeze.data.decode import decode
 from unfreeze.errors import DecodeError
 from unfreeze.training.recipes import TEXTBOOK
 
@@ -84,3 +87,14 @@ def test_the_content_of_a_photo_decides_its_views_not_its_place(photos: tuple[Pa
     names = [one.identity(0, 0), one.identity(0, 1), one.identity(0, 2), one.identity(1, 0), one.identity(1, 1)]
     assert len({*names, renderer(photos, 1).identity(0, 1), replace(one, augmentation=TEXTBOOK).identity(0, 1)}) == 7
     assert one.identity(0, 0) == renderer(photos, 1).identity(0, 0)
+
+
+def test_a_large_photo_is_rendered_as_if_it_had_been_read_whole(tmp_path: Path) -> None:
+    y, x = np.mgrid[0:600, 0:800]
+    shades = [127 + 120 * np.sin(x / (30 + 9 * band) + y / 50) for band in range(3)]
+    large = Image.fromarray(np.stack(shades, axis=-1).astype(np.uint8))
+    large.save(tmp_path / "a.jpg", quality=95)
+    large.save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.jpg", PREPROCESSING.enough).size < large.size
+    jpeg, png = (renderer([tmp_path / name]).views(0, (0,)) for name in ("a.jpg", "a.png"))
+    assert float((jpeg - png).abs().max()) < 0.05 * float(png.std())
