@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -141,7 +142,7 @@ def finetune(
         train: Photos to learn from.
         val: Photos to judge by after every epoch; may be empty.
         seed: Decides the order of the photos.
-        keep: The weights of the epoch with the lowest validation loss (the last one where ``val`` is empty), or the last.
+        keep: The weights of the epoch that ``choose_epoch`` takes (the last one where ``val`` is empty), or the last.
         stop_after: End after so many epochs of the schedule (to repeat one whose best epoch is known).
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
@@ -154,7 +155,7 @@ def finetune(
     steps = track(range(epochs * per_epoch), phase, total=epochs * per_epoch)
     history: list[EpochRow] = []
     validation: list[Probabilities] = []
-    best: tuple[float, int, Weights] | None = None
+    lowest, weights = math.inf, Weights([], {})  # of the epoch with the lowest validation loss so far
 
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
@@ -182,14 +183,21 @@ def finetune(
         validation.append(predicted)
         val_loss, val_accuracy = judge(predicted, labels[torch.from_numpy(val)].numpy()) if len(val) else (None, None)
         history.append(EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started))
-        if best is None or keep == "last" or val_loss is None or val_loss < best[0]:
-            head_weights = {name: value.detach().clone() for name, value in head.state_dict().items()}
-            kept = Weights(backbone.snapshot(plan.boundary), head_weights)
-            best = math.inf if val_loss is None else val_loss, epoch, kept
+        if keep == "best" and val_loss is not None and val_loss < lowest:
+            lowest, weights = val_loss, _copy(backbone, head, plan.boundary)
     next(steps, None)
-    assert best is not None, "a schedule has at least one epoch"
-    _, epoch, weights = best
+    epoch = epochs
+    if keep == "best" and len(val):
+        epoch = choose_epoch(validation, labels[torch.from_numpy(val)].numpy())
+    if epoch == epochs:
+        weights = _copy(backbone, head, plan.boundary)
     return Tuned(weights, epoch, tuple(history), tuple(validation))
+
+
+def _copy(backbone: Backbone, head: Head, boundary: int) -> Weights:
+    return Weights(
+        backbone.snapshot(boundary), {key: value.detach().clone() for key, value in head.state_dict().items()}
+    )
 
 
 def views_of_epoch(photos: Indices, epoch: int, schedule: Schedule) -> list[int]:
@@ -201,7 +209,12 @@ def views_of_epoch(photos: Indices, epoch: int, schedule: Schedule) -> list[int]
 
 
 def judge(predicted: Probabilities, labels: Indices) -> tuple[float, float]:
-    """Return the log-loss at its best temperature, and the accuracy, of predictions that choose between epochs or phases.
+    """Return the mean of ``photo_losses``, and the accuracy, of predictions that choose between epochs or phases."""
+    return float(photo_losses(predicted, labels).mean()), float((predicted.argmax(axis=1) == labels).mean())
+
+
+def photo_losses(predicted: Probabilities, labels: Indices) -> NDArray[np.float64]:
+    """Return each photo's log-loss, shape (N,), at the temperature that makes their mean lowest.
 
     How sure a model is differs between the phases (phase 2's smoothed labels make it less so) and says nothing of what its
     features are worth, so each is judged at the one temperature that suits it (Guo et al. 2017, section 4.2).
@@ -209,9 +222,22 @@ def judge(predicted: Probabilities, labels: Indices) -> tuple[float, float]:
     log_probabilities = np.log(predicted.clip(SMALLEST_PROBABILITY).astype(np.float64))
     rows = np.arange(len(labels))
 
-    def loss(log_scale: float) -> float:
+    def losses(log_scale: float) -> NDArray[np.float64]:
         scaled = log_probabilities * math.exp(log_scale)
-        return float((logsumexp(scaled, axis=1) - scaled[rows, labels]).mean())
+        return np.asarray(logsumexp(scaled, axis=1) - scaled[rows, labels], dtype=np.float64)
 
-    best = minimize_scalar(loss, bounds=LOG_SCALES, method="bounded", options={"xatol": 1e-4})
-    return float(best.fun), float((predicted.argmax(axis=1) == labels).mean())
+    best = minimize_scalar(lambda x: losses(x).mean(), bounds=LOG_SCALES, method="bounded", options={"xatol": 1e-4})
+    return losses(float(best.x))
+
+
+def choose_epoch(validation: Sequence[Probabilities], labels: Indices) -> int:
+    """Return the epoch to end with, counted from 1: the last, or the one with the lowest loss where that is clearly lower.
+
+    Midway the rate is high, and the loss goes up and down with every step: the lowest of ten such losses is low by chance
+    too.  So an earlier epoch must be better than the last by more than a standard error of the photos' differences.
+    """
+    losses = [photo_losses(predicted, labels) for predicted in validation]
+    lowest = int(np.argmin([each.mean() for each in losses]))
+    worse = losses[-1] - losses[lowest]
+    clearly = worse.mean() > worse.std() / math.sqrt(len(worse))
+    return 1 + lowest if clearly else len(losses)

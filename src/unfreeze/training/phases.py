@@ -19,7 +19,7 @@ from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, Head, Tensors
 from unfreeze.predict import Probabilities
 from unfreeze.training.activations import Activations, Cached, features
-from unfreeze.training.finetune import EpochRow, Indices, Tuned, Weights, finetune, judge
+from unfreeze.training.finetune import EpochRow, Indices, Tuned, Weights, choose_epoch, finetune, judge
 from unfreeze.training.fit_head import Linear, fit_head
 from unfreeze.training.recipes import Recipe
 
@@ -157,8 +157,7 @@ def phase_two(
     ]
     truth = data.labels[torch.from_numpy(np.concatenate([each.val for each in rounds]))].numpy()
     by_epoch = [np.concatenate(answers) for answers in zip(*(tuned.validation for tuned in tried), strict=True)]
-    losses = [judge(answers, truth)[0] for answers in by_epoch]
-    epoch = int(np.argmin(losses)) + 1 if recipe.choose_epoch else schedule.epochs
+    epoch = choose_epoch(by_epoch, truth) if recipe.choose_epoch else schedule.epochs
     trainings = list(tried)
     if not len(data.val):
         trainings.append(train(first.start, data.train, data.val, "phase 2", stop_after=epoch))

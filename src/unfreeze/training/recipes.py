@@ -43,7 +43,7 @@ class Recipe:
         head_schedule: See ``head_plan``.
         plan: Phase 2; None where the recipe ends with the head.
         schedule: See ``plan``.
-        choose_epoch: Whether phase 2 ends at the epoch with the lowest validation loss, or goes to its end.
+        choose_epoch: Whether phase 2 may end before its end, where validation is clearly better there.
         judges: Validation photos that are wanted; at least one fold is held out.
         boundary: Everything below is a fixed function throughout the run, and is computed once.
         tuned_from: The first stage that trains in phase 2; the number of stages where none does.

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -16,7 +16,7 @@ from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.runtime import deterministic
 from unfreeze.training.activations import Activations, Rendered, features, keep, keep_or_render
-from unfreeze.training.finetune import Schedule, Tuned, Weights, finetune, judge, views_of_epoch
+from unfreeze.training.finetune import Schedule, Tuned, Weights, choose_epoch, finetune, judge, views_of_epoch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -226,7 +226,12 @@ def overfitting(photos: tuple[Path, ...], kept: Literal["best", "last"], stop_af
     return train(backbone, task(photos, train=12, val=9), plan, how, kept=kept, stop_after=stop_after)
 
 
-def test_the_best_epoch_is_the_one_with_the_lowest_validation_loss(photos: tuple[Path, ...]) -> None:
+def lowest(validation: Sequence[np.ndarray], labels: np.ndarray) -> int:
+    return 1 + int(np.argmin([judge(predicted, labels)[0] for predicted in validation]))
+
+
+def test_the_weights_of_the_chosen_epoch_are_kept(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unfreeze.training.finetune.choose_epoch", lowest)
     tuned, last = overfitting(photos, "best"), overfitting(photos, "last")
     losses = [row.val_loss for row in tuned.history]
     assert tuned.epoch == 1 + int(np.argmin(np.array(losses, dtype=float)))
@@ -399,6 +404,28 @@ def test_predictions_are_judged_at_their_best_temperature() -> None:
     for scale in (0.3, 3.0):  # how sure it is changes nothing
         surer = torch.softmax(scale * torch.from_numpy(logits), dim=1).float().numpy()
         assert judge(surer, labels)[0] == pytest.approx(loss, abs=1e-4)
+
+
+def noisy(rates: list[float], count: int = 400) -> tuple[list[np.ndarray], np.ndarray]:
+    """Answers of epochs that are right about so many of the photos, and as sure of each."""
+    random = np.random.default_rng(0)
+    places = [random.permutation(count) / count for _ in rates]  # each epoch is wrong about other photos
+    answers = [np.where((p < rate)[:, None], [[0.8, 0.2]], [[0.2, 0.8]]) for p, rate in zip(places, rates, strict=True)]
+    return [each.astype(np.float32) for each in answers], np.zeros(count, dtype=np.int64)
+
+
+@pytest.mark.parametrize(
+    ("rates", "expected"),
+    [
+        ([0.6, 0.7, 0.8], 3),
+        ([0.8, 0.85, 0.5], 2),  # an earlier one is clearly better
+        ([0.6, 0.8025, 0.8], 3),  # better by one photo of 400: chance
+        ([0.8, 0.8, 0.8], 3),
+        ([0.7], 1),
+    ],
+)
+def test_training_ends_before_its_end_only_where_that_is_clearly_better(rates: list[float], expected: int) -> None:
+    assert choose_epoch(*noisy(rates)) == expected
 
 
 def test_a_certain_mistake_is_judged_too() -> None:
