@@ -251,6 +251,18 @@ def test_a_run_never_overwrites(run: Path, photos: Path, capsys: pytest.CaptureF
     assert (run / "verdict.json").read_bytes() == before
 
 
+def test_the_demo_says_that_its_photos_are_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: list[Path] = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("unfreeze.cli.train._train", lambda config, next_photos: trained.append(config.photos))
+    assert command("demo") == 0
+    assert "drew: they are not real" in capsys.readouterr().err
+    assert trained == [Path("demo/photos")]
+    assert len(list(tmp_path.glob("demo/photos/*/*.jpg"))) == 240
+
+
 def test_models_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert command("models", "efficientnet_lite0") == 0
     listed = capsys.readouterr().out

@@ -40,8 +40,10 @@ def train(
 def demo() -> None:
     """Draw photos of metal surfaces with defects into demo/photos, and train on them."""
     from unfreeze.demo import draw_photos
+    from unfreeze.runtime import say
 
     photos = Path("demo", "photos")
+    say(f"{photos} holds photos of metal surfaces that this program drew: they are not real")
     draw_photos(photos)
     _train(make_config({"photos": photos}), next_photos=str(photos / "scratch"))
 
