@@ -146,22 +146,32 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         RunError: The disk is full, or the folder can't be written.
     """
-    temporary: str | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        replace_file(path, content)
+    except OSError as error:
+        raise RunError(
+            f"The file can't be written: {error}", where=path, mend="Make room, or take another --out."
+        ) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, in a folder that exists.
+
+    Raises:
+        OSError: It can't be written; nothing new is left.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        raise RunError(
-            f"The file can't be written: {error}", where=path, mend="Make room, or take another --out."
-        ) from error
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

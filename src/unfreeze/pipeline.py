@@ -29,7 +29,7 @@ from unfreeze.records import (
 )
 from unfreeze.run import Run
 from unfreeze.runtime import Stopwatch, choose_device, deterministic, peak_rss_mib, prepare_process, say
-from unfreeze.training.activations import Activations, Rendered, keep
+from unfreeze.training.activations import keep, keep_or_render
 from unfreeze.training.phases import TrainingData, new_head, phase_one, phase_two
 from unfreeze.training.recipes import choose
 from unfreeze.training.store import open_store
@@ -78,11 +78,10 @@ def run(config: TrainConfig) -> Run:
     renderer = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed, digests)
     with deterministic(config.seed):
         with watch.measure("features"):
-            source: Activations = Rendered(renderer)
-            if recipe.plan is not None and recipe.boundary > 0:
-                source = keep(
-                    store, backbone, source, recipe.boundary, data.views(recipe.kept_views), "reading training photos"
-                )
+            # Without a phase 2, only features at the head are asked for.
+            kept_from = recipe.boundary if recipe.plan is not None else 0
+            views = data.views(recipe.kept_views)
+            source = keep_or_render(store, backbone, renderer, kept_from, views, "reading training photos")
             at_head = source
             if recipe.head_on_features:
                 at_head = keep(

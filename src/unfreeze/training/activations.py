@@ -108,6 +108,7 @@ def keep(
     found = shelf.find(keys.values())
     missing = {key: pair for pair, key in keys.items() if key not in found}  # byte-identical photos share a key
     if missing:
+        order = list(missing)
         photos, views = [photo for photo, _ in missing.values()], [view for _, view in missing.values()]
         batches = source.batches(photos, views, BATCH)
         evaluation_mode(backbone)
@@ -119,7 +120,7 @@ def keep(
                 crossing = forward(x)
                 crossing = (pool(crossing) if boundary == backbone.head_boundary else crossing).float().cpu()
                 done = len(draft.keys)
-                draft.append(list(missing)[done : done + len(crossing)], crossing)
+                draft.append(order[done : done + len(crossing)], crossing)
         found |= draft.places
     return Cached(boundary, source.renderer, {pair: found[key] for pair, key in keys.items()})
 

@@ -148,7 +148,7 @@ def phase_two(
         return finetune(
             backbone, head, source, data.labels, plan, schedule,
             phase=phase, train=train, val=val, seed=seed, stop_after=stop_after,
-            keep="best" if recipe.choose_epoch else "last",
+            keep="best" if recipe.choose_epoch and len(data.val) else "last",
         )  # fmt: skip
 
     tried = [

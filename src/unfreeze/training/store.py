@@ -27,6 +27,7 @@ import PIL
 import torch
 from torch import Tensor
 
+from unfreeze.artifacts import replace_file
 from unfreeze.errors import CacheError
 
 GIB = 2**30
@@ -117,9 +118,7 @@ class Draft:
         self.file.close()
         rows = self.path.replace(self.path.with_suffix(".rows"))
         index = {"shape": self.shape, "dtype": str(self.dtype), "keys": self.keys, "checksums": self.checksums}
-        draft = self.path.with_suffix(".index")
-        draft.write_text(json.dumps(index), "utf-8")
-        draft.replace(self.path.with_suffix(".json"))
+        replace_file(self.path.with_suffix(".json"), json.dumps(index).encode())
         book = Book(FileIO(rows), self.shape, self.dtype, tuple(self.checksums))
         self.places = {key: (book, place) for place, key in enumerate(self.keys)}
 
@@ -214,17 +213,13 @@ class Store:
         if sides.keys() <= known.keys():
             return
         table = (known if len(known) < KNOWN_PHOTOS else {}) | dict(sides)
-        draft = self.root / f"{uuid.uuid4().hex}.partial"
-        try:
-            draft.write_text(json.dumps(table), "utf-8")
-            draft.replace(self._photos)
-        except OSError:  # nothing is lost but a little time
-            draft.unlink(missing_ok=True)
+        with suppress(OSError):  # nothing is lost but a little time
+            replace_file(self._photos, json.dumps(table).encode())
 
     def shrink(self) -> None:
         """Drop the oldest books until the rest is within the limit, and what died before it was finished."""
         books: list[tuple[float, int, Path]] = []
-        for path in (*self.root.glob("*/*"), *self.root.glob("*.partial")):
+        for path in (*self.root.glob("*/*"), *self.root.glob(".photos-*")):
             with suppress(OSError):  # another process may be dropping the same book
                 changed = path.stat().st_mtime
                 if path.suffix == ".json":

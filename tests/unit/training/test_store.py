@@ -3,7 +3,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import resource
 import subprocess
 import sys
 import textwrap
@@ -244,6 +243,8 @@ def test_two_processes_that_write_the_same_rows_do_not_meet(tmp_path: Path) -> N
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no such limit there")
 def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
+    import resource  # which Windows lacks
+
     own = shelf(tmp_path)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
