@@ -1,4 +1,4 @@
-"""What comes before training costs: frozen layers folded or not, a large photo read whole or not, a second run.
+"""What comes before training costs: frozen layers folded and in bf16 or not, a large photo read whole or not, a second run.
 
     python benchmarks/frozen.py PHOTOS [--model efficientnet_lite0] [--rounds 3]
 
@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from torch import Tensor
 from unfreeze.data.decode import decode
 from unfreeze.data.transforms import plain
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.folding import frozen_forward
+from unfreeze.models.engine import choose_precision, frozen_forward
 from unfreeze.runtime import prepare_process
 from unfreeze.training.activations import BATCH
 
@@ -42,14 +43,24 @@ def forward_rates(model: str, rounds: int) -> None:
     prepare_process()
     backbone = load_backbone(model)
     x = torch.randn(BATCH, 3, *backbone.network.preprocessing.size).contiguous(memory_format=torch.channels_last)
-    print("| frozen forward, images per second | as it is | folded | ratio |\n| --- | --- | --- | --- |")
+    fastest = choose_precision("auto", backbone.device)
     with torch.inference_mode():
-        folded = frozen_forward(backbone, 0, backbone.head_boundary, x)
+        arms: dict[str, Callable[[Tensor], Tensor]] = {
+            "as it is": backbone.run,
+            "folded": frozen_forward(backbone, 0, backbone.head_boundary, x),
+        }
+        if fastest != torch.float32:
+            lowered = replace(backbone, precision=fastest)
+            arms["folded, bf16"] = frozen_forward(lowered, 0, backbone.head_boundary, x)
         backbone.run(x)
-        pairs = [(rate(backbone.run, x), rate(folded, x)) for _ in range(rounds)]
-    before_each, after_each = zip(*pairs, strict=True)
-    ratios = [after / before for before, after in pairs]
-    print(f"| {model} | {spread(before_each)} | {spread(after_each)} | {spread(ratios)} |")
+        rates: dict[str, list[float]] = {name: [] for name in arms}
+        for _ in range(rounds):
+            for name, forward in arms.items():
+                rates[name].append(rate(forward, x))
+    print("| frozen forward of " + model + " | images per second | ratio |\n| --- | --- | --- |")
+    for name, found in rates.items():
+        ratios = [after / before for before, after in zip(rates["as it is"], found, strict=True)]
+        print(f"| {name} | {spread(found)} | {spread(ratios)} |")
 
 
 def reading_times(model: str, rounds: int) -> None:

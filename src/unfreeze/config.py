@@ -56,6 +56,10 @@ class Settings(BaseModel):
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63, description="Decides every random choice.")] = 0
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Field(description="What frozen stages compute in. auto: bf16 where the hardware has units for it."),
+    ] = "auto"
     cache: Annotated[
         Path | None, Field(description="Where activations are kept for later runs. Default: ~/.cache/unfreeze")
     ] = None

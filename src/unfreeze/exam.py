@@ -13,7 +13,7 @@ from unfreeze.data.folders import printable
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import PhotoSet
 from unfreeze.evaluation.forgetting import Forgetting, forgetting
-from unfreeze.models.backbone import Backbone, Head
+from unfreeze.models.backbone import Backbone, Head, exact
 from unfreeze.predict import Probabilities, original_top1, probabilities
 from unfreeze.runtime import track
 from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render, plain_views
@@ -86,7 +86,8 @@ class Exam:
 def set_exam(
     store: Store, backbone: Backbone, boundary: int, renderer: Renderer, test: Indices, reference: PhotoSet | None
 ) -> Exam:
-    """Compute what crosses ``boundary`` for the exam's photos, on the backbone as it was pretrained."""
+    """Compute what crosses ``boundary`` for the exam's photos, on the backbone as it was pretrained, in float32."""
+    backbone = exact(backbone)
     papers = _sheet(store, backbone, renderer, boundary, test, "reading test photos")
     if reference is None:
         return Exam(papers)

@@ -17,6 +17,7 @@ from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import gain
 from unfreeze.exam import set_exam
 from unfreeze.models.backbones import load_backbone
+from unfreeze.models.engine import choose_precision
 from unfreeze.models.saved import save_model
 from unfreeze.records import (
     describe,
@@ -31,6 +32,7 @@ from unfreeze.run import Run
 from unfreeze.runtime import Stopwatch, choose_device, deterministic, peak_rss_mib, prepare_process, say
 from unfreeze.training.activations import keep, keep_or_render
 from unfreeze.training.phases import TrainingData, new_head, phase_one, phase_two
+from unfreeze.training.planner import count_up, count_work, measure_speed
 from unfreeze.training.recipes import choose
 from unfreeze.training.store import open_store
 from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
@@ -53,7 +55,10 @@ def run(config: TrainConfig) -> Run:
     with watch.measure("decode"):
         photos = check(read_photos(config.photos), known)
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
-    backbone = load_backbone(config.model, arch=config.arch, device=choose_device(config.device))
+    device = choose_device(config.device)
+    backbone = load_backbone(
+        config.model, arch=config.arch, device=device, precision=choose_precision(config.precision, device)
+    )
     if config.reference is not None and not backbone.network.labels:
         raise ConfigError(
             "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
@@ -76,12 +81,15 @@ def run(config: TrainConfig) -> Run:
     paths = tuple(sample.path for sample in photos.samples)
     digests = tuple(sample.digest for sample in photos.samples)
     renderer = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed, digests)
+    with watch.measure("forecast"):
+        references = len(reference.samples) if reference is not None else 0
+        work = count_work(store, backbone, renderer, data, recipe, splits.test, references)
+        planned = count_up(work, measure_speed(backbone, renderer, data, recipe, work))
+        say(planned.sentence())
     with deterministic(config.seed):
         with watch.measure("features"):
-            # Without a phase 2, only features at the head are asked for.
-            kept_from = recipe.boundary if recipe.plan is not None else 0
             views = data.views(recipe.kept_views)
-            source = keep_or_render(store, backbone, renderer, kept_from, views, "reading training photos")
+            source = keep_or_render(store, backbone, renderer, recipe.kept_from, views, "reading training photos")
             at_head = source
             if recipe.head_on_features:
                 at_head = keep(
@@ -133,7 +141,7 @@ def run(config: TrainConfig) -> Run:
         ),
         gain=gain(truth, head_only, two_phase, groups=groups, seed=config.seed) if two_phase is not None else None,
         forgetting=forgotten,
-        cost=Cost(seconds=watch.report(), peak_rss_mib=peak_rss_mib()),
+        cost=Cost(seconds=watch.report(), forecast=planned.seconds(), peak_rss_mib=peak_rss_mib()),
     )
     save_model(folder, backbone, head, photos.classes)
     write_card(folder, verdict, recipe)

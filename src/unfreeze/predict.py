@@ -42,10 +42,9 @@ def evaluation_mode(backbone: Backbone) -> None:
 
 
 def place(x: Tensor, backbone: Backbone, start: int) -> Tensor:
-    """Move what crosses boundary ``start`` to the backbone's device; photos go channels-last."""
-    if start == 0:
-        return x.to(device=backbone.device, memory_format=torch.channels_last)
-    return x.to(backbone.device)
+    """Move what crosses boundary ``start`` to the backbone's device, as float32; images and maps go channels-last."""
+    layout = torch.channels_last if x.dim() == 4 else torch.preserve_format
+    return x.to(device=backbone.device, dtype=torch.float32, memory_format=layout)
 
 
 def probabilities(backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0) -> Probabilities:

@@ -55,9 +55,10 @@ class ScoreSheet(_Part):
 
 
 class Cost(_Part):
-    """What the run took: seconds by part, and the peak memory of its process."""
+    """What the run took: seconds by part, those that were forecast, and the peak memory of its process."""
 
     seconds: dict[str, float]
+    forecast: dict[str, float] | None = None
     peak_rss_mib: float | None = None
 
 

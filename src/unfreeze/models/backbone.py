@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -62,6 +62,7 @@ class Backbone:
         classifier: The original classifier as a function of the last stage's output.
         feature_dim: Length of the pooled feature vector.
         batch_norm: Whether any layer keeps BatchNorm statistics.
+        precision: What frozen stages are computed and kept in; training is in float32 throughout.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Backbone:
     classifier: nn.Module
     feature_dim: int
     batch_norm: bool
+    precision: torch.dtype = torch.float32
 
     @property
     def head_boundary(self) -> int:
@@ -137,6 +139,11 @@ class Backbone:
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+
+def exact(backbone: Backbone) -> Backbone:
+    """Return the same backbone, weights shared, whose frozen stages compute in float32: what is scored is what ships."""
+    return replace(backbone, precision=torch.float32)
 
 
 def pool(features: Tensor) -> Tensor:

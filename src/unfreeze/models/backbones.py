@@ -35,7 +35,13 @@ PACKAGED = "efficientnet_lite0"
 LITE0 = Architecture("timm", "tf_efficientnet_lite0")
 
 
-def load_backbone(model: str, *, arch: str | None = None, device: torch.device | None = None) -> Backbone:
+def load_backbone(
+    model: str,
+    *,
+    arch: str | None = None,
+    device: torch.device | None = None,
+    precision: torch.dtype = torch.float32,
+) -> Backbone:
     """Build a pretrained backbone.
 
     Args:
@@ -43,6 +49,7 @@ def load_backbone(model: str, *, arch: str | None = None, device: torch.device |
             (with ``arch``), or a folder in timm's hub format (``config.json`` beside the weights).
         arch: For a checkpoint file, the architecture it fits: ``torchvision/NAME`` or ``timm/NAME``.
         device: Where to put it; the CPU by default.
+        precision: What frozen stages are computed and kept in.
 
     Raises:
         ModelError: No such model, weights that can't be had or don't fit, or a network that can't be cut into stages.
@@ -50,7 +57,7 @@ def load_backbone(model: str, *, arch: str | None = None, device: torch.device |
     ensure_torchvision()
     device = device or torch.device("cpu")
     if os.path.exists(model):  # noqa: PTH110 (Path.exists raises where a name is too long to be a path)
-        return _from_disk(Path(model), arch, device)
+        return replace(_from_disk(Path(model), arch, device), precision=precision)
     family, _, name = model.partition("/")
     if family not in FAMILIES or (family == PACKAGED) == bool(name):
         raise ModelError(
@@ -58,7 +65,7 @@ def load_backbone(model: str, *, arch: str | None = None, device: torch.device |
             where="--model",
             mend=f"Take {PACKAGED}, torchvision/NAME, timm/NAME or the path of a checkpoint; `unfreeze models` lists them.",
         )
-    return FAMILIES[family](name, device)
+    return replace(FAMILIES[family](name, device), precision=precision)
 
 
 def list_models(pattern: str = "") -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ can't tell them apart.  What was computed in an earlier run is found again by wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
@@ -19,14 +19,14 @@ from torch import Tensor
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, Head, pool
-from unfreeze.models.folding import frozen_forward
+from unfreeze.models.engine import frozen_forward
 from unfreeze.predict import Probabilities, evaluation_mode, place, probabilities
 from unfreeze.runtime import track
 from unfreeze.training.store import Place, Store, read_rows
 
 EVALUATION_BATCH = 64
 BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
-FORMAT = "2"  # of what is kept; another one makes older activations unfindable
+FORMAT = "3"  # of what is kept; another one makes older activations unfindable
 
 
 class Activations(Protocol):
@@ -87,7 +87,7 @@ def keep(
     backbone: Backbone,
     source: Activations,
     boundary: int,
-    wanted: dict[int, Sequence[int]],
+    wanted: Mapping[int, Sequence[int]],
     description: str,
 ) -> Cached:
     """Return what crosses ``boundary`` for the wanted photos and views: found in the store, or computed and kept there.
@@ -95,7 +95,7 @@ def keep(
     Args:
         store: Outlives the run.
         backbone: Its stages below ``boundary`` must be frozen.
-        source: What is computed from: the photos, or activations at a shallower boundary.
+        source: What is computed from: the photos, or activations at a shallower boundary; the store may hold better.
         boundary: ``backbone.head_boundary`` keeps pooled features, shape (rows, D).
         wanted: The views of each photo.
         description: What the progress bar says.
@@ -103,26 +103,54 @@ def keep(
     Raises:
         CacheError: They can't be kept.
     """
-    keys = {(photo, view): source.renderer.identity(photo, view) for photo, views in wanted.items() for view in views}
+    keys = _keys(source.renderer, wanted)
     shelf = store.shelf(*_kind(backbone, boundary, source.renderer))
     found = shelf.find(keys.values())
     missing = {key: pair for pair, key in keys.items() if key not in found}  # byte-identical photos share a key
     if missing:
+        start = nearest(store, backbone, source.renderer, boundary, _wanted(missing.values()))
+        if start > source.boundary:
+            source = keep(store, backbone, source, start, _wanted(missing.values()), description)
         order = list(missing)
         photos, views = [photo for photo, _ in missing.values()], [view for _, view in missing.values()]
-        batches = source.batches(photos, views, BATCH)
-        evaluation_mode(backbone)
-        with torch.inference_mode(), shelf.write() as draft:
-            forward: Callable[[Tensor], Tensor] | None = None
-            for batch in track(batches, description, total=-(-len(missing) // BATCH)):
-                x = place(batch, backbone, source.boundary)
-                forward = forward or frozen_forward(backbone, source.boundary, boundary, x)
-                crossing = forward(x)
-                crossing = (pool(crossing) if boundary == backbone.head_boundary else crossing).float().cpu()
+        batches = crossings(backbone, source, boundary, photos, views)
+        with shelf.write() as draft:
+            for crossing in track(batches, description, total=-(-len(missing) // BATCH)):
                 done = len(draft.keys)
                 draft.append(order[done : done + len(crossing)], crossing)
         found |= draft.places
     return Cached(boundary, source.renderer, {pair: found[key] for pair, key in keys.items()})
+
+
+def crossings(
+    backbone: Backbone, source: Activations, boundary: int, photos: Sequence[int], views: Sequence[int]
+) -> Iterator[Tensor]:
+    """Compute what crosses ``boundary`` for (photos[i], views[i]), ``BATCH`` at a time, on the CPU."""
+    evaluation_mode(backbone)
+    forward: Callable[[Tensor], Tensor] | None = None
+    for batch in source.batches(photos, views, BATCH):
+        with torch.inference_mode():
+            x = place(batch, backbone, source.boundary)
+            forward = forward or frozen_forward(backbone, source.boundary, boundary, x)
+            out = forward(x)
+            out = pool(out) if boundary == backbone.head_boundary else out.to(backbone.precision)
+        yield out.cpu()
+
+
+def missing_views(
+    store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Mapping[int, Sequence[int]]
+) -> int:
+    """Count the wanted views whose activations the store doesn't hold."""
+    keys = set(_keys(renderer, wanted).values())
+    return len(keys) - store.shelf(*_kind(backbone, boundary, renderer)).count(keys)
+
+
+def nearest(
+    store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Mapping[int, Sequence[int]]
+) -> int:
+    """Return the deepest boundary below ``boundary`` at which the store holds all that is wanted; 0, the pixels, if none."""
+    held = (b for b in range(boundary - 1, 0, -1) if not missing_views(store, backbone, renderer, b, wanted))
+    return next(held, 0)
 
 
 def keep_or_render(
@@ -130,7 +158,7 @@ def keep_or_render(
     backbone: Backbone,
     renderer: Renderer,
     boundary: int,
-    wanted: dict[int, Sequence[int]],
+    wanted: Mapping[int, Sequence[int]],
     description: str,
 ) -> Activations:
     """Return what crosses ``boundary``: kept, or, where that is the photos themselves, rendered whenever asked for."""
@@ -155,12 +183,20 @@ def predict_from(backbone: Backbone, head: Head, source: Activations, photos: ND
     return probabilities(backbone, head, batches, source.boundary)
 
 
+def _keys(renderer: Renderer, wanted: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], str]:
+    return {(photo, view): renderer.identity(photo, view) for photo, views in wanted.items() for view in views}
+
+
+def _wanted(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    return {photo: [view for _, view in views] for photo, views in groupby(sorted(pairs), key=lambda pair: pair[0])}
+
+
 def _kind(backbone: Backbone, boundary: int, renderer: Renderer) -> tuple[str, ...]:
     """Return everything that decides what crosses ``boundary``, apart from the photo and the view."""
     return (
         FORMAT,
         torch.__version__,
-        backbone.device.type,
+        f"{backbone.device.type} {backbone.precision}",
         f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
         f"{backbone.depths()[boundary]} of {backbone.depths()}",
         repr(renderer.preprocessing),

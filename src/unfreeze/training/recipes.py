@@ -67,6 +67,11 @@ class Recipe:
         return max(self.views, self.schedule.kept_views if self.schedule is not None else 0)
 
     @property
+    def kept_from(self) -> int:
+        """Where training's activations are kept for both phases; 0 where phase 2 moves every stage, or there is none."""
+        return self.boundary if self.plan is not None else 0
+
+    @property
     def head_on_features(self) -> bool:
         """Whether phase 1 can train on features that were computed once: nothing below the head moves in it."""
         return self.head_plan is None or self.head_plan.boundary == len(self.head_plan.rows)

@@ -11,7 +11,9 @@ from tests.support import CLASSES, new_head, new_store, renderer, task, tiny_cnn
 from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
+from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, pool
+from unfreeze.predict import place
 from unfreeze.training.activations import (
     Activations,
     Cached,
@@ -19,6 +21,7 @@ from unfreeze.training.activations import (
     features,
     keep,
     keep_or_render,
+    nearest,
     plain_views,
     predict_from,
 )
@@ -122,13 +125,46 @@ def test_nothing_is_computed_twice(photos: tuple[Path, ...]) -> None:
     assert computed(store, backbone, renderer(photos[2:]), 3, {0: range(3), 5: (0,)}) == 0  # the same two, elsewhere
 
 
+@BACKBONES
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_what_an_earlier_run_kept_at_a_shallower_boundary_saves_the_pixels(
+    photos: tuple[Path, ...], make: Callable[[], Backbone], precision: torch.dtype
+) -> None:
+    store, backbone, own = new_store(), replace(make(), precision=precision), renderer(photos)
+    for boundary in (1, 2):
+        keep_or_render(store, backbone, own, boundary, WANTED, "test")
+    gone = replace(own, paths=tuple(Path("gone") / path.name for path in own.paths))
+    deeper = keep_or_render(store, backbone, gone, 4, WANTED, "test")
+    at_head = keep(store, backbone, Rendered(gone), 5, {2: (1, 0)}, "test")
+    assert nearest(store, backbone, gone, 4, WANTED) == 2
+    assert nearest(store, backbone, gone, 2, {2: (3,)}) == 0
+    direct = keep_or_render(new_store(), backbone, own, 4, WANTED, "test")
+    assert torch.equal(everything(deeper), everything(direct))
+    assert torch.equal(
+        features(at_head, [2], (0, 1)),
+        features(keep(new_store(), backbone, direct, 5, {2: (0, 1)}, "test"), [2], (0, 1)),
+    )
+    with pytest.raises(DecodeError):
+        keep_or_render(store, backbone, gone, 4, {2: (3,)}, "test")
+
+
+def test_activations_are_kept_in_the_backbones_precision(photos: tuple[Path, ...]) -> None:
+    store, own = new_store(), renderer(photos)
+    exact = keep_or_render(store, tiny_cnn(), own, 3, WANTED, "test")
+    lowered = keep_or_render(store, replace(tiny_cnn(), precision=torch.bfloat16), own, 3, WANTED, "test")
+    (x,), (low,) = exact.batches([2], [1], 1), lowered.batches([2], [1], 1)
+    assert (x.dtype, low.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(low.float(), x, rtol=0.05, atol=0.05)
+    assert torch.equal(place(low, tiny_cnn(), 3), low.float())
+
+
 @torch.no_grad()
 def test_what_decides_an_activation_decides_whether_it_is_found(photos: tuple[Path, ...], tmp_path: Path) -> None:
     store, backbone, own = new_store(), tiny_cnn(), renderer(photos)
     wanted: Wanted = {0: (0, 1)}
     assert computed(store, backbone, own, 3, wanted) == 2
     assert computed(store, backbone, own, 2, wanted) == 2  # another boundary
-    assert computed(store, backbone, own, 5, wanted) == 2
+    assert computed(store, backbone, own, 5, wanted) == 0  # another one, but from what is kept at 3
     assert computed(store, backbone, renderer(photos, seed=1), 3, wanted) == 1  # another crop, the same plain view
     assert computed(store, backbone, replace(own, augmentation=TEXTBOOK), 3, wanted) == 1
     assert computed(store, tiny_vit(), own, 3, wanted) == 2
@@ -140,7 +176,7 @@ def test_what_decides_an_activation_decides_whether_it_is_found(photos: tuple[Pa
     with torch.no_grad():
         next(backbone.stages[4].module.parameters()).add_(1)  # above the boundary: what lies below is the same
     assert computed(store, backbone, own, 3, wanted) == 0
-    assert computed(store, backbone, own, 5, wanted) == 2
+    assert computed(store, backbone, own, 5, wanted) == 0  # from what is kept at 3, and as the new weights have it
     next(buffer for buffer in backbone.stages[1].module.buffers() if buffer.dim()).add_(1)  # a statistic of BatchNorm
     assert computed(store, backbone, own, 3, wanted) == 2
 

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
 import torch
 from tests.support import CPU, PREPROCESSING, shake, tiny_cnn, tiny_vit
 from torch import Tensor, nn
 
+from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Architecture, Backbone, BatchNorm, Network, assemble
-from unfreeze.models.folding import _folded, frozen_forward
+from unfreeze.models.engine import choose_precision, frozen_forward
+from unfreeze.models.folding import fold
 from unfreeze.models.networks import build
 from unfreeze.torchvision_shim import ensure_torchvision
 
@@ -43,24 +45,30 @@ def test_real_architectures_compute_the_same(name: str, left: int) -> None:
     backbone = real(name)
     before = backbone.fingerprint()
     forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
-    assert forward.__name__ == "folded"
+    assert isinstance(forward, nn.Sequential)
     torch.testing.assert_close(forward(IMAGES * 0.7), backbone.run(IMAGES * 0.7), rtol=1e-3, atol=1e-3)
-    copies = [_folded(stage.module)[0] for stage in backbone.stages]
+    copies = [fold(stage.module) for stage in backbone.stages]
     assert sum(isinstance(layer, BatchNorm) for copied in copies for layer in copied.modules()) == left
     assert backbone.fingerprint() == before
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
-def test_every_range_of_stages_computes_the_same(make: Callable[[], Backbone]) -> None:
-    backbone = make()
+def test_every_range_of_stages_computes_the_same(make: Callable[[], Backbone], precision: torch.dtype) -> None:
+    backbone = replace(make(), precision=precision)
     x = torch.randn(3, 3, *PREPROCESSING.size)
     for start in range(5):
         for stop in range(start + 1, 6):
             crossing = backbone.run(x, 0, start)
-            torch.testing.assert_close(
-                frozen_forward(backbone, start, stop, crossing)(crossing), backbone.run(crossing, start, stop)
-            )
+            found = frozen_forward(backbone, start, stop, crossing)(crossing)
+            expected = backbone.run(crossing, start, stop)
+            assert found.dtype == torch.float32
+            if precision == torch.float32:
+                torch.testing.assert_close(found, expected)
+            else:
+                assert not torch.equal(found, expected)
+                torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
 
 
 class Swapped(nn.Module):
@@ -108,7 +116,6 @@ def test_where_folding_would_change_the_answer_nothing_is_folded(make: type[nn.M
     shake(module)
     backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
     forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
-    assert forward.__name__ == "plain"
     assert torch.equal(forward(IMAGES), backbone.run(IMAGES))
 
 
@@ -120,11 +127,62 @@ def test_the_activation_of_a_fused_norm_stays() -> None:
     norm = BatchNormAct2d(4)
     shake(norm)
     block = nn.Sequential(nn.Conv2d(3, 4, 3), norm).eval()
-    copied, changed = _folded(block)
-    assert changed
+    copied = fold(block)
+    assert copied is not block
     torch.testing.assert_close(copied(IMAGES), block(IMAGES), rtol=1e-4, atol=1e-4)
     assert float(copied(IMAGES).min()) == 0
 
 
-def test_a_network_without_batch_norm_is_not_copied(photos: tuple[Path, ...]) -> None:
-    assert frozen_forward(tiny_vit(), 0, 3, torch.randn(1, 3, *PREPROCESSING.size)).__name__ == "plain"
+def test_a_network_without_batch_norm_is_not_copied() -> None:
+    assert all(fold(stage.module) is stage.module for stage in tiny_vit().stages)
+
+
+class Delicate(Swapped):
+    """Subtracts nearly the same again, so that bf16 is left with noise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        big = self.first(x)
+        logits: Tensor = self.fc(self.flatten(self.pooling(self.second((big + 1000) - 1000))))
+        return logits
+
+
+@torch.no_grad()
+def test_where_bf16_would_lose_the_photo_float32_is_used() -> None:
+    torch.manual_seed(0)
+    module = Delicate().eval()
+    backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+    backbone = replace(backbone, precision=torch.bfloat16)
+    forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
+    torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES))
+
+
+@torch.no_grad()
+def test_bf16_survives_where_folding_does_not() -> None:
+    torch.manual_seed(0)
+    module = Swapped()
+    shake(module)
+    backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+    backbone = replace(backbone, precision=torch.bfloat16)
+    forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
+    assert forward.__name__ == "lowered"
+    torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(("unit", "auto"), [("amx_bf16", torch.bfloat16), ("avx2", torch.float32)])
+def test_precision_is_what_the_hardware_multiplies(
+    monkeypatch: pytest.MonkeyPatch, unit: str, auto: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True}, raising=False)
+    assert choose_precision("auto", CPU) == auto
+    assert choose_precision("fp32", CPU) == torch.float32
+    if auto == torch.bfloat16:
+        assert choose_precision("bf16", CPU) == torch.bfloat16
+    else:
+        with pytest.raises(ConfigError, match="no bf16 units"):
+            choose_precision("bf16", CPU)
+    assert choose_precision("auto", torch.device("meta")) == torch.float32
+
+
+def test_a_torch_that_does_not_tell_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert choose_precision("auto", CPU) == torch.float32

@@ -1,0 +1,259 @@
+"""What a run will take, told before it starts: the work is counted, and a few real batches and steps are timed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unfreeze.data.loaders import Renderer
+from unfreeze.data.transforms import PLAIN_VIEW
+from unfreeze.models.backbone import Backbone, exact
+from unfreeze.models.freezing import StagePlan
+from unfreeze.training.activations import BATCH, Activations, Rendered, crossings, missing_views, nearest, predict_from
+from unfreeze.training.finetune import Indices, Schedule, finetune
+from unfreeze.training.phases import TrainingData, new_head, validation_rounds
+from unfreeze.training.recipes import Recipe
+from unfreeze.training.store import Store
+
+TIMED = 2  # batches or steps, after one that warms up
+SOLVED_ROWS = 4096  # at most, of the features whose reading is timed
+SOLVE_READS = 150  # of all features, until a path of strengths is solved; the middle of the benchmarks' sets
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to compute, in photos or views; what the store holds doesn't count.
+
+    Attributes:
+        views: Training views that go from pixels through the frozen stages.
+        onward: Kept views that go on to the head.
+        learned: Photos times epochs of phase 2, all trainings together.
+        head_learned: The same of phase 1, where it isn't solved.
+        validated: Photos times epochs that phase 2 is judged on.
+        unread: Test and reference photos that go from pixels through the frozen stages.
+        asked: Test and reference photos times the questions they are asked.
+    """
+
+    views: int
+    onward: int
+    learned: int
+    head_learned: int
+    validated: int
+    unread: int
+    asked: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How many seconds things take.
+
+    Attributes:
+        view: One training view, from its file through the frozen stages.
+        read: The same for a photo of the exam, which is in float32.
+        photo: One photo through the stages above, forwards only.
+        learned: One photo of a step of phase 2.
+        head_learned: One photo of a step of phase 1, where it isn't solved.
+        solved: Solving it.
+    """
+
+    view: float
+    read: float
+    photo: float
+    learned: float
+    head_learned: float
+    solved: float
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Random tensors in place of activations: what a step takes doesn't depend on their values."""
+
+    renderer: Renderer
+    boundary: int
+    shape: tuple[int, ...]
+
+    def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
+        """Yield tensors of the shape that crosses the boundary, ``size`` at a time."""
+        for start in range(0, len(photos), size):
+            yield torch.randn(len(photos[start : start + size]), *self.shape)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How many seconds each part of a run will take; the parts are those of ``verdict.cost``."""
+
+    features: float
+    head: float
+    finetune: float
+    exam: float
+
+    def seconds(self) -> dict[str, float]:
+        """Return it part by part."""
+        return {"features": self.features, "head": self.head, "finetune": self.finetune, "exam": self.exam}
+
+    def sentence(self) -> str:
+        """Return it for people."""
+        parts = zip(("features", "phase 1", "phase 2", "scoring"), self.seconds().values(), strict=True)
+        listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
+        return f"this will take about {duration(sum(self.seconds().values()))}" + (f": {listed}" if listed else "")
+
+
+def count_up(work: Work, speed: Speed) -> Forecast:
+    """Return what the work takes at that speed."""
+    return Forecast(
+        features=work.views * speed.view + work.onward * speed.photo,
+        head=work.head_learned * speed.head_learned + speed.solved,
+        finetune=work.learned * speed.learned + work.validated * speed.photo,
+        exam=work.unread * speed.read + work.asked * speed.photo,
+    )
+
+
+def count_work(
+    store: Store,
+    backbone: Backbone,
+    renderer: Renderer,
+    data: TrainingData,
+    recipe: Recipe,
+    test: Indices,
+    reference: int,
+) -> Work:
+    """Count what a run has to compute.
+
+    Args:
+        store: What it holds costs nothing.
+        backbone: Pretrained.
+        renderer: The photos.
+        data: The photos that training may see.
+        recipe: What will be done.
+        test: The test photos.
+        reference: How many photos of the original task there are; the store is taken to hold them if it holds the test
+            photos.
+    """
+    head = backbone.head_boundary
+    views = data.views(recipe.views)
+    rounds = validation_rounds(data, recipe.judges)
+    trainings = [len(each.train) for each in rounds] + ([] if len(data.val) else [len(data.train)])
+    epochs = recipe.schedule.epochs if recipe.schedule is not None else 0
+    head_epochs = recipe.head_schedule.epochs if recipe.head_schedule is not None else 0
+    onward = missing_views(store, backbone, renderer, head, views) if recipe.head_on_features else 0
+    pixels = 0
+    if recipe.kept_from:
+        kept = data.views(recipe.kept_views)
+        pixels = missing_views(store, backbone, renderer, recipe.kept_from, kept)
+        if nearest(store, backbone, renderer, recipe.kept_from, kept):
+            pixels, onward = 0, onward + pixels
+    elif not nearest(store, backbone, renderer, head, views):
+        pixels, onward = onward, 0
+    scored = len(test) + reference
+    unread = 0
+    if recipe.boundary and missing_views(
+        store, backbone, renderer, recipe.boundary, dict.fromkeys(test.tolist(), (0,))
+    ):
+        unread = scored
+    return Work(
+        views=pixels,
+        onward=onward,
+        learned=epochs * sum(trainings),
+        head_learned=head_epochs * sum(trainings),
+        validated=epochs * sum(len(each.val) for each in rounds),
+        unread=unread,
+        asked=len(test) * (1 + (recipe.plan is not None)) + 2 * scored * (backbone.network.outputs > 0),
+    )
+
+
+def measure_speed(backbone: Backbone, renderer: Renderer, data: TrainingData, recipe: Recipe, work: Work) -> Speed:
+    """Time a few batches and steps of this run on this machine; the backbone stays as it is."""
+    pretrained = backbone.snapshot()
+    at_head = Drawn(renderer, backbone.head_boundary, (backbone.feature_dim,))
+    source: Activations = Rendered(renderer)
+    if recipe.boundary:
+        blank = torch.zeros(1, 3, *backbone.network.preprocessing.size, device=backbone.device)
+        with torch.inference_mode():
+            source = Drawn(renderer, recipe.boundary, tuple(backbone.run(blank, 0, recipe.boundary).shape[1:]))
+    with torch.random.fork_rng(devices=[]):
+        speed = Speed(
+            view=_a_view(backbone, renderer, data.train, recipe) if work.views else 0.0,
+            read=_a_view(exact(backbone), renderer, data.train, recipe) if work.unread else 0.0,
+            photo=_a_photo(backbone, source, data),
+            learned=_a_learned_photo(backbone, source, data, recipe.plan, recipe.schedule),
+            head_learned=_a_learned_photo(
+                backbone, at_head if recipe.head_on_features else source, data, recipe.head_plan, recipe.head_schedule
+            ),
+            solved=_solving(backbone, data, recipe) if recipe.head_plan is None else 0.0,
+        )
+    backbone.restore(pretrained)
+    return speed
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as people say them."""
+    if seconds < 99.5:
+        return f"{max(1, round(seconds))} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _a_view(backbone: Backbone, renderer: Renderer, photos: Indices, recipe: Recipe) -> float:
+    boundary = recipe.kept_from or backbone.head_boundary
+    some = _some(photos, (1 + TIMED) * BATCH)
+    batches = crossings(backbone, Rendered(renderer), boundary, some.tolist(), [PLAIN_VIEW] * len(some))
+    next(batches)
+    started = time.perf_counter()
+    for _ in batches:
+        pass
+    return (time.perf_counter() - started) / (TIMED * BATCH)
+
+
+def _a_photo(backbone: Backbone, source: Activations, data: TrainingData) -> float:
+    head = new_head(backbone, data.classes, seed=0)
+    return _slope(lambda batches: predict_from(backbone, head, source, _some(data.train, batches * BATCH))) / BATCH
+
+
+def _a_learned_photo(
+    backbone: Backbone, source: Activations, data: TrainingData, plan: StagePlan | None, schedule: Schedule | None
+) -> float:
+    if plan is None or schedule is None:
+        return 0.0
+
+    def steps(count: int) -> None:
+        finetune(
+            backbone, new_head(backbone, data.classes, seed=0), source, data.labels, plan, schedule,
+            phase="timing a few steps", train=_some(data.train, count * schedule.batch_size), val=data.train[:0],
+            seed=0, keep="last", stop_after=1,
+        )  # fmt: skip
+
+    return _slope(steps) / schedule.batch_size
+
+
+def _solving(backbone: Backbone, data: TrainingData, recipe: Recipe) -> float:
+    """Estimate what solving the head takes: so many times reads a solve the features, for all folds at once."""
+    rows = len(data.train) * recipe.views
+    some = torch.randn(min(rows, SOLVED_ROWS), backbone.feature_dim, device=backbone.device)
+    weight = torch.randn(backbone.feature_dim, data.classes * (int(data.fold.max()) + 1), device=backbone.device)
+
+    def read(times: int) -> None:
+        for _ in range(times):
+            some.T @ (some @ weight)
+
+    return _slope(read) * SOLVE_READS * rows / len(some)
+
+
+def _slope(work: Callable[[int], object]) -> float:
+    """Return how many seconds one more batch takes: what every call costs once drops out."""
+    work(1)
+    seconds = []
+    for count in (1, 1 + TIMED):
+        started = time.perf_counter()
+        work(count)
+        seconds.append(time.perf_counter() - started)
+    return max(0.0, seconds[1] - seconds[0]) / TIMED
+
+
+def _some(photos: Indices, count: int) -> Indices:
+    """Return ``count`` photos, over and over the same where there are fewer."""
+    return np.resize(photos, count)
