@@ -19,8 +19,9 @@ from unfreeze.training.logistic import BLOCK, logits, regressions, solve
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(-1, -8, -1))  # penalty on features of mean squared length 1
 PATIENCE = 2  # the cross-validated loss has one minimum along the path, up to noise
-TOLERANCE = 1e-12  # share of its objective that a head that ships may be above its minimum: gradients are below 1e-6
-PATH_TOLERANCE = 1e-5  # enough to tell strengths a factor of 10 apart, in a fraction of the iterations
+TOLERANCE = 1e-9  # share of its objective by which a head that ships may be above its minimum
+GRADIENT_NORM = 1e-6  # and the largest entry of its gradient; the loss is a mean, of order 1
+PATH_TOLERANCE = 1e-6  # probabilities of photos that were held out are then right to half a percent
 SMALLEST_PROBABILITY = 1e-7  # a class that a fold's training part lacks has no finite log-loss
 
 Array = NDArray[np.float64]
@@ -106,7 +107,7 @@ def fit_head(
 
     def all_photos(place: int) -> Linear:
         near = solve(everything, path[place][0], heads[place].mean(dim=0, keepdim=True), PATH_TOLERANCE)
-        return space.head(solve(everything, path[place][0], near.double(), TOLERANCE)[0])
+        return space.head(solve(everything, path[place][0], near.double(), TOLERANCE, GRADIENT_NORM)[0])
 
     full = all_photos(best)
     return HeadFit(

@@ -56,7 +56,9 @@ def regressions(features: Tensor, labels: Tensor, fitted: Tensor, classes: int) 
     return Regressions(features, labels, fitted, classes, covariance).of(fitted)
 
 
-def solve(problem: Regressions, strength: float, start: Tensor, tolerance: float) -> Tensor:
+def solve(
+    problem: Regressions, strength: float, start: Tensor, tolerance: float, gradient_norm: float = torch.inf
+) -> Tensor:
     """Minimise mean cross-entropy + strength / 2 * ||weight||^2 of each regression; biases are not penalised.
 
     scikit-learn's ``C`` is 1 / (N * strength).
@@ -66,13 +68,16 @@ def solve(problem: Regressions, strength: float, start: Tensor, tolerance: float
         strength: The L2 penalty.
         start: Weights and, last, biases to begin at, shape (k, C, D + 1); their precision is the solution's.
         tolerance: How far above its minimum the objective may be, by the quadratic model's word, as a share of it.
+        gradient_norm: What no entry of the gradient may exceed either.
 
     Returns:
         The parameters, shape (k, C, D + 1).
     """
     if len(start) > 1 and len(start) * problem.classes * len(problem.features) > LARGEST:
         pairs = zip(problem.share.split(1), start.split(1), strict=True)
-        return torch.cat([solve(replace(problem, share=one), strength, at, tolerance) for one, at in pairs])
+        return torch.cat(
+            [solve(replace(problem, share=one), strength, at, tolerance, gradient_norm) for one, at in pairs]
+        )
     parameters, z = start, logits(problem.features, start)
     history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
     loss, gradient, curvature = _look(problem, strength, parameters, z)
@@ -80,7 +85,7 @@ def solve(problem: Regressions, strength: float, start: Tensor, tolerance: float
         if iteration % FRESH == 0:
             factor = _factor(problem.covariance, strength, float(curvature), gradient.dtype)
         plain = _precondition(factor, curvature, gradient)
-        if bool((_dot(gradient, plain) / 2 <= tolerance * loss).all()):
+        if bool((_dot(gradient, plain) / 2 <= tolerance * loss).all()) and gradient.abs().max() <= gradient_norm:
             break
         direction = -_lbfgs(gradient, history, factor, curvature)
         along = logits(problem.features, direction)

@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from unfreeze.training import logistic
-from unfreeze.training.fit_head import PATIENCE, STRENGTHS, TOLERANCE, Linear, fit_head
+from unfreeze.training.fit_head import GRADIENT_NORM, PATIENCE, STRENGTHS, TOLERANCE, Linear, fit_head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +35,7 @@ def solve(features: Tensor, labels: Tensor, classes: int, strength: float, start
     first = torch.zeros(1, classes, features.shape[1] + 1, dtype=torch.float64)
     if start is not None:
         first[0] = torch.cat([start.weight, start.bias[:, None]], dim=1)
-    found = logistic.solve(problem, strength, first, TOLERANCE)[0]
+    found = logistic.solve(problem, strength, first, TOLERANCE, GRADIENT_NORM)[0]
     return Linear(found[:, :-1], found[:, -1])
 
 
