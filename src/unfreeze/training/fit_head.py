@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.runtime import track
+from unfreeze.training.logistic import BLOCK, logits, regressions, solve
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(-1, -8, -1))  # penalty on features of mean squared length 1
 PATIENCE = 2  # the cross-validated loss has one minimum along the path, up to noise
-GRADIENT_NORM = 1e-6  # largest entry of the gradient at which a solve has converged; the loss is a mean, of order 1
-PATH_GRADIENT_NORM = 1e-5  # enough to tell strengths a factor of 10 apart, in a fraction of the iterations
-ITERATIONS = 500
+TOLERANCE = 1e-9  # share of its objective by which a head that ships may be above its minimum
+GRADIENT_NORM = 1e-6  # and the largest entry of its gradient; the loss is a mean, of order 1
+PATH_TOLERANCE = 1e-6  # probabilities of photos that were held out are then right to half a percent
 SMALLEST_PROBABILITY = 1e-7  # a class that a fold's training part lacks has no finite log-loss
 
 Array = NDArray[np.float64]
@@ -74,116 +75,92 @@ def fit_head(
         smoothing: Of the labels in phase 2; 0 makes it start from the head of phase 1.
     """
     device = torch.device("cpu") if features.device.type == "mps" else features.device  # Apple's cards lack float64
-    features = features.to(device=device, dtype=torch.float64)
-    center = features.mean(dim=(0, 1))
-    scale = (features - center).square().mean().sqrt().clamp_min(1e-12) * features.shape[2] ** 0.5
-    exact = (features - center) / scale
-    unit = exact.float()
     labels = labels.to(device)
+    unit, space = _scaled(features.to(device).flatten(0, 1))
+    views = features.shape[1]
     rounds = [torch.from_numpy(fold == index).to(device) for index in range(int(fold.max()) + 1)]
+    repeated = labels.repeat_interleave(views)
+    fitted = ~torch.stack(rounds).repeat_interleave(views, dim=1)
+    problem = regressions(unit, repeated, fitted, classes)
 
-    heads: list[tuple[Linear, ...]] = []  # of each strength tried, the head of each round
+    heads: list[Tensor] = []  # of each strength tried, the heads of all rounds
     path: list[tuple[float, float]] = []
+    smoothed: list[float] = []
     best = 0
     answers = torch.zeros(len(labels), classes, device=device)
     for strength in track(STRENGTHS, "phase 1: solving the head"):
-        warm: tuple[Linear | None, ...] = heads[-1] if heads else (None,) * len(rounds)
-        heads.append(
-            tuple(
-                solve(*_flatten(unit[~held], labels[~held]), classes, strength, last, PATH_GRADIENT_NORM)
-                for held, last in zip(rounds, warm, strict=True)
-            )
-        )
+        heads.append(solve(problem, strength, _ahead(heads, len(rounds), classes, unit), PATH_TOLERANCE))
         predicted = torch.zeros_like(answers)
-        for held, head in zip(rounds, heads[-1], strict=True):
-            predicted[held] = head.probabilities(unit[held, 0])
+        losses = []
+        for held, learned, head in zip(rounds, fitted, heads[-1], strict=True):
+            z = logits(unit, head[None])[0].T
+            predicted[held] = torch.softmax(z[::views][held], dim=1)
+            losses.append(torch.nn.functional.cross_entropy(z[learned], repeated[learned], label_smoothing=smoothing))
+        smoothed.append(float(torch.stack(losses).mean()))
         path.append((strength, _log_loss(predicted, labels, rounds)))
         if len(path) == 1 or path[-1][1] < path[best][1]:
             best, answers = len(path) - 1, predicted
         if len(path) - 1 - best >= PATIENCE:
             break
-    start = int(np.argmin([_smoothed(unit, labels, rounds, each, smoothing) for each in heads[: best + 1]]))
+    start = int(np.argmin(smoothed[: best + 1]))
+    everything = problem.of(torch.ones_like(fitted[:1]))
 
     def all_photos(place: int) -> Linear:
-        weights = torch.stack([head.weight for head in heads[place]]).mean(dim=0)
-        biases = torch.stack([head.bias for head in heads[place]]).mean(dim=0)
-        return solve(*_flatten(exact, labels), classes, path[place][0], Linear(weights, biases))
+        near = solve(everything, path[place][0], heads[place].mean(dim=0, keepdim=True), PATH_TOLERANCE)
+        return space.head(solve(everything, path[place][0], near.double(), TOLERANCE, GRADIENT_NORM)[0])
 
     full = all_photos(best)
     return HeadFit(
-        head=_undo_scaling(full, center, scale),
-        start=_undo_scaling(full if start == best else all_photos(start), center, scale),
-        fold_starts=tuple(_undo_scaling(head, center, scale) for head in heads[start]),
+        head=full,
+        start=full if start == best else all_photos(start),
+        fold_starts=tuple(space.head(head) for head in heads[start]),
         strength=path[best][0],
         path=tuple(path),
         out_of_fold=answers.double().cpu().numpy(),
     )
 
 
-def _smoothed(
-    features: Tensor, labels: Tensor, rounds: list[Tensor], heads: tuple[Linear, ...], smoothing: float
-) -> float:
-    """Return the cross-entropy with smoothed labels on the photos that each round's head was fitted on, all views."""
-    losses = []
-    for held, head in zip(rounds, heads, strict=True):
-        x, y = _flatten(features[~held], labels[~held])
-        logits = x @ head.weight.T + head.bias
-        losses.append(float(torch.nn.functional.cross_entropy(logits, y, label_smoothing=smoothing)))
-    return sum(losses) / len(losses)
+@dataclass(frozen=True)
+class _Space:
+    """Where heads are solved: features less ``center``, over ``scale``, in the coordinates of ``basis`` (D, rank)."""
+
+    center: Tensor
+    scale: Tensor
+    basis: Tensor | None
+
+    def head(self, parameters: Tensor) -> Linear:
+        """Return the same classifier, of parameters (C, rank + 1), for features as the backbone gives them."""
+        weight, bias = parameters[:, :-1].double(), parameters[:, -1].double()
+        weight = (weight if self.basis is None else weight @ self.basis.T) / self.scale
+        return Linear(weight.cpu(), (bias - weight @ self.center).cpu())
 
 
-def solve(
-    features: Tensor,
-    labels: Tensor,
-    classes: int,
-    strength: float,
-    start: Linear | None = None,
-    tolerance: float = GRADIENT_NORM,
-) -> Linear:
-    """Minimise mean cross-entropy + strength / 2 * ||weight||^2 by L-BFGS; biases are not penalised.
+def _scaled(features: Tensor) -> tuple[Tensor, _Space]:
+    """Return float32 features (rows, D) of mean 0 and mean squared length 1, and the space that they are in.
 
-    scikit-learn's ``C`` is 1 / (N * strength).
-
-    Args:
-        features: Shape (N, D); their precision is the solution's.
-        labels: Shape (N,).
-        classes: Number of classes C.
-        strength: The L2 penalty.
-        start: Where to begin; zero by default.
-        tolerance: The largest entry of the gradient at the solution.
+    Where there are fewer rows than dimensions they are (rows, rows): no optimum has a part that is orthogonal to every
+    photo, and the penalty doesn't depend on the basis.
     """
-    count, dimension = features.shape
-    parameters = torch.zeros(classes, dimension + 1, dtype=features.dtype, device=features.device)
-    if start is not None:
-        parameters.copy_(torch.cat([start.weight, start.bias[:, None]], dim=1))
-    parameters.requires_grad_()
-    targets = torch.nn.functional.one_hot(labels, classes).to(features)
-    optimizer = torch.optim.LBFGS(
-        [parameters],
-        max_iter=ITERATIONS,
-        history_size=20,
-        tolerance_grad=tolerance,
-        tolerance_change=0,
-        line_search_fn="strong_wolfe",
-    )
-
-    def objective() -> Tensor:
-        with torch.no_grad():  # the gradient in closed form: half the work of tracing it
-            weight, bias = parameters[:, :-1], parameters[:, -1]
-            log_probabilities = torch.log_softmax(features @ weight.T + bias, dim=1)
-            residual = (log_probabilities.exp() - targets) / count
-            parameters.grad = torch.cat(
-                [residual.T @ features + strength * weight, residual.sum(dim=0)[:, None]], dim=1
-            )
-            return -(log_probabilities * targets).sum() / count + strength / 2 * weight.square().sum()
-
-    optimizer.step(objective)  # type: ignore[no-untyped-call]
-    solution = parameters.detach()
-    return Linear(solution[:, :-1].clone(), solution[:, -1].clone())
+    rows, dimension = features.shape
+    center = torch.stack([x.double().sum(dim=0) for x in features.split(BLOCK)]).sum(dim=0) / rows
+    squares = torch.stack([(x.double() - center).square().sum() for x in features.split(BLOCK)]).sum()
+    scale = (squares / rows).sqrt().clamp_min(1e-12)
+    basis = None
+    if rows < dimension:
+        exact = (features.double() - center) / scale
+        basis, _ = torch.linalg.qr(exact.T)
+        return (exact @ basis).float(), _Space(center, scale, basis)
+    unit = torch.empty(rows, dimension, device=features.device)
+    for x, out in zip(features.split(BLOCK), unit.split(BLOCK), strict=True):
+        out.copy_((x.double() - center) / scale)
+    return unit, _Space(center, scale, basis)
 
 
-def _flatten(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    return features.flatten(0, 1), labels.repeat_interleave(features.shape[1])
+def _ahead(heads: list[Tensor], rounds: int, classes: int, features: Tensor) -> Tensor:
+    """Return where to begin: the last two strengths' heads tell where the next one's are, a factor of 10 on."""
+    if not heads:
+        return torch.zeros(rounds, classes, features.shape[1] + 1, device=features.device)
+    return heads[-1] if len(heads) == 1 else 2 * heads[-1] - heads[-2]
 
 
 def _log_loss(predicted: Tensor, labels: Tensor, rounds: list[Tensor]) -> float:
@@ -193,9 +170,3 @@ def _log_loss(predicted: Tensor, labels: Tensor, rounds: list[Tensor]) -> float:
     for held in rounds:
         known[held] = torch.isin(labels[held], labels[~held])
     return float(-(own[known] if known.any() else own).log().mean())
-
-
-def _undo_scaling(head: Linear, center: Tensor, scale: Tensor) -> Linear:
-    """Return the same classifier for features as the backbone gives them."""
-    weight = head.weight.double() / scale
-    return Linear(weight.cpu(), (head.bias.double() - weight @ center).cpu())

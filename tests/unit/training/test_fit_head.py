@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from unfreeze.training.fit_head import PATIENCE, STRENGTHS, Linear, fit_head, solve
+from unfreeze.training import logistic
+from unfreeze.training.fit_head import GRADIENT_NORM, PATIENCE, STRENGTHS, TOLERANCE, Linear, fit_head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -26,6 +27,16 @@ def blobs(count: int, dimension: int, classes: int, *, views: int = 1, seed: int
     noise = 0.3 * torch.randn(count, views, dimension, generator=random, dtype=torch.float64)
     noise[:, 0] = 0
     return plain[:, None] + noise, labels
+
+
+def solve(features: Tensor, labels: Tensor, classes: int, strength: float, start: Linear | None = None) -> Linear:
+    """Solve a single regression on features (N, D), as far as the head that ships."""
+    problem = logistic.regressions(features, labels, torch.ones(1, len(labels), dtype=torch.bool), classes)
+    first = torch.zeros(1, classes, features.shape[1] + 1, dtype=torch.float64)
+    if start is not None:
+        first[0] = torch.cat([start.weight, start.bias[:, None]], dim=1)
+    found = logistic.solve(problem, strength, first, TOLERANCE, GRADIENT_NORM)[0]
+    return Linear(found[:, :-1], found[:, -1])
 
 
 def by_sklearn(features: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Array, Any]:
