@@ -150,18 +150,15 @@ def count_work(
     elif not nearest(store, backbone, renderer, head, views):
         pixels, onward = onward, 0
     scored = len(test) + reference
-    unread = 0
-    if recipe.boundary and missing_views(
-        store, backbone, renderer, recipe.boundary, dict.fromkeys(test.tolist(), (0,))
-    ):
-        unread = scored
+    plain = dict.fromkeys(test.tolist(), (PLAIN_VIEW,))
+    unread = bool(recipe.boundary and missing_views(store, exact(backbone), renderer, recipe.boundary, plain))
     return Work(
         views=pixels,
         onward=onward,
         learned=epochs * sum(trainings),
         head_learned=head_epochs * sum(trainings),
         validated=epochs * sum(len(each.val) for each in rounds),
-        unread=unread,
+        unread=scored * unread,
         asked=len(test) * (1 + (recipe.plan is not None)) + 2 * scored * (backbone.network.outputs > 0),
     )
 
