@@ -69,7 +69,7 @@ def frozen_forward(backbone: Backbone, start: int, stop: int, example: Tensor) -
             found = candidate(few)
         except (AttributeError, RuntimeError, TypeError):  # asks its BatchNorm for more, or needs float32
             continue
-        if _agrees(found, expected, backbone.precision):
+        if agrees(found, expected, backbone.precision):
             return candidate
     return plain
 
@@ -85,7 +85,8 @@ def _candidates(backbone: Backbone, start: int, stop: int) -> Iterator[Forward]:
     yield folded
 
 
-def _agrees(found: Tensor, expected: Tensor, precision: torch.dtype) -> bool:
+def agrees(found: Tensor, expected: Tensor, precision: torch.dtype) -> bool:
+    """Return whether float32 outputs are the same up to rounding, or, of a lower precision, close enough for each photo."""
     difference = torch.linalg.vector_norm(found - expected)
     if difference <= ROUNDING * torch.linalg.vector_norm(expected):
         return True
