@@ -19,7 +19,7 @@ from torch import Tensor
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, Head, pool
-from unfreeze.models.engine import frozen_forward
+from unfreeze.models.engine import computed_by, frozen_forward
 from unfreeze.predict import Probabilities, evaluation_mode, place, probabilities
 from unfreeze.runtime import track
 from unfreeze.training.store import Place, Store, read_rows
@@ -195,7 +195,7 @@ def _kind(backbone: Backbone, boundary: int, renderer: Renderer) -> tuple[str, .
     """Return everything that decides what crosses ``boundary``, apart from the photo and the view."""
     return (
         FORMAT,
-        torch.__version__,
+        computed_by(backbone.device),
         f"{backbone.device.type} {backbone.precision}",
         f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
         f"{backbone.depths()[boundary]} of {backbone.depths()}",
