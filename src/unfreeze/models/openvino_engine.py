@@ -54,7 +54,7 @@ def compile_stages(stages: nn.Module, precision: torch.dtype, example: Tensor) -
     compiled = openvino.Core().compile_model(model, "CPU", options)
 
     def forward(x: Tensor) -> Tensor:
-        photos = [photo.contiguous().numpy() for photo in x.split(1)]
+        photos = [photo.contiguous().numpy() for photo in torch.split(x, 1)]
         requests = [compiled.create_infer_request() for _ in photos]
         for request, photo in zip(requests, photos, strict=True):
             request.start_async([photo], share_inputs=True)
