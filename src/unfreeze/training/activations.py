@@ -52,7 +52,7 @@ class Rendered:
     boundary: int = 0
 
     def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield rendered views, shape (size, 3, height, width); neighbouring views of a photo are decoded once."""
+        """Yield rendered views, uint8, shape (size, 3, height, width); neighbouring views of a photo are decoded once."""
         pairs = [(int(photo), int(view)) for photo, view in zip(photos, views, strict=True)]
         chunks = (pairs[start : start + size] for start in range(0, len(pairs), size))
         return self.renderer.batches(
