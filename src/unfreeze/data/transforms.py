@@ -96,12 +96,29 @@ def _margin(side: int, crop: int) -> int:
     return -((crop - side) // 2) if crop > side else round((side - crop) / 2)
 
 
-def augment(
-    photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
-) -> Image.Image:
-    """Crop, flip and jitter a photo as (seed, view, content) decides."""
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What an augmented view shows of a photo, and in which light.
+
+    Attributes:
+        box: Left, top, right and bottom, in pixels of the photo.
+        flip: Whether left and right change places.
+        brightness: Factor on every pixel.
+        contrast: Factor on every pixel's distance from the view's mean grey.
+    """
+
+    box: tuple[float, float, float, float]
+    flip: bool = False
+    brightness: float = 1.0
+    contrast: float = 1.0
+
+
+def draw_frame(
+    size: tuple[int, int], preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
+) -> Frame:
+    """Draw a view of a photo of ``size``, width and height, as (seed, view, content) decides."""
     random = generator(*key)
-    width, height = photo.size
+    width, height = size
     area = width * height * random.uniform(*augmentation.area)
     low, high = (math.log(bound) for bound in augmentation.aspect)
     aspect = preprocessing.size[1] / preprocessing.size[0] * math.exp(random.uniform(low, high))
@@ -109,16 +126,24 @@ def augment(
     crop_height = min(height, math.sqrt(area / aspect))
     left = random.uniform(0, width - crop_width)
     top = random.uniform(0, height - crop_height)
-    view = photo.resize(
-        preprocessing.size[::-1],
-        RESAMPLING[preprocessing.interpolation],
-        box=(left, top, left + crop_width, top + crop_height),
-    )
-    if random.random() < augmentation.flip:
+    box = (left, top, left + crop_width, top + crop_height)
+    flip = bool(random.random() < augmentation.flip)
+    if not augmentation.jitter:
+        return Frame(box, flip)
+    brightness, contrast = random.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, size=2)
+    return Frame(box, flip, float(brightness), float(contrast))
+
+
+def augment(
+    photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
+) -> Image.Image:
+    """Crop, flip and jitter a photo as (seed, view, content) decides."""
+    frame = draw_frame(photo.size, preprocessing, augmentation, key)
+    view = photo.resize(preprocessing.size[::-1], RESAMPLING[preprocessing.interpolation], box=frame.box)
+    if frame.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if augmentation.jitter:
-        brightness, contrast = random.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, size=2)
-        view = ImageEnhance.Contrast(ImageEnhance.Brightness(view).enhance(brightness)).enhance(contrast)
+        view = ImageEnhance.Contrast(ImageEnhance.Brightness(view).enhance(frame.brightness)).enhance(frame.contrast)
     return view
 
 

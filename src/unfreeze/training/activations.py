@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Protocol
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -196,6 +197,7 @@ def _kind(backbone: Backbone, boundary: int, renderer: Renderer) -> tuple[str, .
     return (
         FORMAT,
         torch.__version__,
+        PIL.__version__,
         f"{backbone.device.type} {backbone.precision}",
         f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
         f"{backbone.depths()[boundary]} of {backbone.depths()}",

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.support import PREPROCESSING, draw, renderer
 
 from unfreeze.data.decode import decode
-from unfreeze.data.loaders import MEMORY, Decoded
+from unfreeze.data.loaders import MEMORY, Memory
 from unfreeze.errors import DecodeError
 from unfreeze.training.recipes import TEXTBOOK
 
@@ -26,13 +26,13 @@ def chunks(wanted: Sequence[tuple[int, Sequence[int]]], size: int) -> list[Seque
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("budget", [None, 0, 5000, MEMORY])
+@pytest.mark.parametrize("budget", [0, 5000, MEMORY])
 def test_batch_size_threads_and_memory_change_no_pixel(
-    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, size: int, workers: int, budget: int | None
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, size: int, workers: int, budget: int
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: workers)
     expected = torch.cat([renderer(photos).views(photo, views) for photo, views in WANTED])
-    own = replace(renderer(photos), decoded=None if budget is None else Decoded(budget))
+    own = replace(renderer(photos), memory=Memory(budget))
     batches = list(own.batches(chunks(WANTED, size)))
     assert len(batches) == -(-len(WANTED) // size)
     assert torch.equal(torch.cat(batches), expected)
@@ -106,10 +106,10 @@ def test_a_large_photo_is_rendered_as_if_it_had_been_read_whole(tmp_path: Path) 
 
 def test_what_is_held_is_not_read_again_and_stays_within_the_budget(tmp_path: Path) -> None:
     paths = draw(tmp_path, 6)  # 24 pixels wide, 20 to 22 high
-    decoded = Decoded(budget=4 * 24 * (20 + 21 + 22) + 100)
-    own = replace(renderer(paths), decoded=decoded)
+    memory = Memory(3 * 24 * (20 + 21 + 22) + 100)
+    own = replace(renderer(paths), memory=memory)
     before = [own.views(photo, (0, 1)) for photo in range(6)]
-    assert decoded.budget == 100
+    assert memory.budget == 100
     for path in paths[:3]:
         path.unlink()
     assert all(torch.equal(own.views(photo, (0, 1)), before[photo]) for photo in range(6))
@@ -118,9 +118,9 @@ def test_what_is_held_is_not_read_again_and_stays_within_the_budget(tmp_path: Pa
         own.views(5, (0, 1))
 
 
-def test_a_photo_that_two_threads_read_at_once_is_paid_for_once(photos: tuple[Path, ...]) -> None:
-    decoded = Decoded()
+def test_a_photo_that_several_threads_read_at_once_is_paid_for_once(photos: tuple[Path, ...]) -> None:
+    own = replace(renderer(photos), memory=Memory(MEMORY))
     with ThreadPoolExecutor(8) as pool:
-        images = list(pool.map(lambda number: decoded.read(photos[number % 2], 48), range(64)))
-    assert decoded.budget == MEMORY - 4 * 24 * (20 + 21)
-    assert all(image == images[number % 2] for number, image in enumerate(images))
+        views = list(pool.map(lambda number: own.views(number % 2, (0, 1)), range(64)))
+    assert own.memory.budget == MEMORY - 3 * 24 * (20 + 21)
+    assert all(torch.equal(view, views[number % 2]) for number, view in enumerate(views))

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, new_head, new_store, renderer, task, tiny_cnn, tiny_vit
+from tests.support import CLASSES, CPU, new_head, new_store, renderer, task, tiny_cnn, tiny_vit
 from torch import Tensor
 
+from unfreeze.data.device_views import on_device
 from unfreeze.data.loaders import Renderer
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, pool
@@ -169,6 +170,7 @@ def test_what_decides_an_activation_decides_whether_it_is_found(photos: tuple[Pa
     assert computed(store, backbone, own, 5, wanted) == 0  # another one, but from what is kept at 3
     assert computed(store, backbone, renderer(photos, seed=1), 3, wanted) == 1  # another crop, the same plain view
     assert computed(store, backbone, replace(own, augmentation=TEXTBOOK), 3, wanted) == 1
+    assert computed(store, backbone, on_device(own, CPU, 0), 3, wanted) == 1  # resampled elsewhere
     assert computed(store, tiny_vit(), own, 3, wanted) == 2
     smaller = replace(own, preprocessing=replace(own.preprocessing, mean=(0.4, 0.5, 0.5)))
     assert computed(store, backbone, smaller, 3, wanted) == 2
