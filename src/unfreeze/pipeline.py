@@ -8,6 +8,7 @@ import torch
 from unfreeze.artifacts import new_run, refuse_used, write_text
 from unfreeze.config import TrainConfig
 from unfreeze.data.checks import check, readable
+from unfreeze.data.device_views import choose_renderer
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import read_photos
@@ -80,7 +81,8 @@ def run(config: TrainConfig) -> Run:
     )
     paths = tuple(sample.path for sample in photos.samples)
     digests = tuple(sample.digest for sample in photos.samples)
-    renderer = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed, digests)
+    by_pillow = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed, digests)
+    renderer = choose_renderer(by_pillow, device, again=recipe.boundary == 0)
     with watch.measure("forecast"):
         references = len(reference.samples) if reference is not None else 0
         work = count_work(store, backbone, renderer, data, recipe, splits.test, references)

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Protocol
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -52,7 +53,7 @@ class Rendered:
     boundary: int = 0
 
     def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield rendered views, shape (size, 3, height, width); neighbouring views of a photo are decoded once."""
+        """Yield rendered views, uint8, shape (size, 3, height, width); neighbouring views of a photo are decoded once."""
         pairs = [(int(photo), int(view)) for photo, view in zip(photos, views, strict=True)]
         chunks = (pairs[start : start + size] for start in range(0, len(pairs), size))
         return self.renderer.batches(
@@ -199,6 +200,7 @@ def _kinds(backbone: Backbone, renderer: Renderer) -> list[tuple[str, ...]]:
         (
             FORMAT,
             computed_by(backbone.device),
+            PIL.__version__,
             f"{backbone.device.type} {backbone.precision}",
             f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
             f"{depth} of {depths}",

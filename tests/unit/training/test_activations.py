@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, new_head, new_store, renderer, task, tiny_cnn, tiny_vit
+from tests.support import CLASSES, CPU, new_head, new_store, renderer, task, tiny_cnn, tiny_vit
 from torch import Tensor
 
+from unfreeze.data.device_views import on_device
 from unfreeze.data.loaders import Renderer
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, pool
@@ -48,9 +49,9 @@ def test_what_is_kept_is_what_recomputing_gives(
     kept = torch.cat(list(source.batches([photo for photo, _ in PAIRS], [view for _, view in PAIRS], 2)))
     views = torch.cat([renderer.views(photo, (view,)) for photo, view in PAIRS])
     with torch.no_grad():
-        expected = backbone.run(views, 0, boundary)
+        expected = backbone.run(place(views, backbone, 0), 0, boundary)
     expected = pool(expected) if boundary == 5 else expected
-    torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(place(kept, backbone, boundary), expected, rtol=1e-5, atol=1e-6)
     assert [len(batch) for batch in source.batches([0] * 5, [0] * 5, 2)] == [2, 2, 1]
 
 
@@ -109,7 +110,9 @@ def computed(store: Store, backbone: Backbone, renderer: Renderer, boundary: int
     kept = keep(store, backbone, source, boundary, wanted, "test")
     pairs = [(photo, view) for photo, views in wanted.items() for view in views]
     asked = [photo for photo, _ in pairs], [view for _, view in pairs]
-    crossing = torch.cat([backbone.run(x, 0, boundary) for x in Rendered(renderer).batches(*asked, 4)])
+    crossing = torch.cat(
+        [backbone.run(place(x, backbone, 0), 0, boundary) for x in Rendered(renderer).batches(*asked, 4)]
+    )
     found = torch.cat(list(kept.batches(*asked, 4)))
     torch.testing.assert_close(found, pool(crossing) if boundary == 5 else crossing, rtol=1e-5, atol=1e-6)
     return len(source.asked)
@@ -167,6 +170,7 @@ def test_what_decides_an_activation_decides_whether_it_is_found(photos: tuple[Pa
     assert computed(store, backbone, own, 5, wanted) == 0  # another one, but from what is kept at 3
     assert computed(store, backbone, renderer(photos, seed=1), 3, wanted) == 1  # another crop, the same plain view
     assert computed(store, backbone, replace(own, augmentation=TEXTBOOK), 3, wanted) == 1
+    assert computed(store, backbone, on_device(own, CPU, 0), 3, wanted) == 1  # resampled elsewhere
     assert computed(store, tiny_vit(), own, 3, wanted) == 2
     smaller = replace(own, preprocessing=replace(own.preprocessing, mean=(0.4, 0.5, 0.5)))
     assert computed(store, backbone, smaller, 3, wanted) == 2
@@ -212,5 +216,5 @@ def test_predictions_are_those_of_the_whole_model_on_plain_views(photos: tuple[P
     backbone.network.module.eval()
     plain = torch.cat([renderer.views(photo, plain_views([photo])) for photo in chosen.tolist()])
     with torch.no_grad():
-        expected = torch.softmax(head(backbone.run(plain)), dim=1)
+        expected = torch.softmax(head(backbone.run(place(plain, backbone, 0))), dim=1)
     np.testing.assert_allclose(answers, expected, rtol=1e-5, atol=1e-6)
