@@ -57,9 +57,9 @@ def run(config: TrainConfig) -> Run:
         photos = check(read_photos(config.photos), known)
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
     device = choose_device(config.device)
-    backbone = load_backbone(
-        config.model, arch=config.arch, device=device, precision=choose_precision(config.precision, device)
-    )
+    with watch.measure("load"):
+        precision = choose_precision(config.precision, device)
+        backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
     if config.reference is not None and not backbone.network.labels:
         raise ConfigError(
             "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
