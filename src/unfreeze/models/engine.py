@@ -92,7 +92,9 @@ def _candidates(backbone: Backbone, start: int, stop: int, example: Tensor) -> I
     stages = nn.Sequential(*(stage.module for stage in backbone.stages[start:stop]))
     folded = nn.Sequential(*(fold(stage) for stage in stages))
     if _has_openvino(backbone.device):
-        yield partial(compile_stages, folded, backbone.precision, example)
+        precisions = dict.fromkeys((backbone.precision, torch.float32))
+        compiled = compile_stages(folded, precisions, example)
+        yield from (partial(next, compiled) for _ in precisions)
     if backbone.precision != torch.float32:
         yield partial(_lowered, folded, backbone.precision)
         yield partial(_lowered, stages, backbone.precision)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +25,14 @@ def openvino_version() -> str | None:
         return None
 
 
-def compile_stages(stages: nn.Module, precision: torch.dtype, example: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return ``stages`` as a function from float32 to float32, computed in ``precision`` on torch's number of threads.
+def compile_stages(
+    stages: nn.Module, precisions: Iterable[torch.dtype], example: Tensor
+) -> Iterator[Callable[[Tensor], Tensor]]:
+    """Yield ``stages`` as a function from float32 to float32 for each precision within, on torch's number of threads.
 
     Args:
         stages: In evaluation mode.
-        precision: float32 or bfloat16.
+        precisions: float32 or bfloat16; a second one costs little, for the stages are converted once.
         example: What will cross them, for one photo or more.
 
     Raises:
@@ -45,21 +49,21 @@ def compile_stages(stages: nn.Module, precision: torch.dtype, example: Tensor) -
         model = openvino.convert_model(traced, example_input=one)
     model.reshape(list(one.shape))
     threads = torch.get_num_threads()
-    options = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": threads,
-        "ENABLE_CPU_PINNING": False,  # photos are decoded on the same cores
-    }
-    compiled = openvino.Core().compile_model(model, "CPU", options)
+    for precision in precisions:
+        options = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": threads,
+            "ENABLE_CPU_PINNING": False,  # photos are decoded on the same cores
+        }
+        yield partial(_photo_by_photo, openvino.Core().compile_model(model, "CPU", options))
 
-    def forward(x: Tensor) -> Tensor:
-        photos = [photo.contiguous().numpy() for photo in torch.split(x, 1)]
-        requests = [compiled.create_infer_request() for _ in photos]
-        for request, photo in zip(requests, photos, strict=True):
-            request.start_async([photo], share_inputs=True)
-        for request in requests:
-            request.wait()
-        return torch.cat([torch.from_numpy(request.get_output_tensor().data) for request in requests])
 
-    return forward
+def _photo_by_photo(compiled: Any, x: Tensor) -> Tensor:
+    photos = [photo.contiguous().numpy() for photo in torch.split(x, 1)]
+    requests = [compiled.create_infer_request() for _ in photos]
+    for request, photo in zip(requests, photos, strict=True):
+        request.start_async([photo], share_inputs=True)
+    for request in requests:
+        request.wait()
+    return torch.cat([torch.from_numpy(request.get_output_tensor().data) for request in requests])

@@ -22,6 +22,7 @@ from unfreeze.training.activations import (
     features,
     keep,
     keep_or_render,
+    missing_views,
     nearest,
     plain_views,
     predict_from,
@@ -142,11 +143,11 @@ def test_what_an_earlier_run_kept_at_a_shallower_boundary_saves_the_pixels(
     assert nearest(store, backbone, gone, 4, WANTED) == 2
     assert nearest(store, backbone, gone, 2, {2: (3,)}) == 0
     direct = keep_or_render(new_store(), backbone, own, 4, WANTED, "test")
-    assert torch.equal(everything(deeper), everything(direct))
-    assert torch.equal(
-        features(at_head, [2], (0, 1)),
-        features(keep(new_store(), backbone, direct, 5, {2: (0, 1)}, "test"), [2], (0, 1)),
-    )
+    # OpenVINO rounds to bf16 where it likes, and not after every layer.
+    close = {"rtol": 0, "atol": 0} if precision == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(everything(deeper), everything(direct), **close)
+    onward = keep(new_store(), backbone, direct, 5, {2: (0, 1)}, "test")
+    torch.testing.assert_close(features(at_head, [2], (0, 1)), features(onward, [2], (0, 1)), **close)
     with pytest.raises(DecodeError):
         keep_or_render(store, backbone, gone, 4, {2: (3,)}, "test")
 
@@ -183,6 +184,15 @@ def test_what_decides_an_activation_decides_whether_it_is_found(photos: tuple[Pa
     assert computed(store, backbone, own, 5, wanted) == 0  # from what is kept at 3, and as the new weights have it
     next(buffer for buffer in backbone.stages[1].module.buffers() if buffer.dim()).add_(1)  # a statistic of BatchNorm
     assert computed(store, backbone, own, 3, wanted) == 2
+
+
+@torch.no_grad()
+def test_activations_of_another_engine_are_not_found(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    store, backbone, own = new_store(), tiny_cnn(), renderer(photos)
+    monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
+    assert computed(store, backbone, own, 3, WANTED) == 7
+    monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: "another")
+    assert missing_views(store, backbone, own, 3, WANTED) == 7
 
 
 def test_byte_identical_photos_are_computed_once(photos: tuple[Path, ...], tmp_path: Path) -> None:
