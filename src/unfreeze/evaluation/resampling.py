@@ -104,6 +104,6 @@ def _sum_by(codes: IntArray, columns: FloatArray) -> FloatArray:
 
 
 def _expanded_tail(n: int) -> float:
-    from scipy.stats import norm, t
+    from scipy.special import ndtr, stdtrit  # scipy.stats takes longer to import than a bootstrap to run
 
-    return float(norm.sf(math.sqrt(n / (n - 1)) * t.isf(0.025, n - 1))) if n > 1 else 0.0
+    return float(ndtr(math.sqrt(n / (n - 1)) * stdtrit(n - 1, 0.025))) if n > 1 else 0.0

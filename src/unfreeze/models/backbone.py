@@ -133,12 +133,18 @@ class Backbone:
 
     def fingerprint(self, boundary: int | None = None) -> str:
         """Return the SHA-256 of every weight and buffer below ``boundary`` (None: of all stages)."""
+        return self.fingerprints()[self.head_boundary if boundary is None else boundary]
+
+    def fingerprints(self) -> tuple[str, ...]:
+        """Return the fingerprints of all boundaries, from 0 up, in one pass over the weights."""
         digest = hashlib.sha256()
-        for stage in self.stages[:boundary]:
+        found = [digest.hexdigest()]
+        for stage in self.stages:
             for name, value in stage.module.state_dict().items():
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            found.append(digest.hexdigest())
+        return tuple(found)
 
 
 def exact(backbone: Backbone) -> Backbone:

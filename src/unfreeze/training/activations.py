@@ -20,7 +20,7 @@ from torch import Tensor
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, Head, pool
-from unfreeze.models.engine import frozen_forward
+from unfreeze.models.engine import computed_by, frozen_forward
 from unfreeze.predict import Probabilities, evaluation_mode, place, probabilities
 from unfreeze.runtime import track
 from unfreeze.training.store import Place, Store, read_rows
@@ -105,7 +105,7 @@ def keep(
         CacheError: They can't be kept.
     """
     keys = _keys(source.renderer, wanted)
-    shelf = store.shelf(*_kind(backbone, boundary, source.renderer))
+    shelf = store.shelf(*_kinds(backbone, source.renderer)[boundary])
     found = shelf.find(keys.values())
     missing = {key: pair for pair, key in keys.items() if key not in found}  # byte-identical photos share a key
     if missing:
@@ -143,14 +143,15 @@ def missing_views(
 ) -> int:
     """Count the wanted views whose activations the store doesn't hold."""
     keys = set(_keys(renderer, wanted).values())
-    return len(keys) - store.shelf(*_kind(backbone, boundary, renderer)).count(keys)
+    return len(keys) - store.shelf(*_kinds(backbone, renderer)[boundary]).count(keys)
 
 
 def nearest(
     store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Mapping[int, Sequence[int]]
 ) -> int:
     """Return the deepest boundary below ``boundary`` at which the store holds all that is wanted; 0, the pixels, if none."""
-    held = (b for b in range(boundary - 1, 0, -1) if not missing_views(store, backbone, renderer, b, wanted))
+    keys, kinds = set(_keys(renderer, wanted).values()), _kinds(backbone, renderer)
+    held = (b for b in range(boundary - 1, 0, -1) if store.shelf(*kinds[b]).count(keys) == len(keys))
     return next(held, 0)
 
 
@@ -192,15 +193,19 @@ def _wanted(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
     return {photo: [view for _, view in views] for photo, views in groupby(sorted(pairs), key=lambda pair: pair[0])}
 
 
-def _kind(backbone: Backbone, boundary: int, renderer: Renderer) -> tuple[str, ...]:
-    """Return everything that decides what crosses ``boundary``, apart from the photo and the view."""
-    return (
-        FORMAT,
-        torch.__version__,
-        PIL.__version__,
-        f"{backbone.device.type} {backbone.precision}",
-        f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
-        f"{backbone.depths()[boundary]} of {backbone.depths()}",
-        repr(renderer.preprocessing),
-        backbone.fingerprint(boundary),
-    )
+def _kinds(backbone: Backbone, renderer: Renderer) -> list[tuple[str, ...]]:
+    """Return everything that decides what crosses each boundary, apart from the photo and the view."""
+    depths = backbone.depths()
+    return [
+        (
+            FORMAT,
+            computed_by(backbone.device),
+            PIL.__version__,
+            f"{backbone.device.type} {backbone.precision}",
+            f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
+            f"{depth} of {depths}",
+            repr(renderer.preprocessing),
+            fingerprint,
+        )
+        for depth, fingerprint in zip(depths, backbone.fingerprints(), strict=True)
+    ]

@@ -19,6 +19,7 @@ from unfreeze.training.logistic import BLOCK, logits, regressions, solve
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(-1, -8, -1))  # penalty on features of mean squared length 1
 PATIENCE = 2  # the cross-validated loss has one minimum along the path, up to noise
+CLEARLY = 2.0  # standard errors by which a strength must be worse than the best for no weaker one to be tried
 TOLERANCE = 1e-9  # share of its objective by which a head that ships may be above its minimum
 GRADIENT_NORM = 1e-6  # and the largest entry of its gradient; the loss is a mean, of order 1
 PATH_TOLERANCE = 1e-6  # probabilities of photos that were held out are then right to half a percent
@@ -87,7 +88,7 @@ def fit_head(
     path: list[tuple[float, float]] = []
     smoothed: list[float] = []
     best = 0
-    answers = torch.zeros(len(labels), classes, device=device)
+    answers, lowest = torch.zeros(len(labels), classes, device=device), torch.zeros(0, device=device)
     for strength in track(STRENGTHS, "phase 1: solving the head"):
         heads.append(solve(problem, strength, _ahead(heads, len(rounds), classes, unit), PATH_TOLERANCE))
         predicted = torch.zeros_like(answers)
@@ -97,10 +98,12 @@ def fit_head(
             predicted[held] = torch.softmax(z[::views][held], dim=1)
             losses.append(torch.nn.functional.cross_entropy(z[learned], repeated[learned], label_smoothing=smoothing))
         smoothed.append(float(torch.stack(losses).mean()))
-        path.append((strength, _log_loss(predicted, labels, rounds)))
+        held_out = _log_losses(predicted, labels, rounds)
+        path.append((strength, float(held_out.mean())))
         if len(path) == 1 or path[-1][1] < path[best][1]:
-            best, answers = len(path) - 1, predicted
-        if len(path) - 1 - best >= PATIENCE:
+            best, answers, lowest = len(path) - 1, predicted, held_out
+        worse = held_out - lowest
+        if len(path) - 1 - best >= PATIENCE or worse.mean() > CLEARLY * worse.std(correction=0) / len(worse) ** 0.5:
             break
     start = int(np.argmin(smoothed[: best + 1]))
     everything = problem.of(torch.ones_like(fitted[:1]))
@@ -142,8 +145,8 @@ def _scaled(features: Tensor) -> tuple[Tensor, _Space]:
     photo, and the penalty doesn't depend on the basis.
     """
     rows, dimension = features.shape
-    center = torch.stack([x.double().sum(dim=0) for x in features.split(BLOCK)]).sum(dim=0) / rows
-    squares = torch.stack([(x.double() - center).square().sum() for x in features.split(BLOCK)]).sum()
+    center = torch.stack([x.double().sum(dim=0) for x in torch.split(features, BLOCK)]).sum(dim=0) / rows
+    squares = torch.stack([(x.double() - center).square().sum() for x in torch.split(features, BLOCK)]).sum()
     scale = (squares / rows).sqrt().clamp_min(1e-12)
     basis = None
     if rows < dimension:
@@ -151,7 +154,7 @@ def _scaled(features: Tensor) -> tuple[Tensor, _Space]:
         basis, _ = torch.linalg.qr(exact.T)
         return (exact @ basis).float(), _Space(center, scale, basis)
     unit = torch.empty(rows, dimension, device=features.device)
-    for x, out in zip(features.split(BLOCK), unit.split(BLOCK), strict=True):
+    for x, out in zip(torch.split(features, BLOCK), torch.split(unit, BLOCK), strict=True):
         out.copy_((x.double() - center) / scale)
     return unit, _Space(center, scale, basis)
 
@@ -163,10 +166,10 @@ def _ahead(heads: list[Tensor], rounds: int, classes: int, features: Tensor) -> 
     return heads[-1] if len(heads) == 1 else 2 * heads[-1] - heads[-2]
 
 
-def _log_loss(predicted: Tensor, labels: Tensor, rounds: list[Tensor]) -> float:
-    """Return the mean log-loss over photos whose class the fitting part of their round has (over all, if none has)."""
+def _log_losses(predicted: Tensor, labels: Tensor, rounds: list[Tensor]) -> Tensor:
+    """Return the log-loss of each photo whose class the fitting part of its round has (of all, if none has)."""
     own = predicted[torch.arange(len(labels), device=labels.device), labels].clamp_min(SMALLEST_PROBABILITY)
     known = torch.zeros_like(labels, dtype=torch.bool)
     for held in rounds:
         known[held] = torch.isin(labels[held], labels[~held])
-    return float(-(own[known] if known.any() else own).log().mean())
+    return -(own[known] if known.any() else own).log()

@@ -1,8 +1,8 @@
 """Tensors that outlive a run, found again by what they were computed from.
 
 A shelf holds rows of one kind, in books that are written once and never changed: ``NAME.rows`` with one row after another,
-and ``NAME.json`` with their keys and checksums, which is put in place last.  Rows without an index were never finished and
-are never read.  Two processes that need the same rows each write their own book; either serves.
+and ``NAME.json`` with their keys and checksums and, in its last line, a checksum of itself, which is put in place last.  Rows
+without an index were never finished and are never read.  Two processes that need the same rows each write their own book; either serves.
 """
 
 from __future__ import annotations
@@ -62,8 +62,11 @@ class Book:
 
     def read_into(self, place: int, row: memoryview[int]) -> bool:
         """Fill ``row`` with the bytes of row ``place``; return whether they are those that were written."""
-        self.file.seek(place * len(row))
-        return self.file.readinto(row) == len(row) and zlib.crc32(row) == self.checksums[place]
+        try:
+            self.file.seek(place * len(row))
+            return self.file.readinto(row) == len(row) and zlib.crc32(row) == self.checksums[place]
+        except OSError:  # a bad sector, or a network folder that went away
+            return False
 
 
 Place = tuple[Book, int]
@@ -118,7 +121,8 @@ class Draft:
         self.file.close()
         rows = self.path.replace(self.path.with_suffix(".rows"))
         index = {"shape": self.shape, "dtype": str(self.dtype), "keys": self.keys, "checksums": self.checksums}
-        replace_file(self.path.with_suffix(".json"), json.dumps(index).encode())
+        about = json.dumps(index).encode()
+        replace_file(self.path.with_suffix(".json"), b"%b\n%d\n" % (about, zlib.crc32(about)))
         book = Book(FileIO(rows), self.shape, self.dtype, tuple(self.checksums))
         self.places = {key: (book, place) for place, key in enumerate(self.keys)}
 
@@ -225,7 +229,10 @@ class Store:
             replace_file(self._photos, json.dumps(table).encode())
 
     def shrink(self) -> None:
-        """Drop the oldest books until the rest is within the limit, and what died before it was finished."""
+        """Drop books until the rest is within the limit, and what died before it was finished.
+
+        Those go first that could never stay, so that they take no others with them; then the oldest.
+        """
         books: list[tuple[float, int, Path]] = []
         for path in (*self.root.glob("*/*"), *self.root.glob(".photos-*")):
             with suppress(OSError):  # another process may be dropping the same book
@@ -235,7 +242,7 @@ class Store:
                 elif changed < time.time() - ABANDONED and not path.with_suffix(".json").exists():
                     path.unlink()
         total = sum(size for _, size, _ in books)
-        for _, size, index in sorted(books):
+        for _, size, index in sorted(books, key=lambda book: (book[1] <= self.limit, book)):
             if total <= self.limit:
                 break
             _remove(index)
@@ -269,7 +276,10 @@ def open_store(root: Path | None, gib: float) -> Store:
 def _open(index: Path) -> tuple[Book, list[str]] | None:
     """Return a book and its keys; None if it is damaged, which drops it, or was dropped meanwhile."""
     try:
-        about = json.loads(index.read_text("utf-8"))
+        content, checksum = index.read_bytes().splitlines()
+        if zlib.crc32(content) != int(checksum):
+            raise ValueError("damaged")
+        about = json.loads(content)
         shape, dtype = tuple(int(side) for side in about["shape"]), DTYPES[about["dtype"]]
         keys, checksums = [str(key) for key in about["keys"]], tuple(int(value) for value in about["checksums"])
         book = Book(FileIO(index.with_suffix(".rows")), shape, dtype, checksums)

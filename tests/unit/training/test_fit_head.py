@@ -107,6 +107,14 @@ def test_the_chosen_strength_is_the_best_of_its_path() -> None:
     assert -np.log(own).mean() == pytest.approx(min(losses), rel=1e-6)
 
 
+def test_the_search_ends_at_once_where_a_weaker_penalty_is_clearly_worse() -> None:
+    features, labels = blobs(600, 100, 3)
+    blurred = features + 6 * torch.randn(features.shape, generator=torch.Generator().manual_seed(1)).double()
+    losses = [loss for _, loss in fit_head(blurred, labels, np.arange(600) % 4, 3).path]
+    assert np.argmin(losses) == len(losses) - 2
+    assert losses[-1] > 1.2 * losses[-2]
+
+
 def test_out_of_fold_answers_come_from_heads_that_never_saw_the_photo() -> None:
     features, labels = blobs(90, 6, 3, views=2)
     fold = np.arange(90) // 3 % 3
