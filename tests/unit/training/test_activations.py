@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, CPU, new_head, new_store, renderer, task, tiny_cnn, tiny_vit
+from tests.support import CLASSES, CPU, new_head, new_store, renderer, schedule, task, tiny_cnn, tiny_vit
 from torch import Tensor
 
-from unfreeze.data.device_views import on_device
+from unfreeze.data.device_views import choose_renderer, on_device
 from unfreeze.data.loaders import Renderer
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, pool
+from unfreeze.models.freezing import plan_from
 from unfreeze.predict import place
 from unfreeze.training.activations import (
     Activations,
@@ -27,6 +28,7 @@ from unfreeze.training.activations import (
     plain_views,
     predict_from,
 )
+from unfreeze.training.finetune import finetune
 from unfreeze.training.recipes import TEXTBOOK
 from unfreeze.training.store import Store
 
@@ -228,3 +230,21 @@ def test_predictions_are_those_of_the_whole_model_on_plain_views(photos: tuple[P
     with torch.no_grad():
         expected = torch.softmax(head(backbone.run(place(plain, backbone, 0))), dim=1)
     np.testing.assert_allclose(answers, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_training_learns_the_same_from_either_renderers_views(photos: tuple[Path, ...]) -> None:
+    given = task(photos, train=12, val=6)
+
+    def losses(renderer: Renderer) -> list[float | None]:
+        backbone = tiny_cnn()
+        tuned = finetune(
+            backbone, new_head(backbone, CLASSES, 0), Rendered(renderer), given.data.labels,
+            plan_from(backbone, 0, lr=0.01, head_lr=0.01), schedule(views=None),
+            phase="test", train=given.data.train, val=given.data.val, seed=0, keep="last",
+        )  # fmt: skip
+        return [loss for row in tuned.history for loss in (row.train_loss, row.val_loss)]
+
+    by_pillow = losses(given.renderer)
+    assert losses(choose_renderer(given.renderer, CPU, again=True)) == by_pillow
+    assert losses(on_device(given.renderer, CPU, 10_000)) == pytest.approx(by_pillow, rel=0.01)
+    assert losses(replace(given.renderer, seed=1)) != pytest.approx(by_pillow, rel=0.01)  # other views
