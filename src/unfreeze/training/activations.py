@@ -131,9 +131,11 @@ def crossings(
     forward: Callable[[Tensor], Tensor] | None = None
     for batch in source.batches(photos, views, BATCH):
         with torch.inference_mode():
-            x = place(batch, backbone, source.boundary)
+            # A batch that isn't full is filled up: with fewer rows, other kernels round otherwise, and what is computed
+            # anew would differ from what was kept.
+            x = place(batch[torch.arange(BATCH) % len(batch)], backbone, source.boundary)
             forward = forward or frozen_forward(backbone, source.boundary, boundary, x)
-            out = forward(x)
+            out = forward(x)[: len(batch)]
             out = pool(out) if boundary == backbone.head_boundary else out.to(backbone.precision)
         yield out.cpu()
 

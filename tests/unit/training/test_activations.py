@@ -165,7 +165,9 @@ def test_activations_are_kept_in_the_backbones_precision(photos: tuple[Path, ...
 
 
 @torch.no_grad()
-def test_what_decides_an_activation_decides_whether_it_is_found(photos: tuple[Path, ...], tmp_path: Path) -> None:
+def test_what_decides_an_activation_decides_whether_it_is_found(
+    photos: tuple[Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store, backbone, own = new_store(), tiny_cnn(), renderer(photos)
     wanted: Wanted = {0: (0, 1)}
     assert computed(store, backbone, own, 3, wanted) == 2
@@ -185,6 +187,14 @@ def test_what_decides_an_activation_decides_whether_it_is_found(photos: tuple[Pa
     assert computed(store, backbone, own, 3, wanted) == 0
     assert computed(store, backbone, own, 5, wanted) == 0  # from what is kept at 3, and as the new weights have it
     next(buffer for buffer in backbone.stages[1].module.buffers() if buffer.dim()).add_(1)  # a statistic of BatchNorm
+    assert computed(store, backbone, own, 3, wanted) == 2
+    next(backbone.stages[2].module.parameters()).mul_(2)  # a frozen weight
+    assert computed(store, backbone, own, 3, wanted) == 2
+    assert missing_views(store, replace(backbone, precision=torch.bfloat16), own, 3, wanted) == 2
+    other = replace(backbone, architecture=replace(backbone.architecture, arguments={"output_stride": 16}))
+    assert computed(store, other, own, 3, wanted) == 2
+    assert computed(store, backbone, own, 3, wanted) == 0
+    monkeypatch.setattr(torch, "__version__", "3.0")
     assert computed(store, backbone, own, 3, wanted) == 2
 
 
