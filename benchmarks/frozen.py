@@ -2,7 +2,8 @@
 
     python benchmarks/frozen.py PHOTOS [--model efficientnet_lite0] [--arch ...] [--rounds 3] [--only forward]
 
-PHOTOS is any labelled folder; ONNX Runtime (with onnx) and OpenVINO take part where they are installed.  Every figure is a ratio within this run; the parts take turns.
+PHOTOS is any labelled folder; ONNX Runtime (with onnx) and OpenVINO take part where they are installed.  Every figure is a
+ratio within this run; the parts take turns.
 """
 
 from __future__ import annotations
