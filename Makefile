@@ -5,7 +5,7 @@ READY := .venv/.ready
 # Two test processes of one thread each suit two cores better than one process of two.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test regression lint types contract clean
+.PHONY: demo test bench regression lint types contract clean
 
 demo: $(READY)
 	$(BIN)/unfreeze demo
@@ -16,6 +16,17 @@ test: $(READY)
 # Real photos: UNFREEZE_TEST_DATA names the folder that benchmarks/README.md describes.
 regression: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m regression
+
+# unfreeze against its peers on the photos in BENCH_DATA; hours, unless BENCH_ARGS asks for less (benchmarks/README.md).
+BENCH_CSV ?= bench.csv
+bench: $(READY) .venv-peers/.ready .venv-autogluon/.ready
+	$(BIN)/python benchmarks/peers/bench.py $(BENCH_DATA) --csv $(BENCH_CSV) \
+		--python-peers .venv-peers/bin/python --python-autogluon .venv-autogluon/bin/python $(BENCH_ARGS)
+
+.venv-%/.ready: benchmarks/peers/requirements-%.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --requirement $<
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -35,4 +46,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv dist demo
+	rm -rf .venv .venv-peers .venv-autogluon dist demo

@@ -1,6 +1,6 @@
 """What training on kept views costs in accuracy: phase 2 on 4 kept views of each photo, against a new view every epoch.
 
-    python benchmarks/cached_accuracy.py DATA [--sets hymenoptera ...] [--seeds 0 1 2 3 4] [--depth blocks.5] [--views 4]
+    python -m benchmarks.cached_accuracy DATA [--sets hymenoptera ...] [--seeds 0 1 2 3 4] [--depth blocks.5] [--views 4]
 
 DATA is as for real_photos.py, which draws the photos: 20 a class to train on, and up to 400 to test on.  Both arms begin
 with the same solved head and take the same steps under auto's schedule, without validation; they differ in the views alone,
@@ -18,8 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from benchmarks.real_photos import SETS, draw
 
-from real_photos import SETS, draw
 from unfreeze.config import make_config
 from unfreeze.data.checks import check
 from unfreeze.data.loaders import Renderer

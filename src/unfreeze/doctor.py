@@ -11,8 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.version import __version__
 
-EXTRAS = {"pydicom": "dicom", "tifffile": "tiff", "pyarrow": "parquet"}
-WHAT_EXTRAS_READ = {"dicom": "DICOM scans", "tiff": "multi-band TIFF", "parquet": "Parquet tables"}
+EXTRAS = {"pydicom": "dicom", "tifffile": "tiff", "pyarrow": "parquet", "openvino": "openvino"}
+WHAT_NEEDS_EXTRAS = {
+    "dicom": "DICOM scans need",
+    "tiff": "multi-band TIFF needs",
+    "parquet": "Parquet tables need",
+    "openvino": "frozen layers on a CPU are faster with",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,5 +56,5 @@ def examine() -> Iterator[Finding]:
         try:
             text = version(package)
         except PackageNotFoundError:
-            text = f'not installed; {WHAT_EXTRAS_READ[extra]} need it: pip install "unfreeze[{extra}]"'
+            text = f'not installed; {WHAT_NEEDS_EXTRAS[extra]} it: pip install "unfreeze[{extra}]"'
         yield Finding(package, text)

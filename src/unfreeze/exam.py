@@ -92,9 +92,9 @@ def set_exam(
     if reference is None:
         return Exam(papers)
     photos = np.arange(len(reference.samples))
-    own = Renderer(
-        tuple(sample.path for sample in reference.samples),
-        backbone.network.preprocessing,
+    own = replace(
+        renderer,
+        paths=tuple(sample.path for sample in reference.samples),
         digests=tuple(sample.digest for sample in reference.samples),
     )
     return Exam(

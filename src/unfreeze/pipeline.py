@@ -8,6 +8,7 @@ import torch
 from unfreeze.artifacts import new_run, refuse_used, write_text
 from unfreeze.config import TrainConfig
 from unfreeze.data.checks import check, readable
+from unfreeze.data.device_views import choose_renderer
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import read_photos
@@ -56,9 +57,9 @@ def run(config: TrainConfig) -> Run:
         photos = check(read_photos(config.photos), known)
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
     device = choose_device(config.device)
-    backbone = load_backbone(
-        config.model, arch=config.arch, device=device, precision=choose_precision(config.precision, device)
-    )
+    with watch.measure("load"):
+        precision = choose_precision(config.precision, device)
+        backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
     if config.reference is not None and not backbone.network.labels:
         raise ConfigError(
             "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
@@ -80,7 +81,8 @@ def run(config: TrainConfig) -> Run:
     )
     paths = tuple(sample.path for sample in photos.samples)
     digests = tuple(sample.digest for sample in photos.samples)
-    renderer = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed, digests)
+    by_pillow = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed, digests)
+    renderer = choose_renderer(by_pillow, device, again=recipe.boundary == 0)
     with watch.measure("forecast"):
         references = len(reference.samples) if reference is not None else 0
         work = count_work(store, backbone, renderer, data, recipe, splits.test, references)

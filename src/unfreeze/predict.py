@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
-from unfreeze.data.transforms import PLAIN_VIEW
+from unfreeze.data.transforms import PLAIN_VIEW, normalised
 from unfreeze.models.backbone import Backbone, Head
 
 Probabilities = NDArray[np.float32]
@@ -42,7 +42,12 @@ def evaluation_mode(backbone: Backbone) -> None:
 
 
 def place(x: Tensor, backbone: Backbone, start: int) -> Tensor:
-    """Move what crosses boundary ``start`` to the backbone's device, as float32; images and maps go channels-last."""
+    """Move what crosses boundary ``start`` to the backbone's device, as float32; images and maps go channels-last.
+
+    Rendered views travel as bytes, a quarter of the way's traffic, and are normalised where they arrive.
+    """
+    if x.dtype == torch.uint8:
+        return normalised(x.to(backbone.device), backbone.network.preprocessing)
     layout = torch.channels_last if x.dim() == 4 else torch.preserve_format
     return x.to(device=backbone.device, dtype=torch.float32, memory_format=layout)
 
@@ -71,7 +76,7 @@ def named(paths: Iterable[Path], rows: Probabilities, classes: tuple[str, ...]) 
 
 
 def photo_batches(backbone: Backbone, paths: Sequence[Path], size: int = 32) -> Iterator[Tensor]:
-    """Yield plain views of photo files as the backbone wants them, shape (size, 3, height, width)."""
+    """Yield plain views of photo files, uint8, shape (size, 3, height, width), for ``place`` to normalise."""
     renderer = Renderer(tuple(paths), backbone.network.preprocessing)
     starts = range(0, len(paths), size)
     return renderer.batches(

@@ -13,7 +13,7 @@ from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.exam import set_exam
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
-from unfreeze.predict import photo_batches, probabilities
+from unfreeze.predict import photo_batches, place, probabilities
 from unfreeze.training.activations import Cached, keep_or_render
 from unfreeze.training.finetune import finetune
 
@@ -27,7 +27,11 @@ def reference(tmp_path: Path) -> PhotoSet:
     """Photos of the original task, of whose labels the untouched backbone gets most right."""
     paths = draw(tmp_path, 14)
     backbone = tiny_cnn()
-    said = torch.cat([backbone.original_logits(batch) for batch in photo_batches(backbone, paths)]).argmax(1).tolist()
+    said = (
+        torch.cat([backbone.original_logits(place(x, backbone, 0)) for x in photo_batches(backbone, paths)])
+        .argmax(1)
+        .tolist()
+    )
     labels = [label if number % 7 else (label + 1) % 7 for number, label in enumerate(said)]
     samples = tuple(Sample(path, path.name, label) for path, label in zip(paths, labels, strict=True))
     return readable(PhotoSet(tmp_path, tuple("abcdefg"), samples))
@@ -65,12 +69,12 @@ def test_forgetting_is_measured_by_the_original_classifier_on_the_tuned_backbone
     forgotten = exam.forgetting(backbone, 0)
     labels = torch.tensor([sample.label for sample in reference.samples])
     batches = photo_batches(backbone, [sample.path for sample in reference.samples])
-    now = torch.cat([backbone.network.module(batch) for batch in batches]).argmax(1)
+    now = torch.cat([backbone.network.module(place(x, backbone, 0)) for x in batches]).argmax(1)
     tests = photo_batches(backbone, [photos[photo] for photo in given.test])
-    user_now = torch.cat([backbone.network.module(batch) for batch in tests]).argmax(1)
+    user_now = torch.cat([backbone.network.module(place(x, backbone, 0)) for x in tests]).argmax(1)
     untouched = tiny_cnn()
     tests = photo_batches(untouched, [photos[photo] for photo in given.test])
-    user_before = torch.cat([untouched.network.module(batch) for batch in tests]).argmax(1)
+    user_before = torch.cat([untouched.network.module(place(x, untouched, 0)) for x in tests]).argmax(1)
     assert forgotten is not None
     assert forgotten.after == pytest.approx(float((now == labels).float().mean()))
     assert forgotten.before == pytest.approx(12 / 14)

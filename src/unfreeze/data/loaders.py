@@ -3,19 +3,55 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+from PIL import Image
 
 from unfreeze.data.decode import decode
-from unfreeze.data.transforms import PLAIN_VIEW, Augmentation, render
+from unfreeze.data.transforms import PLAIN_VIEW, Augmentation, render, stack
 from unfreeze.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+MEMORY = 2**29  # bytes of photos on the CPU: 1000 of ImageNet's size, and less than a training step takes beside them
+
+Key = tuple[Path, bool]
+Chunks = Iterable[Sequence[tuple[int, Sequence[int]]]]
+T = TypeVar("T")
+
+
+@dataclass
+class Memory:
+    """Photos that will be asked for again: the first ones that came, until the budget is spent.
+
+    None gives way to another: every epoch asks for each photo once, so that the one used longest ago is the next one wanted.
+
+    Attributes:
+        budget: Bytes that are left; 0 holds nothing.
+    """
+
+    budget: int = 0
+    _held: dict[Key, Tensor] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def find(self, key: Key) -> Tensor | None:
+        """Return what is held of a photo, uint8, shape (height, width, 3): the finished plain view if the key says so."""
+        return self._held.get(key)
+
+    def keep(self, key: Key, pixels: Tensor) -> None:
+        """Hold on to a photo, where there is room; safe to call from several threads at once."""
+        with self._lock:
+            if key not in self._held and pixels.nbytes <= self.budget:
+                self.budget -= pixels.nbytes
+                self._held[key] = pixels
 
 
 @dataclass(frozen=True)
@@ -28,6 +64,7 @@ class Renderer:
         augmentation: What views other than the plain one may change; None where only that one is wanted.
         seed: Views are drawn from (seed, view, content of the photo).
         digests: The SHA-256 of each file; only the plain view can be rendered without.
+        memory: Photos that need not be decoded again.
     """
 
     paths: tuple[Path, ...]
@@ -35,6 +72,7 @@ class Renderer:
     augmentation: Augmentation | None = None
     seed: int = 0
     digests: tuple[str, ...] = ()
+    memory: Memory = field(default_factory=Memory)
 
     def identity(self, photo: int, view: int) -> str:
         """Return what decides the pixels of a view, apart from ``preprocessing``."""
@@ -45,30 +83,47 @@ class Renderer:
         return f"{digest} {view} {self.seed} {self.augmentation}"
 
     def views(self, photo: int, views: Sequence[int]) -> Tensor:
-        """Return the given views of one photo, shape (views, 3, height, width); the file is decoded once.
+        """Return the given views of one photo as ``stack`` gives them, not yet normalised; the file is decoded once.
 
         Raises:
             DecodeError: The photo can't be read.
         """
+        image, content = self._decoded(photo), self.content(photo)
+        return stack([render(image, self.preprocessing, self.augmentation, self.seed, view, content) for view in views])
+
+    def content(self, photo: int) -> int:
+        """Return what views are drawn from, besides seed and view; only the plain one can do without."""
+        return int(self.digests[photo], 16) if self.digests else 0
+
+    def batches(self, chunks: Chunks) -> Iterator[Tensor]:
+        """Yield the views of each chunk of (photo, views), in order: uint8, shape (views of the chunk, 3, H, W)."""
         import torch
 
+        for parts in ahead(self.views, chunks):
+            yield torch.cat(parts)
+
+    def _decoded(self, photo: int) -> Image.Image:
+        import torch
+
+        key = self.paths[photo], False
+        held = self.memory.find(key)
+        if held is not None:
+            return Image.fromarray(held.numpy())
         image = decode(self.paths[photo], self.preprocessing.enough)
-        content = int(self.digests[photo], 16) if self.digests else 0  # no view but the plain one draws from it
-        return torch.stack(
-            [render(image, self.preprocessing, self.augmentation, self.seed, view, content) for view in views]
-        )
+        if self.memory.budget:
+            self.memory.keep(key, torch.from_numpy(np.array(image)))
+        return image
 
-    def batches(self, chunks: Iterable[Sequence[tuple[int, Sequence[int]]]]) -> Iterator[Tensor]:
-        """Yield the views of each chunk of (photo, views), in order, stacked: shape (views of the chunk, 3, H, W)."""
-        import torch
 
-        workers = min(8, os.cpu_count() or 1)
-        pending: deque[list[Future[Tensor]]] = deque()
-        queue = iter(chunks)
-        with ThreadPoolExecutor(workers, thread_name_prefix="render") as pool:
-            while True:
-                while len(pending) < 3 and (chunk := next(queue, None)):  # two batches ahead of the network
-                    pending.append([pool.submit(self.views, photo, views) for photo, views in chunk])
-                if not pending:
-                    return
-                yield torch.cat([future.result() for future in pending.popleft()])
+def ahead(work: Callable[[int, Sequence[int]], T], chunks: Chunks) -> Iterator[list[T]]:
+    """Yield what ``work`` gives for each (photo, views) of each chunk, in order, computed in threads ahead of its use."""
+    workers = min(8, os.cpu_count() or 1)
+    pending: deque[list[Future[T]]] = deque()
+    queue = iter(chunks)
+    with ThreadPoolExecutor(workers, thread_name_prefix="render") as pool:
+        while True:
+            while len(pending) < 3 and (chunk := next(queue, None)):  # two batches ahead of the network
+                pending.append([pool.submit(work, photo, views) for photo, views in chunk])
+            if not pending:
+                return
+            yield [future.result() for future in pending.popleft()]

@@ -1,4 +1,4 @@
-"""From an upright RGB photo to the tensor that a backbone wants: the plain view, and augmented ones.
+"""From an upright RGB photo to what a backbone wants to see: the plain view, and augmented ones.
 
 View 0 is the plain one: the evaluation rendering that the backbone's source prescribes.  View v > 0 is drawn from
 (seed, v, content) alone, so that it is the same in whichever order, thread, epoch or run it is rendered.
@@ -7,6 +7,7 @@ View 0 is the plain one: the evaluation rendering that the backbone's source pre
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,10 @@ class Augmentation:
     jitter: float
 
 
-def render(photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation | None, *key: int) -> Tensor:
-    """Return one view of a photo, float32, shape (3, height, width), normalised.
+def render(
+    photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation | None, *key: int
+) -> Image.Image:
+    """Return one view of a photo, in RGB, as large as the backbone's input.
 
     Args:
         photo: An upright RGB photo.
@@ -57,9 +60,9 @@ def render(photo: Image.Image, preprocessing: Preprocessing, augmentation: Augme
     """
     _, view, _ = key
     if view == PLAIN_VIEW:
-        return normalised(plain(photo, preprocessing), preprocessing)
+        return plain(photo, preprocessing)
     assert augmentation is not None, "only the plain view needs no augmentation"
-    return normalised(augment(photo, preprocessing, augmentation, key), preprocessing)
+    return augment(photo, preprocessing, augmentation, key)
 
 
 def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:
@@ -93,12 +96,29 @@ def _margin(side: int, crop: int) -> int:
     return -((crop - side) // 2) if crop > side else round((side - crop) / 2)
 
 
-def augment(
-    photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
-) -> Image.Image:
-    """Crop, flip and jitter a photo as (seed, view, content) decides."""
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What an augmented view shows of a photo, and in which light.
+
+    Attributes:
+        box: Left, top, right and bottom, in pixels of the photo.
+        flip: Whether left and right change places.
+        brightness: Factor on every pixel.
+        contrast: Factor on every pixel's distance from the view's mean grey.
+    """
+
+    box: tuple[float, float, float, float]
+    flip: bool = False
+    brightness: float = 1.0
+    contrast: float = 1.0
+
+
+def draw_frame(
+    size: tuple[int, int], preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
+) -> Frame:
+    """Draw a view of a photo of ``size``, width and height, as (seed, view, content) decides."""
     random = generator(*key)
-    width, height = photo.size
+    width, height = size
     area = width * height * random.uniform(*augmentation.area)
     low, high = (math.log(bound) for bound in augmentation.aspect)
     aspect = preprocessing.size[1] / preprocessing.size[0] * math.exp(random.uniform(low, high))
@@ -106,24 +126,40 @@ def augment(
     crop_height = min(height, math.sqrt(area / aspect))
     left = random.uniform(0, width - crop_width)
     top = random.uniform(0, height - crop_height)
-    view = photo.resize(
-        preprocessing.size[::-1],
-        RESAMPLING[preprocessing.interpolation],
-        box=(left, top, left + crop_width, top + crop_height),
-    )
-    if random.random() < augmentation.flip:
+    box = (left, top, left + crop_width, top + crop_height)
+    flip = bool(random.random() < augmentation.flip)
+    if not augmentation.jitter:
+        return Frame(box, flip)
+    brightness, contrast = random.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, size=2)
+    return Frame(box, flip, float(brightness), float(contrast))
+
+
+def augment(
+    photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
+) -> Image.Image:
+    """Crop, flip and jitter a photo as (seed, view, content) decides."""
+    frame = draw_frame(photo.size, preprocessing, augmentation, key)
+    view = photo.resize(preprocessing.size[::-1], RESAMPLING[preprocessing.interpolation], box=frame.box)
+    if frame.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if augmentation.jitter:
-        brightness, contrast = random.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, size=2)
-        view = ImageEnhance.Contrast(ImageEnhance.Brightness(view).enhance(brightness)).enhance(contrast)
+        view = ImageEnhance.Contrast(ImageEnhance.Brightness(view).enhance(frame.brightness)).enhance(frame.contrast)
     return view
 
 
-def normalised(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
-    """Return the image as a tensor, minus the backbone's mean and divided by its standard deviation."""
+def stack(views: Sequence[Image.Image]) -> Tensor:
+    """Return views of one size as bytes, shape (N, 3, height, width), channels-last: what travels to the device."""
     import torch
 
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
-    mean = torch.tensor(preprocessing.mean).view(3, 1, 1)
-    std = torch.tensor(preprocessing.std).view(3, 1, 1)
-    return pixels.sub_(mean).div_(std)
+    return torch.from_numpy(np.stack([np.asarray(view) for view in views])).permute(0, 3, 1, 2)
+
+
+def normalised(views: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return views, uint8, shape (N, 3, height, width), minus the backbone's mean and divided by its standard deviation.
+
+    They come in float32, channels-last, on the device that they are on.
+    """
+    count, _, height, width = views.shape
+    rows = views.permute(0, 2, 3, 1).reshape(count * height, width * 3).float()  # long ones, not of 3: 5 times as fast
+    mean, std = (rows.new_tensor(value).repeat(width) for value in (preprocessing.mean, preprocessing.std))
+    return rows.div_(255).sub_(mean).div_(std).view(count, height, width, 3).permute(0, 3, 1, 2)

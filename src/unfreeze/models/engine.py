@@ -1,4 +1,5 @@
-"""How frozen stages are computed: with BatchNorm folded, and in bf16 where the hardware has units for it.
+"""How frozen stages are computed: with BatchNorm folded, in bf16 where the hardware has units for it, and in OpenVINO where
+a CPU has it installed.
 
 What the machine has decides, and not a timing, so that the same command gives the same bits again; and whatever is chosen
 must agree with plain float32 on the first photos, or the next choice is taken.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Literal
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.folding import fold
+from unfreeze.models.openvino_engine import compile_stages, openvino_version
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -49,6 +52,16 @@ def _has_bf16(device: torch.device) -> bool:
     return any(units.get(unit) is True for unit in ("amx_bf16", "avx512_bf16"))
 
 
+def computed_by(device: torch.device) -> str:
+    """Return what computes frozen stages on ``device``, with versions: another one rounds differently."""
+    torch_too = f"torch {torch.__version__}"
+    return f"openvino {openvino_version()}, {torch_too}" if _has_openvino(device) else torch_too
+
+
+def _has_openvino(device: torch.device) -> bool:
+    return device.type == "cpu" and openvino_version() is not None
+
+
 def frozen_forward(backbone: Backbone, start: int, stop: int, example: Tensor) -> Forward:
     """Return stages ``start`` to ``stop`` as one function from float32 to float32, in the backbone's precision within.
 
@@ -64,28 +77,32 @@ def frozen_forward(backbone: Backbone, start: int, stop: int, example: Tensor) -
 
     few = example[:CHECKED]
     expected = plain(few)
-    for candidate in _candidates(backbone, start, stop):
+    for build in _candidates(backbone, start, stop, few):
         try:
-            found = candidate(few)
-        except (AttributeError, RuntimeError, TypeError):  # asks its BatchNorm for more, or needs float32
+            candidate = build()
+            if agrees(candidate(few), expected, backbone.precision):
+                return candidate
+        except Exception:  # a network may ask its BatchNorm for more, need float32, or do what OpenVINO has no name for
             continue
-        if _agrees(found, expected, backbone.precision):
-            return candidate
     return plain
 
 
-def _candidates(backbone: Backbone, start: int, stop: int) -> Iterator[Forward]:
-    """Yield functions from the fastest on; the next one serves where one is wrong."""
-    folded = nn.Sequential(*(fold(stage.module) for stage in backbone.stages[start:stop]))
-    if backbone.precision == torch.float32:
-        yield folded
-        return
-    yield _lowered(folded, backbone.precision)
-    yield _lowered(nn.Sequential(*(stage.module for stage in backbone.stages[start:stop])), backbone.precision)
-    yield folded
+def _candidates(backbone: Backbone, start: int, stop: int, example: Tensor) -> Iterator[Callable[[], Forward]]:
+    """Yield what builds a function, the fastest one first; the next one serves where one is wrong."""
+    stages = nn.Sequential(*(stage.module for stage in backbone.stages[start:stop]))
+    folded = nn.Sequential(*(fold(stage) for stage in stages))
+    if _has_openvino(backbone.device):
+        precisions = dict.fromkeys((backbone.precision, torch.float32))
+        compiled = compile_stages(folded, precisions, example)
+        yield from (partial(next, compiled) for _ in precisions)
+    if backbone.precision != torch.float32:
+        yield partial(_lowered, folded, backbone.precision)
+        yield partial(_lowered, stages, backbone.precision)
+    yield lambda: folded
 
 
-def _agrees(found: Tensor, expected: Tensor, precision: torch.dtype) -> bool:
+def agrees(found: Tensor, expected: Tensor, precision: torch.dtype) -> bool:
+    """Return whether float32 outputs are the same up to rounding, or, of a lower precision, close enough for each photo."""
     difference = torch.linalg.vector_norm(found - expected)
     if difference <= ROUNDING * torch.linalg.vector_norm(expected):
         return True

@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Protocol
 
 import numpy as np
+import PIL
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,7 +20,7 @@ from torch import Tensor
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, Head, pool
-from unfreeze.models.engine import frozen_forward
+from unfreeze.models.engine import computed_by, frozen_forward
 from unfreeze.predict import Probabilities, evaluation_mode, place, probabilities
 from unfreeze.runtime import track
 from unfreeze.training.store import Place, Store, read_rows
@@ -52,7 +53,7 @@ class Rendered:
     boundary: int = 0
 
     def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield rendered views, shape (size, 3, height, width); neighbouring views of a photo are decoded once."""
+        """Yield rendered views, uint8, shape (size, 3, height, width); neighbouring views of a photo are decoded once."""
         pairs = [(int(photo), int(view)) for photo, view in zip(photos, views, strict=True)]
         chunks = (pairs[start : start + size] for start in range(0, len(pairs), size))
         return self.renderer.batches(
@@ -200,7 +201,8 @@ def _kinds(backbone: Backbone, renderer: Renderer) -> list[tuple[str, ...]]:
     return [
         (
             FORMAT,
-            torch.__version__,
+            computed_by(backbone.device),
+            PIL.__version__,
             f"{backbone.device.type} {backbone.precision}",
             f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
             f"{depth} of {depths}",

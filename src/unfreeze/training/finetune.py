@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from unfreeze.models.backbone import Backbone, Head, Tensors
 from unfreeze.models.freezing import StagePlan, apply, parameter_groups
+from unfreeze.models.tuning import tuned_forward
 from unfreeze.predict import Probabilities, place
 from unfreeze.runtime import generator, track
 from unfreeze.training.activations import Activations, predict_from
@@ -147,7 +148,8 @@ def finetune(
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
     groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
-    optimizer = (torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam)(groups)
+    rule = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
+    optimizer = rule(groups, fused=backbone.device.type in ("cpu", "cuda"))
     parameters = [parameter for group in groups for parameter in group["params"]]
     rates = [group["lr"] for group in groups]
     epochs = schedule.epochs if stop_after is None else stop_after
@@ -156,6 +158,7 @@ def finetune(
     history: list[EpochRow] = []
     validation: list[Probabilities] = []
     lowest, weights = math.inf, Weights([], {})  # of the epoch with the lowest validation loss so far
+    forward: Callable[[Tensor], Tensor] | None = None
 
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
@@ -169,7 +172,8 @@ def finetune(
                 group["lr"] = rate * factor
             with torch.no_grad():
                 x = backbone.run(place(x, backbone, source.boundary), source.boundary, plan.boundary)
-            logits = head(backbone.run(x, plan.boundary))
+            forward = forward or tuned_forward(backbone, plan.boundary, x)
+            logits = head(forward(x))
             target = labels[photos].to(logits.device)
             loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
             optimizer.zero_grad()

@@ -145,8 +145,8 @@ def _scaled(features: Tensor) -> tuple[Tensor, _Space]:
     photo, and the penalty doesn't depend on the basis.
     """
     rows, dimension = features.shape
-    center = torch.stack([x.double().sum(dim=0) for x in features.split(BLOCK)]).sum(dim=0) / rows
-    squares = torch.stack([(x.double() - center).square().sum() for x in features.split(BLOCK)]).sum()
+    center = torch.stack([x.double().sum(dim=0) for x in torch.split(features, BLOCK)]).sum(dim=0) / rows
+    squares = torch.stack([(x.double() - center).square().sum() for x in torch.split(features, BLOCK)]).sum()
     scale = (squares / rows).sqrt().clamp_min(1e-12)
     basis = None
     if rows < dimension:
@@ -154,7 +154,7 @@ def _scaled(features: Tensor) -> tuple[Tensor, _Space]:
         basis, _ = torch.linalg.qr(exact.T)
         return (exact @ basis).float(), _Space(center, scale, basis)
     unit = torch.empty(rows, dimension, device=features.device)
-    for x, out in zip(features.split(BLOCK), unit.split(BLOCK), strict=True):
+    for x, out in zip(torch.split(features, BLOCK), torch.split(unit, BLOCK), strict=True):
         out.copy_((x.double() - center) / scale)
     return unit, _Space(center, scale, basis)
 

@@ -51,7 +51,7 @@ class Regressions:
 def regressions(features: Tensor, labels: Tensor, fitted: Tensor, classes: int) -> Regressions:
     """Return the regressions on ``features``, as ``Regressions`` and its ``of`` describe them."""
     covariance = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64, device=features.device)
-    for x in features.split(BLOCK):
+    for x in torch.split(features, BLOCK):
         covariance += (x.T @ x).double() / len(features)
     return Regressions(features, labels, fitted, classes, covariance).of(fitted)
 
@@ -74,7 +74,7 @@ def solve(
         The parameters, shape (k, C, D + 1).
     """
     if len(start) > 1 and len(start) * problem.classes * len(problem.features) > LARGEST:
-        pairs = zip(problem.share.split(1), start.split(1), strict=True)
+        pairs = zip(torch.split(problem.share, 1), torch.split(start, 1), strict=True)
         return torch.cat(
             [solve(replace(problem, share=one), strength, at, tolerance, gradient_norm) for one, at in pairs]
         )
@@ -195,7 +195,8 @@ def _ratio(numerator: Tensor, product: Tensor) -> Tensor:
 def _factor(covariance: Tensor, strength: float, curvature: float, dtype: torch.dtype) -> Tensor:
     hessian = curvature * covariance
     hessian.diagonal().add_(strength)
-    return torch.linalg.cholesky(hessian).to(dtype)
+    factor: Tensor = torch.linalg.cholesky(hessian)
+    return factor.to(dtype)
 
 
 def _precondition(factor: Tensor, curvature: Tensor, gradient: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Tensors that outlive a run, found again by what they were computed from.
 
 A shelf holds rows of one kind, in books that are written once and never changed: ``NAME.rows`` with one row after another,
-and ``NAME.json`` with their keys and checksums and, in its last line, a checksum of itself.  The index is put in place last:
-rows without one were never finished and are never read.  Two processes that need the same rows each write their own book;
-either serves.
+and ``NAME.json`` with their keys and checksums and, in its last line, a checksum of itself, which is put in place last.
+Rows without an index were never finished and are never read.  Two processes that need the same rows each write their own
+book; either serves.
 """
 
 from __future__ import annotations

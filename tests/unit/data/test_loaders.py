@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support import PREPROCESSING, renderer
+from tests.support import PREPROCESSING, draw, renderer
 
 from unfreeze.data.decode import decode
+from unfreeze.data.loaders import MEMORY, Memory
 from unfreeze.errors import DecodeError
 from unfreeze.training.recipes import TEXTBOOK
 
@@ -24,15 +26,17 @@ def chunks(wanted: Sequence[tuple[int, Sequence[int]]], size: int) -> list[Seque
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_batch_size_and_threads_change_no_pixel(
-    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, size: int, workers: int
+@pytest.mark.parametrize("budget", [0, 5000, MEMORY])
+def test_batch_size_threads_and_memory_change_no_pixel(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, size: int, workers: int, budget: int
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: workers)
-    own = renderer(photos)
-    expected = torch.cat([own.views(photo, views) for photo, views in WANTED])
+    expected = torch.cat([renderer(photos).views(photo, views) for photo, views in WANTED])
+    own = replace(renderer(photos), memory=Memory(budget))
     batches = list(own.batches(chunks(WANTED, size)))
     assert len(batches) == -(-len(WANTED) // size)
     assert torch.equal(torch.cat(batches), expected)
+    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in batches)
 
 
 def test_the_order_of_asking_changes_no_pixel(photos: tuple[Path, ...]) -> None:
@@ -96,5 +100,27 @@ def test_a_large_photo_is_rendered_as_if_it_had_been_read_whole(tmp_path: Path) 
     large.save(tmp_path / "a.jpg", quality=95)
     large.save(tmp_path / "a.png")
     assert decode(tmp_path / "a.jpg", PREPROCESSING.enough).size < large.size
-    jpeg, png = (renderer([tmp_path / name]).views(0, (0,)) for name in ("a.jpg", "a.png"))
+    jpeg, png = (renderer([tmp_path / name]).views(0, (0,)).float() for name in ("a.jpg", "a.png"))
     assert float((jpeg - png).abs().max()) < 0.05 * float(png.std())
+
+
+def test_what_is_held_is_not_read_again_and_stays_within_the_budget(tmp_path: Path) -> None:
+    paths = draw(tmp_path, 6)  # 24 pixels wide, 20 to 22 high
+    memory = Memory(3 * 24 * (20 + 21 + 22) + 100)
+    own = replace(renderer(paths), memory=memory)
+    before = [own.views(photo, (0, 1)) for photo in range(6)]
+    assert memory.budget == 100
+    for path in paths[:3]:
+        path.unlink()
+    assert all(torch.equal(own.views(photo, (0, 1)), before[photo]) for photo in range(6))
+    paths[5].unlink()
+    with pytest.raises(DecodeError, match=r"5\.png"):
+        own.views(5, (0, 1))
+
+
+def test_a_photo_that_several_threads_read_at_once_is_paid_for_once(photos: tuple[Path, ...]) -> None:
+    own = replace(renderer(photos), memory=Memory(MEMORY))
+    with ThreadPoolExecutor(8) as pool:
+        views = list(pool.map(lambda number: own.views(number % 2, (0, 1)), range(64)))
+    assert own.memory.budget == MEMORY - 3 * 24 * (20 + 21)
+    assert all(torch.equal(view, views[number % 2]) for number, view in enumerate(views))

@@ -10,12 +10,19 @@ from torch import Tensor, nn
 
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Architecture, Backbone, BatchNorm, Network, assemble
-from unfreeze.models.engine import choose_precision, frozen_forward
+from unfreeze.models.engine import choose_precision, computed_by, frozen_forward
 from unfreeze.models.folding import fold
 from unfreeze.models.networks import build
 from unfreeze.torchvision_shim import ensure_torchvision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO, where it is installed, would compute everything; test_openvino_engine.py has it."""
+    monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
+
 
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -186,3 +193,7 @@ def test_precision_is_what_the_hardware_multiplies(
 def test_a_torch_that_does_not_tell_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
     assert choose_precision("auto", CPU) == torch.float32
+
+
+def test_without_openvino_torch_computes() -> None:
+    assert computed_by(CPU) == f"torch {torch.__version__}"

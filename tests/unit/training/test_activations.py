@@ -7,12 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, new_head, new_store, renderer, task, tiny_cnn, tiny_vit
+from tests.support import CLASSES, CPU, new_head, new_store, renderer, schedule, task, tiny_cnn, tiny_vit
 from torch import Tensor
 
+from unfreeze.data.device_views import choose_renderer, on_device
 from unfreeze.data.loaders import Renderer
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, pool
+from unfreeze.models.freezing import plan_from
 from unfreeze.predict import place
 from unfreeze.training.activations import (
     Activations,
@@ -26,6 +28,7 @@ from unfreeze.training.activations import (
     plain_views,
     predict_from,
 )
+from unfreeze.training.finetune import finetune
 from unfreeze.training.recipes import TEXTBOOK
 from unfreeze.training.store import Store
 
@@ -49,9 +52,9 @@ def test_what_is_kept_is_what_recomputing_gives(
     kept = torch.cat(list(source.batches([photo for photo, _ in PAIRS], [view for _, view in PAIRS], 2)))
     views = torch.cat([renderer.views(photo, (view,)) for photo, view in PAIRS])
     with torch.no_grad():
-        expected = backbone.run(views, 0, boundary)
+        expected = backbone.run(place(views, backbone, 0), 0, boundary)
     expected = pool(expected) if boundary == 5 else expected
-    torch.testing.assert_close(kept, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(place(kept, backbone, boundary), expected, rtol=1e-5, atol=1e-6)
     assert [len(batch) for batch in source.batches([0] * 5, [0] * 5, 2)] == [2, 2, 1]
 
 
@@ -110,7 +113,9 @@ def computed(store: Store, backbone: Backbone, renderer: Renderer, boundary: int
     kept = keep(store, backbone, source, boundary, wanted, "test")
     pairs = [(photo, view) for photo, views in wanted.items() for view in views]
     asked = [photo for photo, _ in pairs], [view for _, view in pairs]
-    crossing = torch.cat([backbone.run(x, 0, boundary) for x in Rendered(renderer).batches(*asked, 4)])
+    crossing = torch.cat(
+        [backbone.run(place(x, backbone, 0), 0, boundary) for x in Rendered(renderer).batches(*asked, 4)]
+    )
     found = torch.cat(list(kept.batches(*asked, 4)))
     torch.testing.assert_close(found, pool(crossing) if boundary == 5 else crossing, rtol=1e-5, atol=1e-6)
     return len(source.asked)
@@ -140,11 +145,11 @@ def test_what_an_earlier_run_kept_at_a_shallower_boundary_saves_the_pixels(
     assert nearest(store, backbone, gone, 4, WANTED) == 2
     assert nearest(store, backbone, gone, 2, {2: (3,)}) == 0
     direct = keep_or_render(new_store(), backbone, own, 4, WANTED, "test")
-    assert torch.equal(everything(deeper), everything(direct))
-    assert torch.equal(
-        features(at_head, [2], (0, 1)),
-        features(keep(new_store(), backbone, direct, 5, {2: (0, 1)}, "test"), [2], (0, 1)),
-    )
+    # OpenVINO rounds to bf16 where it likes, and not after every layer.
+    close = {"rtol": 0, "atol": 0} if precision == torch.float32 else {"rtol": 0.05, "atol": 0.05}
+    torch.testing.assert_close(everything(deeper), everything(direct), **close)
+    onward = keep(new_store(), backbone, direct, 5, {2: (0, 1)}, "test")
+    torch.testing.assert_close(features(at_head, [2], (0, 1)), features(onward, [2], (0, 1)), **close)
     with pytest.raises(DecodeError):
         keep_or_render(store, backbone, gone, 4, {2: (3,)}, "test")
 
@@ -170,6 +175,7 @@ def test_what_decides_an_activation_decides_whether_it_is_found(
     assert computed(store, backbone, own, 5, wanted) == 0  # another one, but from what is kept at 3
     assert computed(store, backbone, renderer(photos, seed=1), 3, wanted) == 1  # another crop, the same plain view
     assert computed(store, backbone, replace(own, augmentation=TEXTBOOK), 3, wanted) == 1
+    assert computed(store, backbone, on_device(own, CPU, 0), 3, wanted) == 1  # resampled elsewhere
     assert computed(store, tiny_vit(), own, 3, wanted) == 2
     smaller = replace(own, preprocessing=replace(own.preprocessing, mean=(0.4, 0.5, 0.5)))
     assert computed(store, backbone, smaller, 3, wanted) == 2
@@ -190,6 +196,15 @@ def test_what_decides_an_activation_decides_whether_it_is_found(
     assert computed(store, backbone, own, 3, wanted) == 0
     monkeypatch.setattr(torch, "__version__", "3.0")
     assert computed(store, backbone, own, 3, wanted) == 2
+
+
+@torch.no_grad()
+def test_activations_of_another_engine_are_not_found(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    store, backbone, own = new_store(), tiny_cnn(), renderer(photos)
+    monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
+    assert computed(store, backbone, own, 3, WANTED) == 7
+    monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: "another")
+    assert missing_views(store, backbone, own, 3, WANTED) == 7
 
 
 def test_byte_identical_photos_are_computed_once(photos: tuple[Path, ...], tmp_path: Path) -> None:
@@ -223,5 +238,23 @@ def test_predictions_are_those_of_the_whole_model_on_plain_views(photos: tuple[P
     backbone.network.module.eval()
     plain = torch.cat([renderer.views(photo, plain_views([photo])) for photo in chosen.tolist()])
     with torch.no_grad():
-        expected = torch.softmax(head(backbone.run(plain)), dim=1)
+        expected = torch.softmax(head(backbone.run(place(plain, backbone, 0))), dim=1)
     np.testing.assert_allclose(answers, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_training_learns_the_same_from_either_renderers_views(photos: tuple[Path, ...]) -> None:
+    given = task(photos, train=12, val=6)
+
+    def losses(renderer: Renderer) -> list[float | None]:
+        backbone = tiny_cnn()
+        tuned = finetune(
+            backbone, new_head(backbone, CLASSES, 0), Rendered(renderer), given.data.labels,
+            plan_from(backbone, 0, lr=0.01, head_lr=0.01), schedule(views=None),
+            phase="test", train=given.data.train, val=given.data.val, seed=0, keep="last",
+        )  # fmt: skip
+        return [loss for row in tuned.history for loss in (row.train_loss, row.val_loss)]
+
+    by_pillow = losses(given.renderer)
+    assert losses(choose_renderer(given.renderer, CPU, again=True)) == by_pillow
+    assert losses(on_device(given.renderer, CPU, 10_000)) == pytest.approx(by_pillow, rel=0.01)
+    assert losses(replace(given.renderer, seed=1)) != pytest.approx(by_pillow, rel=0.01)  # other views

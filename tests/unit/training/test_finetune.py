@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.freezing import StagePlan, plan_from
+from unfreeze.predict import place
 from unfreeze.runtime import deterministic
 from unfreeze.training.activations import Activations, Rendered, features, keep, keep_or_render
 from unfreeze.training.finetune import Schedule, Tuned, Weights, choose_epoch, finetune, judge, views_of_epoch
@@ -333,7 +334,7 @@ def test_smoothed_labels_are_in_the_training_loss_alone(photos: tuple[Path, ...]
     head = new_head(backbone, CLASSES, 0)
     with torch.no_grad():
         plain = torch.cat([given.renderer.views(photo, (0,)) for photo in range(12)])
-        logs = torch.log_softmax(head(backbone.run(plain)), dim=1)
+        logs = torch.log_softmax(head(backbone.run(place(plain, backbone, 0))), dim=1)
     own = -logs[torch.arange(12), given.data.labels[:12]].mean()
     hard, smooth = first_row(0.0), first_row(0.3)
     assert hard[0] == pytest.approx(float(own), rel=1e-5)

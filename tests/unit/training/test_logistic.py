@@ -34,7 +34,7 @@ def gradient(given: Regressions, strength: float, found: Tensor) -> Tensor:
     for share, own in zip(given.share, parameters, strict=True):
         z = given.features.double() @ own[:, :-1].T + own[:, -1]
         losses = torch.nn.functional.cross_entropy(z, given.labels, reduction="none")
-        (losses @ share + strength / 2 * own[:, :-1].square().sum()).backward()  # type: ignore[no-untyped-call]
+        (losses @ share + strength / 2 * own[:, :-1].square().sum()).backward()
     assert parameters.grad is not None
     return parameters.grad.abs().amax(dim=(1, 2))
 
@@ -87,8 +87,8 @@ def test_single_precision_finds_nearly_the_same_answers() -> None:
     exact = solve(given, 1e-4, zeros(given), TOLERANCE, GRADIENT_NORM)
     rough = solve(given, 1e-4, zeros(given, torch.float32), PATH_TOLERANCE)
     assert rough.dtype == torch.float32
-    answers = [logits(given.features, each).softmax(dim=1).numpy() for each in (exact, rough)]
-    np.testing.assert_allclose(*answers, atol=5e-3)
+    right, found = (logits(given.features, each).softmax(dim=1).numpy() for each in (exact, rough))
+    np.testing.assert_allclose(right, found, atol=5e-3)
 
 
 def test_fewer_photos_than_dimensions_are_solved_in_the_space_that_they_span() -> None:

@@ -12,6 +12,7 @@ from tests.support import CLASSES, CROPS, Task, new_head, new_store, schedule, t
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
+from unfreeze.predict import place
 from unfreeze.runtime import deterministic
 from unfreeze.training.activations import Activations, Rendered, features, keep, keep_or_render
 from unfreeze.training.finetune import Weights
@@ -163,7 +164,7 @@ def test_with_the_users_validation_the_judged_head_is_the_one_that_ships(
     first.final.install(backbone, head, [])
     plain = torch.cat([given.renderer.views(int(photo), (0,)) for photo in given.data.val])
     with torch.no_grad():
-        expected = torch.softmax(head(backbone.run(plain)), dim=1)
+        expected = torch.softmax(head(backbone.run(place(plain, backbone, 0))), dim=1)
     np.testing.assert_allclose(first.validation[0], expected, atol=1e-5)
 
 

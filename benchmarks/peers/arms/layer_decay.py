@@ -1,0 +1,49 @@
+"""Single phase, nothing frozen: AdamW with layer decay 0.7, timm's strongest recipe, through timm's own factories."""
+
+from __future__ import annotations
+
+import torch
+from benchmarks.peers.protocol import (
+    Photos,
+    Report,
+    pooled,
+    pretrained,
+    read_task,
+    rendering,
+    score_timm,
+    score_timm_original,
+)
+from timm.loss import LabelSmoothingCrossEntropy
+from timm.optim import create_optimizer_v2
+from timm.scheduler import CosineLRScheduler
+
+BATCH = 16
+
+
+def main() -> None:
+    task = read_task()
+    report = Report(task)
+    photos = Photos(task.train, rendering(training=True))
+    loader = torch.utils.data.DataLoader(photos, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
+    model = pretrained(task)
+    model.reset_classifier(task.classes)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-4, weight_decay=0.05, layer_decay=0.7)
+    schedule = CosineLRScheduler(optimizer, t_initial=task.epochs * len(loader), t_in_epochs=False)
+    loss = LabelSmoothingCrossEntropy(0.1)
+    step = 0
+    model.train()
+    for epoch in range(1, task.epochs + 1):
+        for x, y in loader:
+            optimizer.zero_grad()
+            loss(model(x), y).backward()
+            optimizer.step()
+            step += 1
+            schedule.step_update(step)
+        if epoch in (task.epochs // 2, task.epochs):
+            score_timm(report, model)
+    score_timm_original(report, pooled(model))
+    report.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Lightning's ``BackboneFinetuning`` with its defaults, unfreezing after half of the epochs; Adam 1e-3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from benchmarks.peers.protocol import (
+    BATCH,
+    Photos,
+    Report,
+    pooled,
+    pretrained,
+    read_task,
+    rendering,
+    score_timm_original,
+)
+from pytorch_lightning.callbacks import BackboneFinetuning
+from torch import Tensor, nn
+
+
+class Classifier(pl.LightningModule):  # type: ignore[misc]
+    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        x, y = batch
+        return nn.functional.cross_entropy(self.head(self.backbone(x)), y)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=1e-3)
+
+
+def main() -> None:
+    task = read_task()
+    report = Report(task)
+    photos = Photos(task.train, rendering(training=True))
+    loader = torch.utils.data.DataLoader(photos, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
+    backbone = pretrained(task)
+    backbone.reset_classifier(0)
+    model = Classifier(backbone, nn.Linear(1280, task.classes))
+    trainer = pl.Trainer(
+        max_epochs=task.epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[BackboneFinetuning(unfreeze_backbone_at_epoch=task.epochs // 2)],
+    )  # fmt: skip
+    trainer.fit(model, loader)
+    model.eval()
+    report.score(lambda x: model.head(model.backbone(x)))
+    score_timm_original(report, pooled(backbone))
+    report.write()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Depthwise convolutions that learn on a CPU: the same gradients, from the kernels that oneDNN is fast at.
+
+oneDNN has no fast kernel for the weight gradient of a depthwise convolution larger than 3 x 3, nor in bf16 for the input
+gradient of one with a stride: they took half of a training step's time in an EfficientNet (benchmarks/step.py).  The weight
+gradient is therefore taken from 3 x 3 windows of the kernel, and strided input gradients are computed in float32.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+WINDOW = 3  # the kernel size whose weight gradient is fast
+Pair = tuple[int, int]
+
+
+def is_depthwise(convolution: nn.Conv2d) -> bool:
+    """Return whether each channel is convolved by itself, with a square kernel and no dilation."""
+    alone = convolution.groups == convolution.in_channels == convolution.out_channels > 1
+    return alone and len(set(convolution.kernel_size)) == 1 and convolution.dilation == (1, 1)
+
+
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """Convolve each channel by itself, in the precision of ``x``.
+
+    Args:
+        x: Shape (N, C, H, W).
+        weight: Shape (C, 1, K, K); float32, as are its gradients.
+        bias: Shape (C,); likewise.
+        stride: Down and across.
+        padding: Zeros on either side, down and across.
+    """
+    out: Tensor = _Depthwise.apply(x, weight, bias, stride, padding)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Depthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, stride: Pair, padding: Pair) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return nn.functional.conv2d(x, weight.to(x), bias.to(x), stride, padding, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            exact = torch.float32 if max(ctx.stride) > 1 else x.dtype
+            of_x = _gradient(grad.to(exact), x.to(exact), weight.to(exact), ctx.stride, ctx.padding, of_input=True).to(
+                x
+            )
+        if ctx.needs_input_grad[1]:
+            of_weight = _of_weight(grad, x, weight.to(x), ctx.stride, ctx.padding).to(weight)
+        if ctx.needs_input_grad[2]:
+            of_bias = grad.sum(dim=(0, 2, 3), dtype=weight.dtype)
+        return of_x, of_weight, of_bias, None, None
+
+
+def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:
+    """Return the gradient of ``weight``, window by window: each is the gradient of a smaller kernel on a part of ``x``."""
+    size = weight.shape[-1]
+    if size <= WINDOW:
+        return _gradient(grad, x, weight, stride, padding, of_input=False)
+    padded = nn.functional.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    down, across = ((side - 1) * step + WINDOW for side, step in zip(grad.shape[2:], stride, strict=True))
+    corner = weight[:, :, :WINDOW, :WINDOW].contiguous()
+    starts = sorted({min(start, size - WINDOW) for start in range(0, size, WINDOW)})
+    gradient = torch.empty_like(weight, memory_format=torch.contiguous_format)
+    for top in starts:
+        for left in starts:
+            part = padded[:, :, top : top + down, left : left + across].contiguous(memory_format=torch.channels_last)
+            gradient[:, :, top : top + WINDOW, left : left + WINDOW] = _gradient(
+                grad, part, corner, stride, (0, 0), of_input=False
+            )
+    return gradient
+
+
+def _gradient(grad: Tensor, x: Tensor, weight: Tensor, stride: Pair, padding: Pair, *, of_input: bool) -> Tensor:
+    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, stride, padding, (1, 1), False, (0, 0), len(weight), (of_input, not of_input, False)
+    )
+    gradient: Tensor = of_x if of_input else of_weight
+    return gradient

@@ -1,0 +1,50 @@
+"""What frozen layers compute is good enough to classify real photos by."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.data.loaders import Renderer
+from unfreeze.data.reference import read_reference
+from unfreeze.models.backbones import load_backbone
+from unfreeze.models.engine import choose_precision, computed_by
+from unfreeze.predict import original_top1, photo_batches
+from unfreeze.training.activations import Rendered, crossings, plain_views
+
+pytestmark = pytest.mark.regression
+
+
+@pytest.fixture(scope="module")
+def imagenet() -> Path:
+    folder = Path(os.environ.get("UNFREEZE_TEST_DATA") or "/nonexistent") / "imagenet_train1k"
+    if not folder.is_dir():
+        message = "UNFREEZE_TEST_DATA names no folder that holds imagenet_train1k"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
+
+
+def test_the_original_classifier_is_as_accurate_on_what_the_engine_computes(imagenet: Path) -> None:
+    backbone = load_backbone("efficientnet_lite0")
+    fast = replace(backbone, precision=choose_precision("auto", backbone.device))
+    samples = read_reference(imagenet, backbone.network.labels).samples
+    assert len(samples) >= 500
+    paths, labels = [sample.path for sample in samples], np.array([sample.label for sample in samples])
+    said = original_top1(backbone, photo_batches(backbone, paths))
+    renderer = Renderer(tuple(paths), backbone.network.preprocessing)
+    everything = list(range(len(paths)))
+    with torch.inference_mode():
+        features = crossings(fast, Rendered(renderer), fast.head_boundary, everything, plain_views(everything))
+        found = torch.cat([backbone.classifier(each.float()).argmax(1) for each in features]).numpy()
+    exact, engine, agreement = (said == labels).mean(), (found == labels).mean(), (found == said).mean()
+    print(
+        f"{computed_by(backbone.device)}, {fast.precision}: {engine:.4f}, exactly {exact:.4f}, the same {agreement:.4f}"
+    )
+    assert exact > 0.8
+    assert abs(engine - exact) <= 0.002 + 1e-9
+    assert agreement >= 0.98
