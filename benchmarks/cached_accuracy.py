@@ -1,0 +1,138 @@
+"""What training on kept views costs in accuracy: phase 2 on 4 kept views of each photo, against a new view every epoch.
+
+    python -m benchmarks.cached_accuracy DATA [--sets hymenoptera ...] [--seeds 0 1 2 3 4] [--depth blocks.5] [--views 4]
+
+DATA is as for real_photos.py, which draws the photos: 20 a class to train on, and up to 400 to test on.  Both arms begin
+with the same solved head and take the same steps under auto's schedule, without validation; they differ in the views alone,
+and in that what is kept may be in bf16.  Differences are kept less computed, in points, on the same test photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from benchmarks.real_photos import SETS, draw
+
+from unfreeze.config import make_config
+from unfreeze.data.checks import check
+from unfreeze.data.loaders import Renderer
+from unfreeze.data.sources import read_photos
+from unfreeze.data.splits import split
+from unfreeze.models.backbone import exact
+from unfreeze.models.backbones import load_backbone
+from unfreeze.models.engine import choose_precision
+from unfreeze.runtime import deterministic, prepare_process
+from unfreeze.training.activations import Rendered, keep, predict_from
+from unfreeze.training.finetune import Schedule, finetune
+from unfreeze.training.phases import TrainingData, new_head, phase_one
+from unfreeze.training.recipes import choose
+from unfreeze.training.store import open_store
+
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Shares of the test photos that are right."""
+
+    head_only: float
+    kept: float
+    computed: float
+
+
+def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accuracies:
+    """Train both arms on one drawing of photos."""
+    config = make_config({"photos": table, "model": model, "depth": depth, "views": views, "seed": seed})
+    photos = check(read_photos(table))
+    splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
+    backbone = load_backbone(model, precision=choose_precision("auto", torch.device("cpu")))
+    recipe = choose(config, backbone, len(splits.train), len(photos.classes))
+    assert recipe.plan is not None
+    assert recipe.schedule is not None
+    plan = recipe.plan
+    labels = torch.tensor([sample.label for sample in photos.samples])
+    data = TrainingData(labels, splits.train, splits.val, splits.fold[splits.train], len(photos.classes))
+    renderer = Renderer(
+        tuple(sample.path for sample in photos.samples), backbone.network.preprocessing, recipe.augmentation, seed,
+        tuple(sample.digest for sample in photos.samples),
+    )  # fmt: skip
+    store = open_store(None, 0)
+    kept = keep(store, backbone, Rendered(renderer), plan.boundary, data.views(views), "keeping views")
+    at_head = keep(store, backbone, kept, backbone.head_boundary, data.views(views), "computing features")
+    plain = dict.fromkeys(splits.test.tolist(), (0,))
+    test = keep(store, exact(backbone), Rendered(renderer), plan.boundary, plain, "reading test photos")
+    truth = labels.numpy()[splits.test]
+    pretrained = backbone.snapshot(plan.boundary)
+    head = new_head(backbone, data.classes, seed)
+
+    with deterministic(seed):
+        first = phase_one(backbone, at_head, data, recipe, seed)
+
+    def accuracy() -> float:
+        return float((predict_from(backbone, head, test, splits.test).argmax(axis=1) == truth).mean())
+
+    def tuned(source: Rendered | None, schedule: Schedule) -> float:
+        first.start.install(backbone, head, pretrained)
+        with deterministic(seed):
+            finetune(
+                backbone, head, source or kept, labels, plan, schedule,
+                phase="phase 2", train=data.train, val=data.train[:0], seed=seed, keep="last",
+            )  # fmt: skip
+        return accuracy()
+
+    first.final.install(backbone, head, pretrained)
+    return Accuracies(
+        head_only=accuracy(),
+        kept=tuned(None, recipe.schedule),
+        computed=tuned(Rendered(renderer), replace(recipe.schedule, views=None)),
+    )
+
+
+def row(name: str, found: list[Accuracies]) -> str:
+    """Return a line of the table: means over seeds, and every seed's difference."""
+    means = [
+        100 * statistics.mean(values)
+        for values in zip(*((f.head_only, f.kept, f.computed) for f in found), strict=True)
+    ]
+    apart = [100 * (each.kept - each.computed) for each in found]
+    seeds = ", ".join(f"{value:+.1f}" for value in apart)
+    return f"| {name} | {means} | {statistics.mean(apart):+.2f} | {seeds} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--a-class", type=int, default=20)
+    parser.add_argument("--model", default="efficientnet_lite0")
+    parser.add_argument("--depth", default="blocks.5")
+    parser.add_argument("--views", type=int, default=4)
+    arguments = parser.parse_args()
+    prepare_process()
+    found: dict[str, list[Accuracies]] = {}
+    with tempfile.TemporaryDirectory() as work:
+        for name in arguments.sets:
+            for seed in arguments.seeds:
+                table = Path(work) / f"{name}-{seed}.csv"
+                with table.open("w", newline="", encoding="utf-8") as file:
+                    writer = csv.writer(file)
+                    writer.writerow(["file_name", "label", "split"])
+                    writer.writerows(draw(read_photos(arguments.data / name), arguments.a_class, seed))
+                one = measure(table, arguments.model, arguments.depth, arguments.views, seed)
+                print(f"{name}, seed {seed}: {one}", file=sys.stderr, flush=True)
+                found.setdefault(name, []).append(one)
+    print("| set | head-only | kept views | a new view every epoch | difference | of each seed |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for name, each in found.items():
+        print(row(name, each))
+    print(row("mean", [one for each in found.values() for one in each]))
+
+
+if __name__ == "__main__":
+    main()
