@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from benchmarks.peers.bench import ARMS, LEFT_TO_TEST, Row, draw, read_rows, seconds_to, summarise
+
+from unfreeze.data.sources import PhotoSet, Sample, Split
+
+
+def photos(counts: dict[str, int], side: Split | None = None) -> list[Sample]:
+    return [
+        Sample(Path(f"{name}/{side}{number}.png"), f"{name}/{side}{number}.png", label, None, side)
+        for label, (name, count) in enumerate(counts.items())
+        for number in range(count)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_quarter_of_each_class_is_left_to_test(seed: int) -> None:
+    counts = {"many": 120, "few": 12, "one": 1}
+    train, test = draw(PhotoSet(Path(), tuple(counts), tuple(photos(counts))), 20, seed)
+    assert Counter(sample.label for sample in train) == {0: 20, 1: 9}
+    tested = Counter(sample.label for sample in test)
+    assert tested == {0: 100, 1: 3, 2: 1}
+    assert all(tested[label] >= LEFT_TO_TEST * count for label, count in enumerate(counts.values()))
+    assert not {sample.path for sample in train} & {sample.path for sample in test}
+
+
+def test_named_sides_are_kept() -> None:
+    counts = {"a": 30, "b": 8}
+    both = photos(counts, "train") + photos(counts, "val")
+    train, test = draw(PhotoSet(Path(), tuple(counts), tuple(both)), 20, 0)
+    assert {sample.split for sample in train} == {"train"}
+    assert {sample.split for sample in test} == {"val"}
+    assert Counter(sample.label for sample in train) == {0: 20, 1: 8}
+
+
+def row(arm: str, points: str, *, seed: str = "0", name: str = "aid150") -> Row:
+    clock, accuracy, balanced = points.split(";")[-1].split()
+    return {
+        "set": name, "a_class": "20", "seed": seed, "arm": arm, "accuracy": accuracy, "balanced": balanced,
+        "original": "0.8", "clock": clock, "wall": "50", "cpu": "60", "peak_mib": "900", "points": points,
+    }  # fmt: skip
+
+
+def test_how_soon_an_accuracy_is_reached() -> None:
+    found = row("unfreeze two-phase", "4.0 0.70 0.6;20.0 0.80 0.7")
+    assert seconds_to(found, 0.6) == 4.0
+    assert seconds_to(found, 0.75) == 20.0
+    assert seconds_to(found, 0.81) is None
+
+
+def test_the_tables_compare_within_a_seed_and_say_never() -> None:
+    table = summarise(
+        [
+            row("fastai fine_tune", "100.0 0.75 0.7"),
+            row("fastai fine_tune", "100.0 0.90 0.7", seed="1"),
+            row("unfreeze head-only", "5.0 0.70 0.6"),
+            row("unfreeze head-only", "5.0 0.90 0.6", seed="1"),
+            row("unfreeze two-phase", "4.0 0.70 0.6;20.0 0.80 0.7"),
+            row("unfreeze two-phase", "4.0 0.70 0.6;20.0 0.80 0.7", seed="1"),
+        ]
+    )
+    assert "| aid150 | 0 | 75.0 | 100 | never | 5.0x | 5.0x |" in table
+    assert "| aid150 | 1 | 90.0 | 100 | 20.0x | never | 20.0x |" in table
+    assert "| median over sets |  |  |  |  |  | 12.5x |" in table
+    assert "20.0; never in 1 of 2" in table
+
+
+def test_every_arm_is_a_script_that_is_there() -> None:
+    for arm in ARMS.values():
+        assert Path("benchmarks/peers/arms", f"{arm.command[0]}.py").exists()
+
+
+def test_rows_that_are_not_there_yet_are_none(tmp_path: Path) -> None:
+    assert read_rows([tmp_path / "new.csv"]) == []
