@@ -6,16 +6,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, Task, draw, new_head, new_store, schedule, task, tiny_cnn
+from tests.support import CLASSES, CPU, Task, draw, new_head, new_store, renderer, schedule, task, tiny_cnn
 
+from unfreeze.artifacts import RunFolder
 from unfreeze.data.checks import readable
+from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.exam import set_exam
-from unfreeze.models.backbone import Backbone
+from unfreeze.models.backbone import Architecture, Backbone, assemble
 from unfreeze.models.freezing import plan_from
+from unfreeze.models.networks import build
+from unfreeze.models.saved import load_model, save_model
 from unfreeze.predict import photo_batches, place, probabilities
-from unfreeze.training.activations import Cached, keep_or_render
+from unfreeze.training.activations import Cached, Rendered, features, keep, keep_or_render
 from unfreeze.training.finetune import finetune
+from unfreeze.training.fit_head import fit_head
+from unfreeze.training.phases import head_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,3 +123,27 @@ def test_without_reference_photos_agreement_alone_is_measured(photos: tuple[Path
     forgotten = set_exam(new_store(), backbone, 2, given.renderer, given.test, None).forgetting(backbone, 0)
     assert forgotten is not None
     assert (forgotten.agreement, forgotten.drop, forgotten.reference) == (1.0, None, None)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_a_model_trained_on_kept_features_answers_the_same_from_its_file(
+    photos: tuple[Path, ...], tmp_path: Path, precision: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    architecture = Architecture("timm", "test_efficientnet")
+    exactly = assemble("test", architecture, build(architecture), CPU)
+    backbone, boundary = replace(exactly, precision=precision), exactly.head_boundary
+    own = Renderer(photos, backbone.network.preprocessing, digests=renderer(photos).digests)
+    train, test = np.arange(15), np.arange(15, 30)
+    store = new_store()
+    kept = keep(store, backbone, Rendered(own), boundary, dict.fromkeys(train.tolist(), (0,)), "test")
+    labels = torch.arange(15) % CLASSES
+    head = new_head(backbone, CLASSES, 0)
+    fit = fit_head(features(kept, train.tolist(), (0,)), labels, train % 3, CLASSES)
+    head.load_state_dict(head_weights(fit.head))
+    answers = set_exam(store, backbone, boundary, own, test, None).answers(backbone, head)
+    save_model(RunFolder(tmp_path), backbone, head, tuple("abc"))
+    again, head_again, _ = load_model(RunFolder(tmp_path), CPU)
+    from_file = probabilities(again, head_again, photo_batches(again, [photos[photo] for photo in test]))
+    np.testing.assert_allclose(answers, from_file, rtol=1e-3, atol=1e-4)
+    assert answers.std() > 0.05
