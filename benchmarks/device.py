@@ -89,7 +89,7 @@ def bare_loop(backbone: Backbone, classes: int, batches: Iterable[tuple[Tensor, 
     head = new_head(backbone, classes, seed=0)
     parameters = [p for p in (*backbone.network.module.parameters(), *head.parameters()) if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=RATE, fused=True)
-    lowered = choose_precision("auto", device) == torch.bfloat16 and device.type == "cuda"
+    lowered = backbone.precision == torch.bfloat16
     seen, started = 0, 0.0
     for x, y in batches:
         x, y = x.to(device, memory_format=torch.channels_last, non_blocking=True), y.to(device, non_blocking=True)
@@ -153,7 +153,7 @@ def main() -> None:
     arguments = parser.parse_args()
     prepare_process()
     device = choose_device(arguments.device)
-    backbone = load_backbone(arguments.model, device=device)
+    backbone = load_backbone(arguments.model, device=device, precision=choose_precision("auto", device))
     found = check(read_photos(arguments.photos))
     picked = np.random.default_rng(0).permutation(len(found.samples))[: arguments.count]
     photos = replace(found, samples=tuple(found.samples[number] for number in picked))
