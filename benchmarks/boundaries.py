@@ -5,7 +5,7 @@
 PHOTOS is any labelled folder.  Three arms take the same steps on the same stages, an epoch each, in turn:
 
 - kept: what crosses the boundary is read from the store;
-- frozen stages computed: the photos are ready in memory as the tensors that the network takes, and every step runs the
+- frozen stages computed: the photos are in memory, read and cropped, and every step runs the
   frozen stages in float32 without gradients, as they are in the network: a loop that freezes layers and keeps nothing;
 - from files: the same, and every photo is read and augmented first.
 

@@ -7,7 +7,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from benchmarks.peers.protocol import (
-    BATCH,
     Photos,
     Report,
     pooled,
@@ -38,7 +37,7 @@ def main() -> None:
     task = read_task()
     report = Report(task)
     photos = Photos(task.train, rendering(training=True))
-    loader = torch.utils.data.DataLoader(photos, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
+    loader = torch.utils.data.DataLoader(photos, task.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     backbone = pretrained(task)
     backbone.reset_classifier(0)
     model = Classifier(backbone, nn.Linear(1280, task.classes))

@@ -6,7 +6,6 @@ import sys
 
 import torch
 from benchmarks.peers.protocol import (
-    BATCH,
     Photos,
     Report,
     pooled,
@@ -32,7 +31,7 @@ def main(batch_norm: str) -> None:
         ]
     )
     photos = Photos(task.train, augmented)
-    loader = torch.utils.data.DataLoader(photos, BATCH, shuffle=True, num_workers=2, persistent_workers=True)
+    loader = torch.utils.data.DataLoader(photos, task.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     model = pretrained(task)
     model.reset_classifier(task.classes)
     head = model.get_submodule("classifier")

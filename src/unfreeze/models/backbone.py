@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -62,7 +63,8 @@ class Backbone:
         classifier: The original classifier as a function of the last stage's output.
         feature_dim: Length of the pooled feature vector.
         batch_norm: Whether any layer keeps BatchNorm statistics.
-        precision: What frozen stages are computed and kept in; training is in float32 throughout.
+        precision: What frozen stages are computed and kept in, and what others compute in while they learn.
+        built: What computes frozen stages, by what it was built from (see ``models/engine.py``): building takes a second.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Backbone:
     feature_dim: int
     batch_norm: bool
     precision: torch.dtype = torch.float32
+    built: dict[tuple[object, ...], Callable[[Tensor], Tensor]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def head_boundary(self) -> int:

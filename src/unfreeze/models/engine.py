@@ -65,6 +65,8 @@ def _has_openvino(device: torch.device) -> bool:
 def frozen_forward(backbone: Backbone, start: int, stop: int, example: Tensor) -> Forward:
     """Return stages ``start`` to ``stop`` as one function from float32 to float32, in the backbone's precision within.
 
+    What was built once for these weights is taken again, so that a run decides once.
+
     Args:
         backbone: In evaluation mode.
         start: The boundary that the tensors cross first.
@@ -72,10 +74,16 @@ def frozen_forward(backbone: Backbone, start: int, stop: int, example: Tensor) -
         example: What crosses ``start`` for some photos; the first few are checked.
     """
 
+    key = start, stop, backbone.precision, tuple(example.shape[1:]), backbone.fingerprint(stop)
+    if key not in backbone.built:
+        backbone.built[key] = _build(backbone, start, stop, example[:CHECKED])
+    return backbone.built[key]
+
+
+def _build(backbone: Backbone, start: int, stop: int, few: Tensor) -> Forward:
     def plain(x: Tensor) -> Tensor:
         return backbone.run(x, start, stop)
 
-    few = example[:CHECKED]
     expected = plain(few)
     for build in _candidates(backbone, start, stop, few):
         try:

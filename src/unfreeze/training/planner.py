@@ -174,8 +174,10 @@ def measure_speed(backbone: Backbone, renderer: Renderer, data: TrainingData, re
             source = Drawn(renderer, recipe.boundary, tuple(backbone.run(blank, 0, recipe.boundary).shape[1:]))
     with torch.random.fork_rng(devices=[]):
         speed = Speed(
-            view=_a_view(backbone, renderer, data.train, recipe) if work.views else 0.0,
-            read=_a_view(exact(backbone), renderer, data.train, recipe) if work.unread else 0.0,
+            view=_a_view(backbone, renderer, data.train, recipe.kept_from or backbone.head_boundary)
+            if work.views
+            else 0.0,
+            read=_a_view(exact(backbone), renderer, data.train, recipe.boundary) if work.unread else 0.0,
             photo=_a_photo(backbone, source, data),
             learned=_a_learned_photo(backbone, source, data, recipe.plan, recipe.schedule),
             head_learned=_a_learned_photo(
@@ -195,8 +197,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def _a_view(backbone: Backbone, renderer: Renderer, photos: Indices, recipe: Recipe) -> float:
-    boundary = recipe.kept_from or backbone.head_boundary
+def _a_view(backbone: Backbone, renderer: Renderer, photos: Indices, boundary: int) -> float:
     some = _some(photos, (1 + TIMED) * BATCH)
     batches = crossings(backbone, Rendered(renderer), boundary, some.tolist(), [PLAIN_VIEW] * len(some))
     next(batches)

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Iterator
@@ -275,25 +276,25 @@ def test_a_folder_that_cant_be_made_is_a_clear_error(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def read_only(tmp_path: Path) -> Iterator[Path]:
+def read_only() -> Iterator[Path]:
     """Return a folder that this user may read and not write, and that holds a shelf."""
-    root = tmp_path / "store"
-    write(shelf(root))
-    folders = [root, shelf(root).root]
-    for folder in folders:
-        folder.chmod(0o500)
-    superuser = hasattr(os, "geteuid") and os.geteuid() == 0  # who may write everywhere
-    if superuser:
+    with tempfile.TemporaryDirectory() as temporary:  # pytest's own folders may be out of other users' reach
+        root = Path(temporary) / "store"
+        write(shelf(root))
+        folders = [root, shelf(root).root]
         for folder in folders:
-            os.chown(folder, NOBODY, NOBODY)
-        for folder in (tmp_path, *tmp_path.parents[:2]):
-            folder.chmod(0o755)
-        os.seteuid(NOBODY)
-    yield root
-    if superuser:
-        os.seteuid(0)
-    for folder in folders:
-        folder.chmod(0o700)
+            folder.chmod(0o500)
+        superuser = hasattr(os, "geteuid") and os.geteuid() == 0  # who may write everywhere
+        if superuser:
+            for folder in folders:
+                os.chown(folder, NOBODY, NOBODY)
+            root.parent.chmod(0o755)
+            os.seteuid(NOBODY)
+        yield root
+        if superuser:
+            os.seteuid(0)
+        for folder in folders:
+            folder.chmod(0o700)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders have no such permissions there")
