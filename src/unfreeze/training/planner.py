@@ -22,7 +22,7 @@ from unfreeze.training.store import Store
 
 TIMED = 2  # batches or steps, after one that warms up
 SOLVED_ROWS = 4096  # at most, of the features whose reading is timed
-SOLVE_READS = 150  # of all features, until a path of strengths is solved; the middle of the benchmarks' sets
+ITERATIONS = 150  # until a path of strengths is solved; the middle of the benchmarks' sets
 
 
 @dataclass(frozen=True)
@@ -229,16 +229,26 @@ def _a_learned_photo(
 
 
 def _solving(backbone: Backbone, data: TrainingData, recipe: Recipe) -> float:
-    """Estimate what solving the head takes: so many times reads a solve the features, for all folds at once."""
+    """Estimate what solving the head takes: so many iterations read the features twice, for all folds at once.
+
+    Where the photos are fewer than the features are long, they are solved in as many dimensions as there are photos.
+    """
     rows = len(data.train) * recipe.views
-    some = torch.randn(min(rows, SOLVED_ROWS), backbone.feature_dim, device=backbone.device)
-    weight = torch.randn(backbone.feature_dim, data.classes * (int(data.fold.max()) + 1), device=backbone.device)
+    rank = min(rows, backbone.feature_dim)
+    device = backbone.device
+    some = torch.randn(min(rows, SOLVED_ROWS), rank, device=device)
+    weight = torch.randn(rank, data.classes * (int(data.fold.max()) + 1), device=device)
+    factor = torch.eye(rank, device=device)
 
-    def read(times: int) -> None:
-        for _ in range(times):
-            some.T @ (some @ weight)
+    def seconds(work: Callable[[], object]) -> float:
+        work()
+        started = time.perf_counter()
+        for _ in range(TIMED):
+            work()
+        return (time.perf_counter() - started) / TIMED
 
-    return _slope(read) * SOLVE_READS * rows / len(some)
+    read = seconds(lambda: some.T @ (some @ weight)) * rows / len(some)
+    return ITERATIONS * (read + seconds(lambda: torch.cholesky_solve(weight, factor)))
 
 
 def _slope(work: Callable[[int], object]) -> float:

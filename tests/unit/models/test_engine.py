@@ -197,3 +197,17 @@ def test_a_torch_that_does_not_tell_gets_float32(monkeypatch: pytest.MonkeyPatch
 
 def test_without_openvino_torch_computes() -> None:
     assert computed_by(CPU) == f"torch {torch.__version__}"
+
+
+@torch.no_grad()
+def test_what_was_built_for_these_weights_is_taken_again() -> None:
+    backbone = tiny_cnn()
+    x = torch.randn(5, 3, *PREPROCESSING.size)
+    first = frozen_forward(backbone, 0, 3, x)
+    assert frozen_forward(replace(backbone), 0, 3, x[:2]) is first
+    assert frozen_forward(backbone, 0, 2, x) is not first
+    assert frozen_forward(replace(backbone, precision=torch.bfloat16), 0, 3, x) is not first
+    next(backbone.stages[2].module.parameters()).mul_(1.5)
+    again = frozen_forward(backbone, 0, 3, x)
+    assert again is not first
+    torch.testing.assert_close(again(x), backbone.run(x, 0, 3), rtol=1e-4, atol=1e-4)
