@@ -33,10 +33,11 @@ def planned(photos: tuple[Path, ...], backbone: Backbone, **settings: object) ->
 
 def test_work_times_speed() -> None:
     work = Work(views=1000, onward=500, learned=300, head_learned=0, validated=200, unread=100, asked=400)
-    speed = Speed(view=0.01, read=0.02, photo=0.001, learned=0.1, head_learned=9.0, solved=2.0)
+    speed = Speed(view=0.01, read=0.02, building=1.0, photo=0.001, learned=0.1, head_learned=9.0, solved=2.0)
     counted = count_up(work, speed)
-    assert counted.seconds() == pytest.approx({"features": 10.5, "head": 2.0, "finetune": 30.2, "exam": 2.4})
-    assert counted.sentence() == "this will take about 45 s: features 10 s, phase 1 2 s, phase 2 30 s, scoring 2 s"
+    assert counted.seconds() == pytest.approx({"features": 10.5, "head": 2.0, "finetune": 30.2, "exam": 3.4})
+    assert counted.sentence() == "this will take about 46 s: features 10 s, phase 1 2 s, phase 2 30 s, scoring 3 s"
+    assert count_up(replace(work, unread=0), speed).exam == pytest.approx(0.4)
 
 
 def test_what_takes_no_time_is_not_listed() -> None:
