@@ -35,7 +35,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision, frozen_forward
 from unfreeze.models.openvino_engine import compile_stages, openvino_version
-from unfreeze.predict import photo_batches
+from unfreeze.predict import photo_batches, place
 from unfreeze.runtime import prepare_process
 from unfreeze.training.activations import BATCH, Rendered, features, keep
 from unfreeze.training.fit_head import fit_head
@@ -97,10 +97,11 @@ def engine_arms(backbone: Backbone, x: Tensor) -> dict[str, Forward]:
     precisions = dict.fromkeys((torch.float32, choose_precision("auto", backbone.device)))
     arms: dict[str, Forward] = {"torch as it is": backbone.run}
     for precision in precisions:
-        lowered = replace(backbone, precision=precision)
+        lowered = replace(backbone, precision=precision, built={})
         arms[f"unfreeze, {precision}"] = frozen_forward(lowered, 0, backbone.head_boundary, x)
         with mock.patch("unfreeze.models.engine.openvino_version", return_value=None):
-            arms[f"unfreeze without OpenVINO, {precision}"] = frozen_forward(lowered, 0, backbone.head_boundary, x)
+            alone = replace(lowered, built={})
+            arms[f"unfreeze without OpenVINO, {precision}"] = frozen_forward(alone, 0, backbone.head_boundary, x)
     if (runtime := onnx_runtime(stages, x)) is not None:
         arms["ONNX Runtime, float32"] = runtime
     return arms | bare_openvino(stages, x)
@@ -110,7 +111,7 @@ def forward_rates(model: str, arch: str | None, photos: Path, rounds: int) -> No
     backbone = load_backbone(model, arch=arch)
     paths = [sample.path for sample in check(read_photos(photos)).samples][:BATCH]
     with torch.inference_mode():
-        x = next(photo_batches(backbone, paths, BATCH)).contiguous(memory_format=torch.channels_last)
+        x = place(next(photo_batches(backbone, paths, BATCH)), backbone, 0)
         arms = engine_arms(backbone, x)
         rates: dict[str, list[float]] = {name: [] for name in arms}
         for forward in arms.values():
@@ -161,14 +162,14 @@ def whole_phase_one(photos: Path, model: str, arch: str | None, rounds: int) -> 
         )
         everything = np.arange(len(samples.samples))
         wanted = dict.fromkeys(everything.tolist(), (PLAIN_VIEW,))
-        lowered, store = replace(backbone, precision=precision), open_store(None, 0)
+        lowered, store = replace(backbone, precision=precision, built={}), open_store(None, 0)
         kept = keep(store, lowered, Rendered(renderer), backbone.head_boundary, wanted, "features")
         labels = torch.tensor([sample.label for sample in samples.samples])
         fit_head(features(kept, everything.tolist(), (PLAIN_VIEW,)), labels, everything % 5, len(samples.classes))
         seconds["phase 1 in all"].append(time.perf_counter() - started)
         with torch.inference_mode():
             decoded = [
-                batch.contiguous(memory_format=torch.channels_last)
+                place(batch, backbone, 0)
                 for batch in photo_batches(backbone, renderer.paths[: len(everything) // BATCH * BATCH], BATCH)
             ]
             stages = nn.Sequential(*(stage.module for stage in backbone.stages))
