@@ -92,11 +92,7 @@ def set_exam(
     if reference is None:
         return Exam(papers)
     photos = np.arange(len(reference.samples))
-    own = replace(
-        renderer,
-        paths=tuple(sample.path for sample in reference.samples),
-        digests=tuple(sample.digest for sample in reference.samples),
-    )
+    own = renderer.of(reference.samples)
     return Exam(
         test=papers,
         reference=_sheet(store, backbone, own, boundary, photos, "reading reference photos"),

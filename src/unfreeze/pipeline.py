@@ -57,8 +57,8 @@ def run(config: TrainConfig) -> Run:
         photos = check(read_photos(config.photos), known)
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
     device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
     with watch.measure("load"):
-        precision = choose_precision(config.precision, device)
         backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
     if config.reference is not None and not backbone.network.labels:
         raise ConfigError(
@@ -79,9 +79,7 @@ def run(config: TrainConfig) -> Run:
     data = TrainingData(
         torch.from_numpy(labels), splits.train, splits.val, splits.fold[splits.train], len(photos.classes)
     )
-    paths = tuple(sample.path for sample in photos.samples)
-    digests = tuple(sample.digest for sample in photos.samples)
-    by_pillow = Renderer(paths, backbone.network.preprocessing, recipe.augmentation, config.seed, digests)
+    by_pillow = Renderer((), backbone.network.preprocessing, recipe.augmentation, config.seed).of(photos.samples)
     renderer = choose_renderer(by_pillow, device, again=recipe.boundary == 0)
     with watch.measure("forecast"):
         references = len(reference.samples) if reference is not None else 0

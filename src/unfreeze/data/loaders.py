@@ -7,14 +7,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from unfreeze.data.decode import decode
+from unfreeze.data.sources import Sample
 from unfreeze.data.transforms import PLAIN_VIEW, Augmentation, render, stack
 from unfreeze.preprocessing import Preprocessing
 
@@ -73,6 +74,11 @@ class Renderer:
     seed: int = 0
     digests: tuple[str, ...] = ()
     memory: Memory = field(default_factory=Memory)
+
+    def of(self, samples: Sequence[Sample]) -> Self:
+        """Return the same renderer for other photos, which have been read."""
+        paths, digests = tuple(sample.path for sample in samples), tuple(sample.digest for sample in samples)
+        return replace(self, paths=paths, digests=digests)
 
     def identity(self, photo: int, view: int) -> str:
         """Return what decides the pixels of a view, apart from ``preprocessing``."""
