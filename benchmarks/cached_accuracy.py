@@ -101,7 +101,8 @@ def row(name: str, found: list[Accuracies]) -> str:
     ]
     apart = [100 * (each.kept - each.computed) for each in found]
     seeds = ", ".join(f"{value:+.1f}" for value in apart)
-    return f"| {name} | {means} | {statistics.mean(apart):+.2f} | {seeds} |"
+    shown = " | ".join(f"{mean:.1f}" for mean in means)
+    return f"| {name} | {shown} | {statistics.mean(apart):+.2f} | {seeds} |"
 
 
 def main() -> None:
