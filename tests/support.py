@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -136,6 +138,17 @@ def renderer(paths: Sequence[Path], seed: int = 0) -> Renderer:
     contents = (path.read_bytes() if path.exists() else str(path).encode() for path in paths)
     digests = tuple(hashlib.sha256(content).hexdigest() for content in contents)
     return Renderer(tuple(paths), PREPROCESSING, CROPS, seed, digests)
+
+
+def real_photos(name: str) -> Path:
+    """Return a folder of real photos; without it the test is skipped, and on CI it fails."""
+    folder = Path(os.environ.get("UNFREEZE_TEST_DATA") or "/nonexistent") / name
+    if not folder.is_dir():
+        message = f"UNFREEZE_TEST_DATA names no folder that holds {name}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
 
 
 def new_store() -> Store:

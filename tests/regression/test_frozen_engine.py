@@ -1,12 +1,12 @@
 """What frozen layers compute is good enough to classify real photos by."""
 
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from tests.support import real_photos
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
@@ -20,13 +20,7 @@ pytestmark = pytest.mark.regression
 
 @pytest.fixture(scope="module")
 def imagenet() -> Path:
-    folder = Path(os.environ.get("UNFREEZE_TEST_DATA") or "/nonexistent") / "imagenet_train1k"
-    if not folder.is_dir():
-        message = "UNFREEZE_TEST_DATA names no folder that holds imagenet_train1k"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return folder
+    return real_photos("imagenet_train1k")
 
 
 def test_the_original_classifier_is_as_accurate_on_what_the_engine_computes(imagenet: Path) -> None:

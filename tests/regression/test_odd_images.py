@@ -1,11 +1,11 @@
 """Real files that are awkward: each is decoded sanely or refused with a reason."""
 
-import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support import real_photos
 
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode
@@ -74,14 +74,7 @@ REFUSED = {
 
 @pytest.fixture(scope="module")
 def odd_images() -> Path:
-    data = os.environ.get("UNFREEZE_TEST_DATA")
-    folder = Path(data or "/nonexistent") / "odd_images"
-    if not folder.is_dir():
-        message = "UNFREEZE_TEST_DATA names no folder that holds odd_images"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    return folder
+    return real_photos("odd_images")
 
 
 @pytest.mark.parametrize("name", PHOTOS)

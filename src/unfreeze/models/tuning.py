@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from unfreeze.models.backbone import Backbone, BatchNorm
 from unfreeze.models.depthwise import depthwise, is_depthwise
 from unfreeze.models.engine import CHECKED, agrees
-from unfreeze.torchvision_shim import ensure_torchvision
+from unfreeze.models.folding import join
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -104,22 +103,12 @@ class _NormedConvolution(nn.Module):
 
 def _normed(stages: nn.Module) -> nn.Module:
     """Return the stages with every BatchNorm folded whose convolution stands right before it; all parameters are shared."""
-    ensure_torchvision()  # timm imports torchvision
-    from timm.layers import BatchNormAct2d, Conv2dSame
-
     shared = {id(value): value for value in (*stages.parameters(), *stages.buffers())}
     twin = copy.deepcopy(stages, shared)
-    for parent in list(twin.modules()):
-        for (name, convolution), (after, norm) in pairwise(list(parent.named_children())):
-            # Exactly these types: other convolutions compute their weights anew in every pass.
-            if type(convolution) not in (nn.Conv2d, Conv2dSame) or type(norm) not in (nn.BatchNorm2d, BatchNormAct2d):
-                continue
-            assert isinstance(convolution, nn.Conv2d)
-            assert isinstance(norm, nn.BatchNorm2d)
-            if norm.running_mean is None or norm.weight is None or convolution.padding_mode != "zeros":
-                continue
-            if isinstance(convolution.padding, str):
-                continue
-            setattr(parent, name, _NormedConvolution(convolution, norm))
-            setattr(parent, after, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
+    join(twin, _with_norm)
     return twin
+
+
+def _with_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module | None:
+    plain = norm.weight is not None and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+    return _NormedConvolution(convolution, norm) if plain else None
