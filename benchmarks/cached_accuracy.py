@@ -29,7 +29,7 @@ from unfreeze.models.backbone import exact
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.activations import Rendered, keep, predict_from
+from unfreeze.training.activations import Rendered, keep, answers_from
 from unfreeze.training.finetune import Schedule, finetune
 from unfreeze.training.phases import TrainingData, new_head, phase_one
 from unfreeze.training.recipes import choose
@@ -74,7 +74,7 @@ def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accur
         first = phase_one(backbone, at_head, data, recipe, seed)
 
     def accuracy() -> float:
-        return float((predict_from(backbone, head, test, splits.test).argmax(axis=1) == truth).mean())
+        return float((answers_from(backbone, head, test, splits.test).argmax(axis=1) == truth).mean())
 
     def tuned(source: Rendered | None, schedule: Schedule) -> float:
         first.start.install(backbone, head, pretrained)

@@ -49,8 +49,14 @@ class Settings(BaseModel):
         Literal["frozen", "train"], Field(description="BatchNorm's statistics: frozen, or the textbooks' train mode.")
     ] = "frozen"
     test_size: Annotated[
-        float, Field(gt=0, lt=1, description="Share held out as the test set where PHOTOS doesn't name one.")
-    ] = 0.2
+        float | None,
+        Field(
+            ge=0,
+            lt=1,
+            description="Share held out as the test set where PHOTOS doesn't name one; 0: none, every photo trains and is "
+            "scored by models that never saw it. Default: 0.2, and 0 below 300 photos.",
+        ),
+    ] = None
     reference: Annotated[
         Path | None, Field(description="Photos of the original task, in folders by class, to measure forgetting on.")
     ] = None

@@ -1,34 +1,58 @@
-"""The exam: photos that training never sees, and what the models of both phases answer on them."""
+"""The exam: photos that training never sees, what the models answer on them, and what the original classifier says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.data.folders import printable
 from unfreeze.data.loaders import Renderer
-from unfreeze.data.sources import PhotoSet
-from unfreeze.evaluation.forgetting import Forgetting, forgetting
-from unfreeze.models.backbone import Backbone, Head, exact
-from unfreeze.predict import Probabilities, original_top1, probabilities
+from unfreeze.data.sources import PhotoSet, Sample
+from unfreeze.evaluation.forgetting import Forgetting, divergence, forgetting, ranks
+from unfreeze.evaluation.similarity import linear_cka, probe
+from unfreeze.models.backbone import Backbone, Head, Tensors, exact, pool
+from unfreeze.predict import Logits, evaluation_mode, logits, place
 from unfreeze.runtime import track
 from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render, plain_views
+from unfreeze.training.finetune import Weights
 from unfreeze.training.store import Store
 
+DIAGNOSED = 2000  # photos of which every stage's features and every class's logit are kept, for the diagnosis
+PROBED = 50  # photos below which a refitted reader has too little to go by
+
 Indices = NDArray[np.int64]
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the original classifier says of some photos, on the backbone as it is at one time.
+
+    Attributes:
+        top1: Its most probable class (N,).
+        ranks: How many classes it finds likelier than the label (N,); None where there are no labels.
+        logits: Of the first ``DIAGNOSED`` photos (M, classes of the original task).
+        stages: What each stage from the boundary up gives of those, pooled, each of shape (M, D).
+    """
+
+    top1: Indices
+    ranks: Indices | None
+    logits: Logits
+    stages: tuple[Features, ...]
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Some photos at a boundary, and what the original classifier said of them before anything was trained."""
+    """Some photos at a boundary, with their labels in the original task where they have any."""
 
     source: Activations
     photos: Indices
-    original: NDArray[np.int64] | None
+    labels: Indices | None = None
 
     def batches(self, description: str) -> Iterator[Tensor]:
         """Yield the photos' plain views, or what crosses the boundary of them."""
@@ -36,11 +60,35 @@ class Sheet:
         batches = self.source.batches(chosen, plain_views(chosen), EVALUATION_BATCH)
         return track(batches, description, total=-(-len(chosen) // EVALUATION_BATCH))
 
-    def original_now(self, backbone: Backbone) -> NDArray[np.int64] | None:
-        """Return what the original classifier says on the backbone as it is now; None where there never was one."""
-        if not backbone.network.outputs:
-            return None
-        return original_top1(backbone, self.batches("asking the original classifier"), self.source.boundary)
+    def look(self, backbone: Backbone) -> Look:
+        """Ask the original classifier, on the backbone as it is now."""
+        evaluation_mode(backbone)
+        top1: list[Indices] = []
+        found: list[Indices] = []
+        kept: list[Logits] = []
+        stages: list[list[Features]] = [[] for _ in backbone.stages[self.source.boundary :]]
+        done = 0
+        with torch.inference_mode():
+            for x in self.batches("asking the original classifier"):
+                x = place(x, backbone, self.source.boundary)
+                diagnosed = done < DIAGNOSED
+                for stage, outputs in zip(backbone.stages[self.source.boundary :], stages, strict=True):
+                    x = stage.module(x)
+                    if diagnosed:
+                        outputs.append(pool(x).float().cpu().numpy())
+                said = backbone.classifier(x).float().cpu().numpy()
+                top1.append(said.argmax(1))
+                if self.labels is not None:
+                    found.append(ranks(said, self.labels[done : done + len(said)]))
+                if diagnosed:
+                    kept.append(said)
+                done += len(said)
+        return Look(
+            np.concatenate(top1),
+            np.concatenate(found) if self.labels is not None else None,
+            np.concatenate(kept),
+            tuple(np.concatenate(outputs) for outputs in stages),
+        )
 
 
 @dataclass(frozen=True)
@@ -48,62 +96,163 @@ class Exam:
     """The user's test photos, and photos of the original task where there are some.
 
     Attributes:
-        test: The test photos.
+        boundary: Everything below is the same before and after.
+        test: The test photos; None where every photo trains.
+        before: What the original classifier said of them at first; None where there never was one.
         reference: The reference photos.
-        reference_labels: Their classes in the original task.
+        reference_before: Likewise.
         reference_name: What the verdict calls them.
     """
 
-    test: Sheet
+    boundary: int
+    test: Sheet | None
+    before: Look | None
     reference: Sheet | None = None
-    reference_labels: Indices | None = None
+    reference_before: Look | None = None
     reference_name: str | None = None
 
-    def answers(self, backbone: Backbone, head: Head) -> Probabilities:
-        """Return class probabilities for the test photos, shape (N, C)."""
-        return probabilities(backbone, head, self.test.batches("answering test photos"), self.test.source.boundary)
+    def answers(self, backbone: Backbone, head: Head) -> Logits:
+        """Return the head's logits for the test photos, shape (N, C)."""
+        if self.test is None:
+            return np.empty((0, head.out_features), dtype=np.float32)
+        return logits(backbone, head, self.test.batches("answering test photos"), self.boundary)
 
-    def forgetting(self, backbone: Backbone, seed: int) -> Forgetting | None:
-        """Compare the original classifier on the backbone as it is now with what it said at first."""
-        now = self.test.original_now(backbone)
-        if now is None or self.test.original is None:
+    def own_looks(
+        self,
+        backbone: Backbone,
+        source: Activations,
+        pretrained: list[Tensors],
+        rounds: Sequence[tuple[Weights, Indices]],
+    ) -> list[tuple[Look, Look]]:
+        """Return looks at the user's own held-out photos, before and on the backbone as it is now.
+
+        Without test photos they are those that each round held out, on that round's own backbone.
+        """
+        if not backbone.network.outputs:
+            return []
+        if self.test is not None and self.before is not None:
+            return [(self.before, self.test.look(backbone))]
+        now = backbone.snapshot(self.boundary)
+        pairs = []
+        for weights, photos in rounds:
+            sheet = Sheet(source, photos)
+            backbone.restore(pretrained)
+            before = sheet.look(backbone)
+            backbone.restore(weights.stages)
+            pairs.append((before, sheet.look(backbone)))
+        backbone.restore(now)
+        return pairs
+
+    def forgetting(
+        self, backbone: Backbone, pretrained: list[Tensors], own: Sequence[tuple[Look, Look]], seed: int
+    ) -> Forgetting | None:
+        """Compare the original classifier on the backbone as it is now with what it said at first.
+
+        Args:
+            backbone: As phase 2 left it.
+            pretrained: Its stages from the boundary on, as they were.
+            own: Looks at the user's own photos, before and after.
+            seed: Of the intervals.
+        """
+        if not backbone.network.outputs:
             return None
-        measured = Forgetting()
-        if self.reference is not None and self.reference_labels is not None and self.reference_name is not None:
-            after = self.reference.original_now(backbone)
-            assert after is not None
-            assert self.reference.original is not None
+        measured, pairs = Forgetting(), list(own)
+        if self.reference is not None and self.reference_before is not None and self.reference_name is not None:
+            before, after = self.reference_before, self.reference.look(backbone)
+            pairs = [(before, after)]
+            restored = self._restored(backbone, pretrained, after)
+            assert before.ranks is not None
+            assert after.ranks is not None
             measured = forgetting(
-                reference=self.reference_name,
-                labels=self.reference_labels,
-                before_top1=self.reference.original,
-                after_top1=after,
-                seed=seed,
-            )
-        return measured.with_agreement(self.test.original, now)
+                reference=self.reference_name, before=before.ranks, after=after.ranks, restored=restored,
+                outputs=backbone.network.outputs, seed=seed,
+            )  # fmt: skip
+            measured = _with_probe(measured, self.reference, before, after, seed)
+        if own:
+            first, last = (_answers([pair[place] for pair in own]) for place in (0, 1))
+            top1 = [np.concatenate([pair[place].top1 for pair in own]) for place in (0, 1)]
+            measured = measured.with_agreement(top1[0], top1[1], divergence(first, last))
+        return measured.with_cka(_alike(backbone, self.boundary, pairs))
+
+    def _restored(self, backbone: Backbone, pretrained: list[Tensors], after: Look) -> Indices:
+        """Return the reference photos' ranks with the original buffers: BatchNorm's statistics."""
+        assert self.reference is not None
+        assert after.ranks is not None
+        tuned = backbone.snapshot(self.boundary)
+        buffers = [dict(stage.module.named_buffers()) for stage in backbone.stages[self.boundary :]]
+        mixed = [
+            {name: (old if name in own else new)[name] for name in new}
+            for old, new, own in zip(pretrained, tuned, buffers, strict=True)
+        ]
+        if all(torch.equal(a[k], b[k]) for a, b in zip(mixed, tuned, strict=True) for k in a):
+            return after.ranks
+        backbone.restore(mixed)
+        found = self.reference.look(backbone).ranks
+        backbone.restore(tuned)
+        assert found is not None
+        return found
 
 
 def set_exam(
-    store: Store, backbone: Backbone, boundary: int, renderer: Renderer, test: Indices, reference: PhotoSet | None
+    store: Store,
+    backbone: Backbone,
+    boundary: int,
+    renderer: Renderer,
+    test: Sequence[Sample],
+    reference: PhotoSet | None,
 ) -> Exam:
     """Compute what crosses ``boundary`` for the exam's photos, on the backbone as it was pretrained, in float32."""
     backbone = exact(backbone)
-    papers = _sheet(store, backbone, renderer, boundary, test, "reading test photos")
+    papers, before = None, None
+    if test:
+        papers = _sheet(store, backbone, renderer.of(test), boundary, "reading test photos")
+        before = papers.look(backbone) if backbone.network.outputs else None
     if reference is None:
-        return Exam(papers)
-    photos = np.arange(len(reference.samples))
-    own = renderer.of(reference.samples)
+        return Exam(boundary, papers, before)
+    theirs = _sheet(store, backbone, renderer.of(reference.samples), boundary, "reading reference photos")
+    labels = np.array([sample.label for sample in reference.samples])
+    theirs = Sheet(theirs.source, theirs.photos, labels)
     return Exam(
+        boundary=boundary,
         test=papers,
-        reference=_sheet(store, backbone, own, boundary, photos, "reading reference photos"),
-        reference_labels=np.array([sample.label for sample in reference.samples]),
+        before=before,
+        reference=theirs,
+        reference_before=theirs.look(backbone),
         reference_name=printable(str(reference.root)),
     )
 
 
-def _sheet(
-    store: Store, backbone: Backbone, renderer: Renderer, boundary: int, photos: Indices, description: str
-) -> Sheet:
-    source = keep_or_render(store, backbone, renderer, boundary, dict.fromkeys(photos.tolist(), (0,)), description)
-    sheet = Sheet(source, photos, original=None)
-    return replace(sheet, original=sheet.original_now(backbone))
+def _sheet(store: Store, backbone: Backbone, renderer: Renderer, boundary: int, description: str) -> Sheet:
+    photos = np.arange(len(renderer.paths))
+    wanted = dict.fromkeys(photos.tolist(), (0,))
+    return Sheet(keep_or_render(store, backbone, renderer, boundary, wanted, description), photos)
+
+
+def _with_probe(measured: Forgetting, sheet: Sheet, before: Look, after: Look, seed: int) -> Forgetting:
+    """Add what a refitted linear reader finds on both backbones, where there are photos enough."""
+    assert sheet.labels is not None
+    if len(before.logits) < PROBED:
+        return measured
+    first = probe(before.stages[-1], before.logits)
+    moved = not np.array_equal(before.stages[-1], after.stages[-1])
+    last = probe(after.stages[-1], before.logits) if moved else first
+    return measured.with_probe(sheet.labels[: len(first)], first, last, seed)
+
+
+def _answers(looks: Sequence[Look]) -> NDArray[np.float64]:
+    """Return log-probabilities."""
+    found = torch.from_numpy(np.concatenate([look.logits for look in looks])).double()
+    answers: NDArray[np.float64] = torch.log_softmax(found, dim=1).numpy()
+    return answers
+
+
+def _alike(backbone: Backbone, boundary: int, pairs: Sequence[tuple[Look, Look]]) -> dict[str, float]:
+    """Return each stage's alignment before and after, the mean over the pairs of looks."""
+    names = [stage.name for stage in backbone.stages[boundary:]]
+    found: dict[str, float] = {}
+    for place_, name in enumerate(names):
+        values = [linear_cka(before.stages[place_], after.stages[place_]) for before, after in pairs]
+        known = [value for value in values if value is not None]
+        if known:
+            found[name] = float(np.mean(known))
+    return found

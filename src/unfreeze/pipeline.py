@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-
 from unfreeze.artifacts import new_run, refuse_used, write_text
 from unfreeze.config import TrainConfig
 from unfreeze.data.checks import check, readable
@@ -14,8 +11,7 @@ from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
 from unfreeze.errors import ConfigError
-from unfreeze.evaluation.metrics import score
-from unfreeze.evaluation.significance import gain
+from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet
 from unfreeze.exam import set_exam
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
@@ -31,12 +27,11 @@ from unfreeze.records import (
 )
 from unfreeze.run import Run
 from unfreeze.runtime import Stopwatch, choose_device, deterministic, peak_rss_mib, prepare_process, say
-from unfreeze.training.activations import keep, keep_or_render
-from unfreeze.training.phases import TrainingData, new_head, phase_one, phase_two
+from unfreeze.training.phases import TrainingData, gather, new_head, phase_one, phase_two, validation_rounds
 from unfreeze.training.planner import count_up, count_work, measure_speed
 from unfreeze.training.recipes import choose
 from unfreeze.training.store import open_store
-from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
+from unfreeze.verdict import Cost, Data, Model, Verdict
 
 FOLDS = 5
 
@@ -68,6 +63,8 @@ def run(config: TrainConfig) -> Run:
     read = (*photos.samples, *(reference.samples if reference is not None else ()))
     store.remember_photos({sample.digest: sample.short_side for sample in read})
     recipe = choose(config, backbone, len(splits.train), len(photos.classes))
+    if not len(splits.test):
+        recipe = recipe.judged_by_all(len(splits.train))
     folder = new_run(config.out)
     write_arguments(folder, config)
     write_checks(folder, photos)
@@ -75,38 +72,31 @@ def run(config: TrainConfig) -> Run:
     for line in describe(photos, splits, backbone, recipe, reference):
         say(line)
 
-    labels = np.array([sample.label for sample in photos.samples])
-    data = TrainingData(
-        torch.from_numpy(labels), splits.train, splits.val, splits.fold[splits.train], len(photos.classes)
-    )
-    by_pillow = Renderer((), backbone.network.preprocessing, recipe.augmentation, config.seed).of(photos.samples)
-    renderer = choose_renderer(by_pillow, device, again=recipe.boundary == 0)
+    learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
+    data = TrainingData.of(learning, splits, len(photos.classes))  # training knows no other photo
+    pillow = Renderer((), backbone.network.preprocessing, recipe.augmentation, config.seed).of(learning)
+    renderer = choose_renderer(pillow, device, again=recipe.boundary == 0)
     with watch.measure("forecast"):
         references = len(reference.samples) if reference is not None else 0
-        work = count_work(store, backbone, renderer, data, recipe, splits.test, references)
+        work = count_work(store, backbone, renderer, data, recipe, renderer.of(test), references)
         planned = count_up(work, measure_speed(backbone, renderer, data, recipe, work))
         say(planned.sentence())
     with deterministic(config.seed):
         with watch.measure("features"):
-            views = data.views(recipe.kept_views)
-            source = keep_or_render(store, backbone, renderer, recipe.kept_from, views, "reading training photos")
-            at_head = source
-            if recipe.head_on_features:
-                at_head = keep(
-                    store, backbone, source, backbone.head_boundary, data.views(recipe.views), "computing features"
-                )
+            source, at_head = gather(store, backbone, renderer, data, recipe)
         with watch.measure("exam"):
-            exam = set_exam(store, backbone, recipe.boundary, renderer, splits.test, reference)
+            exam = set_exam(store, backbone, recipe.boundary, renderer, test, reference)
 
         pretrained = backbone.snapshot(recipe.boundary)
         head = new_head(backbone, len(photos.classes), config.seed)
+        rounds = validation_rounds(data, recipe.judges)
         with watch.measure("head"):
             first = phase_one(backbone, at_head, data, recipe, config.seed)
         with watch.measure("exam"):
             first.final.install(backbone, head, pretrained)
             head_only = exam.answers(backbone, head)
 
-        second, two_phase = None, None
+        second, two_phase, own = None, None, []
         if recipe.plan is not None:
             with watch.measure("finetune"):
                 backbone.restore(pretrained)
@@ -114,38 +104,36 @@ def run(config: TrainConfig) -> Run:
             with watch.measure("exam"):
                 second.final.install(backbone, head, pretrained)
                 two_phase = exam.answers(backbone, head)
+                tried = [(weights, each.val) for weights, each in zip(second.round_finals, rounds, strict=True)]
+                own = exam.own_looks(backbone, source, pretrained, tried)
         with watch.measure("exam"):
-            forgotten = exam.forgetting(backbone, config.seed)
-        ships_two_phase = second is not None and second.not_worse
-        if second is not None and not ships_two_phase:
-            first.final.install(backbone, head, pretrained)
+            forgotten = exam.forgetting(backbone, pretrained, own, config.seed)
 
-    truth = labels[splits.test]
-    groups = [photos.samples[index].group for index in splits.test]
-    scores = score(truth, head_only, groups=groups, seed=config.seed)
-    tuned = score(truth, two_phase, groups=groups, seed=config.seed) if two_phase is not None else None
+    if test:
+        evidence = from_test(splits.test, photos, head_only, two_phase, first, second)
+    else:
+        evidence = cross_fitted(data, rounds, first, second)
+    groups = [photos.samples[photo].group for photo in evidence.photos]
+    ships = second if second is not None and second.not_worse else first
+    ships.final.cooled(ships.temperature).install(backbone, head, pretrained)
     verdict = Verdict(
-        shipped="two_phase" if ships_two_phase else "head_only",
-        data=Data(
-            n_train=len(splits.train), n_test=len(splits.test), classes=photos.classes, left_out=len(photos.left_out)
-        ),
+        shipped="two_phase" if ships is second else "head_only",
+        data=Data(n_train=len(splits.train), n_test=len(test), classes=photos.classes, left_out=len(photos.left_out)),
         model=Model(
             name=backbone.name,
             boundary=recipe.tuned_from,
             depth=backbone.depths()[recipe.tuned_from],
-            alpha=1.0 if ships_two_phase else 0.0,
+            alpha=1.0 if ships is second else 0.0,
             bn=config.bn,
         ),
-        scores=ScoreSheet(
-            evidence="test", head_only=scores, two_phase=tuned, shipped=tuned if ships_two_phase and tuned else scores
-        ),
-        gain=gain(truth, head_only, two_phase, groups=groups, seed=config.seed) if two_phase is not None else None,
+        scores=score_sheet(evidence, groups, ships.temperature, config.seed),
+        gain=paired_gain(evidence, groups, config.seed),
         forgetting=forgotten,
         cost=Cost(seconds=watch.report(), forecast=planned.seconds(), peak_rss_mib=peak_rss_mib()),
     )
     save_model(folder, backbone, head, photos.classes)
     write_card(folder, verdict, recipe)
-    write_predictions(folder, photos, splits.test, head_only, two_phase)
+    write_predictions(folder, photos, evidence)
     write_history(folder, first, second)
     write_text(folder.verdict, verdict.to_json())
     return Run(folder, verdict, config.device)

@@ -16,6 +16,7 @@ from unfreeze.data.transforms import PLAIN_VIEW, normalised
 from unfreeze.models.backbone import Backbone, Head
 
 Probabilities = NDArray[np.float32]
+Logits = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,20 +53,18 @@ def place(x: Tensor, backbone: Backbone, start: int) -> Tensor:
     return x.to(device=backbone.device, dtype=torch.float32, memory_format=layout)
 
 
-def probabilities(backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0) -> Probabilities:
-    """Return class probabilities, shape (N, C), for batches of what crosses boundary ``start`` (0: rendered photos)."""
+def logits(backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0) -> Logits:
+    """Return the head's logits, shape (N, C), for batches of what crosses boundary ``start`` (0: rendered photos)."""
     evaluation_mode(backbone)
     with torch.inference_mode():
-        pieces = [torch.softmax(head(backbone.run(place(x, backbone, start), start)).float(), 1).cpu() for x in batches]
+        pieces = [head(backbone.run(place(x, backbone, start), start)).float().cpu() for x in batches]
     return torch.cat(pieces).numpy() if pieces else np.empty((0, head.out_features), dtype=np.float32)
 
 
-def original_top1(backbone: Backbone, batches: Iterable[Tensor], start: int = 0) -> NDArray[np.int64]:
-    """Return the original classifier's most probable output, shape (N,), on the backbone as it is now."""
-    evaluation_mode(backbone)
-    with torch.inference_mode():
-        pieces = [backbone.original_logits(place(x, backbone, start), start).argmax(1).cpu() for x in batches]
-    return torch.cat(pieces).numpy() if pieces else np.empty(0, dtype=np.int64)
+def probabilities(backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0) -> Probabilities:
+    """Return class probabilities; see ``logits``."""
+    found: Probabilities = torch.softmax(torch.from_numpy(logits(backbone, head, batches, start)), dim=1).numpy()
+    return found
 
 
 def named(paths: Iterable[Path], rows: Probabilities, classes: tuple[str, ...]) -> Iterator[Prediction]:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import tomli_w
-from numpy.typing import NDArray
 
 from unfreeze.artifacts import RunFolder, write_table, write_text
 from unfreeze.config import TrainConfig
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
+from unfreeze.evidence import Evidence
 from unfreeze.models.backbone import Backbone
-from unfreeze.predict import Probabilities
 from unfreeze.training.phases import PhaseOne, PhaseTwo
 from unfreeze.training.recipes import Recipe
 from unfreeze.verdict import Verdict
@@ -25,6 +23,8 @@ def describe(
 ) -> Iterator[str]:
     """Yield what the user should know before the work starts, a line each."""
     sides = f"{len(splits.train)} to train on, {len(splits.test)} to test on"
+    if not len(splits.test):
+        sides = f"all train, and each is scored by models of the {splits.fold.max() + 1} folds that never saw it"
     if len(splits.val):
         sides = f"{len(splits.train)} to train on, {len(splits.val)} to choose by, {len(splits.test)} to test on"
     yield f"{len(photos.samples)} photos of {len(photos.classes)} classes: {sides}"
@@ -65,15 +65,11 @@ def write_splits(folder: RunFolder, photos: PhotoSet, splits: Splits) -> None:
     write_table(folder.splits, ["file_name", "label", "group", "split", "fold"], rows)
 
 
-def write_predictions(
-    folder: RunFolder,
-    photos: PhotoSet,
-    test: NDArray[np.int64],
-    head_only: Probabilities,
-    two_phase: Probabilities | None,
-) -> None:
+def write_predictions(folder: RunFolder, photos: PhotoSet, evidence: Evidence) -> None:
     """Write both arms' probabilities for every scored photo."""
-    arms = {"head_only": head_only} | ({"two_phase": two_phase} if two_phase is not None else {})
+    arms = {"head_only": evidence.head_only}
+    if evidence.two_phase is not None:
+        arms["two_phase"] = evidence.two_phase
     header = ["file_name", "label", *(f"{arm}:{name}" for arm in arms for name in photos.classes)]
     rows = [
         [
@@ -81,7 +77,7 @@ def write_predictions(
             photos.classes[photos.samples[photo].label],
             *(round(float(value), 6) for answers in arms.values() for value in answers[row]),
         ]
-        for row, photo in enumerate(test)
+        for row, photo in enumerate(evidence.photos)
     ]
     write_table(folder.predictions, header, rows)
 
@@ -98,19 +94,20 @@ def write_history(folder: RunFolder, first: PhaseOne, second: PhaseTwo | None) -
 
 def write_card(folder: RunFolder, verdict: Verdict, recipe: Recipe) -> None:
     """Write the model card."""
-    first, second = verdict.sentences()
+    sentences = " ".join(verdict.sentences())
     scores = verdict.scores.shipped
     table = "\n".join(
         f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} |" for name, value, (low, high) in scores.rows()
     )
+    photos = "test photos" if verdict.scores.evidence == "test" else "photos, by models that never saw them"
     classes = ", ".join(f"`{name}`" for name in verdict.data.classes)
     write_text(
         folder.model_card,
         f"""# Image classifier, fine-tuned from {verdict.model.name}
 
-{first} {second}
+{sentences}
 
-| score on {scores.n} test photos | value | 95 % interval |
+| score on {scores.n} {photos} | value | 95 % interval |
 | --- | --- | --- |
 {table}
 
@@ -119,7 +116,7 @@ def write_card(folder: RunFolder, verdict: Verdict, recipe: Recipe) -> None:
 BatchNorm {verdict.model.bn}
 - Made with unfreeze {__version__}
 
-The scores hold for photos like the test photos. On photos from another camera, place or time they may be worse: test there
-before you rely on it.
+Its probabilities are calibrated. The scores hold for photos like those that were scored. On photos from another camera,
+place or time they may be worse: test there before you rely on it.
 """,
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from unfreeze.errors import RunError
+from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
 
 Arm = Literal["two_phase", "head_only"]
+WORTH_KNOWING = 0.005  # gain below which nobody would gather photos to prove it
 
 
 class _Part(BaseModel):
@@ -46,12 +49,21 @@ class Model(_Part):
 
 
 class ScoreSheet(_Part):
-    """The scores of both arms on the same photos; ``two_phase`` is absent where phase 2 didn't run."""
+    """The scores of both arms on the same photos, with calibrated probabilities.
 
-    evidence: Literal["test"]
+    Attributes:
+        evidence: ``test``: on photos that were held out.  ``cross_fitted``: on every photo, by models that never saw it.
+        head_only: Of phase 1's model.
+        two_phase: Of phase 2's; absent where it didn't run.
+        shipped: Of the one that ships; cross-fitted, of whichever the other folds' photos would have shipped.
+        calibration: What temperature scaling did to it.
+    """
+
+    evidence: Literal["test", "cross_fitted"]
     head_only: Scores
     two_phase: Scores | None = None
     shipped: Scores
+    calibration: Calibration | None = None
 
 
 class Cost(_Part):
@@ -97,16 +109,21 @@ class Verdict(_Part):
                 mend="If a later version of unfreeze wrote it, update; otherwise train again.",
             ) from error
 
-    def sentences(self) -> tuple[str, str]:
-        """Return the verdict for people: what ships and how good it is, then what phase 2 gained and forgot."""
+    def sentences(self) -> tuple[str, ...]:
+        """Return the verdict for people: what ships and how good it is, what phase 2 gained and forgot, what is open."""
         scores = self.scores.shipped
         low, high = scores.accuracy_ci95
+        seen = (
+            f"{_count(scores.n, 'test photo')} that it never saw"
+            if self.scores.evidence == "test"
+            else f"{_count(scores.n, 'photo')}, each answered by a model that never saw it"
+        )
         first = (
             f"The {'two-phase' if self.shipped == 'two_phase' else 'head-only'} model ships: it is right on "
-            f"{_percent(scores.accuracy)} of {_count(scores.n, 'test photo')} that it never saw "
-            f"(95 % interval {_percent(low)} to {_percent(high)})."
+            f"{_percent(scores.accuracy)} of {seen} (95 % interval {_percent(low)} to {_percent(high)})."
         )
-        return first, self._gain_sentence() + self._forgetting_clause()
+        power = self._power_sentence()
+        return first, self._gain_sentence() + self._forgetting_clause(), *([power] if power else [])
 
     def _gain_sentence(self) -> str:
         if self.gain is None:
@@ -116,15 +133,27 @@ class Verdict(_Part):
             f"{_points(gain.accuracy)} points (95 % interval {_points(low)} to {_points(high)}, p = {gain.p_value:.2g})"
         )
         if self.shipped == "head_only":
-            return (
-                "Phase 2 was worse on validation photos and is thrown away; on the test photos it changed accuracy by "
-                f"{size}"
-            )
+            judges, scored = ("validation photos", "the test photos")
+            if self.scores.evidence == "cross_fitted":
+                judges, scored = ("photos that it never saw", "them")
+            return f"Phase 2 was worse on {judges} and is thrown away; on {scored} it changed accuracy by {size}"
         if gain.proven:
             return f"Phase 2 gained {size}: proven"
         if gain.fixed == gain.broken == 0:
             return "Phase 2 changed no answer on them: no gain is proven"
         return f"Phase 2 changed accuracy by {size}: a gain is not proven"
+
+    def _power_sentence(self) -> str | None:
+        """Return what gain the photos could have shown, where they showed none."""
+        gain = self.gain
+        if gain is None or gain.proven or gain.detectable is None:
+            return None
+        power = (
+            f"With {_count(gain.n, 'photo')}, a gain under {gain.detectable * 100:.0f} points can't be told from luck"
+        )
+        if gain.needed_n is None or gain.needed_n <= gain.n or gain.accuracy < WORTH_KNOWING:
+            return power + "."
+        return f"{power}; for the {gain.accuracy * 100:.1f} points seen here, {_about(gain.needed_n)} would do."
 
     def _forgetting_clause(self) -> str:
         forgotten = self.forgetting
@@ -152,3 +181,9 @@ def _points(fraction: float) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _about(number: int) -> str:
+    """Return a count of photos that is no more certain than two digits."""
+    digits = max(0, len(str(number)) - 2)
+    return str(math.ceil(number / 10**digits) * 10**digits)

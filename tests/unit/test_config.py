@@ -20,7 +20,7 @@ def test_only_photos_has_no_default() -> None:
     plain = config()
     assert plain.photos == Path("photos")
     assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
-        "model": "efficientnet_lite0", "recipe": "auto", "bn": "frozen", "test_size": 0.2, "seed": 0, "device": "auto",
+        "model": "efficientnet_lite0", "recipe": "auto", "bn": "frozen", "seed": 0, "device": "auto",
         "precision": "auto", "cache_gib": 10.0,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):
@@ -48,7 +48,7 @@ def test_only_photos_has_no_default() -> None:
         ("--batch-size", {"batch_size": 0}),
         ("--views", {"views": 0}),
         ("--views", {"views": 65}),
-        ("--test-size", {"test_size": 0}),
+        ("--test-size", {"test_size": -0.1}),
         ("--test-size", {"test_size": 1}),
         ("--test-size", {"test_size": float("nan")}),
         ("--seed", {"seed": -1}),

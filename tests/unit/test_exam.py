@@ -12,14 +12,16 @@ from unfreeze.artifacts import RunFolder
 from unfreeze.data.checks import readable
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import PhotoSet, Sample
-from unfreeze.exam import set_exam
+from unfreeze.evaluation.calibration import softmax
+from unfreeze.evaluation.forgetting import Forgetting
+from unfreeze.exam import Exam, set_exam
 from unfreeze.models.backbone import Architecture, Backbone, assemble
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.networks import build
 from unfreeze.models.saved import load_model, save_model
 from unfreeze.predict import photo_batches, place, probabilities
 from unfreeze.training.activations import Cached, Rendered, features, keep, keep_or_render
-from unfreeze.training.finetune import finetune
+from unfreeze.training.finetune import Weights, finetune
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.phases import head_weights
 
@@ -43,6 +45,22 @@ def reference(tmp_path: Path) -> PhotoSet:
     return readable(PhotoSet(tmp_path, tuple("abcdefg"), samples))
 
 
+def papers(paths: tuple[Path, ...], given: Task) -> list[Sample]:
+    """Return the test photos of a task as samples that have been read."""
+    return [
+        Sample(paths[photo], paths[photo].name, int(photo) % CLASSES, digest=given.renderer.digests[photo])
+        for photo in given.test
+    ]
+
+
+def forgotten_by(exam: Exam, backbone: Backbone, boundary: int) -> Forgetting:
+    pretrained = tiny_cnn().snapshot(boundary)
+    own = exam.own_looks(backbone, Rendered(renderer(())), pretrained, [])
+    found = exam.forgetting(backbone, pretrained, own, 0)
+    assert found is not None
+    return found
+
+
 def tune(backbone: Backbone, given: Task, boundary: int) -> None:
     head = new_head(backbone, CLASSES, 0)
     source = keep_or_render(new_store(), backbone, given.renderer, boundary, given.data.views(2), "test")
@@ -55,10 +73,9 @@ def tune(backbone: Backbone, given: Task, boundary: int) -> None:
 @EVERY_BOUNDARY
 def test_head_only_forgets_exactly_nothing(photos: tuple[Path, ...], reference: PhotoSet, boundary: int) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    exam = set_exam(new_store(), backbone, boundary, given.renderer, given.test, reference)
+    exam = set_exam(new_store(), backbone, boundary, given.renderer, papers(photos, given), reference)
     tune(backbone, given, backbone.head_boundary)
-    forgotten = exam.forgetting(backbone, 0)
-    assert forgotten is not None
+    forgotten = forgotten_by(exam, backbone, boundary)
     assert (forgotten.drop, forgotten.drop_ci95, forgotten.agreement) == (0.0, (0.0, 0.0), 1.0)
     assert (forgotten.n, forgotten.agreement_n) == (14, 18)
     assert forgotten.before == forgotten.after == pytest.approx(12 / 14)
@@ -70,9 +87,9 @@ def test_forgetting_is_measured_by_the_original_classifier_on_the_tuned_backbone
     photos: tuple[Path, ...], reference: PhotoSet, boundary: int
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    exam = set_exam(new_store(), backbone, boundary, given.renderer, given.test, reference)
+    exam = set_exam(new_store(), backbone, boundary, given.renderer, papers(photos, given), reference)
     tune(backbone, given, boundary)
-    forgotten = exam.forgetting(backbone, 0)
+    forgotten = forgotten_by(exam, backbone, boundary)
     labels = torch.tensor([sample.label for sample in reference.samples])
     batches = photo_batches(backbone, [sample.path for sample in reference.samples])
     now = torch.cat([backbone.network.module(place(x, backbone, 0)) for x in batches]).argmax(1)
@@ -81,7 +98,6 @@ def test_forgetting_is_measured_by_the_original_classifier_on_the_tuned_backbone
     untouched = tiny_cnn()
     tests = photo_batches(untouched, [photos[photo] for photo in given.test])
     user_before = torch.cat([untouched.network.module(place(x, untouched, 0)) for x in tests]).argmax(1)
-    assert forgotten is not None
     assert forgotten.after == pytest.approx(float((now == labels).float().mean()))
     assert forgotten.before == pytest.approx(12 / 14)
     assert forgotten.agreement == pytest.approx(float((user_now == user_before).float().mean()))
@@ -92,11 +108,11 @@ def test_forgetting_is_measured_by_the_original_classifier_on_the_tuned_backbone
 @EVERY_BOUNDARY
 def test_answers_are_those_of_the_model_as_it_is_now(photos: tuple[Path, ...], boundary: int) -> None:
     backbone, given = tiny_cnn(dropout=0.3), task(photos, train=12)
-    exam = set_exam(new_store(), backbone, boundary, given.renderer, given.test, None)
+    exam = set_exam(new_store(), backbone, boundary, given.renderer, papers(photos, given), None)
     head = new_head(backbone, CLASSES, 0)
-    before = exam.answers(backbone, head)
+    before = softmax(exam.answers(backbone, head))
     tune(backbone, given, max(boundary, 2))
-    after = exam.answers(backbone, head)
+    after = softmax(exam.answers(backbone, head))
     expected = probabilities(backbone, head, photo_batches(backbone, [photos[photo] for photo in given.test]))
     np.testing.assert_allclose(after, expected, atol=1e-6)
     assert after.shape == (18, CLASSES)
@@ -105,23 +121,28 @@ def test_answers_are_those_of_the_model_as_it_is_now(photos: tuple[Path, ...], b
 
 def test_test_photos_are_seen_in_their_plain_view_alone(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    source = set_exam(new_store(), backbone, 2, given.renderer, given.test, None).test.source
-    assert isinstance(source, Cached)
-    assert set(source.places) == {(int(photo), 0) for photo in given.test}
+    sheet = set_exam(new_store(), backbone, 2, given.renderer, papers(photos, given), None).test
+    assert sheet is not None
+    assert isinstance(sheet.source, Cached)
+    assert set(sheet.source.places) == {(photo, 0) for photo in range(18)}
+    assert sheet.source.renderer.paths == photos[12:]
 
 
 def test_without_an_original_classifier_nothing_is_said_of_forgetting(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     backbone = replace(backbone, network=replace(backbone.network, outputs=0))
-    exam = set_exam(new_store(), backbone, 2, given.renderer, given.test, None)
-    assert exam.forgetting(backbone, 0) is None
+    exam = set_exam(new_store(), backbone, 2, given.renderer, papers(photos, given), None)
+    pretrained = backbone.snapshot(2)
+    assert exam.own_looks(backbone, Rendered(given.renderer), pretrained, []) == []
+    assert exam.forgetting(backbone, pretrained, [], 0) is None
     assert exam.answers(backbone, new_head(backbone, CLASSES, 0)).shape == (18, CLASSES)
 
 
 def test_without_reference_photos_agreement_alone_is_measured(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    forgotten = set_exam(new_store(), backbone, 2, given.renderer, given.test, None).forgetting(backbone, 0)
-    assert forgotten is not None
+    exam = set_exam(new_store(), backbone, 2, given.renderer, papers(photos, given), None)
+    forgotten = forgotten_by(exam, backbone, 2)
+    assert forgotten.kl == 0
     assert (forgotten.agreement, forgotten.drop, forgotten.reference) == (1.0, None, None)
 
 
@@ -141,9 +162,111 @@ def test_a_model_trained_on_kept_features_answers_the_same_from_its_file(
     head = new_head(backbone, CLASSES, 0)
     fit = fit_head(features(kept, train.tolist(), (0,)), labels, train % 3, CLASSES)
     head.load_state_dict(head_weights(fit.head))
-    answers = set_exam(store, backbone, boundary, own, test, None).answers(backbone, head)
+    samples = [Sample(photos[photo], "", 0, digest=own.digests[photo]) for photo in test]
+    backbone = replace(backbone, network=replace(backbone.network, outputs=0))  # it can't be asked of pooled features
+    answers = softmax(set_exam(store, backbone, boundary, own, samples, None).answers(backbone, head))
     save_model(RunFolder(tmp_path), backbone, head, tuple("abc"))
     again, head_again, _ = load_model(RunFolder(tmp_path), CPU)
     from_file = probabilities(again, head_again, photo_batches(again, [photos[photo] for photo in test]))
     np.testing.assert_allclose(answers, from_file, rtol=1e-3, atol=1e-4)
     assert answers.std() > 0.05
+
+
+# What was forgotten, by cause
+
+
+def telling(tmp_path: Path) -> tuple[Backbone, PhotoSet]:
+    """Return a backbone whose original classifier tells photos apart, and photos of which it is right."""
+    backbone, paths = tiny_cnn(), draw(tmp_path, 90)
+    with torch.no_grad():
+        said = torch.cat([backbone.original_logits(place(x, backbone, 0)) for x in photo_batches(backbone, paths)])
+        backbone.network.module.get_parameter("fc.bias").sub_(said.mean(0))
+    labels = (said - said.mean(0)).argmax(1)
+    assert len(set(labels.tolist())) > 2
+    samples = tuple(Sample(path, path.name, int(label)) for path, label in zip(paths, labels, strict=True))
+    return backbone, readable(PhotoSet(tmp_path, tuple("abcdefg"), samples))
+
+
+def moved(backbone: Backbone, *, weights: bool, statistics: bool) -> None:
+    """Change stage 3 as a training would: its weights, or what its BatchNorm has seen."""
+    stage = backbone.stages[3].module
+    with torch.no_grad():
+        for value in stage.parameters() if weights else ():
+            value.mul_(torch.linspace(-1, 1, value.numel()).view(value.shape))
+        for name, seen in stage.named_buffers() if statistics else ():
+            if "mean" in name:
+                seen.add_(3.0)
+
+
+@pytest.mark.parametrize(("weights", "statistics"), [(True, False), (False, True), (True, True)])
+def test_each_cause_is_told_from_the_other(
+    photos: tuple[Path, ...], tmp_path: Path, weights: bool, statistics: bool
+) -> None:
+    (backbone, reference), given = telling(tmp_path), task(photos, train=12)
+    exam = set_exam(new_store(), backbone, 2, given.renderer, papers(photos, given), reference)
+    moved(backbone, weights=weights, statistics=statistics)
+    before = backbone.fingerprint()
+    lost = forgotten_by(exam, backbone, 2)
+    assert backbone.fingerprint() == before
+    assert lost.drop is not None
+    assert lost.weights_drop is not None
+    assert lost.batch_norm_drop is not None
+    assert lost.drop > 0.2
+    assert lost.weights_drop + lost.batch_norm_drop == pytest.approx(lost.drop)
+    if not weights:
+        assert (lost.weights_drop, lost.batch_norm_drop) == pytest.approx((0, lost.drop))
+    if not statistics:
+        assert (lost.batch_norm_drop, lost.weights_drop) == pytest.approx((0, lost.drop))
+
+
+def test_the_stage_that_moved_is_the_one_that_is_no_longer_alike(photos: tuple[Path, ...], reference: PhotoSet) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    exam = set_exam(new_store(), backbone, 2, given.renderer, papers(photos, given), reference)
+    assert forgotten_by(exam, backbone, 2).cka == pytest.approx({"layer2": 1, "layer3": 1, "layer4": 1})
+    moved(backbone, weights=True, statistics=False)
+    alike = forgotten_by(exam, backbone, 2).cka
+    assert alike["layer2"] == pytest.approx(1)
+    assert alike["layer3"] < 0.99
+
+
+def test_without_test_photos_each_round_is_looked_at_on_the_photos_that_it_held_out(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=30)
+    exam = set_exam(new_store(), backbone, 2, given.renderer, [], None)
+    pretrained = backbone.snapshot(2)
+    still, other = Weights(backbone.snapshot(2), {}), tiny_cnn()
+    moved(other, weights=True, statistics=False)
+    rounds = [(still, np.arange(10)), (Weights(other.snapshot(2), {}), np.arange(10, 30))]
+    moved(backbone, weights=False, statistics=True)
+    before = backbone.fingerprint()
+    looks = exam.own_looks(backbone, Rendered(given.renderer), pretrained, rounds)
+    assert backbone.fingerprint() == before
+    assert [len(first.top1) for first, _ in looks] == [10, 20]
+    np.testing.assert_array_equal(looks[0][0].logits, looks[0][1].logits)
+    plain = torch.cat([given.renderer.views(photo, (0,)) for photo in range(10, 30)])
+    expected = other.network.module(place(plain, other, 0)).detach()
+    np.testing.assert_allclose(looks[1][1].logits, expected, atol=1e-5)
+    found = exam.forgetting(backbone, pretrained, looks, 0)
+    assert found is not None
+    assert found.agreement_n == 30
+    assert found.drop is None
+    assert found.kl is not None
+    assert found.kl > 0
+
+
+def test_a_new_reader_finds_what_the_old_head_no_longer_does(tmp_path: Path) -> None:
+    """The last stage's channels are exchanged: the original head is lost, and nothing else."""
+    backbone, reference = telling(tmp_path)
+    exam = set_exam(new_store(), backbone, 4, renderer(()), [], reference)
+    pretrained = backbone.snapshot(4)
+    turned = torch.arange(11, -1, -1)
+    with torch.no_grad():
+        for value in [*backbone.stages[4].module.parameters(), *backbone.stages[4].module.buffers()]:
+            if value.dim():
+                value.copy_(value[turned])
+    lost = exam.forgetting(backbone, pretrained, [], 0)
+    assert lost is not None
+    assert lost.drop is not None
+    assert lost.drop > 0.3
+    assert lost.probe_drop == pytest.approx(0, abs=0.02)
+    assert lost.probe_before is not None
+    assert lost.probe_before > 0.5

@@ -66,7 +66,7 @@ def test_what_was_not_measured_is_absent() -> None:
     assert {"gain", "forgetting"} & set(content) == set()
     assert set(content["scores"]) == {"evidence", "head_only", "shipped"}
     assert "peak_rss_mib" not in content["cost"]
-    assert set(json.loads(verdict().to_json())["forgetting"]) == {"agreement", "agreement_n"}
+    assert set(json.loads(verdict().to_json())["forgetting"]) == {"agreement", "agreement_n", "cka"}
 
 
 def edited(**changes: Any) -> str:
@@ -138,7 +138,7 @@ def test_no_change_at_all() -> None:
 
 
 def test_forgetting_on_reference_photos_comes_before_agreement() -> None:
-    lost = Forgetting("photos", 500, 0.892, 0.87, 0.022, (0.01, 0.03), 0.9, 200)
+    lost = Forgetting("photos", 500, 0.892, 0.87, 0.022, (0.01, 0.03), agreement=0.9, agreement_n=200)
     _, second = verdict(forgetting=lost).sentences()
     assert second.endswith("; of the original task the backbone lost 2.2 points (500 reference photos).")
 
@@ -148,3 +148,31 @@ def test_one_photo_is_one_photo() -> None:
     scores = ScoreSheet(evidence="test", head_only=single, shipped=single)
     first, _ = verdict(shipped="head_only", scores=scores, gain=None).sentences()
     assert "of 1 test photo that" in first
+
+
+def test_cross_fitted_scores_are_called_what_they_are() -> None:
+    scores = ScoreSheet(evidence="cross_fitted", head_only=HEAD_ONLY, two_phase=TWO_PHASE, shipped=TWO_PHASE)
+    first, *_ = verdict(scores=scores).sentences()
+    assert "of 200 photos, each answered by a model that never saw it (95 %" in first
+    _, second, *_ = verdict(shipped="head_only", scores=scores).sentences()
+    assert second.startswith("Phase 2 was worse on photos that it never saw and is thrown away; on them it changed")
+
+
+UNDER_7 = "With 200 photos, a gain under 7 points can't be told from luck"
+
+
+@pytest.mark.parametrize(
+    ("detectable", "needed", "expected"),
+    [
+        (0.07, 1234, [f"{UNDER_7}; for the 3.0 points seen here, 1300 would do."]),
+        (0.07, None, [f"{UNDER_7}."]),
+        (None, None, []),
+    ],
+)  # fmt: skip
+def test_what_the_photos_could_have_shown(detectable: float | None, needed: int | None, expected: list[str]) -> None:
+    seen = replace(
+        PROVEN, accuracy=0.03, accuracy_ci95=(-0.01, 0.07), proven=False, detectable=detectable, needed_n=needed
+    )
+    assert list(verdict(gain=seen, forgetting=None).sentences()[2:]) == expected
+    proven = replace(PROVEN, detectable=0.05, needed_n=100)
+    assert len(verdict(gain=proven).sentences()) == 2

@@ -50,10 +50,11 @@ def demo() -> None:
 
 def _train(config: TrainConfig, next_photos: str) -> None:
     from unfreeze.pipeline import run
+    from unfreeze.summary import summary
 
     finished = run(config)
     folder = finished.folder
-    print(*finished.verdict.sentences(), sep="\n")
+    print(*summary(finished.verdict), sep="\n")
     print(f"run      {folder.root}")
     print(f"verdict  {folder.verdict}")
     print(f"model    {folder.model}")

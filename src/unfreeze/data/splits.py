@@ -16,6 +16,9 @@ from unfreeze.runtime import generator
 
 IntArray = npt.NDArray[np.int64]
 
+TEST_SIZE = 0.2
+FEW = 300  # photos below which a held-out fifth would be too few to score by, and too many to do without
+
 # Which draw of the seed's random numbers is meant.
 _HOLD_OUT, _FOLDS = 0, 1
 
@@ -36,20 +39,26 @@ class Splits:
     test: IntArray
     fold: IntArray
 
+    @property
+    def learning(self) -> IntArray:
+        """All that training may see: the photos that train, then those that choose."""
+        return np.concatenate([self.train, self.val])
 
-def split(photos: PhotoSet, *, test_size: float, folds: int, seed: int) -> Splits:
+
+def split(photos: PhotoSet, *, test_size: float | None, folds: int, seed: int) -> Splits:
     """Divide the photos into train, val and test, and the train photos into cross-validation folds.
 
     - Given sides are kept. A given val without a test is held out as the test: what scores mustn't have chosen.
     - Without val and test, ``test_size`` of the photos (of those without a side, where only some have one) is held out,
-      class by class, and every class keeps a photo to train on.
+      class by class, and every class keeps a photo to train on.  With a ``test_size`` of 0, none is.
     - Groups are never parted, given sides apart: a photo without a side follows others of its group that have one.
       Without groups, class counts are within one photo of exact shares.
     - There are at most as many folds as a class has groups on average, and at least 2.
 
     Args:
         photos: The photos; the result depends on their order and ``seed`` alone.
-        test_size: Share to hold out, between 0 and 1; used only where no val and no test is given.
+        test_size: Share to hold out, at least 0 and below 1; used only where no val and no test is given. 0 holds out none;
+            None is ``TEST_SIZE``, or 0 below ``FEW`` photos.
         folds: Number of folds wanted, at least 2.
         seed: Non-negative.
 
@@ -57,7 +66,9 @@ def split(photos: PhotoSet, *, test_size: float, folds: int, seed: int) -> Split
         ConfigError: ``test_size`` or ``folds`` is out of range.
         PhotosError: Nothing is left to train on, or the test set would have fewer photos than there are classes.
     """
-    if not 0 < test_size < 1:
+    if test_size is None:
+        test_size = TEST_SIZE if len(photos.samples) >= FEW else 0.0
+    if not 0 <= test_size < 1:
         raise ConfigError(f"The test size {test_size} isn't between 0 and 1.", where="test_size", mend="Take 0.2.")
     if folds < 2:
         raise ConfigError(f"Cross-validation with {folds} folds isn't possible.", where="folds", mend="Take 5.")
@@ -68,7 +79,8 @@ def split(photos: PhotoSet, *, test_size: float, folds: int, seed: int) -> Split
     elif (given == "val").any():
         test, val = given == "val", np.zeros(len(samples), bool)
     else:
-        test, val = _hold_out(photos, test_size, seed), np.zeros(len(samples), bool)
+        held_out = _hold_out(photos, test_size, seed) if test_size else np.zeros(len(samples), bool)
+        test, val = held_out, np.zeros(len(samples), bool)
     train = np.flatnonzero(~test & ~val)
     fold = np.full(len(samples), -1, np.int64)
     fold[train] = _fold_numbers([samples[index] for index in train], folds, seed, photos.root)

@@ -1,12 +1,13 @@
-"""What a classifier is worth on labelled images: four scores, each with a 95 % interval."""
+"""What a classifier is worth on labelled images: scores of the whole, each with a 95 % interval."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
+from unfreeze.evaluation.per_class import ClassScores, class_scores, confusion_matrix
+from unfreeze.evaluation.proportions import balanced_interval, hull, kappa_interval, wilson
 from unfreeze.evaluation.resampling import FloatArray, Groups, IntArray, Interval, bootstrap, group_codes
 
 EPSILON = float(np.finfo(np.float32).eps)
@@ -15,8 +16,8 @@ EPSILON = float(np.finfo(np.float32).eps)
 ECE_BINS = 15
 """Guo et al. (2017), "On calibration of modern neural networks", table 1."""
 
-Z95 = 1.959963984540054
-"""The 97.5 % quantile of the standard normal distribution."""
+CONFUSED = 100
+"""Classes up to which scores hold the confusion matrix: it grows with their square."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,14 @@ class Scores:
             percentile interval misses a well calibrated model nearly always.  Its upper end is kept; the lower end is
             the ECE less the 97.5 % quantile of the L1 distance between the bins of resample and sample, which bounds
             the error of the ECE by the triangle inequality.
+        macro_f1: Mean F1 over the classes that are present.
+        kappa: Cohen's (1960).
+        roc_auc: Area under the ROC curve; of more than two classes the mean of each against the rest.
+        pr_auc: Average precision, the mean over the classes.
+        per_class: A row a class, in their order.
+        confusion: Images of each class (row) that were given each class (column); up to ``CONFUSED`` classes.
+
+    The last five are absent where they are undefined: a single class orders nothing.
     """
 
     n: int
@@ -47,14 +56,31 @@ class Scores:
     log_loss_ci95: Interval
     ece: float
     ece_ci95: Interval
+    macro_f1: float | None = None
+    macro_f1_ci95: Interval | None = None
+    kappa: float | None = None
+    kappa_ci95: Interval | None = None
+    roc_auc: float | None = None
+    roc_auc_ci95: Interval | None = None
+    pr_auc: float | None = None
+    pr_auc_ci95: Interval | None = None
+    per_class: tuple[ClassScores, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] | None = None
 
     def rows(self) -> tuple[tuple[str, float, Interval], ...]:
         """Return each score's name for people, its value and its interval."""
-        return (
+        rows = (
             ("accuracy", self.accuracy, self.accuracy_ci95),
             ("balanced accuracy", self.balanced_accuracy, self.balanced_accuracy_ci95),
+            ("macro F1", self.macro_f1, self.macro_f1_ci95),
+            ("ROC-AUC", self.roc_auc, self.roc_auc_ci95),
+            ("PR-AUC", self.pr_auc, self.pr_auc_ci95),
+            ("Cohen's kappa", self.kappa, self.kappa_ci95),
             ("log-loss", self.log_loss, self.log_loss_ci95),
             ("calibration error", self.ece, self.ece_ci95),
+        )
+        return tuple(
+            (name, value, interval) for name, value, interval in rows if value is not None and interval is not None
         )
 
 
@@ -88,7 +114,11 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
     if group_codes(groups, n) is not None:
         columns = np.column_stack([np.ones(n), right, classes, classes * right[:, None]])
         by_group = bootstrap(columns, _accuracies, groups=groups, seed=seed)
-        accuracy_ci, balanced_ci = _hull(accuracy_ci, by_group[0]), _hull(balanced_ci, by_group[1])
+        accuracy_ci, balanced_ci = hull(accuracy_ci, by_group[0]), hull(balanced_ci, by_group[1])
+
+    whole = class_scores(labels, probabilities, groups=groups, seed=seed)
+    matrix = confusion_matrix(labels, probabilities)
+    chance = float(matrix.sum(0) @ matrix.sum(1)) / n**2
 
     def loss_and_ece(sums: FloatArray) -> FloatArray:
         images, nats, resampled = np.split(sums, [1, 2], axis=1)
@@ -108,6 +138,16 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
         log_loss_ci95=loss_ci,
         ece=ece,
         ece_ci95=(max(0.0, ece - away), max(ece, ece_high)),
+        macro_f1=whole.macro_f1[0],
+        macro_f1_ci95=whole.macro_f1[1],
+        kappa=(accuracy - chance) / (1 - chance) if chance < 1 else None,
+        kappa_ci95=kappa_interval(accuracy_ci, chance) if chance < 1 else None,
+        roc_auc=whole.roc_auc[0] if whole.roc_auc else None,
+        roc_auc_ci95=whole.roc_auc[1] if whole.roc_auc else None,
+        pr_auc=whole.pr_auc[0] if whole.pr_auc else None,
+        pr_auc_ci95=whole.pr_auc[1] if whole.pr_auc else None,
+        per_class=whole.rows,
+        confusion=tuple(tuple(int(count) for count in row) for row in matrix) if len(matrix) <= CONFUSED else None,
     )
 
 
@@ -150,28 +190,6 @@ def balanced(per_class: FloatArray, of_class: FloatArray) -> FloatArray:
     return means
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """Return the 95 % score interval of a proportion (Wilson 1927; Brown, Cai & DasGupta 2001, section 3.1.1)."""
-    p, z2 = successes / n, Z95**2
-    centre = (successes + z2 / 2) / (n + z2)
-    half = Z95 * math.sqrt(n) / (n + z2) * math.sqrt(p * (1 - p) + z2 / (4 * n))
-    return 0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half
-
-
-def balanced_interval(right_class: FloatArray, n_class: FloatArray) -> Interval:
-    """Return the 95 % interval of the mean recall, from the counts of K classes (K,).
-
-    Price & Bonett (2004), "An improved confidence interval for a linear function of binomial proportions": 2/K right
-    and 2/K wrong images are added to each class.  A bootstrap within the classes would take a class for certain as
-    soon as its few images are all right.
-    """
-    k = len(n_class)
-    n = n_class + 4 / k
-    recall = (right_class + 2 / k) / n
-    half = Z95 * math.sqrt((recall * (1 - recall) / n).sum()) / k
-    return max(0.0, float(recall.mean()) - half), min(1.0, float(recall.mean()) + half)
-
-
 def calibration_gaps(probabilities: FloatArray, right: FloatArray) -> FloatArray:
     """Return accuracy minus confidence (N, 15), each in the column of the bin (lower, upper] of its confidence."""
     confidence = probabilities.max(1).astype(float)
@@ -184,7 +202,3 @@ def calibration_gaps(probabilities: FloatArray, right: FloatArray) -> FloatArray
 def _accuracies(sums: FloatArray) -> FloatArray:
     per_class, right_class = np.split(sums[:, 2:], 2, axis=1)
     return np.column_stack([sums[:, 1] / sums[:, 0], balanced(per_class, right_class)])
-
-
-def _hull(a: Interval, b: Interval) -> Interval:
-    return min(a[0], b[0]), max(a[1], b[1])

@@ -7,7 +7,7 @@ with which each image was drawn, times the columns.  Groups (a patient, a burst 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -71,23 +71,30 @@ def bootstrap(
     codes = group_codes(groups, len(columns))
     if codes is not None and codes.max() > 0:
         columns, strata = _sum_by(codes, columns), None
-    n = len(columns)
+    draws = resamples(len(columns), strata=strata, seed=seed)
+    return percentiles(statistic(np.concatenate([counts @ columns for counts in draws])), len(columns))
+
+
+def resamples(
+    n: int, *, strata: IntArray | None = None, seed: int = 0, number: int = RESAMPLES
+) -> Iterator[FloatArray]:
+    """Yield how often each of ``n`` images (or groups) is drawn in each of ``number`` resamples, shape (some, n)."""
     strata = np.zeros(n, int) if strata is None else strata
     order = np.argsort(strata, kind="stable")
     _, sizes = np.unique(strata, return_counts=True)
-    columns = columns[order]
     size, start = np.repeat(sizes, sizes), np.repeat(np.cumsum(sizes) - sizes, sizes)
-
     rng = generator(seed)
-    sums = []
     rows = max(1, DRAWS_AT_ONCE // n)
-    for done in range(0, RESAMPLES, rows):
-        r = min(rows, RESAMPLES - done)
-        drawn = (rng.random((r, n)) * size).astype(np.int64) + start + n * np.arange(r)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=r * n).reshape(r, n)
-        sums.append(counts.astype(float) @ columns)
+    for done in range(0, number, rows):
+        r = min(rows, number - done)
+        drawn = order[(rng.random((r, n)) * size).astype(np.int64) + start] + n * np.arange(r)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=r * n).reshape(r, n).astype(float)
+
+
+def percentiles(values: FloatArray, n: int) -> list[Interval]:
+    """Return the interval of each statistic from its values in all resamples (R, S) of ``n`` images or groups."""
     tail = _expanded_tail(n)
-    low, high = np.quantile(statistic(np.concatenate(sums)), [tail, 1 - tail], axis=0)
+    low, high = np.quantile(values, [tail, 1 - tail], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 

@@ -12,6 +12,7 @@ from unfreeze.evaluation.metrics import balanced, check_predictions, class_colum
 from unfreeze.evaluation.resampling import FloatArray, Groups, IntArray, Interval, bootstrap, group_codes
 
 SIGNIFICANCE = 0.05
+USUAL_DISCORDANCE = 0.1  # share of images that one model has right and the other wrong, where none says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,10 @@ class Gain:
             their own.
         proven: The interval of the accuracy gain lies above 0, and p < 0.05.  Both are asked for, as the bootstrap is
             too narrow where few images changed.
+        detectable: The smallest gain that so many images show four times in five, where as large a share of them changes;
+            absent where groups are, or too few images.
+        needed_n: How many images would show the gain that was seen four times in five; absent likewise, and where
+            there was none.
     """
 
     n: int
@@ -47,6 +52,8 @@ class Gain:
     p_value: float
     test: Literal["mcnemar_exact", "group_sign_flip"]
     proven: bool
+    detectable: float | None = None
+    needed_n: int | None = None
 
 
 def gain(
@@ -80,6 +87,8 @@ def gain(
 
     codes = group_codes(groups, n)
     p_value = mcnemar_exact(fixed, broken) if codes is None else sign_flip_exact(np.bincount(codes, change).astype(int))
+    changed = (fixed + broken) / n or USUAL_DISCORDANCE
+    smallest = detectable_gain(n, changed) if codes is None else math.inf
     return Gain(
         n=n,
         accuracy=(fixed - broken) / n,
@@ -93,6 +102,8 @@ def gain(
         p_value=p_value,
         test="mcnemar_exact" if codes is None else "group_sign_flip",
         proven=accuracy_ci[0] > 0 and p_value < SIGNIFICANCE,
+        detectable=smallest if smallest < math.inf else None,
+        needed_n=needed_n((fixed - broken) / n, changed) if fixed > broken and codes is None else None,
     )
 
 
@@ -124,7 +135,7 @@ def sign_flip_exact(net: IntArray) -> float:
     return min(1.0, float(share[sums >= abs(net.sum())].sum()))
 
 
-def needed_n(gain: float, discordance: float = 0.1, power: float = 0.8) -> int:
+def needed_n(gain: float, discordance: float = USUAL_DISCORDANCE, power: float = 0.8) -> int:
     """Return how many independent images McNemar's test needs to find ``gain`` at the two-sided 5 % level.
 
     Connor (1987), "Sample size for testing differences in proportions for the paired-sample design", Biometrics 43.
@@ -140,7 +151,7 @@ def needed_n(gain: float, discordance: float = 0.1, power: float = 0.8) -> int:
     return math.ceil(_connor(gain, discordance, power))
 
 
-def detectable_gain(n: int, discordance: float = 0.1, power: float = 0.8) -> float:
+def detectable_gain(n: int, discordance: float = USUAL_DISCORDANCE, power: float = 0.8) -> float:
     """Return the smallest gain in accuracy, a fraction, that ``n`` images would show: the inverse of ``needed_n``.
 
     Infinite below 6 images: McNemar's exact test then has p > 0.05 whatever the images say.

@@ -21,7 +21,7 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, Head, pool
 from unfreeze.models.engine import computed_by, frozen_forward
-from unfreeze.predict import Probabilities, evaluation_mode, place, probabilities
+from unfreeze.predict import Logits, evaluation_mode, logits, place
 from unfreeze.runtime import track
 from unfreeze.training.store import Place, Store, read_rows
 
@@ -181,10 +181,10 @@ def plain_views(photos: Sequence[int]) -> list[int]:
     return [PLAIN_VIEW] * len(photos)
 
 
-def predict_from(backbone: Backbone, head: Head, source: Activations, photos: NDArray[np.int64]) -> Probabilities:
-    """Return class probabilities for the plain views of ``photos``, shape (N, C)."""
+def answers_from(backbone: Backbone, head: Head, source: Activations, photos: NDArray[np.int64]) -> Logits:
+    """Return the head's logits for the plain views of ``photos``, shape (N, C)."""
     batches = source.batches(photos.tolist(), plain_views(photos.tolist()), EVALUATION_BATCH)
-    return probabilities(backbone, head, batches, source.boundary)
+    return logits(backbone, head, batches, source.boundary)
 
 
 def _keys(renderer: Renderer, wanted: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], str]:

@@ -11,21 +11,18 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unfreeze.evaluation.calibration import photo_losses
 from unfreeze.models.backbone import Backbone, Head, Tensors
 from unfreeze.models.freezing import StagePlan, apply, parameter_groups
 from unfreeze.models.tuning import tuned_forward
-from unfreeze.predict import Probabilities, place
+from unfreeze.predict import Logits, place
 from unfreeze.runtime import generator, track
-from unfreeze.training.activations import Activations, predict_from
-from unfreeze.training.fit_head import SMALLEST_PROBABILITY
+from unfreeze.training.activations import Activations, answers_from
 
 Indices = NDArray[np.int64]
-LOG_SCALES = (-3.0, 3.0)  # of the logits: temperatures from 20 to 1/20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +88,10 @@ class Weights:
     stages: list[Tensors]
     head: Tensors
 
+    def cooled(self, temperature: float) -> Weights:
+        """Return the same model with its logits divided by ``temperature``."""
+        return Weights(self.stages, {name: value / temperature for name, value in self.head.items()})
+
     def install(self, backbone: Backbone, head: Head, pretrained: list[Tensors]) -> None:
         """Put these weights into the backbone and the head, and the pretrained ones everywhere else."""
         backbone.restore(pretrained)
@@ -106,13 +107,13 @@ class Tuned:
         weights: After ``epoch``.
         epoch: The one that was kept.
         history: A row an epoch.
-        validation: Probabilities for the validation photos after each epoch, each of shape (V, C).
+        validation: Logits for the validation photos after each epoch, each of shape (V, C).
     """
 
     weights: Weights
     epoch: int
     history: tuple[EpochRow, ...]
-    validation: tuple[Probabilities, ...]
+    validation: tuple[Logits, ...]
 
 
 def finetune(
@@ -156,7 +157,7 @@ def finetune(
     per_epoch = -(-len(train) // schedule.batch_size)
     steps = track(range(epochs * per_epoch), phase, total=epochs * per_epoch)
     history: list[EpochRow] = []
-    validation: list[Probabilities] = []
+    validation: list[Logits] = []
     lowest, weights = math.inf, Weights([], {})  # of the epoch with the lowest validation loss so far
     forward: Callable[[Tensor], Tensor] | None = None
 
@@ -183,7 +184,7 @@ def finetune(
             optimizer.step()
             train_loss += loss.item() * len(photos) / len(train)
 
-        predicted = predict_from(backbone, head, source, val)
+        predicted = answers_from(backbone, head, source, val)
         validation.append(predicted)
         val_loss, val_accuracy = judge(predicted, labels[torch.from_numpy(val)].numpy()) if len(val) else (None, None)
         history.append(EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started))
@@ -212,29 +213,12 @@ def views_of_epoch(photos: Indices, epoch: int, schedule: Schedule) -> list[int]
     return [oldest + (int(photo) + epoch) % schedule.views for photo in photos]
 
 
-def judge(predicted: Probabilities, labels: Indices) -> tuple[float, float]:
-    """Return the mean of ``photo_losses``, and the accuracy, of predictions that choose between epochs or phases."""
+def judge(predicted: Logits, labels: Indices) -> tuple[float, float]:
+    """Return the mean of ``photo_losses``, and the accuracy, of logits that choose between epochs or phases."""
     return float(photo_losses(predicted, labels).mean()), float((predicted.argmax(axis=1) == labels).mean())
 
 
-def photo_losses(predicted: Probabilities, labels: Indices) -> NDArray[np.float64]:
-    """Return each photo's log-loss, shape (N,), at the temperature that makes their mean lowest.
-
-    How sure a model is differs between the phases (phase 2's smoothed labels make it less so) and says nothing of what its
-    features are worth, so each is judged at the one temperature that suits it (Guo et al. 2017, section 4.2).
-    """
-    log_probabilities = np.log(predicted.clip(SMALLEST_PROBABILITY).astype(np.float64))
-    rows = np.arange(len(labels))
-
-    def losses(log_scale: float) -> NDArray[np.float64]:
-        scaled = log_probabilities * math.exp(log_scale)
-        return np.asarray(logsumexp(scaled, axis=1) - scaled[rows, labels], dtype=np.float64)
-
-    best = minimize_scalar(lambda x: losses(x).mean(), bounds=LOG_SCALES, method="bounded", options={"xatol": 1e-4})
-    return losses(float(best.x))
-
-
-def choose_epoch(validation: Sequence[Probabilities], labels: Indices) -> int:
+def choose_epoch(validation: Sequence[Logits], labels: Indices) -> int:
     """Return the epoch to end with, counted from 1: the last, or the one with the lowest loss where that is clearly lower.
 
     Midway the rate is high, and the loss goes up and down with every step: the lowest of ten such losses is low by chance

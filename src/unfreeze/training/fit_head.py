@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unfreeze.evaluation.calibration import SMALLEST_PROBABILITY
 from unfreeze.runtime import track
 from unfreeze.training.logistic import BLOCK, logits, regressions, solve
 
@@ -23,7 +24,6 @@ CLEARLY = 2.0  # standard errors by which a strength must be worse than the best
 TOLERANCE = 1e-9  # share of its objective by which a head that ships may be above its minimum
 GRADIENT_NORM = 1e-6  # and the largest entry of its gradient; the loss is a mean, of order 1
 PATH_TOLERANCE = 1e-6  # probabilities of photos that were held out are then right to half a percent
-SMALLEST_PROBABILITY = 1e-7  # a class that a fold's training part lacks has no finite log-loss
 
 Array = NDArray[np.float64]
 
@@ -35,9 +35,13 @@ class Linear:
     weight: Tensor
     bias: Tensor
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Return logits, shape (N, C), for features (N, D)."""
+        return features.to(self.weight) @ self.weight.T + self.bias
+
     def probabilities(self, features: Tensor) -> Tensor:
         """Return class probabilities, shape (N, C), for features (N, D)."""
-        return torch.softmax(features.to(self.weight) @ self.weight.T + self.bias, dim=1)
+        return torch.softmax(self.logits(features), dim=1)
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ class HeadFit:
         fold_starts: For each fold, the head fitted on the other folds at the strength of ``start``.
         strength: The chosen L2 penalty (on features of mean squared length 1).
         path: The cross-validated log-loss of each strength tried, in order.
-        out_of_fold: Probabilities for each training photo from a head that never saw it, shape (N, C).
+        out_of_fold: Logits for each training photo from a head that never saw it, at the strength that the other folds'
+            photos like best, shape (N, C): neither its fit nor its strength knows the photo.
     """
 
     head: Linear
@@ -88,21 +93,23 @@ def fit_head(
     path: list[tuple[float, float]] = []
     smoothed: list[float] = []
     best = 0
-    answers, lowest = torch.zeros(len(labels), classes, device=device), torch.zeros(0, device=device)
+    answers: list[Tensor] = []  # of each strength, to the photos that were held out
+    losses: list[Tensor] = []
+    known = _known(labels, rounds)
     for strength in track(STRENGTHS, "phase 1: solving the head"):
         heads.append(solve(problem, strength, _ahead(heads, len(rounds), classes, unit), PATH_TOLERANCE))
-        predicted = torch.zeros_like(answers)
-        losses = []
+        answers.append(torch.zeros(len(labels), classes, device=device))
+        fitting = []
         for held, learned, head in zip(rounds, fitted, heads[-1], strict=True):
             z = logits(unit, head[None])[0].T
-            predicted[held] = torch.softmax(z[::views][held], dim=1)
-            losses.append(torch.nn.functional.cross_entropy(z[learned], repeated[learned], label_smoothing=smoothing))
-        smoothed.append(float(torch.stack(losses).mean()))
-        held_out = _log_losses(predicted, labels, rounds)
-        path.append((strength, float(held_out.mean())))
-        if len(path) == 1 or path[-1][1] < path[best][1]:
-            best, answers, lowest = len(path) - 1, predicted, held_out
-        worse = held_out - lowest
+            answers[-1][held] = z[::views][held]
+            fitting.append(torch.nn.functional.cross_entropy(z[learned], repeated[learned], label_smoothing=smoothing))
+        smoothed.append(float(torch.stack(fitting).mean()))
+        losses.append(_log_losses(answers[-1], labels))
+        path.append((strength, float(losses[-1][known].mean())))
+        if path[-1][1] < path[best][1]:
+            best = len(path) - 1
+        worse = (losses[-1] - losses[best])[known]
         if len(path) - 1 - best >= PATIENCE or worse.mean() > CLEARLY * worse.std(correction=0) / len(worse) ** 0.5:
             break
     start = int(np.argmin(smoothed[: best + 1]))
@@ -119,7 +126,7 @@ def fit_head(
         fold_starts=tuple(space.head(head) for head in heads[start]),
         strength=path[best][0],
         path=tuple(path),
-        out_of_fold=answers.double().cpu().numpy(),
+        out_of_fold=_by_the_others(answers, losses, known, rounds).double().cpu().numpy(),
     )
 
 
@@ -166,10 +173,24 @@ def _ahead(heads: list[Tensor], rounds: int, classes: int, features: Tensor) -> 
     return heads[-1] if len(heads) == 1 else 2 * heads[-1] - heads[-2]
 
 
-def _log_losses(predicted: Tensor, labels: Tensor, rounds: list[Tensor]) -> Tensor:
-    """Return the log-loss of each photo whose class the fitting part of its round has (of all, if none has)."""
-    own = predicted[torch.arange(len(labels), device=labels.device), labels].clamp_min(SMALLEST_PROBABILITY)
+def _log_losses(predicted: Tensor, labels: Tensor) -> Tensor:
+    own = torch.softmax(predicted, dim=1)[torch.arange(len(labels), device=labels.device), labels]
+    return -own.clamp_min(SMALLEST_PROBABILITY).log()
+
+
+def _known(labels: Tensor, rounds: list[Tensor]) -> Tensor:
+    """Return which photos' classes the fitting part of their round has; all, if none has."""
     known = torch.zeros_like(labels, dtype=torch.bool)
     for held in rounds:
         known[held] = torch.isin(labels[held], labels[~held])
-    return -(own[known] if known.any() else own).log()
+    return known if known.any() else ~known
+
+
+def _by_the_others(answers: list[Tensor], losses: list[Tensor], known: Tensor, rounds: list[Tensor]) -> Tensor:
+    """Return each fold's answers at the strength whose log-loss is lowest on the photos of the other folds."""
+    chosen = answers[0].clone()
+    for held in rounds:
+        judges = known & ~held
+        best = int(torch.stack([each[judges].mean() for each in losses]).argmin()) if judges.any() else 0
+        chosen[held] = answers[best][held]
+    return chosen

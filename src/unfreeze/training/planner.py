@@ -14,7 +14,7 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, exact
 from unfreeze.models.freezing import StagePlan
-from unfreeze.training.activations import BATCH, Activations, Rendered, crossings, missing_views, nearest, predict_from
+from unfreeze.training.activations import BATCH, Activations, Rendered, answers_from, crossings, missing_views, nearest
 from unfreeze.training.finetune import Indices, Schedule, finetune
 from unfreeze.training.phases import TrainingData, new_head, validation_rounds
 from unfreeze.training.recipes import Recipe
@@ -122,7 +122,7 @@ def count_work(
     renderer: Renderer,
     data: TrainingData,
     recipe: Recipe,
-    test: Indices,
+    test: Renderer,
     reference: int,
 ) -> Work:
     """Count what a run has to compute.
@@ -152,9 +152,9 @@ def count_work(
             pixels, onward = 0, onward + pixels
     elif not nearest(store, backbone, renderer, head, views):
         pixels, onward = onward, 0
-    scored = len(test) + reference
-    plain = dict.fromkeys(test.tolist(), (PLAIN_VIEW,))
-    unread = bool(recipe.boundary and missing_views(store, exact(backbone), renderer, recipe.boundary, plain))
+    scored = len(test.paths) + reference
+    plain = dict.fromkeys(range(len(test.paths)), (PLAIN_VIEW,))
+    unread = bool(recipe.boundary and missing_views(store, exact(backbone), test, recipe.boundary, plain))
     return Work(
         views=pixels,
         onward=onward,
@@ -162,7 +162,7 @@ def count_work(
         head_learned=head_epochs * sum(trainings),
         validated=epochs * sum(len(each.val) for each in rounds),
         unread=scored * unread,
-        asked=len(test) * (1 + (recipe.plan is not None)) + 2 * scored * (backbone.network.outputs > 0),
+        asked=len(test.paths) * (1 + (recipe.plan is not None)) + 2 * scored * (backbone.network.outputs > 0),
     )
 
 
@@ -220,7 +220,7 @@ def _a_view(backbone: Backbone, renderer: Renderer, photos: Indices, boundary: i
 
 def _a_photo(backbone: Backbone, source: Activations, data: TrainingData) -> float:
     head = new_head(backbone, data.classes, seed=0)
-    return _slope(lambda batches: predict_from(backbone, head, source, _some(data.train, batches * BATCH))) / BATCH
+    return _slope(lambda batches: answers_from(backbone, head, source, _some(data.train, batches * BATCH))) / BATCH
 
 
 def _a_learned_photo(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from unfreeze.config import TrainConfig
 from unfreeze.data.transforms import Augmentation
@@ -44,7 +44,7 @@ class Recipe:
         plan: Phase 2; None where the recipe ends with the head.
         schedule: See ``plan``.
         choose_epoch: Whether phase 2 may end before its end, where validation is clearly better there.
-        judges: Validation photos that are wanted; at least one fold is held out.
+        judges: Validation photos that are wanted, rounded up to whole folds; 0 where nothing is to be chosen.
         boundary: Everything below is a fixed function throughout the run, and is computed once.
         tuned_from: The first stage that trains in phase 2; the number of stages where none does.
     """
@@ -60,6 +60,10 @@ class Recipe:
     judges: int
     boundary: int
     tuned_from: int
+
+    def judged_by_all(self, photos: int) -> Recipe:
+        """Return the same recipe with every fold of ``photos`` training photos held out in its turn."""
+        return replace(self, judges=photos)
 
     @property
     def kept_views(self) -> int:
@@ -173,7 +177,7 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
         plan=plan_from(backbone, 0, lr=lr, head_lr=lr, bn=config.bn),
         schedule=adam(config.epochs or CLASSIC_EPOCHS),
         choose_epoch=False,
-        judges=0,
+        judges=1,
         boundary=0,
         tuned_from=0,
     )

@@ -118,10 +118,24 @@ def test_folds_shrink_with_the_set() -> None:
     assert split(photo_set(rows), test_size=0.25, folds=5, seed=0).fold.max() + 1 == 2
 
 
-@pytest.mark.parametrize(("test_size", "folds"), [(0.0, 5), (1.0, 5), (20.0, 5), (float("nan"), 5), (0.2, 1)])
+@pytest.mark.parametrize(("test_size", "folds"), [(-0.1, 5), (1.0, 5), (20.0, 5), (float("nan"), 5), (0.2, 1)])
 def test_settings_out_of_range(test_size: float, folds: int) -> None:
     with pytest.raises(ConfigError):
         split(photo_set(of_sizes(20, 20)), test_size=test_size, folds=folds, seed=0)
+
+
+def test_without_a_test_set_every_photo_trains() -> None:
+    result = split(photo_set(of_sizes(20, 20)), test_size=0, folds=5, seed=0)
+    assert (len(result.train), len(result.val), len(result.test)) == (40, 0, 0)
+    assert Counter(result.fold.tolist()) == dict.fromkeys(range(5), 8)
+    given = split(photo_set(of_sizes(20, 20) + of_sizes(3, 3, side="test")), test_size=0, folds=5, seed=0)
+    assert len(given.test) == 6  # what the user held out stays so
+
+
+def test_few_photos_are_not_held_out_unless_asked_for() -> None:
+    assert len(split(photo_set(of_sizes(150, 149)), test_size=None, folds=5, seed=0).test) == 0
+    assert len(split(photo_set(of_sizes(150, 150)), test_size=None, folds=5, seed=0).test) == 60
+    assert len(split(photo_set(of_sizes(20, 20)), test_size=0.25, folds=5, seed=0).test) == 10
 
 
 def test_too_few_photos() -> None:

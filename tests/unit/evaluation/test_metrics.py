@@ -7,7 +7,8 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from statsmodels.stats.proportion import proportion_confint
 
-from unfreeze.evaluation.metrics import EPSILON, Scores, balanced_interval, calibration_gaps, hits, score, wilson
+from unfreeze.evaluation.metrics import EPSILON, Scores, calibration_gaps, hits, score
+from unfreeze.evaluation.proportions import balanced_interval, wilson
 from unfreeze.evaluation.resampling import FloatArray, IntArray, Interval
 
 

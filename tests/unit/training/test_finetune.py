@@ -249,8 +249,8 @@ def test_the_weights_of_the_chosen_epoch_are_kept(photos: tuple[Path, ...], monk
             new_store(), backbone, Rendered(given.renderer), 5, dict.fromkeys(given.data.val.tolist(), (0,)), "test"
         )
         with torch.no_grad():
-            answers = torch.softmax(head(features(source, given.data.val.tolist(), (0,))[:, 0]), dim=1).numpy()
-        np.testing.assert_allclose(answers, result.validation[result.epoch - 1], atol=1e-6)
+            answers = head(features(source, given.data.val.tolist(), (0,))[:, 0]).numpy()
+        np.testing.assert_allclose(answers, result.validation[result.epoch - 1], atol=1e-5)
 
 
 def test_without_validation_the_best_epoch_is_the_last(photos: tuple[Path, ...]) -> None:
@@ -388,30 +388,28 @@ def test_kept_weights_are_copies(photos: tuple[Path, ...]) -> None:
     assert bits(tuned.weights) == before
 
 
-def log_loss_at(predicted: np.ndarray, labels: np.ndarray, scale: float) -> float:
-    scaled = torch.log_softmax(scale * torch.from_numpy(predicted).double().log(), dim=1).numpy()
+def log_loss_at(logits: np.ndarray, labels: np.ndarray, scale: float) -> float:
+    scaled = torch.log_softmax(scale * torch.from_numpy(logits).double(), dim=1).numpy()
     return float(-scaled[np.arange(len(labels)), labels].mean())
 
 
 def test_predictions_are_judged_at_their_best_temperature() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 4, 60)
-    logits = random.normal(size=(60, 4)) + 2 * np.eye(4)[labels]
-    predicted = torch.softmax(torch.from_numpy(logits), dim=1).float().numpy()
+    predicted = (random.normal(size=(60, 4)) + 2 * np.eye(4)[labels]).astype(np.float32)
     loss, accuracy = judge(predicted, labels)
-    assert loss == pytest.approx(min(log_loss_at(predicted, labels, s) for s in np.linspace(0.1, 5, 2000)), abs=1e-5)
+    assert loss == pytest.approx(min(log_loss_at(predicted, labels, s) for s in np.linspace(0.1, 5, 2000)), abs=1e-3)
     assert loss < log_loss_at(predicted, labels, 1) - 1e-3
     assert accuracy == (predicted.argmax(1) == labels).mean()
     for scale in (0.3, 3.0):  # how sure it is changes nothing
-        surer = torch.softmax(scale * torch.from_numpy(logits), dim=1).float().numpy()
-        assert judge(surer, labels)[0] == pytest.approx(loss, abs=1e-4)
+        assert judge(scale * predicted, labels)[0] == pytest.approx(loss, abs=5e-3)
 
 
 def noisy(rates: list[float], count: int = 400) -> tuple[list[np.ndarray], np.ndarray]:
     """Answers of epochs that are right about so many of the photos, and as sure of each."""
     random = np.random.default_rng(0)
     places = [random.permutation(count) / count for _ in rates]  # each epoch is wrong about other photos
-    answers = [np.where((p < rate)[:, None], [[0.8, 0.2]], [[0.2, 0.8]]) for p, rate in zip(places, rates, strict=True)]
+    answers = [np.where((p < rate)[:, None], [[1.4, 0.0]], [[0.0, 1.4]]) for p, rate in zip(places, rates, strict=True)]
     return [each.astype(np.float32) for each in answers], np.zeros(count, dtype=np.int64)
 
 

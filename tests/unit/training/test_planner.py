@@ -19,7 +19,6 @@ from unfreeze.training.recipes import Recipe, choose
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-TEST = np.arange(24, 30)
 NO_WORK = Work(views=0, onward=0, learned=0, head_learned=0, validated=0, unread=0, asked=0)
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
 
@@ -29,6 +28,10 @@ def planned(photos: tuple[Path, ...], backbone: Backbone, **settings: object) ->
     data = TrainingData(torch.arange(30) % 3, np.arange(24), np.arange(0), np.arange(24) % 4, 3)
     recipe = choose(TrainConfig(photos=Path(), **settings), backbone, 24, 3)  # type: ignore[arg-type]
     return replace(renderer(photos), augmentation=recipe.augmentation), data, recipe
+
+
+def papers(own: Renderer) -> Renderer:
+    return replace(own, paths=own.paths[24:], digests=own.digests[24:])
 
 
 def test_work_times_speed() -> None:
@@ -68,26 +71,26 @@ def test_auto_above_a_boundary(photos: tuple[Path, ...]) -> None:
     expected = Work(
         views=96, onward=96, learned=3 * 96, head_learned=0, validated=3 * 24, unread=6 + 10, asked=2 * 6 + 2 * 16
     )
-    assert count_work(store, backbone, own, data, recipe, TEST, 10) == expected
+    assert count_work(store, backbone, own, data, recipe, papers(own), 10) == expected
     source = keep_or_render(store, backbone, own, recipe.kept_from, {0: (0, 1), 5: (0,)}, "test")
-    assert count_work(store, backbone, own, data, recipe, TEST, 10).views == 93
+    assert count_work(store, backbone, own, data, recipe, papers(own), 10).views == 93
     keep(store, backbone, source, backbone.head_boundary, {0: (1,)}, "test")
-    assert count_work(store, backbone, own, data, recipe, TEST, 10) == replace(expected, views=93, onward=95)
+    assert count_work(store, backbone, own, data, recipe, papers(own), 10) == replace(expected, views=93, onward=95)
     deeper = choose(TrainConfig(photos=Path(), epochs=3, depth=backbone.depths()[4]), backbone, 24, 3)
     keep_or_render(store, backbone, own, recipe.kept_from, data.views(4), "test")
-    work = count_work(store, backbone, own, data, deeper, TEST, 10)
+    work = count_work(store, backbone, own, data, deeper, papers(own), 10)
     assert (work.views, work.onward) == (0, 96 + 95)
-    keep_or_render(store, backbone, own, recipe.boundary, dict.fromkeys(TEST.tolist(), (0,)), "test")
+    keep_or_render(store, backbone, papers(own), recipe.boundary, dict.fromkeys(range(6), (0,)), "test")
     lowered = replace(backbone, precision=torch.bfloat16)  # the exam is in float32 whatever training computes in
     for either in (backbone, lowered):
-        assert count_work(store, either, own, data, recipe, TEST, 10).unread == 0
-    assert count_work(store, lowered, own, data, recipe, TEST, 10).views == 96
+        assert count_work(store, either, own, data, recipe, papers(own), 10).unread == 0
+    assert count_work(store, lowered, own, data, recipe, papers(own), 10).views == 96
 
 
 def test_head_only_takes_pixels_to_the_head(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, recipe="head-only")
-    assert count_work(new_store(), backbone, own, data, recipe, TEST, 0) == replace(
+    assert count_work(new_store(), backbone, own, data, recipe, papers(own), 0) == replace(
         NO_WORK, views=96, unread=6, asked=6 + 2 * 6
     )
 
@@ -95,7 +98,7 @@ def test_head_only_takes_pixels_to_the_head(photos: tuple[Path, ...]) -> None:
 def test_where_everything_trains_only_the_features_are_kept(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, depth="all", epochs=2)
-    assert count_work(new_store(), backbone, own, data, recipe, TEST, 0) == replace(
+    assert count_work(new_store(), backbone, own, data, recipe, papers(own), 0) == replace(
         NO_WORK, views=96, learned=2 * 96, validated=2 * 24, asked=2 * 6 + 2 * 6
     )
 
@@ -103,7 +106,7 @@ def test_where_everything_trains_only_the_features_are_kept(photos: tuple[Path, 
 def test_classic_learns_twice(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, recipe="classic", epochs=2, head_epochs=5)
-    work = count_work(new_store(), backbone, own, data, recipe, TEST, 0)
+    work = count_work(new_store(), backbone, own, data, recipe, papers(own), 0)
     assert (work.head_learned, work.learned, work.validated) == (5 * (18 + 24), 2 * (18 + 24), 2 * 6)
     assert work.views == 24 * 6  # the plain view, and one for each epoch of phase 1
 
@@ -112,7 +115,7 @@ def test_validation_named_by_the_user_is_the_only_training(photos: tuple[Path, .
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, epochs=3)
     named = replace(data, train=np.arange(20), val=np.arange(20, 24), fold=np.arange(20) % 4)
-    work = count_work(new_store(), backbone, own, named, recipe, TEST, 0)
+    work = count_work(new_store(), backbone, own, named, recipe, papers(own), 0)
     assert (work.views, work.learned, work.validated) == (20 * 4 + 4, 3 * 20, 3 * 4)
 
 

@@ -1,0 +1,87 @@
+"""Temperature scaling: one number that makes a classifier as sure as it is right (Guo et al. 2017, section 4.2)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from unfreeze.evaluation.resampling import FloatArray, IntArray
+
+LOG_RANGE = (-3.0, 3.0)  # of the temperature's logarithm: from 1/20 to 20
+SMALLEST_PROBABILITY = 1e-7  # a class that a fold's training part lacks has no finite log-loss
+PRIOR = 1.0
+"""Standard deviation of the logarithm around 0.  Photos that are all answered rightly would have every answer certain: the
+prior weighs about as much as one photo, and only there decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What temperature scaling did to the model that ships.
+
+    Attributes:
+        temperature: Its logits are divided by it; above 1 it was too sure.
+        n: Out-of-fold or validation photos that it was fitted on.
+        ece_before: Calibration error on the scored photos without it.
+        ece_after: With it.
+        log_loss_before: Likewise, in nats.
+        log_loss_after: With it.
+    """
+
+    temperature: float
+    n: int
+    ece_before: float
+    ece_after: float
+    log_loss_before: float
+    log_loss_after: float
+
+
+def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
+    """Return probabilities (N, C), float64."""
+    scaled = logits.astype(np.float64) / temperature
+    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
+    """Return the temperature with the lowest log-loss on photos that the model wasn't fitted on; 1 where there are none.
+
+    Args:
+        logits: Shape (N, C).
+        labels: Classes (N,).
+    """
+    from scipy.optimize import minimize_scalar
+
+    if not len(labels):
+        return 1.0
+    floored = _floored(logits)
+
+    def regret(log_temperature: float) -> float:
+        return float(_nats(floored, labels, math.exp(log_temperature)).sum() + (log_temperature / PRIOR) ** 2 / 2)
+
+    found = minimize_scalar(regret, bounds=LOG_RANGE, method="bounded", options={"xatol": 1e-4})
+    return math.exp(float(found.x))
+
+
+def photo_losses(logits: FloatArray, labels: IntArray) -> FloatArray:
+    """Return each photo's log-loss (N,), in nats, at the temperature that suits the model.
+
+    How sure a model is differs between the phases (phase 2's smoothed labels make it less so) and says nothing of what its
+    features are worth: models are compared by this.
+    """
+    return _nats(_floored(logits), labels, fit_temperature(logits, labels))
+
+
+def _floored(logits: FloatArray) -> FloatArray:
+    from scipy.special import log_softmax
+
+    return np.asarray(log_softmax(logits.astype(np.float64), axis=1).clip(math.log(SMALLEST_PROBABILITY)))
+
+
+def _nats(logits: FloatArray, labels: IntArray, temperature: float) -> FloatArray:
+    from scipy.special import logsumexp
+
+    scaled = logits / temperature
+    losses: FloatArray = logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]
+    return losses

@@ -1,0 +1,145 @@
+"""Evidence: what both models say of photos that they never saw, from a test set or from every photo in its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unfreeze.data.sources import PhotoSet
+from unfreeze.evaluation.calibration import Calibration, fit_temperature, softmax
+from unfreeze.evaluation.metrics import score
+from unfreeze.evaluation.resampling import FloatArray, Groups
+from unfreeze.evaluation.significance import Gain, gain
+from unfreeze.predict import Logits
+from unfreeze.training.phases import PhaseOne, PhaseTwo, Round, TrainingData, truth_of
+from unfreeze.verdict import ScoreSheet
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Calibrated probabilities of the same photos by all arms, each of shape (N, C).
+
+    Attributes:
+        kind: ``test``: photos that were held out from the start.  ``cross_fitted``: every photo, each by models of the
+            folds that it is not in, whose strength, epoch, temperature and even shipping the other folds chose.
+        photos: Which they are.
+        truth: Their labels (N,).
+        head_only: What the head-only model says.
+        two_phase: What the two-phase model says; None where phase 2 didn't run.
+        shipped: What the one that ships says; in cross-fitting, the one that would ship by the other folds.
+        unscaled: The same without its temperature.
+        calibrated_on: Photos that the temperature of what ships was fitted on.
+    """
+
+    kind: Literal["test", "cross_fitted"]
+    photos: Indices
+    truth: Indices
+    head_only: FloatArray
+    two_phase: FloatArray | None
+    shipped: FloatArray
+    unscaled: FloatArray
+    calibrated_on: int
+
+
+def from_test(
+    test: Indices,
+    photos: PhotoSet,
+    head_only: Logits,
+    two_phase: Logits | None,
+    first: PhaseOne,
+    second: PhaseTwo | None,
+) -> Evidence:
+    """Return what the final models say of the ``test`` photos, given their logits (N, C)."""
+    ours = softmax(head_only, first.temperature)
+    theirs = softmax(two_phase, second.temperature) if two_phase is not None and second is not None else None
+    ships = second is not None and second.not_worse and theirs is not None and two_phase is not None
+    return Evidence(
+        kind="test",
+        photos=test,
+        truth=np.array([photos.samples[photo].label for photo in test]),
+        head_only=ours,
+        two_phase=theirs,
+        shipped=theirs if ships and theirs is not None else ours,
+        unscaled=softmax(two_phase if ships and two_phase is not None else head_only),
+        calibrated_on=second.calibrated_on if ships and second is not None else first.calibrated_on,
+    )
+
+
+def cross_fitted(data: TrainingData, rounds: Sequence[Round], first: PhaseOne, second: PhaseTwo | None) -> Evidence:
+    """Return what the rounds' models say, each of its own fold; the rounds are all folds."""
+    truths = [truth_of((each,), data) for each in rounds]
+    head_only = _scaled(first.validation, truths)
+    two_phase = _scaled(second.validation, truths) if second is not None else None
+    ships = second.rounds_not_worse if second is not None else (False,) * len(rounds)
+    shipped, unscaled = [], []
+    for number, two_ships in enumerate(ships):
+        if two_ships and second is not None and two_phase is not None:
+            shipped.append(two_phase[number])
+            unscaled.append(softmax(second.validation[number]))
+        else:
+            shipped.append(head_only[number])
+            unscaled.append(softmax(first.validation[number]))
+    photos = np.concatenate([each.val for each in rounds])
+    order = np.argsort(photos)
+    return Evidence(
+        kind="cross_fitted",
+        photos=photos[order],
+        truth=np.concatenate(truths)[order],
+        head_only=np.concatenate(head_only)[order],
+        two_phase=np.concatenate(two_phase)[order] if two_phase is not None else None,
+        shipped=np.concatenate(shipped)[order],
+        unscaled=np.concatenate(unscaled)[order],
+        calibrated_on=len(photos),
+    )
+
+
+def score_sheet(evidence: Evidence, groups: Groups, temperature: float, seed: int) -> ScoreSheet:
+    """Score every arm, and say what its temperature did to the one that ships."""
+    head_only = score(evidence.truth, evidence.head_only, groups=groups, seed=seed)
+    two_phase = None
+    if evidence.two_phase is not None:
+        two_phase = score(evidence.truth, evidence.two_phase, groups=groups, seed=seed)
+    if evidence.shipped is evidence.head_only:
+        shipped = head_only
+    elif evidence.shipped is evidence.two_phase and two_phase is not None:
+        shipped = two_phase
+    else:
+        shipped = score(evidence.truth, evidence.shipped, groups=groups, seed=seed)
+    before = score(evidence.truth, evidence.unscaled, groups=groups, seed=seed)
+    calibration = Calibration(
+        temperature=temperature,
+        n=evidence.calibrated_on,
+        ece_before=before.ece,
+        ece_after=shipped.ece,
+        log_loss_before=before.log_loss,
+        log_loss_after=shipped.log_loss,
+    )
+    return ScoreSheet(
+        evidence=evidence.kind, head_only=head_only, two_phase=two_phase, shipped=shipped, calibration=calibration
+    )
+
+
+def paired_gain(evidence: Evidence, groups: Groups, seed: int) -> Gain | None:
+    """Compare the two-phase model with the head-only one; None where phase 2 didn't run."""
+    if evidence.two_phase is None:
+        return None
+    return gain(evidence.truth, evidence.head_only, evidence.two_phase, groups=groups, seed=seed)
+
+
+def _scaled(answers: Sequence[Logits], truths: Sequence[Indices]) -> list[FloatArray]:
+    """Return each round's probabilities at the temperature that suits the other rounds."""
+    found = []
+    for own, said in enumerate(answers):
+        others = [number for number in range(len(answers)) if number != own]
+        temperature = fit_temperature(
+            np.concatenate([answers[number] for number in others]),
+            np.concatenate([truths[number] for number in others]),
+        )
+        found.append(softmax(said, temperature))
+    return found
