@@ -29,7 +29,7 @@ from unfreeze.models.backbone import exact
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.activations import Rendered, keep, answers_from
+from unfreeze.training.activations import Rendered, answers_from, keep
 from unfreeze.training.finetune import Schedule, finetune
 from unfreeze.training.phases import TrainingData, new_head, phase_one
 from unfreeze.training.recipes import choose

@@ -59,7 +59,7 @@ def measure(
         writer = csv.writer(file)
         writer.writerow(["file_name", "label", "split"])
         writer.writerows(draw(read_photos(data / name), a_class, seed))
-    reference = _some_of(data / "imagenet_train1k", work / "reference")
+    reference = some_of(data / "imagenet_train1k", work / "reference")
     rows: list[Row] = []
     if "auto" in recipes:
         auto = unfreeze.train(table, seed=seed, reference=reference, out=work / f"{name}-{seed}-auto").verdict
@@ -75,7 +75,7 @@ def measure(
     return rows
 
 
-def _some_of(folder: Path, chosen: Path) -> Path:
+def some_of(folder: Path, chosen: Path) -> Path:
     """Return a folder of links to ``REFERENCE_PHOTOS`` of the reference's classes, evenly spaced."""
     classes = sorted(folder.iterdir())
     step = max(1, len(classes) // REFERENCE_PHOTOS)

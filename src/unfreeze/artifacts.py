@@ -53,6 +53,21 @@ class RunFolder:
         return self.root / "checks.csv"
 
     @property
+    def rows(self) -> Path:
+        """Of a comparison: a row for every arm and seed."""
+        return self.root / "compare.csv"
+
+    @property
+    def comparison(self) -> Path:
+        """Of a comparison: its figures."""
+        return self.root / "compare.json"
+
+    @property
+    def plot(self) -> Path:
+        """Of a comparison: accuracy against forgetting."""
+        return self.root / "compare.png"
+
+    @property
     def model(self) -> Path:
         """The folder of the model that ships."""
         return self.root / "model"
@@ -89,8 +104,8 @@ def refuse_used(out: Path) -> None:
         raise RunError("This folder is not empty, and a run never overwrites.", where=out, mend="Take another --out.")
 
 
-def new_run(out: Path | None) -> RunFolder:
-    """Make a new, empty run folder; ``out``, or the next free of runs/train, runs/train2, ...
+def new_run(out: Path | None, kind: str = "train") -> RunFolder:
+    """Make a new, empty run folder; ``out``, or the next free of runs/train, runs/train2, ...; likewise for other kinds.
 
     Raises:
         RunError: ``out`` holds something already, or can't be made.
@@ -103,13 +118,14 @@ def new_run(out: Path | None) -> RunFolder:
         RUNS.mkdir(exist_ok=True)
         number = 1
         while True:
-            root = RUNS / f"train{number if number > 1 else ''}"
+            root = RUNS / f"{kind}{number if number > 1 else ''}"
             try:
                 root.mkdir()
             except FileExistsError:
                 number += 1
             else:
-                _point_latest(root)
+                if kind == "train":
+                    _point_latest(root)
                 return RunFolder(root)
     except OSError as error:
         raise RunError(

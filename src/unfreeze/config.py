@@ -13,8 +13,8 @@ from unfreeze.errors import ConfigError
 HIGHEST_LR = 3e-3  # above it, pretrained weights are destroyed within an epoch; see the naive arm of the benchmarks
 
 
-class Settings(BaseModel):
-    """Everything that decides a run, apart from the photos.  Each field is a flag of ``unfreeze train``."""
+class Common(BaseModel):
+    """What every training needs to know, apart from the photos."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -24,6 +24,44 @@ class Settings(BaseModel):
     arch: Annotated[
         str | None, Field(description="For a checkpoint file: the architecture it fits, timm/NAME or torchvision/NAME.")
     ] = None
+    test_size: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            lt=1,
+            description="Share held out as the test set where PHOTOS doesn't name one; 0: none, every photo trains and is "
+            "scored by models that never saw it. Default: 0.2, and 0 below 300 photos.",
+        ),
+    ] = None
+    reference: Annotated[
+        Path | None, Field(description="Photos of the original task, in folders by class, to measure forgetting on.")
+    ] = None
+    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16"],
+        Field(description="What frozen stages compute in. auto: bf16 where the hardware has units for it."),
+    ] = "auto"
+    cache: Annotated[
+        Path | None, Field(description="Where activations are kept for later runs. Default: ~/.cache/unfreeze")
+    ] = None
+    cache_gib: Annotated[float, Field(ge=0, description="How much may be kept there, in GiB; 0 keeps nothing.")] = 10.0
+    out: Annotated[Path | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
+
+    @model_validator(mode="after")
+    def _refuse_unwritable_names(self) -> Self:
+        for name in ("photos", "reference", "model", "cache"):
+            try:
+                str(getattr(self, name, None)).encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise ValueError(f"The path of {name} is no valid Unicode: rename it, or use a link") from error
+        if self.cache is not None and self.cache_gib == 0:
+            raise ValueError("--cache has no meaning with --cache-gib 0")
+        return self
+
+
+class Settings(Common):
+    """Everything that decides a run, apart from the photos.  Each field is a flag of ``unfreeze train``."""
+
     recipe: Annotated[
         Literal["auto", "classic", "head-only"], Field(description="How phase 1 and phase 2 are set up.")
     ] = "auto"
@@ -48,44 +86,13 @@ class Settings(BaseModel):
     bn: Annotated[
         Literal["frozen", "train"], Field(description="BatchNorm's statistics: frozen, or the textbooks' train mode.")
     ] = "frozen"
-    test_size: Annotated[
-        float | None,
-        Field(
-            ge=0,
-            lt=1,
-            description="Share held out as the test set where PHOTOS doesn't name one; 0: none, every photo trains and is "
-            "scored by models that never saw it. Default: 0.2, and 0 below 300 photos.",
-        ),
-    ] = None
-    reference: Annotated[
-        Path | None, Field(description="Photos of the original task, in folders by class, to measure forgetting on.")
-    ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63, description="Decides every random choice.")] = 0
-    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
-    precision: Annotated[
-        Literal["auto", "fp32", "bf16"],
-        Field(description="What frozen stages compute in. auto: bf16 where the hardware has units for it."),
-    ] = "auto"
-    cache: Annotated[
-        Path | None, Field(description="Where activations are kept for later runs. Default: ~/.cache/unfreeze")
-    ] = None
-    cache_gib: Annotated[float, Field(ge=0, description="How much may be kept there, in GiB; 0 keeps nothing.")] = 10.0
-    out: Annotated[Path | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
 
 
 class TrainConfig(Settings):
     """The photos and the settings of one run."""
 
     photos: Path
-
-    @model_validator(mode="after")
-    def _refuse_unwritable_names(self) -> Self:
-        for name in ("photos", "reference", "model", "cache"):
-            try:
-                str(getattr(self, name)).encode("utf-8")
-            except UnicodeEncodeError as error:
-                raise ValueError(f"The path of {name} is no valid Unicode: rename it, or use a link") from error
-        return self
 
     @model_validator(mode="after")
     def _refuse_what_nothing_reads(self) -> Self:
@@ -110,21 +117,48 @@ class TrainConfig(Settings):
                 raise ValueError(f"--{name.replace('_', '-')} has no meaning with {cause}")
         if self.fresh_views is not None and (self.depth == "all" or self.bn == "train"):
             raise ValueError("--fresh-views has no meaning where every epoch draws new views")
-        if self.cache is not None and self.cache_gib == 0:
-            raise ValueError("--cache has no meaning with --cache-gib 0")
         if head_only and self.bn == "train":
             raise ValueError("--bn train has no meaning where the backbone stays as it is")
         return self
 
 
+class CompareSettings(Common):
+    """Each field is a flag of ``unfreeze compare``."""
+
+    seeds: Annotated[int, Field(gt=0, le=100, description="How often every arm is trained, with seeds 0, 1, ...")] = 3
+    epochs: Annotated[
+        int, Field(gt=1, description="Of every arm but ours; the classic ones divide them between their phases.")
+    ] = 10
+
+
+class CompareConfig(CompareSettings):
+    """The photos and the settings of one comparison."""
+
+    photos: Path
+
+    @model_validator(mode="after")
+    def _refuse_no_test(self) -> Self:
+        if self.test_size == 0:
+            raise ValueError("--test-size 0 has no meaning here: all arms are scored on the same test photos")
+        return self
+
+
 def make_config(values: dict[str, Any]) -> TrainConfig:
-    """Validate ``values``.
+    """Validate the settings of one run.
 
     Raises:
         ConfigError: Names the first value that can't be.
     """
     try:
         return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise explain(error) from error
+
+
+def make_comparison(values: dict[str, Any]) -> CompareConfig:
+    """Validate the settings of a comparison; for errors see ``make_config``."""
+    try:
+        return CompareConfig.model_validate(values)
     except ValidationError as error:
         raise explain(error) from error
 

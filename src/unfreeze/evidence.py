@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from unfreeze.data.sources import PhotoSet
 from unfreeze.evaluation.calibration import Calibration, fit_temperature, softmax
-from unfreeze.evaluation.metrics import score
+from unfreeze.evaluation.crossfit import widened_gain, widened_scores
+from unfreeze.evaluation.metrics import Scores, score
 from unfreeze.evaluation.resampling import FloatArray, Groups
 from unfreeze.evaluation.significance import Gain, gain
 from unfreeze.predict import Logits
@@ -35,6 +36,7 @@ class Evidence:
         shipped: What the one that ships says; in cross-fitting, the one that would ship by the other folds.
         unscaled: The same without its temperature.
         calibrated_on: Photos that the temperature of what ships was fitted on.
+        folds: How many models answered; None for the one that was tested.
     """
 
     kind: Literal["test", "cross_fitted"]
@@ -45,6 +47,7 @@ class Evidence:
     shipped: FloatArray
     unscaled: FloatArray
     calibrated_on: int
+    folds: int | None = None
 
 
 def from_test(
@@ -96,22 +99,26 @@ def cross_fitted(data: TrainingData, rounds: Sequence[Round], first: PhaseOne, s
         shipped=np.concatenate(shipped)[order],
         unscaled=np.concatenate(unscaled)[order],
         calibrated_on=len(photos),
+        folds=len(rounds),
     )
 
 
 def score_sheet(evidence: Evidence, groups: Groups, temperature: float, seed: int) -> ScoreSheet:
     """Score every arm, and say what its temperature did to the one that ships."""
-    head_only = score(evidence.truth, evidence.head_only, groups=groups, seed=seed)
-    two_phase = None
-    if evidence.two_phase is not None:
-        two_phase = score(evidence.truth, evidence.two_phase, groups=groups, seed=seed)
+
+    def scored(answers: FloatArray) -> Scores:
+        found = score(evidence.truth, answers, groups=groups, seed=seed)
+        return found if evidence.folds is None else widened_scores(found, evidence.folds)
+
+    head_only = scored(evidence.head_only)
+    two_phase = scored(evidence.two_phase) if evidence.two_phase is not None else None
     if evidence.shipped is evidence.head_only:
         shipped = head_only
     elif evidence.shipped is evidence.two_phase and two_phase is not None:
         shipped = two_phase
     else:
-        shipped = score(evidence.truth, evidence.shipped, groups=groups, seed=seed)
-    before = score(evidence.truth, evidence.unscaled, groups=groups, seed=seed)
+        shipped = scored(evidence.shipped)
+    before = scored(evidence.unscaled)
     calibration = Calibration(
         temperature=temperature,
         n=evidence.calibrated_on,
@@ -129,7 +136,8 @@ def paired_gain(evidence: Evidence, groups: Groups, seed: int) -> Gain | None:
     """Compare the two-phase model with the head-only one; None where phase 2 didn't run."""
     if evidence.two_phase is None:
         return None
-    return gain(evidence.truth, evidence.head_only, evidence.two_phase, groups=groups, seed=seed)
+    found = gain(evidence.truth, evidence.head_only, evidence.two_phase, groups=groups, seed=seed)
+    return found if evidence.folds is None else widened_gain(found, evidence.folds)
 
 
 def _scaled(answers: Sequence[Logits], truths: Sequence[Indices]) -> list[FloatArray]:

@@ -144,7 +144,13 @@ class Exam:
         return pairs
 
     def forgetting(
-        self, backbone: Backbone, pretrained: list[Tensors], own: Sequence[tuple[Look, Look]], seed: int
+        self,
+        backbone: Backbone,
+        pretrained: list[Tensors],
+        own: Sequence[tuple[Look, Look]],
+        seed: int,
+        *,
+        diagnose: bool = True,
     ) -> Forgetting | None:
         """Compare the original classifier on the backbone as it is now with what it said at first.
 
@@ -153,6 +159,7 @@ class Exam:
             pretrained: Its stages from the boundary on, as they were.
             own: Looks at the user's own photos, before and after.
             seed: Of the intervals.
+            diagnose: Whether to refit a linear reader and to compare stages, too.
         """
         if not backbone.network.outputs:
             return None
@@ -167,12 +174,13 @@ class Exam:
                 reference=self.reference_name, before=before.ranks, after=after.ranks, restored=restored,
                 outputs=backbone.network.outputs, seed=seed,
             )  # fmt: skip
-            measured = _with_probe(measured, self.reference, before, after, seed)
+            if diagnose:
+                measured = _with_probe(measured, self.reference, before, after, seed)
         if own:
             first, last = (_answers([pair[place] for pair in own]) for place in (0, 1))
             top1 = [np.concatenate([pair[place].top1 for pair in own]) for place in (0, 1)]
             measured = measured.with_agreement(top1[0], top1[1], divergence(first, last))
-        return measured.with_cka(_alike(backbone, self.boundary, pairs))
+        return measured.with_cka(_alike(backbone, self.boundary, pairs)) if diagnose else measured
 
     def _restored(self, backbone: Backbone, pretrained: list[Tensors], after: Look) -> Indices:
         """Return the reference photos' ranks with the original buffers: BatchNorm's statistics."""

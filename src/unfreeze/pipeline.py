@@ -96,7 +96,7 @@ def run(config: TrainConfig) -> Run:
             first.final.install(backbone, head, pretrained)
             head_only = exam.answers(backbone, head)
 
-        second, two_phase, own = None, None, []
+        second, two_phase, tried = None, None, []
         if recipe.plan is not None:
             with watch.measure("finetune"):
                 backbone.restore(pretrained)
@@ -105,8 +105,8 @@ def run(config: TrainConfig) -> Run:
                 second.final.install(backbone, head, pretrained)
                 two_phase = exam.answers(backbone, head)
                 tried = [(weights, each.val) for weights, each in zip(second.round_finals, rounds, strict=True)]
-                own = exam.own_looks(backbone, source, pretrained, tried)
         with watch.measure("exam"):
+            own = exam.own_looks(backbone, source, pretrained, tried)
             forgotten = exam.forgetting(backbone, pretrained, own, config.seed)
 
     if test:

@@ -20,7 +20,7 @@ from unfreeze.cli import main
 from unfreeze.demo import DEFECTS, draw_photos
 from unfreeze.models.backbones import load_backbone
 
-QUICK = ["--depth", "blocks.6", "--epochs", "2", "--views", "2"]
+QUICK = ["--depth", "blocks.6", "--epochs", "2", "--views", "2", "--test-size", "0.2"]
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +85,89 @@ def test_the_verdict_follows_its_schema(run: Path) -> None:
     assert forgetting["n"] == 28
     assert forgetting["drop"] == pytest.approx(forgetting["before"] - forgetting["after"])
     assert {"decode", "features", "head", "finetune", "total"} <= set(verdict["cost"]["seconds"])
+
+
+def test_training_gets_no_photo_of_the_test_set(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even by number: what training is given holds the paths and labels of the training photos, and no others."""
+    from unfreeze.training.activations import Activations
+    from unfreeze.training.phases import PhaseOne, TrainingData, phase_one
+
+    given: list[tuple[Activations, TrainingData]] = []
+
+    def spied(backbone: object, source: Activations, data: TrainingData, *rest: object) -> PhaseOne:
+        given.append((source, data))
+        return phase_one(backbone, source, data, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("unfreeze.pipeline.phase_one", spied)
+    assert command("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again")) == 0
+    ((source, data),) = given
+    with (run / "splits.csv").open(encoding="utf-8") as file:
+        trained = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    assert [path.relative_to(photos).as_posix() for path in source.renderer.paths] == [
+        row["file_name"] for row in trained
+    ]
+    assert len(source.renderer.digests) == len(data.labels) == len(trained)
+    assert sorted(data.train) == list(range(len(trained)))
+
+
+def test_every_photo_is_scored_by_models_that_never_saw_it(
+    photos: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    words = ("train", str(photos), *QUICK[:-2], "--reference", str(reference), "--out", str(tmp_path / "run"))
+    assert command(*words) == 0
+    told = capsys.readouterr()
+    assert "all train, and each is scored by models of the 5 folds that never saw it" in told.err
+    assert "of 56 photos, each answered by a model that never saw it" in told.out
+    assert len(told.out.splitlines()) < 25
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text("utf-8"))
+    assert verdict["scores"]["evidence"] == "cross_fitted"
+    assert (verdict["data"]["n_train"], verdict["data"]["n_test"], verdict["scores"]["shipped"]["n"]) == (56, 0, 56)
+    assert verdict["scores"]["calibration"]["n"] == 56
+    assert verdict["forgetting"]["agreement_n"] == 56
+    assert verdict["forgetting"]["weights_drop"] == pytest.approx(verdict["forgetting"]["drop"])
+    with (tmp_path / "run" / "predictions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["file_name"] for row in rows) == sorted(
+        path.relative_to(photos).as_posix() for path in photos.rglob("*.jpg")
+    )
+    answered = np.array([[float(row[f"two_phase:{name}"]) for name in sorted(DEFECTS)] for row in rows])
+    right = np.mean([sorted(DEFECTS)[best] == row["label"] for best, row in zip(answered.argmax(1), rows, strict=True)])
+    assert right == pytest.approx(verdict["scores"]["two_phase"]["accuracy"])
+
+
+def test_compare_trains_every_arm_on_the_same_photos(
+    photos: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = tmp_path / "few.csv"
+    rows = [(photo, name) for name in DEFECTS for photo in sorted((photos / name).iterdir())[:5]]
+    few.write_text("file_name,label\n" + "".join(f"{photo},{name}\n" for photo, name in rows), "utf-8")
+    capsys.readouterr()
+    out = tmp_path / "compared"
+    words = ("compare", str(few), "--seeds", "2", "--epochs", "2", "--reference", str(reference), "--out", str(out))
+    assert command(*words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    arms = [
+        "head-only", "two-phase", "classic, BatchNorm frozen", "classic, as in textbooks", "naive: all at 1e-3",
+        "layer decay, one phase",
+    ]  # fmt: skip
+    assert [line[:27].rstrip() for line in lines[1:7]] == arms
+    assert "corrected for divisions that overlap" in lines[8]
+    with (out / "compare.csv").open(encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [(row["seed"], row["arm"]) for row in table] == [(str(seed), arm) for seed in range(2) for arm in arms]
+    for row in table:
+        frozen = row["arm"] not in ("classic, as in textbooks", "naive: all at 1e-3")
+        assert (float(row["batch_norm_drop"]) == 0) >= frozen
+        assert row["arm"] != "head-only" or float(row["drop"]) == 0
+    figures = json.loads((out / "compare.json").read_text("utf-8"))
+    assert [line["arm"] for line in figures["arms"]] == arms
+    assert figures["n_test"] == 4
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert command(*words) == 2  # a comparison never overwrites either
+    assert command("compare", str(few), "--test-size", "0") == 2
 
 
 def test_the_frozen_part_ships_as_it_was_pretrained_to_the_bit(run: Path) -> None:
@@ -156,7 +239,9 @@ def test_timm_loads_the_shipped_model(run: Path, photos: Path) -> None:
 
 
 def test_head_only_forgets_exactly_nothing(photos: Path, reference: Path, tmp_path: Path) -> None:
-    finished = unfreeze.train(photos, recipe="head-only", views=1, reference=reference, out=tmp_path / "run")
+    finished = unfreeze.train(
+        photos, recipe="head-only", views=1, test_size=0.2, reference=reference, out=tmp_path / "run"
+    )
     verdict = finished.verdict
     assert verdict.shipped == "head_only"
     assert verdict.gain is None
@@ -203,7 +288,9 @@ def test_eval_scores_other_photos(run: Path, photos: Path, capsys: pytest.Captur
     assert command("eval", str(run), str(photos)) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "56 photos, with 95 % intervals"
-    assert [line.split()[0] for line in lines[1:]] == ["accuracy", "balanced", "log-loss", "calibration"]
+    assert [line.split()[0] for line in lines[1:]] == [
+        "accuracy", "balanced", "macro", "ROC-AUC", "PR-AUC", "Cohen's", "log-loss", "calibration",
+    ]  # fmt: skip
 
 
 def test_the_last_lines_say_the_verdict_the_paths_and_the_next_command(
@@ -213,7 +300,8 @@ def test_the_last_lines_say_the_verdict_the_paths_and_the_next_command(
     assert command("train", str(photos), "--recipe", "head-only", "--views", "1") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("The head-only model ships: it is right on ")
-    assert [line.split()[0] for line in lines[2:]] == ["run", "verdict", "model", "next"]
+    assert [line.split()[0] for line in lines[-4:]] == ["run", "verdict", "model", "next"]
+    assert len(lines) < 25
     assert lines[-1].endswith("unfreeze predict runs/train PHOTO...")
     assert (tmp_path / "runs" / "latest").resolve() == tmp_path / "runs" / "train"
 

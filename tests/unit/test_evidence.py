@@ -6,12 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.stats import norm
 from tests.support import task
 
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.evaluation.calibration import fit_temperature, softmax
+from unfreeze.evaluation.crossfit import inflation, widened_gain, widened_scores
+from unfreeze.evaluation.metrics import score
+from unfreeze.evaluation.significance import Gain
 from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet
 from unfreeze.training.finetune import Weights
+from unfreeze.training.fit_head import fit_head
 from unfreeze.training.phases import PhaseOne, PhaseTwo, Round, TrainingData, validation_rounds
 
 CLASSES = 3
@@ -105,3 +110,77 @@ def test_the_sheet_scores_calibrated_probabilities(data: TrainingData) -> None:
     found = paired_gain(evidence, [None] * 30, 0)
     assert found is not None
     assert found.accuracy == pytest.approx(sheet.two_phase.accuracy - sheet.head_only.accuracy)
+
+
+# Nothing is proven where there is nothing: labels that have nothing to do with the features
+
+
+def by_chance(seed: int, apart: float = 0.0) -> tuple[float, bool, float]:
+    """Return the gain between two heads on features of ``apart``, whether it is proven, and the shipped accuracy."""
+    rng = np.random.default_rng(seed)
+    labels = torch.from_numpy(rng.permutation(np.arange(60) % 2))
+    data = TrainingData(labels, np.arange(60), np.arange(0), np.arange(60) % 5, 2)
+    rounds = validation_rounds(data, 60)
+    truths = labels.numpy()
+    solved = []
+    for signal in (0.0, apart):
+        features = torch.from_numpy(rng.normal(size=(60, 1, 6)) + signal * truths[:, None, None])
+        fit = fit_head(features, labels, data.fold, 2)
+        solved.append(tuple(fit.out_of_fold[data.fold == fold].astype(np.float32) for fold in range(5)))
+
+    def better(judges: list[int]) -> bool:
+        scores = [
+            np.mean(np.concatenate([one[r].argmax(1) == truths[data.fold == r] for r in judges])) for one in solved
+        ]
+        return bool(scores[1] > scores[0])
+
+    ships = tuple(better([r for r in range(5) if r != own]) for own in range(5))
+    first = PhaseOne(NOTHING, solved[0], 1.0, 60, NOTHING, (), ())
+    second = PhaseTwo(NOTHING, solved[1], 1.0, 60, True, ships, (), ())
+    evidence = cross_fitted(data, rounds, first, second)
+    assert evidence.two_phase is not None
+    found = paired_gain(evidence, [None] * 60, seed)
+    assert found is not None
+    return found.accuracy, found.proven, float((evidence.shipped.argmax(1) == evidence.truth).mean())
+
+
+def test_shuffled_labels_prove_nothing_and_flatter_nothing() -> None:
+    found = [by_chance(seed) for seed in range(200)]
+    assert np.mean([proven for _, proven, _ in found]) <= 0.05
+    assert abs(np.mean([gain for gain, _, _ in found])) < 0.02
+    assert (
+        np.mean([shipped for *_, shipped in found]) < 0.51
+    )  # choosing the better arm for each fold doesn't flatter it
+
+
+def test_photos_taken_for_independent_would_claim_too_much() -> None:
+    """Why cross-fitted answers need a correction: see ``crossfit.py``."""
+    assert inflation(5) == pytest.approx(1.5)
+    plain = Gain(
+        100, 0.1, (0.02, 0.18), 0.1, (0.02, 0.18), -0.1, (-0.2, 0.0), 15, 5, 0.04, "mcnemar_exact", True, 0.07, 400
+    )
+    found = widened_gain(plain, 5)
+    assert found.accuracy_ci95 == pytest.approx((-0.02, 0.22))
+    assert found.log_loss_ci95 == pytest.approx((-0.25, 0.05))
+    assert found.p_value == pytest.approx(2 * norm.sf(norm.isf(0.02) / 1.5))
+    assert (found.proven, found.test, found.needed_n) == (False, "mcnemar_cross_fitted", 900)
+    assert found.detectable == pytest.approx(0.105)
+    assert widened_gain(replace(plain, p_value=1.0), 5).p_value == 1.0
+
+
+def test_no_interval_leaves_its_scale() -> None:
+    labels, stated = np.arange(40) % 2, np.tile([[0.9, 0.1], [0.2, 0.8]], (20, 1))
+    plain = score(labels, stated)
+    wide = widened_scores(plain, 2)
+    for (_, value, (low, high)), (_, same, (lower, higher)) in zip(plain.rows(), wide.rows(), strict=True):
+        assert value == same
+        assert higher - lower >= high - low
+        assert 0 <= lower <= higher
+    assert wide.accuracy_ci95[1] == 1.0
+    assert wide.per_class[0].recall_ci95 is not None
+    assert plain.per_class[0].recall_ci95 is not None
+    assert wide.per_class[0].recall_ci95[0] < plain.per_class[0].recall_ci95[0]
+
+
+def test_a_real_gain_is_proven_by_cross_fitting() -> None:
+    assert np.mean([by_chance(seed, apart=2.0)[1] for seed in range(20)]) > 0.8

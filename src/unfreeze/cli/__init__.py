@@ -23,8 +23,9 @@ app = App(
 )
 
 
-# These two need pydantic, which takes as long to import as everything else here: they are loaded when they are called.
+# These need pydantic, which takes as long to import as everything else here: they are loaded when they are called.
 app.command("unfreeze.cli.train:train", help="Train on a folder of labelled photos, and print the verdict.")
+app.command("unfreeze.cli.train:compare", help="Train our way and others on the same photos: one table, one plot.")
 app.command("unfreeze.cli.train:demo", help="Draw photos of metal surfaces with defects, and train on them.")
 
 

@@ -7,10 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unfreeze.config import Settings, TrainConfig, make_config, read_config
+from unfreeze.config import CompareSettings, Settings, TrainConfig, make_comparison, make_config, read_config
 from unfreeze.errors import ConfigError
 
 DEFAULTS = Settings()
+COMPARE_DEFAULTS = CompareSettings()
 
 
 def train(
@@ -35,6 +36,26 @@ def train(
     validated = make_config(chosen)
 
     _train(validated, next_photos="PHOTO...")
+
+
+def compare(
+    photos: Path,
+    /,
+    *,
+    settings: Annotated[CompareSettings, Parameter(name="*")] = COMPARE_DEFAULTS,
+) -> None:
+    """Train head-only, two-phase and what people do instead on the same photos, and print one table.
+
+    Args:
+        photos: As for train; the test photos are the same for all.
+    """
+    from unfreeze.compare import compare as run
+
+    chosen = settings.model_dump(include=settings.model_fields_set) | {"photos": photos}
+    comparison = run(make_comparison(chosen))
+    print(*comparison.table(), sep="\n")
+    print(f"rows     {comparison.folder.rows}")
+    print(f"plot     {comparison.folder.plot}")
 
 
 def demo() -> None:

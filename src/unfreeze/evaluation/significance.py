@@ -31,7 +31,7 @@ class Gain:
         broken: Images that were right before and are wrong after.
         p_value: Two-sided, of the null hypothesis that before and after are equally accurate.
         test: What gave ``p_value``: McNemar's exact test takes images for independent, so that groups have a test of
-            their own.
+            their own, and cross-fitted answers a correction (see ``crossfit.py``).
         proven: The interval of the accuracy gain lies above 0, and p < 0.05.  Both are asked for, as the bootstrap is
             too narrow where few images changed.
         detectable: The smallest gain that so many images show four times in five, where as large a share of them changes;
@@ -50,7 +50,7 @@ class Gain:
     fixed: int
     broken: int
     p_value: float
-    test: Literal["mcnemar_exact", "group_sign_flip"]
+    test: Literal["mcnemar_exact", "group_sign_flip", "mcnemar_cross_fitted", "sign_flip_cross_fitted"]
     proven: bool
     detectable: float | None = None
     needed_n: int | None = None
@@ -101,10 +101,15 @@ def gain(
         broken=broken,
         p_value=p_value,
         test="mcnemar_exact" if codes is None else "group_sign_flip",
-        proven=accuracy_ci[0] > 0 and p_value < SIGNIFICANCE,
+        proven=claims(accuracy_ci, p_value),
         detectable=smallest if smallest < math.inf else None,
         needed_n=needed_n((fixed - broken) / n, changed) if fixed > broken and codes is None else None,
     )
+
+
+def claims(accuracy_ci: Interval, p_value: float) -> bool:
+    """Return whether a gain is called proven."""
+    return accuracy_ci[0] > 0 and p_value < SIGNIFICANCE
 
 
 def mcnemar_exact(fixed: int, broken: int) -> float:

@@ -150,21 +150,23 @@ def _usual_boundary(backbone: Backbone, photos_a_class: float) -> int:
     return 0 if photos_a_class >= PLENTIFUL else backbone.head_boundary - math.ceil(backbone.head_boundary / 3)
 
 
-def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
-    def adam(epochs: int) -> Schedule:
-        return Schedule(
-            epochs=epochs,
-            batch_size=config.batch_size or 32,
-            views=None,
-            fresh=0,
-            optimizer="adam",
-            weight_decay=0.0,
-            warmup=0.0,
-            cosine=False,
-            clip=None,
-            smoothing=0.0,
-        )
+def textbook_schedule(epochs: int, batch_size: int | None = None) -> Schedule:
+    """Return the tutorials' schedule: plain Adam at a constant rate, a new view of each photo in every epoch."""
+    return Schedule(
+        epochs=epochs,
+        batch_size=batch_size or 32,
+        views=None,
+        fresh=0,
+        optimizer="adam",
+        weight_decay=0.0,
+        warmup=0.0,
+        cosine=False,
+        clip=None,
+        smoothing=0.0,
+    )
 
+
+def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
     head_epochs = config.head_epochs or CLASSIC_EPOCHS
     head_lr = config.head_lr or CLASSIC_HEAD_LR
     lr = config.lr or CLASSIC_LR
@@ -173,9 +175,9 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
         augmentation=TEXTBOOK,
         views=head_epochs + 1,
         head_plan=plan_from(backbone, backbone.head_boundary, lr=0.0, head_lr=head_lr, bn=config.bn),
-        head_schedule=adam(head_epochs),
+        head_schedule=textbook_schedule(head_epochs, config.batch_size),
         plan=plan_from(backbone, 0, lr=lr, head_lr=lr, bn=config.bn),
-        schedule=adam(config.epochs or CLASSIC_EPOCHS),
+        schedule=textbook_schedule(config.epochs or CLASSIC_EPOCHS, config.batch_size),
         choose_epoch=False,
         judges=1,
         boundary=0,

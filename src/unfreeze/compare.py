@@ -1,0 +1,193 @@
+"""Ways to fine-tune, side by side: the same photos, the same test set, several seeds, and a paired test of every gain."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import tomli_w
+from numpy.typing import NDArray
+
+from unfreeze.artifacts import RunFolder, new_run, refuse_used, write_table, write_text
+from unfreeze.comparison import Comparison, Row, judge, plot
+from unfreeze.config import CompareConfig, TrainConfig
+from unfreeze.data.checks import check, readable
+from unfreeze.data.device_views import choose_renderer
+from unfreeze.data.loaders import Renderer
+from unfreeze.data.reference import read_reference
+from unfreeze.data.sources import PhotoSet, read_photos
+from unfreeze.data.splits import TEST_SIZE, Splits, split
+from unfreeze.errors import ConfigError
+from unfreeze.exam import Exam, set_exam
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.backbones import load_backbone
+from unfreeze.models.engine import choose_precision
+from unfreeze.predict import Logits
+from unfreeze.runtime import Stopwatch, choose_device, deterministic, prepare_process, say
+from unfreeze.training.baselines import classic, layer_decay, naive
+from unfreeze.training.finetune import Weights
+from unfreeze.training.phases import TrainingData, gather, new_head, phase_one, phase_two
+from unfreeze.training.recipes import Recipe, choose
+from unfreeze.training.store import Store, open_store
+
+FOLDS = 5
+HEAD_ONLY = "head-only"
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A recipe, and what to call the models that it ends with.
+
+    Attributes:
+        recipe: How.
+        first: The name of phase 1's model; None where nobody would use it by itself.
+        second: The name of phase 2's model; None where there is no phase 2.
+    """
+
+    recipe: Recipe
+    first: str | None
+    second: str | None
+
+
+def contenders(
+    config: TrainConfig, epochs: int, backbone: Backbone, photos: int, classes: int
+) -> tuple[Contender, ...]:
+    """Return everything that is compared, ours first.
+
+    Args:
+        config: A run with our defaults.
+        epochs: Of every other recipe.
+        backbone: What they fine-tune.
+        photos: Photos to train on.
+        classes: How many there are.
+    """
+    halves = {"recipe": "classic", "head_epochs": epochs // 2, "epochs": epochs - epochs // 2}
+    textbook = config.model_copy(update=halves)
+    found = [
+        Contender(choose(config, backbone, photos, classes), HEAD_ONLY, "two-phase"),
+        Contender(classic(textbook, backbone, photos, classes, "frozen"), None, "classic, BatchNorm frozen"),
+        Contender(classic(textbook, backbone, photos, classes, "train"), None, "classic, as in textbooks"),
+        Contender(naive(backbone, epochs), "naive: all at 1e-3", None),
+        Contender(layer_decay(backbone, epochs, photos), "layer decay, one phase", None),
+    ]
+    if not backbone.batch_norm:
+        found.pop(2)  # both classics are the same
+        found[1] = replace(found[1], second="classic, as in textbooks")
+    return tuple(found)
+
+
+def compare(config: CompareConfig) -> Comparison:
+    """Train every contender with every seed, and write the comparison's folder.
+
+    Raises:
+        UnfreezeError: Any mistake that the user can mend; no folder is made before the inputs have been checked.
+    """
+    prepare_process()
+    if config.out is not None:
+        refuse_used(config.out)
+    store = open_store(config.cache, config.cache_gib)
+    known = store.known_photos()
+    photos = check(read_photos(config.photos), known)
+    device = choose_device(config.device)
+    precision = choose_precision(config.precision, device)
+    backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
+    if config.reference is not None and not backbone.network.labels:
+        raise ConfigError(
+            "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
+        )
+    reference = readable(read_reference(config.reference, backbone.network.labels), known) if config.reference else None
+    divided = [_divide(photos, config.test_size, seed) for seed in range(config.seeds)]
+    folder = new_run(config.out, "compare")
+    places = {"out", "cache", "cache_gib"}
+    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=places)))
+    first = divided[0]
+    sides = f"{len(first.train)} to train on, {len(first.test)} to test on"
+    say(f"{len(photos.samples)} photos of {len(photos.classes)} classes: {sides}")
+
+    rows: list[Row] = []
+    for seed, splits in enumerate(divided):
+        for row in _one_seed(store, backbone, photos, splits, reference, config, seed):
+            say(f"seed {seed}: {row.arm}: {row.accuracy * 100:.1f} % right, {row.seconds:.0f} s")
+            rows.append(row)
+    groups = [[photos.samples[i].group for i in splits.test] for splits in divided]
+    comparison = judge(folder, rows, [splits.test for splits in divided], groups, len(first.train), HEAD_ONLY)
+    _write(folder, comparison)
+    return comparison
+
+
+def _divide(photos: PhotoSet, test_size: float | None, seed: int) -> Splits:
+    return split(photos, test_size=test_size or TEST_SIZE, folds=FOLDS, seed=seed)
+
+
+def _one_seed(
+    store: Store,
+    backbone: Backbone,
+    photos: PhotoSet,
+    splits: Splits,
+    reference: PhotoSet | None,
+    config: CompareConfig,
+    seed: int,
+) -> Iterator[Row]:
+    """Yield a row for every model of every contender."""
+    learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
+    data = TrainingData.of(learning, splits, len(photos.classes))
+    ours = TrainConfig(photos=config.photos, model=config.model, seed=seed)
+    truth = np.array([sample.label for sample in test])
+    exams: dict[int, Exam] = {}
+    for each in contenders(ours, config.epochs, backbone, len(data.train), data.classes):
+        recipe = each.recipe
+        pillow = Renderer((), backbone.network.preprocessing, recipe.augmentation, seed).of(learning)
+        renderer = choose_renderer(pillow, backbone.device, again=recipe.boundary == 0)
+        if recipe.boundary not in exams:
+            exams[recipe.boundary] = set_exam(store, backbone, recipe.boundary, renderer, test, reference)
+        with deterministic(seed):
+            for name, weights, seconds in _models(backbone, renderer, data, each, seed):
+                yield _examined(backbone, exams[recipe.boundary], weights, truth, Row(seed, name, seconds=seconds))
+
+
+def _models(
+    backbone: Backbone, renderer: Renderer, data: TrainingData, contender: Contender, seed: int
+) -> Iterator[tuple[str, Weights, float]]:
+    """Train a contender, from photos on with nothing kept from before, and yield its models with the seconds they took."""
+    recipe, watch = contender.recipe, Stopwatch()
+    with watch.measure("one"):
+        source, at_head = gather(open_store(None, 0), backbone, renderer, data, recipe)
+        first = phase_one(backbone, at_head, data, recipe, seed)
+    if contender.first is not None:
+        yield contender.first, first.final, watch.seconds["one"]
+    if contender.second is not None:
+        with watch.measure("two"):
+            second = phase_two(backbone, source, data, recipe, first, seed)
+        yield contender.second, second.final, watch.seconds["one"] + watch.seconds["two"]
+
+
+def _examined(backbone: Backbone, exam: Exam, weights: Weights, truth: Indices, row: Row) -> Row:
+    """Return the row with its scores; leaves the backbone as it was."""
+    pretrained = backbone.snapshot(exam.boundary)
+    head = new_head(backbone, len(weights.head["bias"]), row.seed)
+    weights.install(backbone, head, pretrained)
+    answers: Logits = exam.answers(backbone, head)
+    assert exam.test is not None, "a comparison is scored on test photos"
+    own = exam.own_looks(backbone, exam.test.source, pretrained, [])
+    forgotten = exam.forgetting(backbone, pretrained, own, row.seed, diagnose=False)
+    backbone.restore(pretrained)
+    right = answers.argmax(1) == truth
+    balanced = float(np.mean([right[truth == label].mean() for label in np.unique(truth)]))
+    found = replace(row, right=right.astype(np.int64), accuracy=float(right.mean()), balanced_accuracy=balanced)
+    if forgotten is None:
+        return found
+    return replace(found, drop=forgotten.drop, batch_norm_drop=forgotten.batch_norm_drop, agreement=forgotten.agreement)
+
+
+def _write(folder: RunFolder, comparison: Comparison) -> None:
+    header = ["seed", "arm", "accuracy", "balanced_accuracy", "drop", "batch_norm_drop", "agreement", "seconds"]
+    cells: Sequence[Sequence[str | float | None]] = [[getattr(row, name) for name in header] for row in comparison.rows]
+    write_table(folder.rows, header, cells)
+    plot(comparison, folder.plot)
+    figures = {"schema": 1, "n_test": comparison.n_test, "seeds": comparison.seeds, "test": comparison.test}
+    lines = [asdict(line) for line in comparison.lines]
+    write_text(folder.comparison, json.dumps(figures | {"arms": lines}, indent=2) + "\n")

@@ -1,0 +1,74 @@
+"""What people do instead: recipes that ``unfreeze compare`` trains beside its own, and that ``train`` doesn't offer.
+
+classic      Adam 1e-3 on the head, then Adam 1e-5 on everything (the transfer-learning tutorials of Keras and PyTorch)
+naive        Adam 1e-3 on everything from a random head on: no phase 1, no low rate
+layer decay  AdamW on everything from a random head on, lower layers slower: one phase (BEiT, Bao et al. 2022, table 8;
+             timm's --layer-decay)
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from unfreeze.config import TrainConfig
+from unfreeze.data.transforms import Augmentation
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.freezing import BatchNormMode, plan_from
+from unfreeze.training.finetune import Schedule
+from unfreeze.training.recipes import CLASSIC_HEAD_LR, MILD, TEXTBOOK, Recipe, choose, textbook_schedule
+
+LAYER_DECAY = 0.7  # BEiT's and MAE's are 0.65 to 0.75 for a network of this size
+LAYER_DECAY_LR = 5e-4
+LAYER_DECAY_WEIGHT_DECAY = 0.05
+
+
+def classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int, bn: BatchNormMode) -> Recipe:
+    """Return the textbooks' two phases; their BatchNorm's mode is the only thing that ``bn`` changes."""
+    return replace(choose(config.model_copy(update={"bn": bn}), backbone, photos, classes), judges=0)
+
+
+def naive(backbone: Backbone, epochs: int) -> Recipe:
+    """Return the classic mistake: everything at the head's rate at once, BatchNorm in train mode, as people run it."""
+    return _one_phase("naive", backbone, TEXTBOOK, textbook_schedule(epochs), lr=CLASSIC_HEAD_LR, bn="train")
+
+
+def layer_decay(backbone: Backbone, epochs: int, photos: int) -> Recipe:
+    """Return the strongest recipe of one phase; BatchNorm frozen, so that it differs from ours in the phases alone."""
+    schedule = Schedule(
+        epochs=epochs,
+        batch_size=16 if photos < 320 else 32,
+        views=None,
+        fresh=0,
+        optimizer="adamw",
+        weight_decay=LAYER_DECAY_WEIGHT_DECAY,
+        warmup=0.2,
+        cosine=True,
+        clip=1.0,
+        smoothing=0.1,
+    )
+    return _one_phase("layer decay", backbone, MILD, schedule, lr=LAYER_DECAY_LR, decay=LAYER_DECAY)
+
+
+def _one_phase(
+    name: str,
+    backbone: Backbone,
+    augmentation: Augmentation,
+    schedule: Schedule,
+    *,
+    lr: float,
+    decay: float = 1.0,
+    bn: BatchNormMode = "frozen",
+) -> Recipe:
+    return Recipe(
+        name=name,
+        augmentation=augmentation,
+        views=1,
+        head_plan=plan_from(backbone, 0, lr=lr, head_lr=lr, decay=decay, bn=bn),
+        head_schedule=schedule,
+        plan=None,
+        schedule=None,
+        choose_epoch=False,
+        judges=0,
+        boundary=0,
+        tuned_from=0,
+    )
