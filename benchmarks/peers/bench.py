@@ -30,7 +30,7 @@ from unfreeze.data.sources import PhotoSet, Sample, read_photos
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import generator
 
-SETS = ("hymenoptera", "magnetic_tile", "bccd_cells", "aid150")
+SETS = ("hymenoptera", "magnetic_tile", "bccd_cells", "wbc5_tecom", "aid150")
 TEST_PHOTOS = 300
 REFERENCE_PHOTOS = 200
 LEFT_TO_TEST = 0.25  # at least so much of each class is not trained on

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from unfreeze.data.sources import PhotoSet
 from unfreeze.evaluation.calibration import Calibration, fit_temperature, softmax
 from unfreeze.evaluation.crossfit import widened_gain, widened_scores
-from unfreeze.evaluation.metrics import Scores, score
+from unfreeze.evaluation.metrics import Scores, calibration_scores, score
 from unfreeze.evaluation.resampling import FloatArray, Groups
 from unfreeze.evaluation.significance import Gain, gain
 from unfreeze.predict import Logits
@@ -118,13 +118,13 @@ def score_sheet(evidence: Evidence, groups: Groups, temperature: float, seed: in
         shipped = two_phase
     else:
         shipped = scored(evidence.shipped)
-    before = scored(evidence.unscaled)
+    ece_before, loss_before = calibration_scores(evidence.truth, evidence.unscaled)
     calibration = Calibration(
         temperature=temperature,
         n=evidence.calibrated_on,
-        ece_before=before.ece,
+        ece_before=ece_before,
         ece_after=shipped.ece,
-        log_loss_before=before.log_loss,
+        log_loss_before=loss_before,
         log_loss_after=shipped.log_loss,
     )
     return ScoreSheet(

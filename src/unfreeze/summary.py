@@ -20,8 +20,9 @@ def summary(verdict: Verdict) -> Iterator[str]:
     if verdict.scores.two_phase is not None:
         arms["two-phase"] = verdict.scores.two_phase
     yield _row("", list(arms))
-    for cells in zip(*(scores.rows() for scores in arms.values()), strict=True):
-        yield _row(cells[0][0], [_value(value, interval) for _, value, interval in cells])
+    cells = [{name: _value(value, interval) for name, value, interval in scores.rows()} for scores in arms.values()]
+    for name in cells[0]:
+        yield _row(name, [column.get(name, "-") for column in cells])
     weakest = _weakest(verdict.scores.shipped, verdict.data.classes)
     if weakest:
         yield f"{'weakest classes':{LABEL}}{weakest}"

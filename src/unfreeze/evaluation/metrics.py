@@ -104,10 +104,10 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
     right = hits(labels, probabilities)
     loss = log_losses(labels, probabilities)
     gaps = calibration_gaps(probabilities, right)
+    ece, log_loss = calibration_scores(labels, probabilities)
     classes = class_columns(labels)
     n_class, right_class = classes.sum(0), right @ classes
     accuracy, balanced_accuracy = float(right.mean()), float((right_class / n_class).mean())
-    ece = float(np.abs(gaps.sum(0)).sum() / n)
 
     accuracy_ci = wilson(int(right.sum()), n)
     balanced_ci = balanced_interval(right_class, n_class)
@@ -134,7 +134,7 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
         accuracy_ci95=accuracy_ci,
         balanced_accuracy=balanced_accuracy,
         balanced_accuracy_ci95=balanced_ci,
-        log_loss=float(loss.mean()),
+        log_loss=log_loss,
         log_loss_ci95=loss_ci,
         ece=ece,
         ece_ci95=(max(0.0, ece - away), max(ece, ece_high)),
@@ -149,6 +149,12 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
         per_class=whole.rows,
         confusion=tuple(tuple(int(count) for count in row) for row in matrix) if len(matrix) <= CONFUSED else None,
     )
+
+
+def calibration_scores(labels: IntArray, probabilities: FloatArray) -> tuple[float, float]:
+    """Return the expected calibration error and the log-loss of predictions, without intervals; see ``Scores``."""
+    gaps = calibration_gaps(probabilities, hits(labels, probabilities))
+    return float(np.abs(gaps.sum(0)).sum() / len(labels)), float(log_losses(labels, probabilities).mean())
 
 
 def check_predictions(labels: IntArray, probabilities: FloatArray) -> None:

@@ -11,7 +11,8 @@ from unfreeze.evaluation.proportions import Z95, wilson
 from unfreeze.evaluation.resampling import FloatArray, Groups, Interval, group_codes, resamples
 
 SPECIFICITY = 0.95
-DRAWS = 200  # resamples for a standard error, as many as pay (Efron & Tibshirani 1993, section 6.4)
+DRAWS, FEW_DRAWS = 200, 50  # resamples for a standard error (Efron & Tibshirani 1993, section 6.4: 50 to 200)
+MANY = 100  # classes above which each costs so much that few must do
 TINY = 1e-9
 
 
@@ -40,7 +41,7 @@ def areas(positive: FloatArray, scores: FloatArray, counts: FloatArray | None = 
 def areas_in_resamples(
     own: FloatArray, probabilities: FloatArray, *, groups: Groups | None = None, seed: int = 0
 ) -> tuple[FloatArray, FloatArray]:
-    """Return both areas of every class in ``DRAWS`` resamples of the images, or of whole groups, each (DRAWS, C).
+    """Return both areas of every class in ``DRAWS`` resamples of the images, or of whole groups, each (draws, C).
 
     Args:
         own: 1.0 where the image is of the class (N, C).
@@ -51,7 +52,8 @@ def areas_in_resamples(
     n, classes = own.shape
     codes = group_codes(groups, n)
     codes = np.arange(n) if codes is None else codes
-    counts = next(resamples(int(codes.max()) + 1, seed=seed, number=DRAWS))[:, codes]
+    number = DRAWS if classes <= MANY else FEW_DRAWS
+    counts = np.concatenate(list(resamples(int(codes.max()) + 1, seed=seed, number=number)))[:, codes]
     found = [areas(own[:, k], probabilities[:, k], counts) for k in range(classes)]
     return np.column_stack([roc for roc, _ in found]), np.column_stack([average for _, average in found])
 

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from unfreeze.evaluation.calibration import Calibration
+from unfreeze.evaluation.forgetting import Forgetting
+from unfreeze.evaluation.metrics import score
+from unfreeze.summary import summary
+from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
+
+LABELS = np.arange(60) % 3
+STATED = np.full((60, 3), 0.1)
+STATED[np.arange(60), np.where(np.arange(60) < 12, 0, LABELS)] = 0.8
+SCORES = score(LABELS, STATED)
+
+
+def verdict(*, second: bool = True, forgotten: Forgetting | None = None) -> Verdict:
+    return Verdict(
+        shipped="two_phase" if second else "head_only",
+        data=Data(n_train=200, n_test=60, classes=("cat", "dog", "eel"), left_out=0),
+        model=Model(name="efficientnet_lite0", boundary=5, depth="blocks.5", alpha=1.0, bn="frozen"),
+        scores=ScoreSheet(
+            evidence="test",
+            head_only=SCORES,
+            two_phase=SCORES if second else None,
+            shipped=SCORES,
+            calibration=Calibration(0.5, 100, 0.1, 0.02, 0.5, 0.4),
+        ),
+        forgetting=forgotten,
+        cost=Cost(seconds={"total": 1.0}),
+    )
+
+
+def test_both_models_stand_side_by_side() -> None:
+    lines = list(summary(verdict()))
+    header = next(number for number, line in enumerate(lines) if line.split() == ["head-only", "two-phase"])
+    accuracy = lines[header + 1]
+    assert accuracy.startswith("accuracy ")
+    assert accuracy.count(f"{SCORES.accuracy:.3f} (") == 2
+    assert [line.split("  ")[0] for line in lines[header + 1 : header + 9]] == [
+        "accuracy", "balanced accuracy", "macro F1", "ROC-AUC", "PR-AUC", "Cohen's kappa", "log-loss",
+        "calibration error",
+    ]  # fmt: skip
+    assert "calibration error 0.100 -> 0.020" in lines[-1]
+    assert len(lines) < 20
+
+
+def test_head_only_has_one_column() -> None:
+    lines = list(summary(verdict(second=False)))
+    assert any(line.split() == ["head-only"] for line in lines)
+
+
+def test_the_weakest_classes_are_named_and_perfect_ones_are_not() -> None:
+    (weak,) = (line for line in summary(verdict()) if line.startswith("weakest"))
+    assert weak.split("  ")[-1].strip() == "dog (recall 0.80 of 20), eel (recall 0.80 of 20)"
+
+
+def test_a_score_that_one_model_lacks_is_no_obstacle() -> None:
+    scores = verdict().scores.model_copy(update={"two_phase": replace(SCORES, kappa=None, kappa_ci95=None)})
+    lacking = verdict().model_copy(update={"scores": scores})
+    (kappa,) = (line for line in summary(lacking) if line.startswith("Cohen"))
+    assert kappa.endswith(" -")
+
+
+@pytest.mark.parametrize("top5", [0.03, None])
+def test_forgetting_names_its_causes(top5: float | None) -> None:
+    forgotten = Forgetting(
+        reference="photos", n=500, before=0.9, after=0.8, drop=0.1, drop_ci95=(0.06, 0.14), weights_drop=0.02,
+        batch_norm_drop=0.08, top5_drop=top5, probe_before=0.85, probe_after=0.84, probe_drop=0.01, agreement=0.75,
+        agreement_n=60, kl=0.123, cka={"blocks.5": 0.99, "blocks.6": 0.9, "conv_head": 0.8},
+    )  # fmt: skip
+    lines = list(summary(verdict(forgotten=forgotten)))
+    first, reader, answers = lines[-3:]
+    assert "90.0 % before, lost 10.0 (6.0 to 14.0): weights 2.0, BatchNorm 8.0" in first
+    assert ("top-5 lost 3.0" in first) == (top5 is not None)
+    assert "85.0 % before, lost 1.0" in reader
+    assert "75.0 % the same on 60 of your photos; KL 0.123; CKA blocks.5 0.990" in answers
+    assert len(lines) < 22
