@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from unfreeze.artifacts import RunFolder, new_run, refuse_used, write_table, write_text
 from unfreeze.comparison import Comparison, Row, judge, plot
 from unfreeze.config import CompareConfig, TrainConfig
-from unfreeze.data.checks import check, readable
+from unfreeze.data.checks import check
 from unfreeze.data.device_views import choose_renderer
 from unfreeze.data.loaders import Renderer
-from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import PhotoSet, read_photos
 from unfreeze.data.splits import TEST_SIZE, Splits, split
-from unfreeze.errors import ConfigError
-from unfreeze.exam import Exam, set_exam
+from unfreeze.exam import Exam, reference_photos, set_exam
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
@@ -95,11 +93,7 @@ def compare(config: CompareConfig) -> Comparison:
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
-    if config.reference is not None and not backbone.network.labels:
-        raise ConfigError(
-            "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
-        )
-    reference = readable(read_reference(config.reference, backbone.network.labels), known) if config.reference else None
+    reference = reference_photos(config.reference, backbone, known)
     divided = [_divide(photos, config.test_size, seed) for seed in range(config.seeds)]
     folder = new_run(config.out, "compare")
     places = {"out", "cache", "cache_gib"}
@@ -113,6 +107,7 @@ def compare(config: CompareConfig) -> Comparison:
         for row in _one_seed(store, backbone, photos, splits, reference, config, seed):
             say(f"seed {seed}: {row.arm}: {row.accuracy * 100:.1f} % right, {row.seconds:.0f} s")
             rows.append(row)
+            _write_rows(folder, rows)  # an interrupted comparison keeps what it measured
     groups = [[photos.samples[i].group for i in splits.test] for splits in divided]
     comparison = judge(folder, rows, [splits.test for splits in divided], groups, len(first.train), HEAD_ONLY)
     _write(folder, comparison)
@@ -183,10 +178,22 @@ def _examined(backbone: Backbone, exam: Exam, weights: Weights, truth: Indices, 
     return replace(found, drop=forgotten.drop, batch_norm_drop=forgotten.batch_norm_drop, agreement=forgotten.agreement)
 
 
+def _write_rows(folder: RunFolder, rows: Sequence[Row]) -> None:
+    cells = [
+        (
+            row.seed, row.arm, row.accuracy, row.balanced_accuracy, row.drop, row.batch_norm_drop, row.agreement,
+            round(row.seconds, 3),
+        )
+        for row in rows
+    ]  # fmt: skip
+    write_table(
+        folder.rows,
+        ["seed", "arm", "accuracy", "balanced_accuracy", "drop", "batch_norm_drop", "agreement", "seconds"],
+        cells,
+    )
+
+
 def _write(folder: RunFolder, comparison: Comparison) -> None:
-    header = ["seed", "arm", "accuracy", "balanced_accuracy", "drop", "batch_norm_drop", "agreement", "seconds"]
-    cells: Sequence[Sequence[str | float | None]] = [[getattr(row, name) for name in header] for row in comparison.rows]
-    write_table(folder.rows, header, cells)
     plot(comparison, folder.plot)
     figures = {"schema": 1, "n_test": comparison.n_test, "seeds": comparison.seeds, "test": comparison.test}
     lines = [asdict(line) for line in comparison.lines]

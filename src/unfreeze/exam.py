@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unfreeze.data.checks import readable
 from unfreeze.data.folders import printable
 from unfreeze.data.loaders import Renderer
+from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import PhotoSet, Sample
+from unfreeze.errors import ConfigError
 from unfreeze.evaluation.forgetting import Forgetting, divergence, forgetting, ranks
 from unfreeze.evaluation.similarity import linear_cka, probe
 from unfreeze.models.backbone import Backbone, Head, Tensors, exact, pool
@@ -199,6 +203,27 @@ class Exam:
         backbone.restore(tuned)
         assert found is not None
         return found
+
+
+def reference_photos(folder: Path | None, backbone: Backbone, known: Mapping[str, int]) -> PhotoSet | None:
+    """Read the photos of the original task that can be read; None where there is no folder of them.
+
+    Args:
+        folder: Holds a folder for each class.
+        backbone: Whose original classes they are.
+        known: The short side of photos that were read before, by digest.
+
+    Raises:
+        ConfigError: The original classes are unknown.
+        PhotosError: See ``read_reference``.
+    """
+    if folder is None:
+        return None
+    if not backbone.network.labels:
+        raise ConfigError(
+            "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
+        )
+    return readable(read_reference(folder, backbone.network.labels), known)
 
 
 def set_exam(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from unfreeze.artifacts import new_run, refuse_used, write_text
 from unfreeze.config import TrainConfig
-from unfreeze.data.checks import check, readable
+from unfreeze.data.checks import check
 from unfreeze.data.device_views import choose_renderer
 from unfreeze.data.loaders import Renderer
-from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
-from unfreeze.errors import ConfigError
 from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet
-from unfreeze.exam import set_exam
+from unfreeze.exam import reference_photos, set_exam
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.models.saved import save_model
@@ -55,11 +53,7 @@ def run(config: TrainConfig) -> Run:
     precision = choose_precision(config.precision, device)
     with watch.measure("load"):
         backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
-    if config.reference is not None and not backbone.network.labels:
-        raise ConfigError(
-            "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
-        )
-    reference = readable(read_reference(config.reference, backbone.network.labels), known) if config.reference else None
+    reference = reference_photos(config.reference, backbone, known)
     read = (*photos.samples, *(reference.samples if reference is not None else ()))
     store.remember_photos({sample.digest: sample.short_side for sample in read})
     recipe = choose(config, backbone, len(splits.train), len(photos.classes))

@@ -65,7 +65,8 @@ def _has_openvino(device: torch.device) -> bool:
 def frozen_forward(backbone: Backbone, start: int, stop: int, example: Tensor) -> Forward:
     """Return stages ``start`` to ``stop`` as one function from float32 to float32, in the backbone's precision within.
 
-    What was built once for these weights is taken again, so that a run decides once.
+    What was built once for these weights is taken again, so that a run decides once; what serves bf16 in its stead serves
+    float32 too.
 
     Args:
         backbone: In evaluation mode.
@@ -73,40 +74,51 @@ def frozen_forward(backbone: Backbone, start: int, stop: int, example: Tensor) -
         stop: The boundary that they cross last.
         example: What crosses ``start`` for some photos; the first few are checked.
     """
+    what = start, stop, tuple(example.shape[1:]), backbone.fingerprint(stop)
+    wanted = (backbone.precision, *what)
+    if wanted not in backbone.built:
+        forward, precision = _build(
+            backbone, start, stop, example[:CHECKED], backbone.built.get((torch.float32, *what))
+        )
+        backbone.built[precision, *what] = backbone.built[wanted] = forward
+    return backbone.built[wanted]
 
-    key = start, stop, backbone.precision, tuple(example.shape[1:]), backbone.fingerprint(stop)
-    if key not in backbone.built:
-        backbone.built[key] = _build(backbone, start, stop, example[:CHECKED])
-    return backbone.built[key]
 
+def _build(
+    backbone: Backbone, start: int, stop: int, few: Tensor, exact: Forward | None
+) -> tuple[Forward, torch.dtype]:
+    """Return what computes the stages, and in which precision; ``exact`` is what does so in float32, if it is built."""
 
-def _build(backbone: Backbone, start: int, stop: int, few: Tensor) -> Forward:
     def plain(x: Tensor) -> Tensor:
         return backbone.run(x, start, stop)
 
     expected = plain(few)
-    for build in _candidates(backbone, start, stop, few):
+    for precision, build in _candidates(backbone, start, stop, few):
+        if precision == torch.float32 and exact is not None:
+            return exact, precision
         try:
             candidate = build()
-            if agrees(candidate(few), expected, backbone.precision):
-                return candidate
+            if agrees(candidate(few), expected, precision):
+                return candidate, precision
         except Exception:  # a network may ask its BatchNorm for more, need float32, or do what OpenVINO has no name for
             continue
-    return plain
+    return plain, torch.float32
 
 
-def _candidates(backbone: Backbone, start: int, stop: int, example: Tensor) -> Iterator[Callable[[], Forward]]:
-    """Yield what builds a function, the fastest one first; the next one serves where one is wrong."""
+def _candidates(
+    backbone: Backbone, start: int, stop: int, example: Tensor
+) -> Iterator[tuple[torch.dtype, Callable[[], Forward]]]:
+    """Yield what builds a function and its precision, the fastest one first; the next one serves where one is wrong."""
     stages = nn.Sequential(*(stage.module for stage in backbone.stages[start:stop]))
     folded = nn.Sequential(*(fold(stage) for stage in stages))
     if _has_openvino(backbone.device):
         precisions = dict.fromkeys((backbone.precision, torch.float32))
         compiled = compile_stages(folded, precisions, example)
-        yield from (partial(next, compiled) for _ in precisions)
+        yield from ((precision, partial(next, compiled)) for precision in precisions)
     if backbone.precision != torch.float32:
-        yield partial(_lowered, folded, backbone.precision)
-        yield partial(_lowered, stages, backbone.precision)
-    yield lambda: folded
+        yield backbone.precision, partial(_lowered, folded, backbone.precision)
+        yield backbone.precision, partial(_lowered, stages, backbone.precision)
+    yield torch.float32, lambda: folded
 
 
 def agrees(found: Tensor, expected: Tensor, precision: torch.dtype) -> bool:

@@ -53,7 +53,7 @@ class HeadFit:
         start: Fitted on every training photo at a strength no weaker than the chosen one: that with the lowest
             smoothed loss on photos that were fitted.  ``head`` is often so sure of them that phase 2, whose labels
             are smoothed, would first of all shake the backbone to make it less so.
-        fold_starts: For each fold, the head fitted on the other folds at the strength of ``start``.
+        fold_starts: For each fold, the same of the other folds alone: fitted on them, at a strength that they choose.
         strength: The chosen L2 penalty (on features of mean squared length 1).
         path: The cross-validated log-loss of each strength tried, in order.
         out_of_fold: Logits for each training photo from a head that never saw it, at the strength that the other folds'
@@ -91,7 +91,7 @@ def fit_head(
 
     heads: list[Tensor] = []  # of each strength tried, the heads of all rounds
     path: list[tuple[float, float]] = []
-    smoothed: list[float] = []
+    smoothed: list[Tensor] = []  # of each strength, the loss of every round's head on the photos that it was fitted on
     best = 0
     answers: list[Tensor] = []  # of each strength, to the photos that were held out
     losses: list[Tensor] = []
@@ -104,7 +104,7 @@ def fit_head(
             z = logits(unit, head[None])[0].T
             answers[-1][held] = z[::views][held]
             fitting.append(torch.nn.functional.cross_entropy(z[learned], repeated[learned], label_smoothing=smoothing))
-        smoothed.append(float(torch.stack(fitting).mean()))
+        smoothed.append(torch.stack(fitting))
         losses.append(_log_losses(answers[-1], labels))
         path.append((strength, float(losses[-1][known].mean())))
         if path[-1][1] < path[best][1]:
@@ -112,7 +112,12 @@ def fit_head(
         worse = (losses[-1] - losses[best])[known]
         if len(path) - 1 - best >= PATIENCE or worse.mean() > CLEARLY * worse.std(correction=0) / len(worse) ** 0.5:
             break
-    start = int(np.argmin(smoothed[: best + 1]))
+    start = int(torch.stack([each.mean() for each in smoothed[: best + 1]]).argmin())
+    by_others = [_liked_by_the_others(losses, known & ~held) for held in rounds]
+    fold_starts = [int(torch.stack(smoothed)[: by_others[own] + 1, own].argmin()) for own in range(len(rounds))]
+    out_of_fold = answers[0].clone()
+    for held, place in zip(rounds, by_others, strict=True):
+        out_of_fold[held] = answers[place][held]
     everything = problem.of(torch.ones_like(fitted[:1]))
 
     def all_photos(place: int) -> Linear:
@@ -123,10 +128,10 @@ def fit_head(
     return HeadFit(
         head=full,
         start=full if start == best else all_photos(start),
-        fold_starts=tuple(space.head(head) for head in heads[start]),
+        fold_starts=tuple(space.head(heads[place][own]) for own, place in enumerate(fold_starts)),
         strength=path[best][0],
         path=tuple(path),
-        out_of_fold=_by_the_others(answers, losses, known, rounds).double().cpu().numpy(),
+        out_of_fold=out_of_fold.double().cpu().numpy(),
     )
 
 
@@ -186,11 +191,6 @@ def _known(labels: Tensor, rounds: list[Tensor]) -> Tensor:
     return known if known.any() else ~known
 
 
-def _by_the_others(answers: list[Tensor], losses: list[Tensor], known: Tensor, rounds: list[Tensor]) -> Tensor:
-    """Return each fold's answers at the strength whose log-loss is lowest on the photos of the other folds."""
-    chosen = answers[0].clone()
-    for held in rounds:
-        judges = known & ~held
-        best = int(torch.stack([each[judges].mean() for each in losses]).argmin()) if judges.any() else 0
-        chosen[held] = answers[best][held]
-    return chosen
+def _liked_by_the_others(losses: list[Tensor], judges: Tensor) -> int:
+    """Return the place of the strength whose log-loss is lowest on the photos that ``judges`` marks."""
+    return int(torch.stack([each[judges].mean() for each in losses]).argmin()) if judges.any() else 0

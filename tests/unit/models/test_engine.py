@@ -161,6 +161,11 @@ def test_where_bf16_would_lose_the_photo_float32_is_used() -> None:
     backbone = replace(backbone, precision=torch.bfloat16)
     forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
     torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES))
+    exactly = replace(backbone, precision=torch.float32)
+    assert frozen_forward(exactly, 0, backbone.head_boundary, IMAGES) is forward  # nothing is built twice
+    other = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+    first = frozen_forward(other, 0, other.head_boundary, IMAGES)
+    assert frozen_forward(replace(other, precision=torch.bfloat16), 0, other.head_boundary, IMAGES) is first
 
 
 @torch.no_grad()

@@ -217,7 +217,7 @@ def test_the_final_training_ends_at_the_epoch_that_the_rounds_chose(
     backbone, given = tiny_cnn(), task(photos, train=12, val=val)
     how = recipe(backbone, 2)
     how = replace(
-        how, plan=plan_from(backbone, 2, lr=0.1, head_lr=0.1), schedule=schedule(epochs=6, warmup=0.0, cosine=False)
+        how, plan=plan_from(backbone, 2, lr=0.08, head_lr=0.08), schedule=schedule(epochs=6, warmup=0.0, cosine=False)
     )
     _, second = both(backbone, given, how)
     rounds = [row for row in second.history if "validating" in row.phase]
