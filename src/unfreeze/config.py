@@ -125,6 +125,11 @@ class TrainConfig(Settings):
 class CompareSettings(Common):
     """Each field is a flag of ``unfreeze compare``."""
 
+    test_size: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="Share held out as the test set where PHOTOS doesn't name one. Default: 0.2."),
+    ] = None
+    out: Annotated[Path | None, Field(description="Its folder. Default: runs/compare, runs/compare2, ...")] = None
     seeds: Annotated[int, Field(gt=0, le=100, description="How often every arm is trained, with seeds 0, 1, ...")] = 3
     epochs: Annotated[
         int, Field(gt=1, description="Of every arm but ours; the classic ones divide them between their phases.")
@@ -172,7 +177,7 @@ def explain(error: ValidationError) -> ConfigError:
         message = "There is no such setting"
     if flag == "--lr" and first["type"] == "less_than_equal":
         message += ": a pretrained backbone does not survive such a rate"
-    return ConfigError(f"{message}.", where=flag, mend="`unfreeze train --help` lists every setting.")
+    return ConfigError(f"{message}.", where=flag, mend="--help lists every setting.")
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -19,6 +19,8 @@ def summary(verdict: Verdict) -> Iterator[str]:
     arms = {"head-only": verdict.scores.head_only}
     if verdict.scores.two_phase is not None:
         arms["two-phase"] = verdict.scores.two_phase
+    if verdict.scores.shipped not in arms.values():  # cross-fitted, its score counts the choice between the two as well
+        arms["as it is chosen"] = verdict.scores.shipped
     yield _row("", list(arms))
     cells = [{name: _value(value, interval) for name, value, interval in scores.rows()} for scores in arms.values()]
     for name in cells[0]:

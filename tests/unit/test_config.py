@@ -7,7 +7,7 @@ import pytest
 import tomli_w
 
 from unfreeze.artifacts import RunFolder
-from unfreeze.config import HIGHEST_LR, TrainConfig, make_config, read_config
+from unfreeze.config import HIGHEST_LR, TrainConfig, make_comparison, make_config, read_config
 from unfreeze.errors import ConfigError
 from unfreeze.records import write_arguments
 
@@ -145,3 +145,24 @@ def test_a_configuration_that_cant_be_read_is_named(tmp_path: Path) -> None:
 def test_a_configuration_cant_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config().seed = 3
+
+
+@pytest.mark.parametrize(
+    ("flag", "settings"),
+    [
+        ("--seeds", {"seeds": 0}),
+        ("--epochs", {"epochs": 1}),
+        ("--test-size", {"test_size": 1}),
+        ("--recipe", {"recipe": "auto"}),
+        ("--cache", {"cache": "x", "cache_gib": 0}),
+        ("--test-size 0", {"test_size": 0}),
+    ],
+)
+def test_a_comparison_refuses_what_it_has_no_use_for(flag: str, settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        make_comparison({"photos": "photos", **settings})
+
+
+def test_a_comparison_has_defaults() -> None:
+    plain = make_comparison({"photos": "photos"})
+    assert (plain.seeds, plain.epochs, plain.test_size, plain.out) == (3, 10, None, None)

@@ -53,6 +53,16 @@ def test_head_only_has_one_column() -> None:
     assert any(line.split() == ["head-only"] for line in lines)
 
 
+def test_where_the_folds_chose_differently_what_ships_has_a_column_of_its_own() -> None:
+    scores = verdict().scores.model_copy(update={"evidence": "cross_fitted", "shipped": replace(SCORES, accuracy=0.71)})
+    lines = list(summary(verdict().model_copy(update={"scores": scores})))
+    (header,) = (line for line in lines if "head-only  " in line)
+    assert header.split("  ")[-1].strip() == "as it is chosen"
+    (accuracy,) = (line for line in lines if line.startswith("accuracy"))
+    assert "0.710 (" in accuracy
+    assert all(len(line) <= 100 for line in lines[3:12])
+
+
 def test_the_weakest_classes_are_named_and_perfect_ones_are_not() -> None:
     (weak,) = (line for line in summary(verdict()) if line.startswith("weakest"))
     assert weak.split("  ")[-1].strip() == "dog (recall 0.80 of 20), eel (recall 0.80 of 20)"
