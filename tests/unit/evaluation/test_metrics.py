@@ -7,9 +7,9 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from statsmodels.stats.proportion import proportion_confint
 
-from unfreeze.evaluation.metrics import EPSILON, Scores, calibration_gaps, hits, score
+from unfreeze.evaluation.metrics import EPSILON, Scores, calibration_gaps, hits, log_losses, score
 from unfreeze.evaluation.proportions import balanced_interval, wilson
-from unfreeze.evaluation.resampling import FloatArray, IntArray, Interval
+from unfreeze.evaluation.resampling import FloatArray, IntArray, Interval, mean_interval
 
 
 def draw(n: int, classes: int, rng: np.random.Generator, confidence: float = 1.0) -> tuple[IntArray, FloatArray]:
@@ -180,3 +180,5 @@ def test_intervals_of_loss_and_ece_hold(confidence: float) -> None:
     scores = [score(*draw(200, 5, rng, confidence)) for _ in range(100)]
     assert np.mean([holds(s.ece_ci95, target) for s in scores]) >= 0.93
     assert np.mean([holds(s.log_loss_ci95, loss) for s in scores]) >= 0.9
+    held = [holds(mean_interval(log_losses(*draw(200, 5, rng, confidence)), seed=i), loss) for i in range(2000)]
+    assert 0.93 <= np.mean(held) <= 0.97
