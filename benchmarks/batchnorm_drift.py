@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from benchmarks.real_photos import draw, some_of
+from benchmarks.real_photos import draw_table, some_of, spread
 
 from unfreeze.config import make_config
 from unfreeze.data.checks import check, readable
@@ -27,6 +26,7 @@ from unfreeze.data.loaders import Memory, Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
+from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.exam import Exam, set_exam
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.backbones import load_backbone
@@ -69,10 +69,7 @@ def measure(table: Path, reference_folder: Path, seed: int) -> Iterator[Row]:
         head = new_head(backbone, data.classes, seed)
         second.final.install(backbone, head, pretrained)
         yield scores("frozen" if bn == "frozen" else "train mode", exam, backbone, head, truth)
-    tuned = backbone.snapshot()
-    for old, new, stage in zip(pretrained, tuned, backbone.stages, strict=True):
-        new.update({name: old[name] for name, _ in stage.module.named_buffers()})
-    backbone.restore(tuned)
+    backbone.restore(backbone.with_buffers_of(pretrained))
     assert exam is not None
     yield scores(ARMS[2], exam, backbone, head, truth)
 
@@ -88,7 +85,7 @@ def scores(arm: str, exam: Exam, backbone: Backbone, head: Head, truth: np.ndarr
     return {
         "arm": arm,
         "accuracy": float(right.mean()),
-        "balanced": float(np.mean([right[truth == label].mean() for label in np.unique(truth)])),
+        "balanced": balanced_accuracy(truth, right.astype(float)),
         "before": float((exam.reference_before.ranks == 0).mean()),
         "original": float((now == 0).mean()),
     }
@@ -103,13 +100,9 @@ def summarise(rows: list[Row]) -> str:
     for name in [*dict.fromkeys(str(row["set"]) for row in rows), "mean"]:
         for arm in ARMS:
             own = [row for row in rows if row["arm"] == arm and name in (row["set"], "mean")]
-            cells = " | ".join(_spread([100 * float(row[key]) for row in own]) for key in FIELDS[3:])
+            cells = " | ".join(spread([100 * float(row[key]) for row in own]) for key in FIELDS[3:])
             lines.append(f"| {name} | {arm} | {cells} |")
     return "\n".join(lines)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 
 def main() -> None:
@@ -128,11 +121,7 @@ def main() -> None:
         reference = some_of(arguments.data / "imagenet_train1k", Path(work) / "reference")
         for seed in arguments.seeds:
             for name in arguments.sets:
-                table = Path(work) / f"{name}-{seed}.csv"
-                with table.open("w", newline="", encoding="utf-8") as photos:
-                    writer = csv.writer(photos)
-                    writer.writerow(["file_name", "label", "split"])
-                    writer.writerows(draw(read_photos(arguments.data / name), arguments.a_class, seed))
+                table = draw_table(arguments.data, name, arguments.a_class, seed, Path(work))
                 for found in measure(table, reference, seed):
                     row: Row = {"set": name, "seed": seed} | found
                     print(row, file=sys.stderr, flush=True)

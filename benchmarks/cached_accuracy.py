@@ -10,7 +10,6 @@ and in that what is kept may be in bf16.  Differences are kept less computed, in
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import sys
 import tempfile
@@ -18,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from benchmarks.real_photos import SETS, draw
+from benchmarks.real_photos import SETS, draw_table
 
 from unfreeze.config import make_config
 from unfreeze.data.checks import check
@@ -120,11 +119,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         for name in arguments.sets:
             for seed in arguments.seeds:
-                table = Path(work) / f"{name}-{seed}.csv"
-                with table.open("w", newline="", encoding="utf-8") as file:
-                    writer = csv.writer(file)
-                    writer.writerow(["file_name", "label", "split"])
-                    writer.writerows(draw(read_photos(arguments.data / name), arguments.a_class, seed))
+                table = draw_table(arguments.data, name, arguments.a_class, seed, Path(work))
                 one = measure(table, arguments.model, arguments.depth, arguments.views, seed)
                 print(f"{name}, seed {seed}: {one}", file=sys.stderr, flush=True)
                 found.setdefault(name, []).append(one)

@@ -50,15 +50,21 @@ def draw(photos: PhotoSet, a_class: int, seed: int) -> list[tuple[str, str, str]
     return train + test
 
 
-def measure(
-    name: str, data: Path, seed: int, a_class: int, recipes: list[str], classic_epochs: int, work: Path
-) -> list[Row]:
-    """Run the arms of one set and seed."""
+def draw_table(data: Path, name: str, a_class: int, seed: int, work: Path) -> Path:
+    """Write what ``draw`` gives of a set as a table, and return its place."""
     table = work / f"{name}-{seed}.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["file_name", "label", "split"])
         writer.writerows(draw(read_photos(data / name), a_class, seed))
+    return table
+
+
+def measure(
+    name: str, data: Path, seed: int, a_class: int, recipes: list[str], classic_epochs: int, work: Path
+) -> list[Row]:
+    """Run the arms of one set and seed."""
+    table = draw_table(data, name, a_class, seed, work)
     reference = some_of(data / "imagenet_train1k", work / "reference")
     rows: list[Row] = []
     if "auto" in recipes:
@@ -137,6 +143,11 @@ def _read(path: Path) -> list[Row]:
 
 def _spread(rows: list[Row], field: str, factor: float) -> str:
     values = [float(value) * factor for row in rows if (value := row[field]) is not None]
+    return spread(values)
+
+
+def spread(values: list[float]) -> str:
+    """Return the mean with the smallest and largest."""
     return f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})"
 
 

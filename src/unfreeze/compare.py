@@ -7,30 +7,28 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-import tomli_w
 from numpy.typing import NDArray
 
-from unfreeze.artifacts import RunFolder, new_run, refuse_used, write_table, write_text
+from unfreeze.artifacts import RunFolder, new_run, write_table, write_text
 from unfreeze.comparison import Comparison, Row, judge, plot
 from unfreeze.config import CompareConfig, TrainConfig
-from unfreeze.data.checks import check
 from unfreeze.data.device_views import choose_renderer
 from unfreeze.data.loaders import Renderer
-from unfreeze.data.sources import PhotoSet, read_photos
-from unfreeze.data.splits import TEST_SIZE, Splits, split
-from unfreeze.exam import Exam, reference_photos, set_exam
+from unfreeze.data.sources import PhotoSet
+from unfreeze.data.splits import FOLDS, TEST_SIZE, Splits, split
+from unfreeze.evaluation.forgetting import Forgetting
+from unfreeze.evaluation.metrics import balanced_accuracy
+from unfreeze.exam import Exam, set_exam
+from unfreeze.inputs import open_backbone, open_photos, open_reference
 from unfreeze.models.backbone import Backbone
-from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision
-from unfreeze.predict import Logits
-from unfreeze.runtime import Stopwatch, choose_device, deterministic, prepare_process, say
+from unfreeze.records import write_arguments
+from unfreeze.runtime import Stopwatch, deterministic, say
 from unfreeze.training.baselines import classic, layer_decay, naive
 from unfreeze.training.finetune import Weights
 from unfreeze.training.phases import TrainingData, gather, new_head, phase_one, phase_two
 from unfreeze.training.recipes import Recipe, choose
 from unfreeze.training.store import Store, open_store
 
-FOLDS = 5
 HEAD_ONLY = "head-only"
 
 Indices = NDArray[np.int64]
@@ -84,20 +82,13 @@ def compare(config: CompareConfig) -> Comparison:
     Raises:
         UnfreezeError: Any mistake that the user can mend; no folder is made before the inputs have been checked.
     """
-    prepare_process()
-    if config.out is not None:
-        refuse_used(config.out)
-    store = open_store(config.cache, config.cache_gib)
-    known = store.known_photos()
-    photos = check(read_photos(config.photos), known)
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
-    reference = reference_photos(config.reference, backbone, known)
+    watch = Stopwatch()
+    store, known, photos = open_photos(config, watch)
+    backbone = open_backbone(config, watch)
+    reference = open_reference(config.reference, backbone, photos, store, known)
     divided = [_divide(photos, config.test_size, seed) for seed in range(config.seeds)]
     folder = new_run(config.out, "compare")
-    places = {"out", "cache", "cache_gib"}
-    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=places)))
+    write_arguments(folder, config)
     first = divided[0]
     sides = f"{len(first.train)} to train on, {len(first.test)} to test on"
     say(f"{len(photos.samples)} photos of {len(photos.classes)} classes: {sides}")
@@ -141,7 +132,7 @@ def _one_seed(
             exams[recipe.boundary] = set_exam(store, backbone, recipe.boundary, renderer, test, reference)
         with deterministic(seed):
             for name, weights, seconds in _models(backbone, renderer, data, each, seed):
-                yield _examined(backbone, exams[recipe.boundary], weights, truth, Row(seed, name, seconds=seconds))
+                yield _row(backbone, exams[recipe.boundary], weights, truth, seed, name, seconds)
 
 
 def _models(
@@ -160,22 +151,27 @@ def _models(
         yield contender.second, second.final, watch.seconds["one"] + watch.seconds["two"]
 
 
-def _examined(backbone: Backbone, exam: Exam, weights: Weights, truth: Indices, row: Row) -> Row:
-    """Return the row with its scores; leaves the backbone as it was."""
+def _row(backbone: Backbone, exam: Exam, weights: Weights, truth: Indices, seed: int, arm: str, seconds: float) -> Row:
+    """Return a model's scores; leaves the backbone as it was."""
     pretrained = backbone.snapshot(exam.boundary)
-    head = new_head(backbone, len(weights.head["bias"]), row.seed)
+    head = new_head(backbone, len(weights.head["bias"]), seed)
     weights.install(backbone, head, pretrained)
-    answers: Logits = exam.answers(backbone, head)
+    right = exam.answers(backbone, head).argmax(1) == truth
     assert exam.test is not None, "a comparison is scored on test photos"
     own = exam.own_looks(backbone, exam.test.source, pretrained, [])
-    forgotten = exam.forgetting(backbone, pretrained, own, row.seed, diagnose=False)
+    forgotten = exam.forgetting(backbone, pretrained, own, seed, diagnose=False) or Forgetting()
     backbone.restore(pretrained)
-    right = answers.argmax(1) == truth
-    balanced = float(np.mean([right[truth == label].mean() for label in np.unique(truth)]))
-    found = replace(row, right=right.astype(np.int64), accuracy=float(right.mean()), balanced_accuracy=balanced)
-    if forgotten is None:
-        return found
-    return replace(found, drop=forgotten.drop, batch_norm_drop=forgotten.batch_norm_drop, agreement=forgotten.agreement)
+    return Row(
+        seed=seed,
+        arm=arm,
+        seconds=seconds,
+        accuracy=float(right.mean()),
+        balanced_accuracy=balanced_accuracy(truth, right.astype(float)),
+        drop=forgotten.drop,
+        batch_norm_drop=forgotten.batch_norm_drop,
+        agreement=forgotten.agreement,
+        right=right.astype(np.int64),
+    )
 
 
 def _write_rows(folder: RunFolder, rows: Sequence[Row]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +16,11 @@ from unfreeze.artifacts import RunFolder, write_bytes
 from unfreeze.evaluation.repeated import corrected_t, holm
 from unfreeze.evaluation.resampling import Groups, Interval, group_codes, mean_interval
 from unfreeze.evaluation.significance import sign_flip_exact
+from unfreeze.verdict import counted
 
 Indices = NDArray[np.int64]
 NAME, NUMBER, GAIN = 27, 10, 25  # widths of the table's columns
+MARKS = "os^vDP*X"
 TESTS = {
     "photos": "the photos' answers of all seeds, swapped photo by photo (exact sign-flip test)",
     "divisions": "the seeds' gains, corrected for divisions that overlap (Nadeau & Bengio 2003)",
@@ -39,12 +41,12 @@ class Row:
     seed: int
     arm: str
     seconds: float
-    accuracy: float = 0.0
-    balanced_accuracy: float = 0.0
-    drop: float | None = None
-    batch_norm_drop: float | None = None
-    agreement: float | None = None
-    right: Indices = field(default_factory=lambda: np.empty(0, np.int64))
+    accuracy: float
+    balanced_accuracy: float
+    drop: float | None
+    batch_norm_drop: float | None
+    agreement: float | None
+    right: Indices
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Comparison:
             p_value = "" if line.p_value is None else f"{line.p_value:.2g}"
             scores = [f"{line.accuracy * 100:.1f} %", f"{line.balanced_accuracy * 100:.1f} %"]
             yield _row(line.arm, scores, gain, [p_value, forgotten, f"{line.seconds:.0f}"])
-        yield f"means of {_count(self.seeds, 'seed')}, {self.n_test} test photos; gains in points with 95 % intervals"
+        yield f"means of {counted(self.seeds, 'seed')}, {self.n_test} test photos; gains in points with 95 % intervals"
         if any(line.p_value is not None for line in self.lines):
             yield f"p: {TESTS[self.test]}, for all arms at once (Holm)"
 
@@ -208,9 +210,6 @@ def plot(comparison: Comparison, path: Path) -> None:
     write_bytes(path, drawn.getvalue())
 
 
-MARKS = "os^vDP*X"
-
-
 def _forgotten(drop: float | None, agreement: float | None) -> float | None:
     return drop if drop is not None else None if agreement is None else 1 - agreement
 
@@ -226,7 +225,3 @@ def _row(name: str, scores: Sequence[str], gain: str, rest: Sequence[str]) -> st
         "".join(f"{cell:<{NUMBER + 2}}" for cell in rest),
     )
     return f"{name:<{NAME}}{left}{gain:<{GAIN}}{right}".rstrip()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -16,7 +16,7 @@ from unfreeze.evaluation.metrics import Scores, calibration_scores, score
 from unfreeze.evaluation.resampling import FloatArray, Groups
 from unfreeze.evaluation.significance import Gain, gain
 from unfreeze.predict import Logits
-from unfreeze.training.phases import PhaseOne, PhaseTwo, Round, TrainingData, truth_of
+from unfreeze.training.phases import PhaseOne, PhaseTwo, Round, TrainingData, chosen, truth_of
 from unfreeze.verdict import ScoreSheet
 
 Indices = NDArray[np.int64]
@@ -60,17 +60,21 @@ def from_test(
 ) -> Evidence:
     """Return what the final models say of the ``test`` photos, given their logits (N, C)."""
     ours = softmax(head_only, first.temperature)
-    theirs = softmax(two_phase, second.temperature) if two_phase is not None and second is not None else None
-    ships = second is not None and second.not_worse and theirs is not None and two_phase is not None
+    ships, shipped, logits = chosen(first, second), ours, head_only
+    theirs = None
+    if second is not None and two_phase is not None:
+        theirs = softmax(two_phase, second.temperature)
+        if ships is second:
+            shipped, logits = theirs, two_phase
     return Evidence(
         kind="test",
         photos=test,
         truth=np.array([photos.samples[photo].label for photo in test]),
         head_only=ours,
         two_phase=theirs,
-        shipped=theirs if ships and theirs is not None else ours,
-        unscaled=softmax(two_phase if ships and two_phase is not None else head_only),
-        calibrated_on=second.calibrated_on if ships and second is not None else first.calibrated_on,
+        shipped=shipped,
+        unscaled=softmax(logits),
+        calibrated_on=ships.calibrated_on,
     )
 
 
@@ -78,16 +82,12 @@ def cross_fitted(data: TrainingData, rounds: Sequence[Round], first: PhaseOne, s
     """Return what the rounds' models say, each of its own fold; the rounds are all folds."""
     truths = [truth_of((each,), data) for each in rounds]
     head_only = _scaled(first.validation, truths)
-    two_phase = _scaled(second.validation, truths) if second is not None else None
-    ships = second.rounds_not_worse if second is not None else (False,) * len(rounds)
-    shipped, unscaled = [], []
-    for number, two_ships in enumerate(ships):
-        if two_ships and second is not None and two_phase is not None:
-            shipped.append(two_phase[number])
-            unscaled.append(softmax(second.validation[number]))
-        else:
-            shipped.append(head_only[number])
-            unscaled.append(softmax(first.validation[number]))
+    shipped, logits = list(head_only), list(first.validation)
+    two_phase = None
+    if second is not None:
+        two_phase = _scaled(second.validation, truths)
+        for number in np.flatnonzero(second.rounds_not_worse):
+            shipped[number], logits[number] = two_phase[number], second.validation[number]
     photos = np.concatenate([each.val for each in rounds])
     order = np.argsort(photos)
     return Evidence(
@@ -97,7 +97,7 @@ def cross_fitted(data: TrainingData, rounds: Sequence[Round], first: PhaseOne, s
         head_only=np.concatenate(head_only)[order],
         two_phase=np.concatenate(two_phase)[order] if two_phase is not None else None,
         shipped=np.concatenate(shipped)[order],
-        unscaled=np.concatenate(unscaled)[order],
+        unscaled=softmax(np.concatenate(logits))[order],
         calibrated_on=len(photos),
         folds=len(rounds),
     )

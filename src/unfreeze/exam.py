@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unfreeze.data.checks import readable
 from unfreeze.data.folders import printable
 from unfreeze.data.loaders import Renderer
-from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import PhotoSet, Sample
-from unfreeze.errors import ConfigError
 from unfreeze.evaluation.forgetting import Forgetting, divergence, forgetting, ranks
 from unfreeze.evaluation.similarity import linear_cka, probe
 from unfreeze.models.backbone import Backbone, Head, Tensors, exact, pool
@@ -191,11 +187,7 @@ class Exam:
         assert self.reference is not None
         assert after.ranks is not None
         tuned = backbone.snapshot(self.boundary)
-        buffers = [dict(stage.module.named_buffers()) for stage in backbone.stages[self.boundary :]]
-        mixed = [
-            {name: (old if name in own else new)[name] for name in new}
-            for old, new, own in zip(pretrained, tuned, buffers, strict=True)
-        ]
+        mixed = backbone.with_buffers_of(pretrained)
         if all(torch.equal(a[k], b[k]) for a, b in zip(mixed, tuned, strict=True) for k in a):
             return after.ranks
         backbone.restore(mixed)
@@ -203,27 +195,6 @@ class Exam:
         backbone.restore(tuned)
         assert found is not None
         return found
-
-
-def reference_photos(folder: Path | None, backbone: Backbone, known: Mapping[str, int]) -> PhotoSet | None:
-    """Read the photos of the original task that can be read; None where there is no folder of them.
-
-    Args:
-        folder: Holds a folder for each class.
-        backbone: Whose original classes they are.
-        known: The short side of photos that were read before, by digest.
-
-    Raises:
-        ConfigError: The original classes are unknown.
-        PhotosError: See ``read_reference``.
-    """
-    if folder is None:
-        return None
-    if not backbone.network.labels:
-        raise ConfigError(
-            "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
-        )
-    return readable(read_reference(folder, backbone.network.labels), known)
 
 
 def set_exam(
@@ -242,9 +213,8 @@ def set_exam(
         before = papers.look(backbone) if backbone.network.outputs else None
     if reference is None:
         return Exam(boundary, papers, before)
-    theirs = _sheet(store, backbone, renderer.of(reference.samples), boundary, "reading reference photos")
     labels = np.array([sample.label for sample in reference.samples])
-    theirs = Sheet(theirs.source, theirs.photos, labels)
+    theirs = _sheet(store, backbone, renderer.of(reference.samples), boundary, "reading reference photos", labels)
     return Exam(
         boundary=boundary,
         test=papers,
@@ -255,10 +225,17 @@ def set_exam(
     )
 
 
-def _sheet(store: Store, backbone: Backbone, renderer: Renderer, boundary: int, description: str) -> Sheet:
+def _sheet(
+    store: Store,
+    backbone: Backbone,
+    renderer: Renderer,
+    boundary: int,
+    description: str,
+    labels: Indices | None = None,
+) -> Sheet:
     photos = np.arange(len(renderer.paths))
     wanted = dict.fromkeys(photos.tolist(), (0,))
-    return Sheet(keep_or_render(store, backbone, renderer, boundary, wanted, description), photos)
+    return Sheet(keep_or_render(store, backbone, renderer, boundary, wanted, description), photos, labels)
 
 
 def _with_probe(measured: Forgetting, sheet: Sheet, before: Look, after: Look, seed: int) -> Forgetting:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from unfreeze.artifacts import new_run, refuse_used, write_text
+from unfreeze.artifacts import new_run, write_text
 from unfreeze.config import TrainConfig
-from unfreeze.data.checks import check
 from unfreeze.data.device_views import choose_renderer
 from unfreeze.data.loaders import Renderer
-from unfreeze.data.sources import read_photos
-from unfreeze.data.splits import split
+from unfreeze.data.splits import FOLDS, split
 from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet
-from unfreeze.exam import reference_photos, set_exam
-from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision
+from unfreeze.exam import set_exam
+from unfreeze.inputs import open_backbone, open_photos, open_reference
 from unfreeze.models.saved import save_model
 from unfreeze.records import (
     describe,
@@ -24,14 +21,11 @@ from unfreeze.records import (
     write_splits,
 )
 from unfreeze.run import Run
-from unfreeze.runtime import Stopwatch, choose_device, deterministic, peak_rss_mib, prepare_process, say
-from unfreeze.training.phases import TrainingData, gather, new_head, phase_one, phase_two, validation_rounds
+from unfreeze.runtime import Stopwatch, deterministic, peak_rss_mib, say
+from unfreeze.training.phases import TrainingData, chosen, gather, new_head, phase_one, phase_two, validation_rounds
 from unfreeze.training.planner import count_up, count_work, measure_speed
 from unfreeze.training.recipes import choose
-from unfreeze.training.store import open_store
 from unfreeze.verdict import Cost, Data, Model, Verdict
-
-FOLDS = 5
 
 
 def run(config: TrainConfig) -> Run:
@@ -40,22 +34,12 @@ def run(config: TrainConfig) -> Run:
     Raises:
         UnfreezeError: Any mistake that the user can mend; no folder is made before the inputs have been checked.
     """
-    prepare_process()
-    if config.out is not None:
-        refuse_used(config.out)
-    store = open_store(config.cache, config.cache_gib)
-    known = store.known_photos()
     watch = Stopwatch()
+    store, known, photos = open_photos(config, watch)
     with watch.measure("decode"):
-        photos = check(read_photos(config.photos), known)
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
-    with watch.measure("load"):
-        backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
-    reference = reference_photos(config.reference, backbone, known)
-    read = (*photos.samples, *(reference.samples if reference is not None else ()))
-    store.remember_photos({sample.digest: sample.short_side for sample in read})
+    backbone = open_backbone(config, watch)
+    reference = open_reference(config.reference, backbone, photos, store, known)
     recipe = choose(config, backbone, len(splits.train), len(photos.classes))
     if not len(splits.test):
         recipe = recipe.judged_by_all(len(splits.train))
@@ -69,7 +53,7 @@ def run(config: TrainConfig) -> Run:
     learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
     data = TrainingData.of(learning, splits, len(photos.classes))  # training knows no other photo
     pillow = Renderer((), backbone.network.preprocessing, recipe.augmentation, config.seed).of(learning)
-    renderer = choose_renderer(pillow, device, again=recipe.boundary == 0)
+    renderer = choose_renderer(pillow, backbone.device, again=recipe.boundary == 0)
     with watch.measure("forecast"):
         references = len(reference.samples) if reference is not None else 0
         work = count_work(store, backbone, renderer, data, recipe, renderer.of(test), references)
@@ -108,7 +92,7 @@ def run(config: TrainConfig) -> Run:
     else:
         evidence = cross_fitted(data, rounds, first, second)
     groups = [photos.samples[photo].group for photo in evidence.photos]
-    ships = second if second is not None and second.not_worse else first
+    ships = chosen(first, second)
     ships.final.cooled(ships.temperature).install(backbone, head, pretrained)
     verdict = Verdict(
         shipped="two_phase" if ships is second else "head_only",

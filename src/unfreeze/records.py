@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import tomli_w
 
 from unfreeze.artifacts import RunFolder, write_table, write_text
-from unfreeze.config import TrainConfig
+from unfreeze.config import Common
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
 from unfreeze.evidence import Evidence
@@ -44,7 +44,7 @@ def describe(
     yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase_two}"
 
 
-def write_arguments(folder: RunFolder, config: TrainConfig) -> None:
+def write_arguments(folder: RunFolder, config: Common) -> None:
     """Write what decides the run; ``unfreeze train --config args.toml`` runs it again."""
     places = {"out", "cache", "cache_gib"}
     write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=places)))

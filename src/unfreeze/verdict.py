@@ -114,9 +114,9 @@ class Verdict(_Part):
         scores = self.scores.shipped
         low, high = scores.accuracy_ci95
         seen = (
-            f"{_count(scores.n, 'test photo')} that it never saw"
+            f"{counted(scores.n, 'test photo')} that it never saw"
             if self.scores.evidence == "test"
-            else f"{_count(scores.n, 'photo')}, each answered by a model that never saw it"
+            else f"{counted(scores.n, 'photo')}, each answered by a model that never saw it"
         )
         first = (
             f"The {'two-phase' if self.shipped == 'two_phase' else 'head-only'} model ships: it is right on "
@@ -149,7 +149,7 @@ class Verdict(_Part):
         if gain is None or gain.proven or gain.detectable is None:
             return None
         power = (
-            f"With {_count(gain.n, 'photo')}, a gain under {gain.detectable * 100:.0f} points can't be told from luck"
+            f"With {counted(gain.n, 'photo')}, a gain under {gain.detectable * 100:.0f} points can't be told from luck"
         )
         if gain.needed_n is None or gain.needed_n <= gain.n or gain.accuracy < WORTH_KNOWING:
             return power + "."
@@ -164,7 +164,7 @@ class Verdict(_Part):
         if forgotten.drop is not None and forgotten.n is not None:
             return (
                 f"; of the original task the backbone lost {forgotten.drop * 100:.1f} points "
-                f"({_count(forgotten.n, 'reference photo')})."
+                f"({counted(forgotten.n, 'reference photo')})."
             )
         if forgotten.agreement is not None:
             return f"; the original classifier still gives the same answer on {_percent(forgotten.agreement)} of them."
@@ -179,7 +179,8 @@ def _points(fraction: float) -> str:
     return f"{fraction * 100:+.1f}"
 
 
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """Return a number of things as people write it."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -16,6 +16,7 @@ from unfreeze.runtime import generator
 
 IntArray = npt.NDArray[np.int64]
 
+FOLDS = 5
 TEST_SIZE = 0.2
 FEW = 300  # photos below which a held-out fifth would be too few to score by, and too many to do without
 

@@ -104,10 +104,9 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
     right = hits(labels, probabilities)
     loss = log_losses(labels, probabilities)
     gaps = calibration_gaps(probabilities, right)
-    ece, log_loss = calibration_scores(labels, probabilities)
     classes = class_columns(labels)
     n_class, right_class = classes.sum(0), right @ classes
-    accuracy, balanced_accuracy = float(right.mean()), float((right_class / n_class).mean())
+    accuracy, ece = float(right.mean()), _mean_gap(gaps)
 
     accuracy_ci = wilson(int(right.sum()), n)
     balanced_ci = balanced_interval(right_class, n_class)
@@ -132,9 +131,9 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
         n=n,
         accuracy=accuracy,
         accuracy_ci95=accuracy_ci,
-        balanced_accuracy=balanced_accuracy,
+        balanced_accuracy=balanced_accuracy(labels, right),
         balanced_accuracy_ci95=balanced_ci,
-        log_loss=log_loss,
+        log_loss=float(loss.mean()),
         log_loss_ci95=loss_ci,
         ece=ece,
         ece_ci95=(max(0.0, ece - away), max(ece, ece_high)),
@@ -154,7 +153,13 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
 def calibration_scores(labels: IntArray, probabilities: FloatArray) -> tuple[float, float]:
     """Return the expected calibration error and the log-loss of predictions, without intervals; see ``Scores``."""
     gaps = calibration_gaps(probabilities, hits(labels, probabilities))
-    return float(np.abs(gaps.sum(0)).sum() / len(labels)), float(log_losses(labels, probabilities).mean())
+    return _mean_gap(gaps), float(log_losses(labels, probabilities).mean())
+
+
+def balanced_accuracy(labels: IntArray, right: FloatArray) -> float:
+    """Return the mean recall over the classes present, from 1.0 where the answer is right (N,)."""
+    classes = class_columns(labels)
+    return float((right @ classes / classes.sum(0)).mean())
 
 
 def check_predictions(labels: IntArray, probabilities: FloatArray) -> None:
@@ -203,6 +208,11 @@ def calibration_gaps(probabilities: FloatArray, right: FloatArray) -> FloatArray
     gaps = np.zeros((len(right), ECE_BINS))
     gaps[np.arange(len(right)), np.digitize(confidence, inner_edges, right=True)] = right - confidence
     return gaps
+
+
+def _mean_gap(gaps: FloatArray) -> float:
+    """Return the expected calibration error, from ``calibration_gaps``."""
+    return float(np.abs(gaps.sum(0)).sum() / len(gaps))
 
 
 def _accuracies(sums: FloatArray) -> FloatArray:

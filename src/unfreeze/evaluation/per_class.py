@@ -10,6 +10,9 @@ from unfreeze.evaluation.proportions import f1_interval, hull, logit_interval, m
 from unfreeze.evaluation.ranking import areas, areas_in_resamples, mann_whitney_interval, sensitivity
 from unfreeze.evaluation.resampling import FloatArray, Groups, IntArray, Interval, bootstrap, group_codes
 
+Estimate = tuple[float | None, Interval | None]
+UNDEFINED: Estimate = (None, None)
+
 
 @dataclass(frozen=True, slots=True)
 class ClassScores:
@@ -135,29 +138,21 @@ def _one(
     binary: bool,
 ) -> ClassScores:
     n, predicted, right = int(own.sum()), int(answered.sum()), int((own * answered).sum())
-    found: dict[str, float | Interval] = {}
+    recall = precision = f1 = roc = average = share = UNDEFINED
     if n:
-        found |= {"recall": right / n, "recall_ci95": hull(wilson(right, n), widest[0])}
+        recall = right / n, hull(wilson(right, n), widest[0])
     if predicted:
-        found |= {"precision": right / predicted, "precision_ci95": hull(wilson(right, predicted), widest[1])}
+        precision = right / predicted, hull(wilson(right, predicted), widest[1])
     if n or predicted:
-        found |= {
-            "f1": 2 * right / (n + predicted),
-            "f1_ci95": hull(f1_interval(right, predicted - right, n - right), widest[2]),
-        }
+        f1 = 2 * right / (n + predicted), hull(f1_interval(right, predicted - right, n - right), widest[2])
     if 0 < n < len(own):
-        roc, average = (float(area[0]) for area in areas(own, scores))
-        roc_ci, average_ci = mann_whitney_interval(roc, n, len(own) - n), wilson(average * n, n)
-        found |= {
-            "roc_auc": roc,
-            "roc_auc_ci95": hull(roc_ci, logit_interval(roc, errors[0])),
-            "pr_auc": average,
-            "pr_auc_ci95": hull(average_ci, logit_interval(average, errors[1])),
-        }
+        area, mean_precision = (float(found[0]) for found in areas(own, scores))
+        area_ci = hull(mann_whitney_interval(area, n, len(own) - n), logit_interval(area, errors[0]))
+        average_ci = hull(wilson(mean_precision * n, n), logit_interval(mean_precision, errors[1]))
+        roc, average = (area, area_ci), (mean_precision, average_ci)
         if binary:
-            share, share_ci = sensitivity(own, scores)
-            found |= {"sensitivity_at_95": share, "sensitivity_at_95_ci95": share_ci}
-    return ClassScores(n, predicted, **found)  # type: ignore[arg-type]
+            share = sensitivity(own, scores)
+    return ClassScores(n, predicted, *recall, *precision, *f1, *roc, *average, *share)
 
 
 def _rates(sums: FloatArray, present: IntArray) -> FloatArray:

@@ -13,9 +13,17 @@ from dataclasses import replace
 from unfreeze.config import TrainConfig
 from unfreeze.data.transforms import Augmentation
 from unfreeze.models.backbone import Backbone
-from unfreeze.models.freezing import BatchNormMode, plan_from
+from unfreeze.models.freezing import BatchNormMode, StagePlan, plan_from
 from unfreeze.training.finetune import Schedule
-from unfreeze.training.recipes import CLASSIC_HEAD_LR, MILD, TEXTBOOK, Recipe, choose, textbook_schedule
+from unfreeze.training.recipes import (
+    CLASSIC_HEAD_LR,
+    MILD,
+    TEXTBOOK,
+    Recipe,
+    choose,
+    textbook_schedule,
+    usual_batch_size,
+)
 
 LAYER_DECAY = 0.7  # BEiT's and MAE's are 0.65 to 0.75 for a network of this size
 LAYER_DECAY_LR = 5e-4
@@ -29,14 +37,15 @@ def classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int, 
 
 def naive(backbone: Backbone, epochs: int) -> Recipe:
     """Return the classic mistake: everything at the head's rate at once, BatchNorm in train mode, as people run it."""
-    return _one_phase("naive", backbone, TEXTBOOK, textbook_schedule(epochs), lr=CLASSIC_HEAD_LR, bn="train")
+    plan = plan_from(backbone, 0, lr=CLASSIC_HEAD_LR, head_lr=CLASSIC_HEAD_LR, bn="train")
+    return _one_phase("naive", TEXTBOOK, plan, textbook_schedule(epochs))
 
 
 def layer_decay(backbone: Backbone, epochs: int, photos: int) -> Recipe:
     """Return the strongest recipe of one phase; BatchNorm frozen, so that it differs from ours in the phases alone."""
     schedule = Schedule(
         epochs=epochs,
-        batch_size=16 if photos < 320 else 32,
+        batch_size=usual_batch_size(photos),
         views=None,
         fresh=0,
         optimizer="adamw",
@@ -46,24 +55,16 @@ def layer_decay(backbone: Backbone, epochs: int, photos: int) -> Recipe:
         clip=1.0,
         smoothing=0.1,
     )
-    return _one_phase("layer decay", backbone, MILD, schedule, lr=LAYER_DECAY_LR, decay=LAYER_DECAY)
+    plan = plan_from(backbone, 0, lr=LAYER_DECAY_LR, head_lr=LAYER_DECAY_LR, decay=LAYER_DECAY)
+    return _one_phase("layer decay", MILD, plan, schedule)
 
 
-def _one_phase(
-    name: str,
-    backbone: Backbone,
-    augmentation: Augmentation,
-    schedule: Schedule,
-    *,
-    lr: float,
-    decay: float = 1.0,
-    bn: BatchNormMode = "frozen",
-) -> Recipe:
+def _one_phase(name: str, augmentation: Augmentation, plan: StagePlan, schedule: Schedule) -> Recipe:
     return Recipe(
         name=name,
         augmentation=augmentation,
         views=1,
-        head_plan=plan_from(backbone, 0, lr=lr, head_lr=lr, decay=decay, bn=bn),
+        head_plan=plan,
         head_schedule=schedule,
         plan=None,
         schedule=None,

@@ -247,6 +247,11 @@ def not_worse(before: tuple[float, float], after: tuple[float, float]) -> bool:
     return accuracy_after > accuracy_before or (accuracy_after == accuracy_before and loss_after <= loss_before)
 
 
+def chosen(first: PhaseOne, second: PhaseTwo | None) -> PhaseOne | PhaseTwo:
+    """Return the phase whose model ships."""
+    return second if second is not None and second.not_worse else first
+
+
 def new_head(backbone: Backbone, classes: int, seed: int) -> Head:
     """Return a head with random weights that depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):

@@ -116,7 +116,7 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
         decay=0.8 if backbone.batch_norm else 0.75,
         bn=config.bn,
     )
-    batch_size = config.batch_size or (16 if photos < 320 else 32)
+    batch_size = config.batch_size or usual_batch_size(photos)
     per_epoch = math.ceil(photos / batch_size)
     schedule = Schedule(
         epochs=config.epochs or min(max(round(STEPS / per_epoch), EPOCHS[0]), EPOCHS[1]),
@@ -148,6 +148,11 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
 def _usual_boundary(backbone: Backbone, photos_a_class: float) -> int:
     """Train the top third of the stages, and all of them where photos are plentiful."""
     return 0 if photos_a_class >= PLENTIFUL else backbone.head_boundary - math.ceil(backbone.head_boundary / 3)
+
+
+def usual_batch_size(photos: int) -> int:
+    """Return the photos a step: fewer where there would be too few steps."""
+    return 16 if photos < 320 else 32
 
 
 def textbook_schedule(epochs: int, batch_size: int | None = None) -> Schedule:
