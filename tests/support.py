@@ -19,7 +19,8 @@ from unfreeze.data.transforms import Augmentation
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.training.finetune import Schedule
-from unfreeze.training.phases import TrainingData, new_head
+from unfreeze.training.phase_one import new_head
+from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import Store, open_store
 
 CLASSES = 3

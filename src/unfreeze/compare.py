@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from unfreeze.artifacts import RunFolder, new_run, write_table, write_text
 from unfreeze.comparison import Comparison, Row, judge, plot
 from unfreeze.config import CompareConfig, TrainConfig
-from unfreeze.data.device_views import choose_renderer
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import FOLDS, TEST_SIZE, Splits, split
@@ -25,8 +24,10 @@ from unfreeze.records import write_arguments
 from unfreeze.runtime import Stopwatch, deterministic, say
 from unfreeze.training.baselines import classic, layer_decay, naive
 from unfreeze.training.finetune import Weights
-from unfreeze.training.phases import TrainingData, gather, new_head, phase_one, phase_two
+from unfreeze.training.phase_one import gather, new_head, phase_one, render_with, suited
+from unfreeze.training.phase_two import chosen, phase_two
 from unfreeze.training.recipes import Recipe, choose
+from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import Store, open_store
 
 HEAD_ONLY = "head-only"
@@ -42,11 +43,13 @@ class Contender:
         recipe: How.
         first: The name of phase 1's model; None where nobody would use it by itself.
         second: The name of phase 2's model; None where there is no phase 2.
+        ships: The name of the one of both that would ship; None where nothing chooses.
     """
 
     recipe: Recipe
     first: str | None
     second: str | None
+    ships: str | None = None
 
 
 def contenders(
@@ -64,7 +67,7 @@ def contenders(
     halves = {"recipe": "classic", "head_epochs": epochs // 2, "epochs": epochs - epochs // 2}
     textbook = config.model_copy(update=halves)
     found = [
-        Contender(choose(config, backbone, photos, classes), HEAD_ONLY, "two-phase"),
+        Contender(choose(config, backbone, photos, classes), HEAD_ONLY, "two-phase", "auto"),
         Contender(classic(textbook, backbone, photos, classes, "frozen"), None, "classic, BatchNorm frozen"),
         Contender(classic(textbook, backbone, photos, classes, "train"), None, "classic, as in textbooks"),
         Contender(naive(backbone, epochs), "naive: all at 1e-3", None),
@@ -126,29 +129,34 @@ def _one_seed(
     exams: dict[int, Exam] = {}
     for each in contenders(ours, config.epochs, backbone, len(data.train), data.classes):
         recipe = each.recipe
-        pillow = Renderer((), backbone.network.preprocessing, recipe.augmentation, seed).of(learning)
-        renderer = choose_renderer(pillow, backbone.device, again=recipe.boundary == 0)
+        renderers = render_with(recipe, backbone, learning, seed)
         if recipe.boundary not in exams:
-            exams[recipe.boundary] = set_exam(store, backbone, recipe.boundary, renderer, test, reference)
+            exams[recipe.boundary] = set_exam(store, backbone, recipe.boundary, renderers[0], test, reference)
         with deterministic(seed):
-            for name, weights, seconds in _models(backbone, renderer, data, each, seed):
+            for name, weights, seconds in _models(backbone, renderers, data, each, exams[recipe.boundary], seed):
                 yield _row(backbone, exams[recipe.boundary], weights, truth, seed, name, seconds)
 
 
 def _models(
-    backbone: Backbone, renderer: Renderer, data: TrainingData, contender: Contender, seed: int
+    backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, contender: Contender, exam: Exam, seed: int
 ) -> Iterator[tuple[str, Weights, float]]:
     """Train a contender, from photos on with nothing kept from before, and yield its models with the seconds they took."""
     recipe, watch = contender.recipe, Stopwatch()
     with watch.measure("one"):
-        source, at_head = gather(open_store(None, 0), backbone, renderer, data, recipe)
+        store = open_store(None, 0)
+        renderer = suited(store, backbone, renderers, data, recipe)
+        sources, at_head = gather(store, backbone, renderer, data, recipe)
         first = phase_one(backbone, at_head, data, recipe, seed)
     if contender.first is not None:
         yield contender.first, first.final, watch.seconds["one"]
     if contender.second is not None:
         with watch.measure("two"):
-            second = phase_two(backbone, source, data, recipe, first, seed)
-        yield contender.second, second.final, watch.seconds["one"] + watch.seconds["two"]
+            forgets = exam.forgets(backbone, new_head(backbone, data.classes, seed), backbone.snapshot(recipe.boundary))
+            second = phase_two(backbone, sources, data, recipe, first, seed, forgets=forgets)
+        took = watch.seconds["one"] + watch.seconds["two"]
+        yield contender.second, second.final, took
+        if contender.ships is not None:
+            yield contender.ships, chosen(first, second).final, took
 
 
 def _row(backbone: Backbone, exam: Exam, weights: Weights, truth: Indices, seed: int, arm: str, seconds: float) -> Row:

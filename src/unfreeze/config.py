@@ -83,9 +83,24 @@ class Settings(Common):
     fresh_views: Annotated[
         int | None, Field(ge=0, le=64, description="Of those, replaced by new ones after each epoch of phase 2.")
     ] = None
+    symmetry: Annotated[
+        Literal["none", "flip", "rotate"] | None,
+        Field(
+            description="How a photo may be turned without changing its class: left and right (flip), or every way (rotate: "
+            "aerial and microscope photos). Default: flip or rotate, as phase 1 learns more from."
+        ),
+    ] = None
     bn: Annotated[
         Literal["frozen", "train"], Field(description="BatchNorm's statistics: frozen, or the textbooks' train mode.")
     ] = "frozen"
+    minutes: Annotated[
+        float | None,
+        Field(gt=0, description="How long the run may take: fewer depths are searched. Default: as long as it needs."),
+    ] = None
+    forget_at_most: Annotated[
+        float | None,
+        Field(ge=0, le=100, description="Points of accuracy that may be lost on --reference. Default: 2."),
+    ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63, description="Decides every random choice.")] = 0
 
 
@@ -102,10 +117,13 @@ class TrainConfig(Settings):
             "head_lr": not classic,
             "depth": classic or (self.recipe == "head-only" and self.depth != "head"),
             "views": classic,
+            "symmetry": classic,
             "fresh_views": classic or head_only,
             "epochs": head_only,
             "lr": head_only,
             "batch_size": head_only,
+            "minutes": classic or head_only,
+            "forget_at_most": classic or head_only,
         }
         for name, unread in refused.items():
             if unread and getattr(self, name) is not None:
@@ -115,6 +133,8 @@ class TrainConfig(Settings):
                     else f"--recipe {self.recipe}"
                 )
                 raise ValueError(f"--{name.replace('_', '-')} has no meaning with {cause}")
+        if self.forget_at_most is not None and self.reference is None:
+            raise ValueError("--forget-at-most has no meaning without --reference")
         if self.fresh_views is not None and (self.depth == "all" or self.bn == "train"):
             raise ValueError("--fresh-views has no meaning where every epoch draws new views")
         if head_only and self.bn == "train":

@@ -10,14 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unfreeze.data.sources import PhotoSet
-from unfreeze.evaluation.calibration import Calibration, fit_temperature, softmax
+from unfreeze.evaluation.calibration import Calibration, fit_temperature, photo_losses, softmax
 from unfreeze.evaluation.crossfit import widened_gain, widened_scores
-from unfreeze.evaluation.metrics import Scores, calibration_scores, score
+from unfreeze.evaluation.metrics import Scores, balanced_accuracy, calibration_scores, score
 from unfreeze.evaluation.resampling import FloatArray, Groups
 from unfreeze.evaluation.significance import Gain, gain
 from unfreeze.predict import Logits
-from unfreeze.training.phases import PhaseOne, PhaseTwo, Round, TrainingData, chosen, truth_of
-from unfreeze.verdict import ScoreSheet
+from unfreeze.training.phase_one import PhaseOne
+from unfreeze.training.phase_two import PhaseTwo, chosen
+from unfreeze.training.rounds import Round, TrainingData, joined, truth_of
+from unfreeze.verdict import ScoreSheet, Tried
 
 Indices = NDArray[np.int64]
 
@@ -138,6 +140,26 @@ def paired_gain(evidence: Evidence, groups: Groups, seed: int) -> Gain | None:
         return None
     found = gain(evidence.truth, evidence.head_only, evidence.two_phase, groups=groups, seed=seed)
     return found if evidence.folds is None else widened_gain(found, evidence.folds)
+
+
+def searched(data: TrainingData, rounds: Sequence[Round], first: PhaseOne, second: PhaseTwo) -> tuple[Tried, ...]:
+    """Return what the rounds' photos say of everything that was tried, at every point between the phases."""
+    truth, ends = truth_of(rounds, data), {0.0: first.validation}
+
+    def point(alpha: float, answers: Sequence[Logits]) -> tuple[float, float, float, float]:
+        said = joined(answers, data.classes)
+        right = (said.argmax(axis=1) == truth).astype(float)
+        return alpha, float(right.mean()), balanced_accuracy(truth, right), float(photo_losses(said, truth).mean())
+
+    return tuple(
+        Tried(
+            depth=trial.candidate.depth,
+            lr=trial.candidate.lr,
+            path=tuple(point(alpha, said) for alpha, said in (ends | dict(trial.answers)).items() if rounds),
+            seconds=trial.seconds,
+        )
+        for trial in second.trials
+    )
 
 
 def _scaled(answers: Sequence[Logits], truths: Sequence[Indices]) -> list[FloatArray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,8 +60,8 @@ class Sheet:
         batches = self.source.batches(chosen, plain_views(chosen), EVALUATION_BATCH)
         return track(batches, description, total=-(-len(chosen) // EVALUATION_BATCH))
 
-    def look(self, backbone: Backbone) -> Look:
-        """Ask the original classifier, on the backbone as it is now."""
+    def look(self, backbone: Backbone, diagnosed: int = DIAGNOSED) -> Look:
+        """Ask the original classifier on the backbone as it is now, and keep what ``diagnosed`` photos give, too."""
         evaluation_mode(backbone)
         top1: list[Indices] = []
         found: list[Indices] = []
@@ -71,23 +71,23 @@ class Sheet:
         with torch.inference_mode():
             for x in self.batches("asking the original classifier"):
                 x = place(x, backbone, self.source.boundary)
-                diagnosed = done < DIAGNOSED
+                kept_now = done < diagnosed
                 for stage, outputs in zip(backbone.stages[self.source.boundary :], stages, strict=True):
                     x = stage.module(x)
-                    if diagnosed:
+                    if kept_now:
                         outputs.append(pool(x).float().cpu().numpy())
                 said = backbone.classifier(x).float().cpu().numpy()
                 top1.append(said.argmax(1))
                 if self.labels is not None:
                     found.append(ranks(said, self.labels[done : done + len(said)]))
-                if diagnosed:
+                if kept_now:
                     kept.append(said)
                 done += len(said)
         return Look(
             np.concatenate(top1),
             np.concatenate(found) if self.labels is not None else None,
-            np.concatenate(kept),
-            tuple(np.concatenate(outputs) for outputs in stages),
+            np.concatenate(kept) if kept else np.empty((0, backbone.network.outputs), np.float32),
+            tuple(np.concatenate(outputs) for outputs in stages if outputs),
         )
 
 
@@ -116,6 +116,22 @@ class Exam:
         if self.test is None:
             return np.empty((0, head.out_features), dtype=np.float32)
         return logits(backbone, head, self.test.batches("answering test photos"), self.boundary)
+
+    def forgets(self, backbone: Backbone, head: Head, pretrained: list[Tensors]) -> Callable[[Weights], float] | None:
+        """Return what measures how much accuracy a model lost at the original task; None without reference photos."""
+        reference, before = self.reference, self.reference_before
+        if reference is None or before is None:
+            return None
+
+        def drop(model: Weights) -> float:
+            model.install(backbone, head, pretrained)
+            after = reference.look(backbone, diagnosed=0)
+            backbone.restore(pretrained)
+            assert before.ranks is not None
+            assert after.ranks is not None
+            return float((before.ranks == 0).mean() - (after.ranks == 0).mean())
+
+        return drop
 
     def own_looks(
         self,

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from unfreeze.artifacts import new_run, write_text
 from unfreeze.config import TrainConfig
-from unfreeze.data.device_views import choose_renderer
-from unfreeze.data.loaders import Renderer
 from unfreeze.data.splits import FOLDS, split
-from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet
+from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
 from unfreeze.exam import set_exam
 from unfreeze.inputs import open_backbone, open_photos, open_reference
 from unfreeze.models.saved import save_model
@@ -22,9 +20,11 @@ from unfreeze.records import (
 )
 from unfreeze.run import Run
 from unfreeze.runtime import Stopwatch, deterministic, peak_rss_mib, say
-from unfreeze.training.phases import TrainingData, chosen, gather, new_head, phase_one, phase_two, validation_rounds
-from unfreeze.training.planner import count_up, count_work, measure_speed
+from unfreeze.training.phase_one import gather, new_head, phase_one, render_with, suited
+from unfreeze.training.phase_two import chosen, phase_two
+from unfreeze.training.planner import Deadline, count_up, count_work, measure_speed
 from unfreeze.training.recipes import choose
+from unfreeze.training.rounds import TrainingData, validation_rounds
 from unfreeze.verdict import Cost, Data, Model, Verdict
 
 
@@ -52,16 +52,20 @@ def run(config: TrainConfig) -> Run:
 
     learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
     data = TrainingData.of(learning, splits, len(photos.classes))  # training knows no other photo
-    pillow = Renderer((), backbone.network.preprocessing, recipe.augmentation, config.seed).of(learning)
-    renderer = choose_renderer(pillow, backbone.device, again=recipe.boundary == 0)
+    renderers = render_with(recipe, backbone, learning, config.seed)
     with watch.measure("forecast"):
         references = len(reference.samples) if reference is not None else 0
-        work = count_work(store, backbone, renderer, data, recipe, renderer.of(test), references)
-        planned = count_up(work, measure_speed(backbone, renderer, data, recipe, work))
+        work = count_work(store, backbone, renderers, data, recipe, renderers[0].of(test), references)
+        planned = count_up(work, measure_speed(backbone, renderers[0], data, recipe, work))
+        deadline = Deadline(planned, config.minutes, watch)
+        if recipe.candidates and not deadline.time_left(0):
+            recipe, planned = recipe.without_phase_two(), planned.without_phase_two()
+            say(f"there is no time for phase 2 in {config.minutes:g} minutes")
         say(planned.sentence())
     with deterministic(config.seed):
         with watch.measure("features"):
-            source, at_head = gather(store, backbone, renderer, data, recipe)
+            renderer = suited(store, backbone, renderers, data, recipe)
+            sources, at_head = gather(store, backbone, renderer, data, recipe)
         with watch.measure("exam"):
             exam = set_exam(store, backbone, recipe.boundary, renderer, test, reference)
 
@@ -75,16 +79,19 @@ def run(config: TrainConfig) -> Run:
             head_only = exam.answers(backbone, head)
 
         second, two_phase, tried = None, None, []
-        if recipe.plan is not None:
+        if recipe.candidates:
             with watch.measure("finetune"):
+                forgets = exam.forgets(backbone, head, pretrained)
                 backbone.restore(pretrained)
-                second = phase_two(backbone, source, data, recipe, first, config.seed)
+                second = phase_two(
+                    backbone, sources, data, recipe, first, config.seed, forgets=forgets, time_left=deadline.time_left
+                )
             with watch.measure("exam"):
                 second.final.install(backbone, head, pretrained)
                 two_phase = exam.answers(backbone, head)
                 tried = [(weights, each.val) for weights, each in zip(second.round_finals, rounds, strict=True)]
         with watch.measure("exam"):
-            own = exam.own_looks(backbone, source, pretrained, tried)
+            own = exam.own_looks(backbone, sources[recipe.kept_from], pretrained, tried)
             forgotten = exam.forgetting(backbone, pretrained, own, config.seed)
 
     if test:
@@ -92,22 +99,31 @@ def run(config: TrainConfig) -> Run:
     else:
         evidence = cross_fitted(data, rounds, first, second)
     groups = [photos.samples[photo].group for photo in evidence.photos]
-    ships = chosen(first, second)
+    ships, tuned_from = (
+        chosen(first, second),
+        second.trial.candidate.boundary if second is not None else backbone.head_boundary,
+    )
     ships.final.cooled(ships.temperature).install(backbone, head, pretrained)
     verdict = Verdict(
         shipped="two_phase" if ships is second else "head_only",
         data=Data(n_train=len(splits.train), n_test=len(test), classes=photos.classes, left_out=len(photos.left_out)),
         model=Model(
             name=backbone.name,
-            boundary=recipe.tuned_from,
-            depth=backbone.depths()[recipe.tuned_from],
-            alpha=1.0 if ships is second else 0.0,
+            boundary=tuned_from,
+            depth=backbone.depths()[tuned_from],
+            alpha=second.alpha if second is not None and ships is second else 0.0,
             bn=config.bn,
         ),
         scores=score_sheet(evidence, groups, ships.temperature, config.seed),
         gain=paired_gain(evidence, groups, config.seed),
         forgetting=forgotten,
-        cost=Cost(seconds=watch.report(), forecast=planned.seconds(), peak_rss_mib=peak_rss_mib()),
+        tried=searched(data, rounds, first, second) if second is not None else (),
+        setbacks=second.setbacks if second is not None else (),
+        cost=Cost(
+            seconds=watch.report(),
+            forecast=planned.seconds(len(second.trials) if second is not None else 0),
+            peak_rss_mib=peak_rss_mib(),
+        ),
     )
     save_model(folder, backbone, head, photos.classes)
     write_card(folder, verdict, recipe)

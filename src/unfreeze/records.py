@@ -12,7 +12,8 @@ from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
 from unfreeze.evidence import Evidence
 from unfreeze.models.backbone import Backbone
-from unfreeze.training.phases import PhaseOne, PhaseTwo
+from unfreeze.training.phase_one import PhaseOne
+from unfreeze.training.phase_two import PhaseTwo
 from unfreeze.training.recipes import Recipe
 from unfreeze.verdict import Verdict
 from unfreeze.version import __version__
@@ -39,8 +40,8 @@ def describe(
         yield f"{len(reference.samples)} reference photos, {len(reference.left_out)} files left out"
         for note in reference.notes:
             yield f"note: {note}"
-    depth = backbone.depths()[recipe.tuned_from]
-    phase_two = f"phase 2 trains from {depth} up" if recipe.plan is not None else "no phase 2"
+    tried = ", ".join(f"{each.depth} at {each.lr:g}" for each in recipe.candidates)
+    phase_two = f"phase 2 from {tried}" if recipe.candidates else "no phase 2"
     yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase_two}"
 
 

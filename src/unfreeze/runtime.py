@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -91,7 +91,7 @@ def deterministic(seed: int) -> Iterator[None]:
             torch.backends.cudnn.benchmark = benchmark
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], description: str, total: int | None = None) -> Generator[T]:
     """Yield ``items`` behind a progress bar with an ETA; a terminal shows it, a log file stays clean."""
     from rich.console import Console
     from rich.progress import (

@@ -48,6 +48,22 @@ class Model(_Part):
     bn: Literal["frozen", "train"]
 
 
+class Tried(_Part):
+    """One way to unfreeze, on the photos that it was judged by; they chose, so that what they say flatters a little.
+
+    Attributes:
+        depth: From which stage on.
+        lr: The topmost stage's rate.
+        path: Of every point between the phases (0: phase 1), alpha, accuracy, balanced accuracy and log-loss.
+        seconds: What it took.
+    """
+
+    depth: str
+    lr: float
+    path: tuple[tuple[float, float, float, float], ...]
+    seconds: float
+
+
 class ScoreSheet(_Part):
     """The scores of both arms on the same photos, with calibrated probabilities.
 
@@ -87,6 +103,8 @@ class Verdict(_Part):
     scores: ScoreSheet
     gain: Gain | None = None
     forgetting: Forgetting | None = None
+    tried: tuple[Tried, ...] = ()
+    setbacks: tuple[str, ...] = ()
     cost: Cost
 
     def to_json(self) -> str:

@@ -146,7 +146,15 @@ def _resample(sources: Sequence[Source], size: tuple[int, int], interpolation: I
     narrow = _rounded(lines @ across.mT).view(len(sources), 3, height, size[1])
     views = _rounded(down[:, None] @ narrow)
     lit = _lit(views, brightness.float().view(-1, 1, 1, 1), contrast.float().view(-1, 1, 1, 1))
-    return lit.to(torch.uint8, memory_format=torch.channels_last)
+    return _turned(lit, [frame.turns for _, frame in sources]).to(torch.uint8, memory_format=torch.channels_last)
+
+
+def _turned(views: Tensor, turns: Sequence[int]) -> Tensor:
+    """Turn each view to the left by so many quarter turns, in place."""
+    for count in set(turns) - {0}:
+        chosen = torch.tensor([count == own for own in turns], device=views.device)
+        views[chosen] = torch.rot90(views[chosen], count, (2, 3))
+    return views
 
 
 def _numbers(photo: Tensor, frame: Frame) -> tuple[float, ...]:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 PLAIN_VIEW = 0
 LONGEST = 64  # no crop reaches further from the middle than half the short side
+TURNS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -39,12 +40,15 @@ class Augmentation:
         aspect: Smallest and largest ratio by which a crop's width over height differs from the input's.
         flip: Probability of a left-right flip.
         jitter: Brightness and contrast are each multiplied by a factor within 1 - jitter and 1 + jitter.
+        turns: Whether the view is turned by any number of quarter turns, for photos that have no upright; views that aren't
+            square by half turns alone.
     """
 
     area: tuple[float, float]
     aspect: tuple[float, float]
     flip: float
     jitter: float
+    turns: bool = False
 
 
 def render(
@@ -105,12 +109,14 @@ class Frame:
         flip: Whether left and right change places.
         brightness: Factor on every pixel.
         contrast: Factor on every pixel's distance from the view's mean grey.
+        turns: Quarter turns to the left, of the finished view.
     """
 
     box: tuple[float, float, float, float]
     flip: bool = False
     brightness: float = 1.0
     contrast: float = 1.0
+    turns: int = 0
 
 
 def draw_frame(
@@ -128,23 +134,25 @@ def draw_frame(
     top = random.uniform(0, height - crop_height)
     box = (left, top, left + crop_width, top + crop_height)
     flip = bool(random.random() < augmentation.flip)
-    if not augmentation.jitter:
-        return Frame(box, flip)
     brightness, contrast = random.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, size=2)
-    return Frame(box, flip, float(brightness), float(contrast))
+    turns = 0
+    if augmentation.turns:
+        square = preprocessing.size[0] == preprocessing.size[1]
+        turns = int(random.integers(4)) if square else 2 * int(random.integers(2))
+    return Frame(box, flip, float(brightness), float(contrast), turns)
 
 
 def augment(
     photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
 ) -> Image.Image:
-    """Crop, flip and jitter a photo as (seed, view, content) decides."""
+    """Crop, flip, jitter and turn a photo as (seed, view, content) decides."""
     frame = draw_frame(photo.size, preprocessing, augmentation, key)
     view = photo.resize(preprocessing.size[::-1], RESAMPLING[preprocessing.interpolation], box=frame.box)
     if frame.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if augmentation.jitter:
         view = ImageEnhance.Contrast(ImageEnhance.Brightness(view).enhance(frame.brightness)).enhance(frame.contrast)
-    return view
+    return view if not frame.turns else view.transpose(TURNS[frame.turns])
 
 
 def stack(views: Sequence[Image.Image]) -> Tensor:

@@ -6,7 +6,7 @@ its running statistics, which is how the usual ``model.train()`` damages a "froz
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from torch import nn
@@ -45,6 +45,11 @@ class StagePlan:
         """The first stage that isn't a fixed function: everything below may be computed once and kept."""
         moving = (index for index, row in enumerate(self.rows) if row.trainable or row.bn == "train")
         return next(moving, len(self.rows))
+
+    def scaled(self, factor: float) -> StagePlan:
+        """Return the same plan with every rate times ``factor``."""
+        rows = tuple(replace(row, lr=row.lr * factor) for row in self.rows)
+        return StagePlan(rows, self.head_lr * factor)
 
 
 def plan_from(

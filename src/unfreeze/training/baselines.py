@@ -62,14 +62,13 @@ def layer_decay(backbone: Backbone, epochs: int, photos: int) -> Recipe:
 def _one_phase(name: str, augmentation: Augmentation, plan: StagePlan, schedule: Schedule) -> Recipe:
     return Recipe(
         name=name,
-        augmentation=augmentation,
+        augmentations=(augmentation,),
         views=1,
         head_plan=plan,
         head_schedule=schedule,
-        plan=None,
-        schedule=None,
-        choose_epoch=False,
+        candidates=(),
+        alphas=(),
+        forget_at_most=None,
         judges=0,
         boundary=0,
-        tuned_from=0,
     )

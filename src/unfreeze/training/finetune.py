@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,11 @@ from unfreeze.predict import Logits, place
 from unfreeze.runtime import generator, track
 from unfreeze.training.activations import Activations, answers_from
 
+COLLAPSED = 2.0  # standard errors by which validation must be below phase 1's to count as collapsed
+PATIENCE = 3  # and for how many epochs: the rate climbs at first, and a dip is made good
+
 Indices = NDArray[np.int64]
+Trouble = Literal["not finite", "collapsed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +108,16 @@ class Tuned:
     """How a training went.
 
     Attributes:
-        weights: After ``epoch``.
-        epoch: The one that was kept.
+        weights: After the last epoch.
         history: A row an epoch.
-        validation: Logits for the validation photos after each epoch, each of shape (V, C).
+        validation: Logits for the validation photos after the last epoch, shape (V, C).
+        trouble: Why it was broken off; None where it went to its end.
     """
 
     weights: Weights
-    epoch: int
     history: tuple[EpochRow, ...]
-    validation: tuple[Logits, ...]
+    validation: Logits
+    trouble: Trouble | None = None
 
 
 def finetune(
@@ -128,8 +132,7 @@ def finetune(
     train: Indices,
     val: Indices,
     seed: int,
-    keep: Literal["best", "last"],
-    stop_after: int | None = None,
+    floor: Logits | None = None,
 ) -> Tuned:
     """Train the stages that ``plan`` unfreezes, and the head, from ``source``'s activations.
 
@@ -144,8 +147,8 @@ def finetune(
         train: Photos to learn from.
         val: Photos to judge by after every epoch; may be empty.
         seed: Decides the order of the photos.
-        keep: The weights of the epoch that ``choose_epoch`` takes (the last one where ``val`` is empty), or the last.
-        stop_after: End after so many epochs of the schedule (to repeat one whose best epoch is known).
+        floor: What phase 1 says of ``val``, shape (V, C): a training that stays clearly below it is broken off, like one
+            whose loss is no number.
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
     groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
@@ -153,15 +156,16 @@ def finetune(
     optimizer = rule(groups, fused=backbone.device.type in ("cpu", "cuda"))
     parameters = [parameter for group in groups for parameter in group["params"]]
     rates = [group["lr"] for group in groups]
-    epochs = schedule.epochs if stop_after is None else stop_after
     per_epoch = -(-len(train) // schedule.batch_size)
-    steps = track(range(epochs * per_epoch), phase, total=epochs * per_epoch)
+    steps = track(range(schedule.epochs * per_epoch), phase, total=schedule.epochs * per_epoch)
+    truth = labels[torch.from_numpy(val)].numpy()
     history: list[EpochRow] = []
-    validation: list[Logits] = []
-    lowest, weights = math.inf, Weights([], {})  # of the epoch with the lowest validation loss so far
+    predicted = np.empty((0, head.out_features), np.float32)
+    below = 0
+    trouble: Trouble | None = None
     forward: Callable[[Tensor], Tensor] | None = None
 
-    for epoch in range(1, epochs + 1):
+    for epoch in range(1, schedule.epochs + 1):
         started = time.perf_counter()
         apply(plan, backbone)
         train_loss = 0.0
@@ -185,18 +189,24 @@ def finetune(
             train_loss += loss.item() * len(photos) / len(train)
 
         predicted = answers_from(backbone, head, source, val)
-        validation.append(predicted)
-        val_loss, val_accuracy = judge(predicted, labels[torch.from_numpy(val)].numpy()) if len(val) else (None, None)
+        finite = math.isfinite(train_loss) and bool(np.isfinite(predicted).all())
+        val_loss, val_accuracy = judge(predicted, truth) if finite and len(val) else (None, None)
         history.append(EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started))
-        if keep == "best" and val_loss is not None and val_loss < lowest:
-            lowest, weights = val_loss, _copy(backbone, head, plan.boundary)
-    next(steps, None)
-    epoch = epochs
-    if keep == "best" and len(val):
-        epoch = choose_epoch(validation, labels[torch.from_numpy(val)].numpy())
-    if epoch == epochs:
-        weights = _copy(backbone, head, plan.boundary)
-    return Tuned(weights, epoch, tuple(history), tuple(validation))
+        below = below + 1 if floor is not None and finite and collapsed(floor, predicted, truth) else 0
+        trouble = "not finite" if not finite else "collapsed" if below == PATIENCE else None
+        if trouble is not None:
+            break
+    steps.close()
+    weights = _copy(backbone, head, plan.boundary)
+    if not all(value.isfinite().all() for table in (*weights.stages, weights.head) for value in table.values()):
+        trouble = "not finite"
+    return Tuned(weights, tuple(history), predicted, trouble)
+
+
+def collapsed(before: Logits, after: Logits, labels: Indices) -> bool:
+    """Tell whether ``after`` answers so much worse than ``before``, both (N, C), that luck doesn't explain it."""
+    worse = (before.argmax(axis=1) == labels).astype(float) - (after.argmax(axis=1) == labels)
+    return bool(len(worse)) and bool(worse.mean() > COLLAPSED * worse.std() / math.sqrt(len(worse)))
 
 
 def _copy(backbone: Backbone, head: Head, boundary: int) -> Weights:
@@ -216,16 +226,3 @@ def views_of_epoch(photos: Indices, epoch: int, schedule: Schedule) -> list[int]
 def judge(predicted: Logits, labels: Indices) -> tuple[float, float]:
     """Return the mean of ``photo_losses``, and the accuracy, of logits that choose between epochs or phases."""
     return float(photo_losses(predicted, labels).mean()), float((predicted.argmax(axis=1) == labels).mean())
-
-
-def choose_epoch(validation: Sequence[Logits], labels: Indices) -> int:
-    """Return the epoch to end with, counted from 1: the last, or the one with the lowest loss where that is clearly lower.
-
-    Midway the rate is high, and the loss goes up and down with every step: the lowest of ten such losses is low by chance
-    too.  So an earlier epoch must be better than the last by more than a standard error of the photos' differences.
-    """
-    losses = [photo_losses(predicted, labels) for predicted in validation]
-    lowest = int(np.argmin([each.mean() for each in losses]))
-    worse = losses[-1] - losses[lowest]
-    clearly = worse.mean() > worse.std() / math.sqrt(len(worse))
-    return 1 + lowest if clearly else len(losses)

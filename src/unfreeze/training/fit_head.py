@@ -53,7 +53,8 @@ class HeadFit:
         start: Fitted on every training photo at a strength no weaker than the chosen one: that with the lowest
             smoothed loss on photos that were fitted.  ``head`` is often so sure of them that phase 2, whose labels
             are smoothed, would first of all shake the backbone to make it less so.
-        fold_starts: For each fold, the same of the other folds alone: fitted on them, at a strength that they choose.
+        fold_heads: For each fold, the head of the other folds alone: fitted on them, at a strength that they choose.
+        fold_starts: For each fold, what its training goes on from, chosen likewise.
         strength: The chosen L2 penalty (on features of mean squared length 1).
         path: The cross-validated log-loss of each strength tried, in order.
         out_of_fold: Logits for each training photo from a head that never saw it, at the strength that the other folds'
@@ -62,6 +63,7 @@ class HeadFit:
 
     head: Linear
     start: Linear
+    fold_heads: tuple[Linear, ...]
     fold_starts: tuple[Linear, ...]
     strength: float
     path: tuple[tuple[float, float], ...]
@@ -128,6 +130,7 @@ def fit_head(
     return HeadFit(
         head=full,
         start=full if start == best else all_photos(start),
+        fold_heads=tuple(space.head(heads[place][own]) for own, place in enumerate(by_others)),
         fold_starts=tuple(space.head(heads[place][own]) for own, place in enumerate(fold_starts)),
         strength=path[best][0],
         path=tuple(path),

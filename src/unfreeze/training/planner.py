@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,10 +14,12 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, exact
 from unfreeze.models.freezing import StagePlan
+from unfreeze.runtime import Stopwatch
 from unfreeze.training.activations import BATCH, Activations, Rendered, answers_from, crossings, missing_views, nearest
 from unfreeze.training.finetune import Indices, Schedule, finetune
-from unfreeze.training.phases import TrainingData, new_head, validation_rounds
+from unfreeze.training.phases import new_head
 from unfreeze.training.recipes import Recipe
+from unfreeze.training.rounds import TrainingData, validation_rounds
 from unfreeze.training.store import Store
 
 TIMED = 2  # batches or steps, after one that warms up
@@ -33,18 +35,20 @@ class Work:
     Attributes:
         views: Training views that go from pixels through the frozen stages.
         onward: Kept views that go on to the head.
-        learned: Photos times epochs of phase 2, all trainings together.
+        tried: Of each candidate, photos times epochs that it trains on in its rounds.
+        learned: The same of its training on all photos.
         head_learned: The same of phase 1, where it isn't solved.
-        validated: Photos times epochs that phase 2 is judged on.
+        validated: Of each candidate, photos times epochs that it is judged on.
         unread: Test and reference photos that go from pixels through the frozen stages.
         asked: Test and reference photos times the questions they are asked.
     """
 
     views: int
     onward: int
-    learned: int
+    tried: tuple[int, ...]
+    learned: tuple[int, ...]
     head_learned: int
-    validated: int
+    validated: tuple[int, ...]
     unread: int
     asked: int
 
@@ -58,7 +62,7 @@ class Speed:
         read: The same for a photo of the exam, which is in float32; taken for the same where there are few.
         building: What computes the exam's frozen stages, where it isn't built yet.
         photo: One photo through the stages above, forwards only.
-        learned: One photo of a step of phase 2.
+        learned: One photo of a step of phase 2, for each candidate.
         head_learned: One photo of a step of phase 1, where it isn't solved.
         solved: Solving it.
     """
@@ -67,7 +71,7 @@ class Speed:
     read: float
     building: float
     photo: float
-    learned: float
+    learned: tuple[float, ...]
     head_learned: float
     solved: float
 
@@ -88,22 +92,65 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Forecast:
-    """How many seconds each part of a run will take; the parts are those of ``verdict.cost``."""
+    """How many seconds each part of a run will take; the parts are those of ``verdict.cost``.
+
+    Attributes:
+        tries: Of each candidate of phase 2, its rounds.
+        finals: Of each, its training on all photos.
+    """
 
     features: float
     head: float
-    finetune: float
+    tries: tuple[float, ...]
+    finals: tuple[float, ...]
     exam: float
 
-    def seconds(self) -> dict[str, float]:
-        """Return it part by part."""
-        return {"features": self.features, "head": self.head, "finetune": self.finetune, "exam": self.exam}
+    def without_phase_two(self) -> Forecast:
+        """Return the same for a run that ends with the head."""
+        return replace(self, tries=(), finals=())
+
+    def finetune(self, tried: int) -> float:
+        """Return what phase 2 takes where the first ``tried`` candidates are tried, and the slowest of them is best."""
+        return sum(self.tries[:tried]) + max(self.finals[:tried], default=0.0)
+
+    def seconds(self, tried: int) -> dict[str, float]:
+        """Return it part by part, where ``tried`` candidates are tried."""
+        return {"features": self.features, "head": self.head, "finetune": self.finetune(tried), "exam": self.exam}
 
     def sentence(self) -> str:
-        """Return it for people."""
-        parts = zip(("features", "phase 1", "phase 2", "scoring"), self.seconds().values(), strict=True)
+        """Return it for people: for one candidate, and for all."""
+        least, most = self.seconds(1), self.seconds(len(self.tries))
+        parts = zip(("features", "phase 1", "phase 2", "scoring"), least.values(), strict=True)
         listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
-        return f"this will take about {duration(sum(self.seconds().values()))}" + (f": {listed}" if listed else "")
+        said = f"this will take about {duration(sum(least.values()))}" + (f": {listed}" if listed else "")
+        more = sum(most.values())
+        return (
+            said if len(self.tries) < 2 else f"{said}; up to {duration(more)} if deeper layers turn out to be worth it"
+        )
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """When a run is to be done.
+
+    Attributes:
+        forecast: What its parts take.
+        minutes: How long the run may take; None: as long as it likes.
+        watch: Started with it.
+    """
+
+    forecast: Forecast
+    minutes: float | None
+    watch: Stopwatch
+
+    def time_left(self, tried: int) -> bool:
+        """Tell whether there is time for one more candidate after so many, for training the best on all, and for scoring."""
+        if self.minutes is None:
+            return True
+        ahead = self.forecast.tries[tried] + max(self.forecast.finals[: tried + 1]) + self.forecast.exam
+        if not tried:
+            ahead += self.forecast.features + self.forecast.head
+        return self.watch.report()["total"] + ahead <= 60 * self.minutes
 
 
 def count_up(work: Work, speed: Speed) -> Forecast:
@@ -111,7 +158,11 @@ def count_up(work: Work, speed: Speed) -> Forecast:
     return Forecast(
         features=work.views * speed.view + work.onward * speed.photo,
         head=work.head_learned * speed.head_learned + speed.solved,
-        finetune=work.learned * speed.learned + work.validated * speed.photo,
+        tries=tuple(
+            tried * learned + validated * speed.photo
+            for tried, validated, learned in zip(work.tried, work.validated, speed.learned, strict=True)
+        ),
+        finals=tuple(photos * learned for photos, learned in zip(work.learned, speed.learned, strict=True)),
         exam=work.unread * speed.read + bool(work.unread) * speed.building + work.asked * speed.photo,
     )
 
@@ -119,7 +170,7 @@ def count_up(work: Work, speed: Speed) -> Forecast:
 def count_work(
     store: Store,
     backbone: Backbone,
-    renderer: Renderer,
+    renderers: Sequence[Renderer],
     data: TrainingData,
     recipe: Recipe,
     test: Renderer,
@@ -130,18 +181,20 @@ def count_work(
     Args:
         store: What it holds costs nothing.
         backbone: Pretrained.
-        renderer: The photos.
+        renderers: The photos; of several, the one that will be chosen is taken to be the first.
         data: The photos that training may see.
         recipe: What will be done.
         test: The test photos.
         reference: How many photos of the original task there are; the store is taken to hold them if it holds the test
             photos.
     """
-    head = backbone.head_boundary
+    head, (renderer, *others) = backbone.head_boundary, renderers
     views = data.views(recipe.views)
     rounds = validation_rounds(data, recipe.judges)
-    trainings = [len(each.train) for each in rounds] + ([] if len(data.val) else [len(data.train)])
-    epochs = recipe.schedule.epochs if recipe.schedule is not None else 0
+    final = 0 if len(data.val) and rounds else len(data.train)
+    tried = sum(len(each.train) for each in rounds)
+    judged = sum(len(each.val) for each in rounds)
+    epochs = [each.schedule.epochs for each in recipe.candidates]
     head_epochs = recipe.head_schedule.epochs if recipe.head_schedule is not None else 0
     onward = missing_views(store, backbone, renderer, head, views) if recipe.head_on_features else 0
     pixels = 0
@@ -152,17 +205,19 @@ def count_work(
             pixels, onward = 0, onward + pixels
     elif not nearest(store, backbone, renderer, head, views):
         pixels, onward = onward, 0
+    pixels += sum(missing_views(store, backbone, other, recipe.kept_from or head, views) for other in others)
     scored = len(test.paths) + reference
     plain = dict.fromkeys(range(len(test.paths)), (PLAIN_VIEW,))
     unread = bool(recipe.boundary and missing_views(store, exact(backbone), test, recipe.boundary, plain))
     return Work(
         views=pixels,
         onward=onward,
-        learned=epochs * sum(trainings),
-        head_learned=head_epochs * sum(trainings),
-        validated=epochs * sum(len(each.val) for each in rounds),
+        tried=tuple(each * tried for each in epochs),
+        learned=tuple(each * final for each in epochs),
+        head_learned=head_epochs * (tried + final),
+        validated=tuple((each + len(recipe.alphas) - 1) * judged for each in epochs),
         unread=scored * unread,
-        asked=len(test.paths) * (1 + (recipe.plan is not None)) + 2 * scored * (backbone.network.outputs > 0),
+        asked=len(test.paths) * (1 + bool(recipe.candidates)) + 2 * scored * (backbone.network.outputs > 0),
     )
 
 
@@ -170,11 +225,7 @@ def measure_speed(backbone: Backbone, renderer: Renderer, data: TrainingData, re
     """Time a few batches and steps of this run on this machine; the backbone stays as it is."""
     pretrained = backbone.snapshot()
     at_head = Drawn(renderer, backbone.head_boundary, (backbone.feature_dim,))
-    source: Activations = Rendered(renderer)
-    if recipe.boundary:
-        blank = torch.zeros(1, 3, *backbone.network.preprocessing.size, device=backbone.device)
-        with torch.inference_mode():
-            source = Drawn(renderer, recipe.boundary, tuple(backbone.run(blank, 0, recipe.boundary).shape[1:]))
+    source = _drawn(backbone, renderer, recipe.boundary)
     with torch.random.fork_rng(devices=[]):
         view, read, building = 0.0, 0.0, 0.0
         if work.views:
@@ -187,7 +238,12 @@ def measure_speed(backbone: Backbone, renderer: Renderer, data: TrainingData, re
             read=read,
             building=building,
             photo=_a_photo(backbone, source, data),
-            learned=_a_learned_photo(backbone, source, data, recipe.plan, recipe.schedule),
+            learned=tuple(
+                _a_learned_photo(
+                    backbone, _drawn(backbone, renderer, each.plan.boundary), data, each.plan, each.schedule
+                )
+                for each in recipe.candidates
+            ),
             head_learned=_a_learned_photo(
                 backbone, at_head if recipe.head_on_features else source, data, recipe.head_plan, recipe.head_schedule
             ),
@@ -203,6 +259,14 @@ def duration(seconds: float) -> str:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _drawn(backbone: Backbone, renderer: Renderer, boundary: int) -> Activations:
+    if not boundary:
+        return Rendered(renderer)
+    blank = torch.zeros(1, 3, *backbone.network.preprocessing.size, device=backbone.device)
+    with torch.inference_mode():
+        return Drawn(renderer, boundary, tuple(backbone.run(blank, 0, boundary).shape[1:]))
 
 
 def _a_view(backbone: Backbone, renderer: Renderer, photos: Indices, boundary: int) -> tuple[float, float]:
@@ -231,9 +295,8 @@ def _a_learned_photo(
 
     def steps(count: int) -> None:
         finetune(
-            backbone, new_head(backbone, data.classes, seed=0), source, data.labels, plan, schedule,
-            phase="timing a few steps", train=_some(data.train, count * schedule.batch_size), val=data.train[:0],
-            seed=0, keep="last", stop_after=1,
+            backbone, new_head(backbone, data.classes, seed=0), source, data.labels, plan, replace(schedule, epochs=1),
+            phase="timing a few steps", train=_some(data.train, count * schedule.batch_size), val=data.train[:0], seed=0,
         )  # fmt: skip
 
     return _slope(steps) / schedule.batch_size

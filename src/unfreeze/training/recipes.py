@@ -19,16 +19,56 @@ from unfreeze.training.finetune import Schedule
 
 SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000
 MILD = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
+TURNED = replace(MILD, turns=True)
+SYMMETRIES = {"none": (replace(MILD, flip=0.0),), "flip": (MILD,), "rotate": (TURNED,), None: (MILD, TURNED)}
 TEXTBOOK = Augmentation(
     area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0
 )  # torchvision's RandomResizedCrop
-KEPT_VIEWS = 4  # the plain view and three augmented ones
+HEAD_VIEWS = 4  # the plain view and three augmented ones
+KEPT_VIEWS = 8  # of phase 2, which learns more from each of them; 16 gain no more (benchmarks/RESULTS.md)
 STEPS = 80  # a scarce set is seen until it has taken so many steps, within the epochs below
 EPOCHS = (10, 20)
-JUDGES = 100  # validation photos that the choice between the phases rests on, where there are so many
+JUDGES = 300  # validation photos that the search rests on, where there are so many
+ALPHAS = (0.25, 0.5, 0.75, 1.0)
+FORGET_AT_MOST = 2.0  # points of the original task's accuracy
+BACK_OFF = 0.1  # what is left of the rates where a training went wrong
+SEARCHED = {  # (share of the stages that train, topmost rate), from the head downwards, by images a class
+    ("batch norm", "scarce"): ((0.2, 1e-3), (1 / 3, 3e-4)),
+    ("batch norm", "middle"): ((0.2, 1e-3), (1 / 3, 3e-4), (0.45, 3e-4)),
+    ("batch norm", "plentiful"): ((1 / 3, 3e-4), (1.0, 3e-4)),
+    ("layer norm", "scarce"): ((0.2, 3e-5), (1 / 3, 3e-5)),
+    ("layer norm", "middle"): ((0.2, 3e-5), (1 / 3, 3e-5), (0.9, 3e-5)),
+    ("layer norm", "plentiful"): ((1 / 3, 3e-5), (0.9, 3e-5)),
+}
 CLASSIC_EPOCHS = 10
 CLASSIC_HEAD_LR = 1e-3
 CLASSIC_LR = 1e-5
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to unfreeze.
+
+    Attributes:
+        depth: The name of the first stage that trains.
+        boundary: Its index.
+        plan: Who learns how fast.
+        schedule: For how long.
+    """
+
+    depth: str
+    boundary: int
+    plan: StagePlan
+    schedule: Schedule
+
+    @property
+    def lr(self) -> float:
+        """The topmost stage's learning rate."""
+        return self.plan.rows[-1].lr
+
+    def slower(self) -> Candidate:
+        """Return the same at a tenth of the rates."""
+        return replace(self, plan=self.plan.scaled(BACK_OFF))
 
 
 @dataclass(frozen=True)
@@ -37,92 +77,125 @@ class Recipe:
 
     Attributes:
         name: As asked for.
-        augmentation: Of views other than the plain one.
+        augmentations: Of views other than the plain one; of several, the one that phase 1 learns most from on the folds.
         views: How many views of each training photo phase 1 sees, the plain one included.
         head_plan: Phase 1 by gradient, together with ``head_schedule``; None where the head is solved.
         head_schedule: See ``head_plan``.
-        plan: Phase 2; None where the recipe ends with the head.
-        schedule: See ``plan``.
-        choose_epoch: Whether phase 2 may end before its end, where validation is clearly better there.
+        candidates: Ways to unfreeze, in the order in which they are tried; none where the recipe ends with the head.
+        alphas: Points between the phases that may ship, from the nearest to phase 1 on; phase 2's own end is 1.
+        forget_at_most: Points of the original task's accuracy that may be lost; None: any.
         judges: Validation photos that are wanted, rounded up to whole folds; 0 where nothing is to be chosen.
         boundary: Everything below is a fixed function throughout the run, and is computed once.
-        tuned_from: The first stage that trains in phase 2; the number of stages where none does.
     """
 
     name: str
-    augmentation: Augmentation
+    augmentations: tuple[Augmentation, ...]
     views: int
     head_plan: StagePlan | None
     head_schedule: Schedule | None
-    plan: StagePlan | None
-    schedule: Schedule | None
-    choose_epoch: bool
+    candidates: tuple[Candidate, ...]
+    alphas: tuple[float, ...]
+    forget_at_most: float | None
     judges: int
     boundary: int
-    tuned_from: int
 
     def judged_by_all(self, photos: int) -> Recipe:
         """Return the same recipe with every fold of ``photos`` training photos held out in its turn."""
         return replace(self, judges=photos)
 
+    def without_phase_two(self) -> Recipe:
+        """Return the same recipe, ending with the head."""
+        return replace(self, candidates=(), alphas=())
+
     @property
     def kept_views(self) -> int:
         """How many views of each training photo the two phases ask for together."""
-        return max(self.views, self.schedule.kept_views if self.schedule is not None else 0)
+        return max(self.views, *(each.schedule.kept_views for each in self.candidates), 0)
 
     @property
     def kept_from(self) -> int:
         """Where training's activations are kept for both phases; 0 where phase 2 moves every stage, or there is none."""
-        return self.boundary if self.plan is not None else 0
+        return self.boundary if self.candidates else 0
 
     @property
     def head_on_features(self) -> bool:
         """Whether phase 1 can train on features that were computed once: nothing below the head moves in it."""
         return self.head_plan is None or self.head_plan.boundary == len(self.head_plan.rows)
 
+    @property
+    def smoothing(self) -> float:
+        """Of the labels in phase 2."""
+        return self.candidates[0].schedule.smoothing if self.candidates else 0.0
+
 
 def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
     return Recipe(
         name=config.recipe,
-        augmentation=MILD,
-        views=config.views or KEPT_VIEWS,
+        augmentations=SYMMETRIES[config.symmetry],
+        views=config.views or HEAD_VIEWS,
         head_plan=None,
         head_schedule=None,
-        plan=None,
-        schedule=None,
-        choose_epoch=False,
+        candidates=(),
+        alphas=(),
+        forget_at_most=None,
         judges=0,
         boundary=backbone.head_boundary - 1,  # pooled features would not serve the original classifier
-        tuned_from=backbone.head_boundary,
     )
 
 
 def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
     views = config.views or KEPT_VIEWS
-    fresh = config.fresh_views or 0
-    if fresh > views:
+    if (config.fresh_views or 0) > views:
         raise ConfigError(
-            f"{fresh} of {views} views can't give way to new ones.", where="--fresh-views", mend="Raise --views."
+            f"{config.fresh_views} of {views} views can't give way to new ones.",
+            where="--fresh-views",
+            mend="Raise --views.",
         )
-    boundary = backbone.boundary(config.depth) if config.depth else _usual_boundary(backbone, photos / classes)
-    if boundary == backbone.head_boundary:
+    if config.depth == "head":
         return _head_only(config, backbone, photos, classes)
-    lr = config.lr or (1e-4 if backbone.batch_norm else 3e-5)
-    plan = plan_from(
-        backbone,
-        boundary,
-        lr=lr,
-        head_lr=lr,
-        decay=0.8 if backbone.batch_norm else 0.75,
-        bn=config.bn,
+    candidates = tuple(
+        _candidate(config, backbone, boundary, lr, photos, classes)
+        for boundary, lr in _ways(config, backbone, photos / classes)
     )
+    return Recipe(
+        name=config.recipe,
+        augmentations=SYMMETRIES[config.symmetry],
+        views=config.views or HEAD_VIEWS,
+        head_plan=None,
+        head_schedule=None,
+        candidates=candidates,
+        alphas=ALPHAS,
+        forget_at_most=FORGET_AT_MOST if config.forget_at_most is None else config.forget_at_most,
+        judges=JUDGES,
+        boundary=min(each.plan.boundary for each in candidates),
+    )
+
+
+def _ways(config: TrainConfig, backbone: Backbone, photos_a_class: float) -> list[tuple[int, float]]:
+    """Return the depths and rates to try, from the head downwards; what the user asks for is tried alone."""
+    family = "batch norm" if backbone.batch_norm else "layer norm"
+    regime = "scarce" if photos_a_class < SCARCE else "middle" if photos_a_class < PLENTIFUL else "plentiful"
+    asked = None if config.depth is None else backbone.boundary(config.depth)
+    found: list[tuple[int, float]] = []
+    for share, lr in SEARCHED[family, regime]:
+        boundary = backbone.head_boundary - max(1, round(share * backbone.head_boundary)) if asked is None else asked
+        way = (boundary, config.lr or lr)
+        if boundary not in [known for known, _ in found] or (asked is None and way not in found):
+            found.append(way)
+    return found
+
+
+def _candidate(
+    config: TrainConfig, backbone: Backbone, boundary: int, lr: float, photos: int, classes: int
+) -> Candidate:
+    plan = plan_from(backbone, boundary, lr=lr, head_lr=lr, decay=0.8 if backbone.batch_norm else 0.75, bn=config.bn)
     batch_size = config.batch_size or usual_batch_size(photos)
     per_epoch = math.ceil(photos / batch_size)
     schedule = Schedule(
         epochs=config.epochs or min(max(round(STEPS / per_epoch), EPOCHS[0]), EPOCHS[1]),
         batch_size=batch_size,
-        views=None if plan.boundary == 0 else views,
-        fresh=fresh,
+        views=None if plan.boundary == 0 else config.views or KEPT_VIEWS,
+        fresh=config.fresh_views or 0 if plan.boundary else 0,
         optimizer="adamw",
         weight_decay=1e-4 if photos / classes >= SCARCE else 0.0,
         warmup=0.2,
@@ -130,24 +203,7 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
         clip=1.0,
         smoothing=0.1,  # phase 1 often ends with a training loss of 0: without it, no gradient is left to follow
     )
-    return Recipe(
-        name=config.recipe,
-        augmentation=MILD,
-        views=views,
-        head_plan=None,
-        head_schedule=None,
-        plan=plan,
-        schedule=schedule,
-        choose_epoch=True,
-        judges=JUDGES,
-        boundary=plan.boundary,
-        tuned_from=boundary,
-    )
-
-
-def _usual_boundary(backbone: Backbone, photos_a_class: float) -> int:
-    """Train the top third of the stages, and all of them where photos are plentiful."""
-    return 0 if photos_a_class >= PLENTIFUL else backbone.head_boundary - math.ceil(backbone.head_boundary / 3)
+    return Candidate(backbone.depths()[boundary], boundary, plan, schedule)
 
 
 def usual_batch_size(photos: int) -> int:
@@ -175,18 +231,19 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
     head_epochs = config.head_epochs or CLASSIC_EPOCHS
     head_lr = config.head_lr or CLASSIC_HEAD_LR
     lr = config.lr or CLASSIC_LR
+    plan = plan_from(backbone, 0, lr=lr, head_lr=lr, bn=config.bn)
+    schedule = textbook_schedule(config.epochs or CLASSIC_EPOCHS, config.batch_size)
     return Recipe(
         name=config.recipe,
-        augmentation=TEXTBOOK,
+        augmentations=(TEXTBOOK,),
         views=head_epochs + 1,
         head_plan=plan_from(backbone, backbone.head_boundary, lr=0.0, head_lr=head_lr, bn=config.bn),
         head_schedule=textbook_schedule(head_epochs, config.batch_size),
-        plan=plan_from(backbone, 0, lr=lr, head_lr=lr, bn=config.bn),
-        schedule=textbook_schedule(config.epochs or CLASSIC_EPOCHS, config.batch_size),
-        choose_epoch=False,
+        candidates=(Candidate("all", 0, plan, schedule),),
+        alphas=(1.0,),
+        forget_at_most=None,
         judges=1,
         boundary=0,
-        tuned_from=0,
     )
 
 

@@ -1,0 +1,170 @@
+"""Phase 2: ways to unfreeze are tried in rounds, and what the rounds like best is trained on every training photo.
+
+Where there are several rounds, what is said of a round's photos is never chosen by them: the other rounds choose.  So with a
+round for every fold, the answers are evidence as good as a test set's (``evidence.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from unfreeze.evaluation.calibration import fit_temperature
+from unfreeze.models.backbone import Backbone
+from unfreeze.predict import Logits
+from unfreeze.training.finetune import EpochRow, Weights
+from unfreeze.training.interpolate import between
+from unfreeze.training.phase_one import PhaseOne, Sources, new_head
+from unfreeze.training.recipes import Recipe
+from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, validation_rounds
+from unfreeze.training.search import Bench, Start, TimeLeft, Trial, search, try_out
+from unfreeze.training.selection import Panel
+
+Forgets = Callable[[Weights], float]
+
+
+@dataclass(frozen=True)
+class PhaseTwo:
+    """The two-phase model, and whether it held its own against head-only on the rounds' photos.
+
+    Attributes:
+        final: The two-phase model.
+        trial: What was unfrozen, and how it went in the rounds.
+        alpha: Where the model stands between phase 1 (0) and phase 2 (1).
+        validation: What every round's two-phase model says of the round's photos, chosen by the other rounds.
+        temperature: Makes the model as sure as it is right (see ``calibration.py``).
+        calibrated_on: Photos that it was fitted on: answers of models that never saw them.
+        not_worse: Whether it ships.
+        rounds_not_worse: For every round, whether it would ship by what the other rounds say.
+        round_finals: Every round's model.
+        history: A row an epoch.
+        trials: Everything that was tried.
+        setbacks: What went wrong on the way, and what was done about it.
+    """
+
+    final: Weights
+    trial: Trial
+    alpha: float
+    validation: tuple[Logits, ...]
+    temperature: float
+    calibrated_on: int
+    not_worse: bool
+    rounds_not_worse: tuple[bool, ...]
+    round_finals: tuple[Weights, ...]
+    history: tuple[EpochRow, ...]
+    trials: tuple[Trial, ...]
+    setbacks: tuple[str, ...]
+
+
+def phase_two(
+    backbone: Backbone,
+    sources: Sources,
+    data: TrainingData,
+    recipe: Recipe,
+    first: PhaseOne,
+    seed: int,
+    *,
+    forgets: Forgets | None = None,
+    time_left: TimeLeft = lambda _tried: True,
+) -> PhaseTwo:
+    """Unfreeze and go on from phase 1; leaves the backbone as it was pretrained.
+
+    Args:
+        backbone: Pretrained.
+        sources: Activations at the candidates' boundaries.
+        data: The photos.
+        recipe: What may be done.
+        first: Phase 1.
+        seed: Decides the order of photos.
+        forgets: How much accuracy a model lost at the original task; None where that isn't known.
+        time_left: Whether there is time for another candidate, after so many.
+    """
+    rounds = validation_rounds(data, recipe.judges)
+    pretrained = backbone.snapshot(recipe.boundary)
+    bench = Bench(backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, seed)
+    panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
+    starts = [
+        Start(start, final, answers)
+        for start, final, answers in zip(first.round_starts, first.round_finals, first.validation, strict=True)
+    ]
+    trials = search(bench, recipe.candidates, recipe.alphas, rounds, starts, panel, time_left)
+    setbacks = [setback for trial in trials for setback in trial.setbacks()]
+    backbone.restore(pretrained)
+    good = [trial for trial in trials if trial.answers]
+    if not good:
+        return _rolled_back(first, trials, setbacks)
+
+    heard = [trial.answers for trial in good]
+    choice = panel.choose(heard, panel.everyone)
+    whole = _whole(bench, good[choice.trial], Start(first.start, first.final), rounds)
+    setbacks += whole.setbacks()
+    if not whole.answers:
+        return _rolled_back(first, trials, setbacks)
+    points = [point for point in (0.0, *recipe.alphas) if point <= choice.alpha]
+    models = {point: between(pretrained, first.final, whole.finals[0], point) for point in points}
+    farthest = choice.alpha
+    if forgets is not None and recipe.forget_at_most is not None:
+        farthest = _farthest(models, forgets, recipe.forget_at_most)
+        if farthest < choice.alpha:
+            setbacks.append(
+                f"at alpha {choice.alpha:g} more than {recipe.forget_at_most:g} points of the original task were forgotten: "
+                f"alpha {farthest:g} it is"
+            )
+
+    by_others = [panel.choose(heard, panel.others(own)) for own in panel.everyone]
+    said, finals = [], []
+    for own, theirs in enumerate(by_others):
+        alpha = min(theirs.alpha, farthest)
+        said.append(good[theirs.trial].answers[alpha][own] if alpha else first.validation[own])
+        finals.append(between(pretrained, first.round_finals[own], good[theirs.trial].finals[own], alpha))
+    backbone.restore(pretrained)
+    return PhaseTwo(
+        final=models[farthest],
+        trial=good[choice.trial],
+        alpha=farthest,
+        validation=tuple(said),
+        temperature=fit_temperature(joined(said, data.classes), truth_of(rounds, data)),
+        calibrated_on=sum(len(each.val) for each in rounds),
+        not_worse=choice.ships and farthest > 0,
+        rounds_not_worse=tuple(theirs.ships and farthest > 0 for theirs in by_others),
+        round_finals=tuple(finals),
+        history=tuple(row for trial in (*trials, whole) for row in trial.history),
+        trials=trials,
+        setbacks=tuple(setbacks),
+    )
+
+
+def _whole(bench: Bench, trial: Trial, start: Start, rounds: Sequence[Round]) -> Trial:
+    """Train a candidate on all photos; where the user named photos to choose by, its only round has done that."""
+    if len(bench.data.val) and rounds:
+        return replace(trial, history=(), trouble=None)
+    everything = Round(bench.data.train, bench.data.train[:0], None)
+    return try_out(bench, trial.candidate, (1.0,), [everything], [start], "phase 2")
+
+
+def _farthest(models: dict[float, Weights], forgets: Forgets, budget: float) -> float:
+    """Return the greatest alpha whose model is within the budget, in points; phase 1 forgets nothing."""
+    return next(alpha for alpha in sorted(models, reverse=True) if not alpha or forgets(models[alpha]) * 100 <= budget)
+
+
+def _rolled_back(first: PhaseOne, trials: tuple[Trial, ...], setbacks: list[str]) -> PhaseTwo:
+    """Return phase 1 in the place of a phase 2 that went wrong at every rate."""
+    return PhaseTwo(
+        final=first.final,
+        trial=trials[0],
+        alpha=0.0,
+        validation=first.validation,
+        temperature=first.temperature,
+        calibrated_on=first.calibrated_on,
+        not_worse=False,
+        rounds_not_worse=tuple(False for _ in first.validation),
+        round_finals=first.round_finals,
+        history=tuple(row for trial in trials for row in trial.history),
+        trials=trials,
+        setbacks=tuple(setbacks),
+    )
+
+
+def chosen(first: PhaseOne, second: PhaseTwo | None) -> PhaseOne | PhaseTwo:
+    """Return the phase whose model ships."""
+    return second if second is not None and second.not_worse else first

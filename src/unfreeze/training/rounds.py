@@ -1,0 +1,81 @@
+"""Which photos training may see, and the rounds that judge it: learn from some of them, answer on the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unfreeze.data.sources import Sample
+from unfreeze.data.splits import Splits
+from unfreeze.predict import Logits
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The photos that training may see.  It knows no others: photos are numbered among these, from 0.
+
+    Attributes:
+        labels: Of every one of them, indexed by photo.
+        train: Photos to learn from.
+        val: Photos to choose by; empty where the user named none.
+        fold: The cross-validation fold of each photo of ``train``.
+        classes: How many there are.
+    """
+
+    labels: Tensor
+    train: Indices
+    val: Indices
+    fold: NDArray[np.int64]
+    classes: int
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample], splits: Splits, classes: int) -> TrainingData:
+        """Number the photos of ``splits.learning``, which ``samples`` are, from 0."""
+        labels = torch.tensor([sample.label for sample in samples])
+        count = len(splits.train)
+        return cls(labels, np.arange(count), np.arange(count, len(samples)), splits.fold[splits.train], classes)
+
+    def views(self, count: int) -> dict[int, Sequence[int]]:
+        """Return the views that training asks for: ``count`` of photos to learn from, the plain one of others."""
+        learn: dict[int, Sequence[int]] = dict.fromkeys(self.train.tolist(), range(count))
+        return learn | dict.fromkeys(self.val.tolist(), range(1))
+
+
+@dataclass(frozen=True)
+class Round:
+    """Learn from ``train``, judge on ``val``; ``fold`` is the fold that ``val`` is, or None for the user's own."""
+
+    train: Indices
+    val: Indices
+    fold: int | None
+
+
+def validation_rounds(data: TrainingData, judges: int) -> tuple[Round, ...]:
+    """Return the user's validation as the only round, or as many folds as give ``judges`` photos to judge by (0: none)."""
+    if not judges:
+        return ()
+    if len(data.val):
+        return (Round(data.train, data.val, None),)
+    folds = int(data.fold.max()) + 1
+    count = min(folds, math.ceil(judges * folds / len(data.train)))
+    return tuple(Round(data.train[data.fold != f], data.train[data.fold == f], f) for f in range(count))
+
+
+def truth_of(rounds: Sequence[Round], data: TrainingData) -> Indices:
+    """Return the labels of the photos that the rounds judge by, in their order."""
+    judges = np.concatenate([each.val for each in rounds]) if rounds else data.train[:0]
+    found: Indices = data.labels[torch.from_numpy(judges)].numpy()
+    return found
+
+
+def joined(answers: Sequence[Logits], classes: int) -> Logits:
+    """Return the rounds' answers as one array, shape (N, C)."""
+    return np.concatenate(answers) if answers else np.empty((0, classes), np.float32)

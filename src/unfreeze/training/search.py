@@ -1,0 +1,166 @@
+"""The search for how to unfreeze: candidates are tried on the rounds, one after the other, from the head downwards."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from unfreeze.models.backbone import Backbone, Head, Tensors
+from unfreeze.predict import Logits
+from unfreeze.training.activations import answers_from
+from unfreeze.training.finetune import EpochRow, Indices, Trouble, Tuned, Weights, finetune
+from unfreeze.training.interpolate import between
+from unfreeze.training.phase_one import Sources
+from unfreeze.training.recipes import BACK_OFF, Candidate
+from unfreeze.training.rounds import Round, TrainingData
+from unfreeze.training.selection import Panel
+
+TimeLeft = Callable[[int], bool]
+WORDS: dict[Trouble, str] = {
+    "not finite": "the loss was no number",
+    "collapsed": "validation fell far below phase 1's",
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a training of phase 2 goes on from.
+
+    Attributes:
+        weights: The head that it begins with.
+        first: Phase 1's model, which is where alpha is 0.
+        answers: What that says of the photos that the training is judged on.
+    """
+
+    weights: Weights
+    first: Weights
+    answers: Logits | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate on all rounds.
+
+    Attributes:
+        candidate: As it was asked for, or, after trouble, at a tenth of its rates.
+        answers: Of every alpha, what each round's model says of the round's photos, each of shape (V, C); none where it went
+            wrong at the lower rates, too.
+        finals: The model of every round, at alpha 1.
+        history: A row an epoch.
+        trouble: What went wrong at the rates that were asked for.
+        seconds: What all of it took.
+    """
+
+    candidate: Candidate
+    answers: Mapping[float, tuple[Logits, ...]]
+    finals: tuple[Weights, ...]
+    history: tuple[EpochRow, ...]
+    trouble: Trouble | None
+    seconds: float
+
+    def setbacks(self) -> Iterator[str]:
+        """Yield what went wrong, for people."""
+        if self.trouble is not None:
+            again = "it was trained again at a tenth of that" if self.answers else "a tenth of it did no better"
+            asked = self.candidate.lr / BACK_OFF
+            yield f"phase 2 from {self.candidate.depth} went wrong at {asked:g} ({WORDS[self.trouble]}): {again}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all trainings of phase 2 share."""
+
+    backbone: Backbone
+    head: Head
+    pretrained: list[Tensors]
+    sources: Sources
+    data: TrainingData
+    seed: int
+
+    def train(self, candidate: Candidate, start: Start, on: Round, phase: str) -> Tuned:
+        """Go on from phase 1; leaves the backbone where training got to."""
+        start.weights.install(self.backbone, self.head, self.pretrained)
+        return finetune(
+            self.backbone, self.head, self.sources[candidate.plan.boundary], self.data.labels, candidate.plan,
+            candidate.schedule, phase=phase, train=on.train, val=on.val, seed=self.seed, floor=start.answers,
+        )  # fmt: skip
+
+    def answers(self, model: Weights, candidate: Candidate, photos: Indices) -> Logits:
+        """Return what a model says of ``photos``, shape (V, C)."""
+        model.install(self.backbone, self.head, self.pretrained)
+        return answers_from(self.backbone, self.head, self.sources[candidate.plan.boundary], photos)
+
+
+def search(
+    bench: Bench,
+    candidates: Sequence[Candidate],
+    alphas: Sequence[float],
+    rounds: Sequence[Round],
+    starts: Sequence[Start],
+    panel: Panel,
+    time_left: TimeLeft,
+) -> tuple[Trial, ...]:
+    """Try candidates in order, until no part of the panel wants a further one or there is no time for it.
+
+    Args:
+        bench: What trains.
+        candidates: From the head downwards; the first is always tried.
+        alphas: Points between the phases, up to 1.
+        rounds: Where candidates are judged.
+        starts: What each round's training goes on from.
+        panel: Who judges.
+        time_left: Whether there is time for another one, after so many.
+    """
+    trials: list[Trial] = []
+    for candidate in candidates:
+        heard = [trial.answers for trial in trials if trial.answers]
+        if trials and not (time_left(len(trials)) and panel.wants_more(heard)):
+            break
+        trials.append(try_out(bench, candidate, alphas, rounds, starts, f"phase 2 from {candidate.depth}"))
+    return tuple(trials)
+
+
+def try_out(
+    bench: Bench,
+    candidate: Candidate,
+    alphas: Sequence[float],
+    rounds: Sequence[Round],
+    starts: Sequence[Start],
+    phase: str,
+) -> Trial:
+    """Train a candidate on every round; where one goes wrong, all of them once more at a tenth of the rates."""
+    started = time.perf_counter()
+    asked = _on_rounds(bench, candidate, alphas, rounds, starts, phase)
+    if asked.trouble is None:
+        return replace(asked, seconds=time.perf_counter() - started)
+    slower = _on_rounds(bench, candidate.slower(), alphas, rounds, starts, f"{phase}, slower")
+    return replace(
+        slower, history=asked.history + slower.history, trouble=asked.trouble, seconds=time.perf_counter() - started
+    )
+
+
+def _on_rounds(
+    bench: Bench,
+    candidate: Candidate,
+    alphas: Sequence[float],
+    rounds: Sequence[Round],
+    starts: Sequence[Start],
+    phase: str,
+) -> Trial:
+    history: list[EpochRow] = []
+    finals: list[Weights] = []
+    answers: dict[float, list[Logits]] = {alpha: [] for alpha in alphas}
+    for number, (each, start) in enumerate(zip(rounds, starts, strict=True), 1):
+        name = f"{phase}, validating {number} of {len(rounds)}" if len(each.val) else phase
+        tuned = bench.train(candidate, start, each, name)
+        history.extend(tuned.history)
+        if tuned.trouble is not None:
+            return Trial(candidate, {}, (), tuple(history), tuned.trouble, 0.0)
+        finals.append(tuned.weights)
+        for alpha, said in answers.items():
+            model = between(bench.pretrained, start.first, tuned.weights, alpha)
+            said.append(tuned.validation if alpha == 1 else bench.answers(model, candidate, each.val))
+    return Trial(
+        candidate, {alpha: tuple(said) for alpha, said in answers.items()}, tuple(finals), tuple(history), None, 0.0
+    )

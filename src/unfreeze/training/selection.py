@@ -1,0 +1,122 @@
+"""How the rounds' answers choose: which candidate, how far from phase 1, and whether phase 2 ships.  Arrays in, choice out.
+
+What is said of a round's photos is never chosen by them: for every round, the other rounds choose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from unfreeze.evaluation.calibration import clearly_lower, photo_losses
+from unfreeze.predict import Logits
+from unfreeze.training.rounds import TrainingData
+
+IMBALANCED = 3.0  # times as many photos of one class as of another: from there on, every class weighs the same
+
+Indices = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Answers = Mapping[float, Sequence[Logits]]  # of a candidate at every alpha, what each round's model says of its photos
+Judges = Sequence[int]  # rounds
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the judges like best.
+
+    Attributes:
+        trial: The candidate's place among those that were tried.
+        alpha: How far it goes from phase 1 (0) to phase 2 (1).
+        ships: Whether it is good enough to ship instead of phase 1.
+    """
+
+    trial: int
+    alpha: float
+    ships: bool
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What some answers are worth to the judges, photo by photo: weighted log-losses and rights (N,)."""
+
+    losses: Floats
+    right: Floats
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Who judges: the rounds' photos.
+
+    Attributes:
+        truths: Their labels.
+        head_only: What phase 1 says of them.
+        weights: How much a photo of each class weighs (C,).
+    """
+
+    truths: tuple[Indices, ...]
+    head_only: tuple[Logits, ...]
+    weights: Floats
+
+    @classmethod
+    def of(cls, head_only: Sequence[Logits], truths: Sequence[Indices], data: TrainingData) -> Panel:
+        """Let every class weigh the same where the training photos are clearly imbalanced, and every photo otherwise."""
+        counts = np.bincount(data.labels[torch.from_numpy(data.train)].numpy(), minlength=data.classes)
+        present = counts[counts > 0]
+        weights = np.ones(data.classes)
+        if present.max() > IMBALANCED * present.min():
+            weights = present.mean() / counts.clip(1)
+        return cls(tuple(truths), tuple(head_only), weights)
+
+    @property
+    def everyone(self) -> Judges:
+        """All rounds."""
+        return range(len(self.truths))
+
+    def others(self, own: int) -> Judges:
+        """Return the rounds that choose for one: the others, or itself where it is the only one."""
+        return [r for r in self.everyone if r != own] or [own]
+
+    def choose(self, trials: Sequence[Answers], judges: Judges) -> Choice:
+        """Return the candidate and the alpha with the lowest log-loss; without judges, all the way of the last candidate."""
+        if not judges:
+            return Choice(len(trials) - 1, 1.0, ships=True)
+        heard = {
+            (trial, alpha): self._heard(said, judges)
+            for trial, answers in enumerate(trials)
+            for alpha, said in answers.items()
+        }
+        trial, alpha = min(heard, key=lambda option: heard[option].losses.mean())
+        before, after = self._heard(self.head_only, judges), heard[trial, alpha]
+        return Choice(trial, alpha, ships=not_worse(before, after))
+
+    def wants_more(self, trials: Sequence[Answers]) -> bool:
+        """Tell whether a deeper candidate is worth trying for any that will have to choose: the rounds, and all together."""
+        return any(self._wants_more(trials, judges) for judges in (self.everyone, *map(self.others, self.everyone)))
+
+    def _wants_more(self, trials: Sequence[Answers], judges: Judges) -> bool:
+        """Tell whether the last candidate is clearly better than what there was before it."""
+        if not judges or not trials:
+            return True
+        *earlier, last = ([self._heard(said, judges) for said in answers.values()] for answers in trials)
+        known = [self._heard(self.head_only, judges), *(verdicts for answers in earlier for verdicts in answers)]
+        return clearly_lower(_best(last).losses, _best(known).losses)
+
+    def _heard(self, answers: Sequence[Logits], judges: Judges) -> Verdicts:
+        said = np.concatenate([answers[r] for r in judges])
+        truth = np.concatenate([self.truths[r] for r in judges])
+        weights = self.weights[truth]
+        return Verdicts(photo_losses(said, truth) * weights, (said.argmax(axis=1) == truth) * weights)
+
+
+def _best(heard: Sequence[Verdicts]) -> Verdicts:
+    return min(heard, key=lambda verdicts: float(verdicts.losses.mean()))
+
+
+def not_worse(before: Verdicts, after: Verdicts) -> bool:
+    """Compare phase 2 with phase 1: accuracy decides, and log-loss where it ties."""
+    gain = after.right.sum() - before.right.sum()
+    return bool(gain > 0 or (gain == 0 and after.losses.mean() <= before.losses.mean()))
