@@ -32,7 +32,9 @@ from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.baselines import classic
-from unfreeze.training.phases import TrainingData, gather, new_head, phase_one, phase_two
+from unfreeze.training.phase_one import gather, new_head, phase_one
+from unfreeze.training.phase_two import phase_two
+from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store
 
 SETS = ("hymenoptera", "bccd_cells", "magnetic_tile")
@@ -58,14 +60,13 @@ def measure(table: Path, reference_folder: Path, seed: int) -> Iterator[Row]:
     pretrained, exam = backbone.snapshot(), None
     for bn in ("frozen", "train"):
         recipe = classic(config, backbone, len(learning), data.classes, "train" if bn == "train" else "frozen")
-        renderer = Renderer((), backbone.network.preprocessing, recipe.augmentation, seed, memory=Memory(2**29)).of(
-            learning
-        )
+        (augmentation,) = recipe.augmentations
+        renderer = Renderer((), backbone.network.preprocessing, augmentation, seed, memory=Memory(2**29)).of(learning)
         exam = exam or set_exam(store, backbone, 0, renderer, test, reference)
         with deterministic(seed):
-            source, at_head = gather(store, backbone, renderer, data, recipe)
+            sources, at_head = gather(store, backbone, renderer, data, recipe)
             first = phase_one(backbone, at_head, data, recipe, seed)
-            second = phase_two(backbone, source, data, recipe, first, seed)
+            second = phase_two(backbone, sources, data, recipe, first, seed)
         head = new_head(backbone, data.classes, seed)
         second.final.install(backbone, head, pretrained)
         yield scores("frozen" if bn == "frozen" else "train mode", exam, backbone, head, truth)

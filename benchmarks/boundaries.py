@@ -34,7 +34,7 @@ from unfreeze.models.freezing import plan_from
 from unfreeze.runtime import prepare_process
 from unfreeze.training.activations import Activations, Rendered, keep
 from unfreeze.training.finetune import Schedule, finetune
-from unfreeze.training.phases import new_head
+from unfreeze.training.phase_one import new_head
 from unfreeze.training.recipes import MILD
 from unfreeze.training.store import open_store
 
@@ -65,7 +65,7 @@ def epoch_seconds(backbone: Backbone, source: Activations, labels: Tensor, bound
     tuned = finetune(
         backbone, new_head(backbone, int(labels.max()) + 1, 0), source, labels,
         plan_from(backbone, boundary, lr=1e-4, head_lr=1e-4), schedule,
-        phase="benchmark", train=everything, val=everything[:0], seed=0, keep="last",
+        phase="benchmark", train=everything, val=everything[:0], seed=0,
     )  # fmt: skip
     backbone.restore(pretrained)
     return tuned.history[0].seconds

@@ -30,8 +30,9 @@ from unfreeze.models.engine import choose_precision
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.activations import Rendered, answers_from, keep
 from unfreeze.training.finetune import Schedule, finetune
-from unfreeze.training.phases import TrainingData, new_head, phase_one
+from unfreeze.training.phase_one import new_head, phase_one
 from unfreeze.training.recipes import choose
+from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store
 
 
@@ -46,18 +47,19 @@ class Accuracies:
 
 def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accuracies:
     """Train both arms on one drawing of photos."""
-    config = make_config({"photos": table, "model": model, "depth": depth, "views": views, "seed": seed})
+    config = make_config(
+        {"photos": table, "model": model, "depth": depth, "views": views, "symmetry": "flip", "seed": seed}
+    )
     photos = check(read_photos(table))
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
     backbone = load_backbone(model, precision=choose_precision("auto", torch.device("cpu")))
     recipe = choose(config, backbone, len(splits.train), len(photos.classes))
-    assert recipe.plan is not None
-    assert recipe.schedule is not None
-    plan = recipe.plan
+    (candidate,), (augmentation,) = recipe.candidates, recipe.augmentations
+    plan = candidate.plan
     labels = torch.tensor([sample.label for sample in photos.samples])
     data = TrainingData(labels, splits.train, splits.val, splits.fold[splits.train], len(photos.classes))
     renderer = Renderer(
-        tuple(sample.path for sample in photos.samples), backbone.network.preprocessing, recipe.augmentation, seed,
+        tuple(sample.path for sample in photos.samples), backbone.network.preprocessing, augmentation, seed,
         tuple(sample.digest for sample in photos.samples),
     )  # fmt: skip
     store = open_store(None, 0)
@@ -80,15 +82,15 @@ def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accur
         with deterministic(seed):
             finetune(
                 backbone, head, source or kept, labels, plan, schedule,
-                phase="phase 2", train=data.train, val=data.train[:0], seed=seed, keep="last",
+                phase="phase 2", train=data.train, val=data.train[:0], seed=seed,
             )  # fmt: skip
         return accuracy()
 
     first.final.install(backbone, head, pretrained)
     return Accuracies(
         head_only=accuracy(),
-        kept=tuned(None, recipe.schedule),
-        computed=tuned(Rendered(renderer), replace(recipe.schedule, views=None)),
+        kept=tuned(None, candidate.schedule),
+        computed=tuned(Rendered(renderer), replace(candidate.schedule, views=None)),
     )
 
 

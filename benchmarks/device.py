@@ -39,7 +39,7 @@ from unfreeze.runtime import choose_device, prepare_process
 from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.training.activations import Rendered
 from unfreeze.training.finetune import Schedule, finetune
-from unfreeze.training.phases import new_head
+from unfreeze.training.phase_one import new_head
 from unfreeze.training.recipes import MILD
 
 RATE = 1e-5
@@ -123,7 +123,7 @@ def epoch(backbone: Backbone, renderer: Renderer, labels: Tensor, batch: int) ->
     tuned = finetune(
         backbone, new_head(backbone, classes, seed=0), Rendered(renderer), labels,
         plan_from(backbone, 0, lr=RATE, head_lr=RATE), schedule,
-        phase="training", train=everyone, val=everyone[:0], seed=0, keep="last",
+        phase="training", train=everyone, val=everyone[:0], seed=0,
     )  # fmt: skip
     return len(labels) / tuned.history[-1].seconds
 

@@ -23,7 +23,7 @@ from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import apply, parameter_groups, plan_from
 from unfreeze.models.tuning import tuned_forward
 from unfreeze.runtime import prepare_process
-from unfreeze.training.phases import new_head
+from unfreeze.training.phase_one import new_head
 
 CLASSES = 10
 STEPS = 3

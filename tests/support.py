@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,10 +17,13 @@ from torch import Tensor, nn
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import Augmentation
-from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
+from unfreeze.models.backbone import Architecture, Backbone, Head, Network, Tensors, assemble
+from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.preprocessing import Preprocessing
-from unfreeze.training.finetune import Schedule
+from unfreeze.training.activations import Activations, keep_or_render
+from unfreeze.training.finetune import Indices, Schedule, Tuned, Weights, finetune
 from unfreeze.training.phase_one import new_head
+from unfreeze.training.recipes import Candidate, Recipe
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import Store, open_store
 
@@ -206,7 +210,62 @@ def schedule(
     )
 
 
+def candidate(backbone: Backbone, boundary: int = 3, *, lr: float = 0.02, how: Schedule | None = None) -> Candidate:
+    """Return a way to unfreeze."""
+    plan = plan_from(backbone, boundary, lr=lr, head_lr=lr, decay=0.8)
+    return Candidate(backbone.depths()[boundary], boundary, plan, how or schedule(epochs=4))
+
+
+def recipe(
+    backbone: Backbone,
+    *candidates: Candidate,
+    solved: bool = True,
+    judges: int = 100,
+    alphas: tuple[float, ...] = (1.0,),
+    forget_at_most: float | None = None,
+) -> Recipe:
+    """Return a recipe that tries the candidates (none given: one), and goes all the way unless ``alphas`` says otherwise."""
+    candidates = candidates or (candidate(backbone),)
+    return Recipe(
+        name="test",
+        augmentations=(CROPS,),
+        views=2,
+        head_plan=None if solved else plan_from(backbone, 5, lr=0.0, head_lr=0.02),
+        head_schedule=None if solved else schedule(epochs=2),
+        candidates=candidates,
+        alphas=alphas,
+        forget_at_most=forget_at_most,
+        judges=judges,
+        boundary=min(each.plan.boundary for each in candidates),
+    )
+
+
+def at(backbone: Backbone, given: Task, boundary: int) -> Activations:
+    """Return what crosses a boundary of a task's photos, of two views of each."""
+    return keep_or_render(new_store(), backbone, given.renderer, boundary, given.data.views(2), "test")
+
+
+def poison(monkeypatch: pytest.MonkeyPatch, which: Callable[[StagePlan, Indices], bool]) -> None:
+    """Let the head of those trainings of phase 2 be no number, that a plan and validation photos tell from the others."""
+
+    def poisoned(
+        backbone: Backbone, head: Head, source: Activations, labels: Tensor, plan: StagePlan, how: Schedule, **rest: Any
+    ) -> Tuned:
+        if which(plan, rest["val"]):
+            with torch.no_grad():
+                head.bias[0] = torch.nan
+        return finetune(backbone, head, source, labels, plan, how, **rest)
+
+    monkeypatch.setattr("unfreeze.training.search.finetune", poisoned)
+
+
+def bits(weights: Weights) -> list[bytes]:
+    """Return every weight and buffer, for comparing."""
+    tables: list[Tensors] = [*weights.stages, weights.head]
+    return [value.numpy().tobytes() for table in tables for value in table.values()]
+
+
 __all__ = [
-    "CLASSES", "CPU", "CROPS", "PREPROCESSING", "SIZE", "Task", "draw", "new_head", "schedule", "shake", "task", "tiny_cnn",
-    "tiny_vit",
+    "CLASSES", "CPU", "CROPS", "PREPROCESSING", "SIZE", "Task", "at", "bits", "candidate", "draw", "new_head", "new_store",
+    "poison", "recipe", "renderer", "schedule", "shake", "task", "tiny_cnn", "tiny_vit",
 ]  # fmt: skip

@@ -51,7 +51,7 @@ class Arm:
 
 ARMS = {
     "unfreeze head-only": Arm("own", ("unfreeze_train", "head-only")),
-    "unfreeze two-phase": Arm("own", ("unfreeze_train", "two-phase")),
+    "unfreeze auto": Arm("own", ("unfreeze_train", "auto")),
     "uncached, everything": Arm("own", ("unfreeze_train", "uncached")),
     "tutorial": Arm("peers", ("tutorial", "train")),
     "tutorial, BatchNorm frozen": Arm("peers", ("tutorial", "frozen")),
@@ -68,6 +68,8 @@ def draw(photos: PhotoSet, a_class: int, seed: int) -> tuple[list[Sample], list[
 
     At most ``a_class`` of a class train, and of a set without sides at least ``LEFT_TO_TEST`` of it don't.
     """
+    # What is left of a small class stands at the end of the order that training photos are taken from: test photos have
+    # an order of their own.
     order = [photos.samples[index] for index in generator(seed, 2026).permutation(len(photos.samples))]
     sides = {sample.split for sample in order}
     test_side = next((side for side in ("test", "val") if side in sides), None)
@@ -76,7 +78,8 @@ def draw(photos: PhotoSet, a_class: int, seed: int) -> tuple[list[Sample], list[
         own = [sample for sample in order if sample.label == label and sample.split in (None, "train")]
         train += own[: min(a_class, len(own) if test_side else int(len(own) * (1 - LEFT_TO_TEST)))]
     taken = {sample.path for sample in train}
-    rest = [sample for sample in order if sample.split == test_side and sample.path not in taken]
+    again = [photos.samples[index] for index in generator(seed, 2027).permutation(len(photos.samples))]
+    rest = [sample for sample in again if sample.split == test_side and sample.path not in taken]
     return train, rest[:TEST_PHOTOS]
 
 
@@ -156,7 +159,53 @@ def summarise(rows: list[Row]) -> str:
     for a_class in sorted({row["a_class"] for row in rows}, key=int):
         for peer, arm in PEERS.items():
             lines += _ratios(a_class, peer, arm, [row for row in rows if row["a_class"] == a_class])
+    for a_class in sorted({row["a_class"] for row in rows}, key=int):
+        lines += _margins(a_class, [row for row in rows if row["a_class"] == a_class])
     return "\n".join(lines)
+
+
+def _margins(a_class: str, rows: list[Row]) -> list[str]:
+    """Return by how many points of balanced accuracy auto is ahead of each arm, on the same set and seeds."""
+    others = [arm for arm in ARMS if arm != "unfreeze auto"]
+    header = ("set", *(f"{arm} (seeds)" for arm in others), "best arm of each seed", "time / fastai's")
+    lines = [f"\n### auto's margin in points of balanced accuracy, {a_class} a class\n", _line(header)]
+    lines.append(_line(["---"] * len(header)))
+    found: dict[str, list[float]] = {}
+    for name in SETS:
+        by_arm = {(row["arm"], row["seed"]): row for row in rows if row["set"] == name}
+        seeds = sorted({seed for arm, seed in by_arm if arm == "unfreeze auto"})
+        if not seeds:
+            continue
+        cells = [name]
+        for arm in others:
+            cells.append(_margin(found.setdefault(arm, []), [
+                _balanced(by_arm["unfreeze auto", seed]) - _balanced(by_arm[arm, seed])
+                for seed in seeds if (arm, seed) in by_arm
+            ]))  # fmt: skip
+        best = [max(_balanced(row) for (_, own), row in by_arm.items() if own == seed) for seed in seeds]
+        behind = [_balanced(by_arm["unfreeze auto", seed]) - top for seed, top in zip(seeds, best, strict=True)]
+        cells.append(_margin(found.setdefault("best", []), behind))
+        times = [
+            float(by_arm["unfreeze auto", seed]["clock"]) / float(by_arm[PEERS["fastai"], seed]["clock"])
+            for seed in seeds if (PEERS["fastai"], seed) in by_arm
+        ]  # fmt: skip
+        found.setdefault("time", []).extend([statistics.mean(times)] if times else [])
+        lines.append(_line([*cells, f"{statistics.mean(times):.2f}" if times else "-"]))
+    means = [f"{statistics.mean(found[arm]):+.1f}" if found.get(arm) else "-" for arm in (*others, "best")]
+    time = f"{statistics.mean(found['time']):.2f}" if found.get("time") else "-"
+    return [*lines, _line(["mean over sets", *means, time])] if found else []
+
+
+def _balanced(row: Row) -> float:
+    return 100 * float(row["balanced"])
+
+
+def _margin(means: list[float], apart: list[float]) -> str:
+    """Return a set's mean over its seeds, and add it to ``means``."""
+    if not apart:
+        return "-"
+    means.append(statistics.mean(apart))
+    return f"{means[-1]:+.1f} ({len(apart)})"
 
 
 def _arms(a_class: str, rows: list[Row]) -> list[str]:
@@ -185,7 +234,7 @@ def _arms(a_class: str, rows: list[Row]) -> list[str]:
 
 def _ratios(a_class: str, peer: str, arm: str, rows: list[Row]) -> list[str]:
     """Return how many times sooner unfreeze is as accurate as the peer at its end."""
-    header = ("set", "seed", f"{peer}: accuracy", f"{peer}: clock, s", "head-only", "two-phase", "the sooner")
+    header = ("set", "seed", f"{peer}: accuracy", f"{peer}: clock, s", "head-only", "auto", "the sooner")
     lines = [
         f"\n### Times sooner at {peer}'s accuracy, {a_class} a class\n",
         _line(header),
@@ -194,7 +243,7 @@ def _ratios(a_class: str, peer: str, arm: str, rows: list[Row]) -> list[str]:
     best: dict[str, list[float]] = {}
     for theirs in [row for row in rows if row["arm"] == arm]:
         ratios: list[float | None] = []
-        for ours in ("unfreeze head-only", "unfreeze two-phase"):
+        for ours in ("unfreeze head-only", "unfreeze auto"):
             same = [row for row in rows if row["arm"] == ours and all(row[k] == theirs[k] for k in ("set", "seed"))]
             reached = seconds_to(same[0], float(theirs["accuracy"])) if same else None
             ratios.append(float(theirs["clock"]) / reached if reached else None)

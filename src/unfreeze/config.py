@@ -68,6 +68,12 @@ class Settings(Common):
     depth: Annotated[
         str | None, Field(description="Train from this stage up: a stage's name, all, or head. Default: by the recipe.")
     ] = None
+    subset: Annotated[
+        Literal["all", "norms", "biases", "lora"],
+        Field(
+            description="Which weights of the unfrozen stages learn; lora: low-rank changes of a transformer's attention."
+        ),
+    ] = "all"
     epochs: Annotated[int | None, Field(gt=0, description="Epochs of phase 2.")] = None
     head_epochs: Annotated[
         int | None, Field(gt=0, description="Epochs of phase 1 (classic recipe; auto solves it).")
@@ -137,6 +143,8 @@ class TrainConfig(Settings):
             raise ValueError("--forget-at-most has no meaning without --reference")
         if self.fresh_views is not None and (self.depth == "all" or self.bn == "train"):
             raise ValueError("--fresh-views has no meaning where every epoch draws new views")
+        if (classic or head_only) and self.subset != "all":
+            raise ValueError(f"--subset has no meaning with {'--recipe classic' if classic else 'the head alone'}")
         if head_only and self.bn == "train":
             raise ValueError("--bn train has no meaning where the backbone stays as it is")
         return self

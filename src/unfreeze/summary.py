@@ -14,7 +14,7 @@ LABEL, CELL = 20, 26  # widths of the table's columns
 
 
 def summary(verdict: Verdict) -> Iterator[str]:
-    """Yield the lines that ``unfreeze train`` ends with, fewer than twenty."""
+    """Yield the lines that ``unfreeze train`` ends with, fewer than 25."""
     yield from verdict.sentences()
     arms = {"head-only": verdict.scores.head_only}
     if verdict.scores.two_phase is not None:
@@ -34,6 +34,9 @@ def summary(verdict: Verdict) -> Iterator[str]:
             f"{'calibration':{LABEL}}temperature {calibration.temperature:.2f}: calibration error "
             f"{calibration.ece_before:.3f} -> {calibration.ece_after:.3f}"
         )
+    if verdict.tried:
+        yield f"{'phase 2':{LABEL}}{_searched(verdict)}"
+    yield from (f"{'setback':{LABEL}}{setback}" for setback in verdict.setbacks)
     if verdict.forgetting is not None:
         yield from _forgotten(verdict.forgetting)
 
@@ -43,6 +46,13 @@ def _weakest(scores: Scores, classes: tuple[str, ...]) -> str:
     known = [(row.recall, row.n, name) for row, name in rows if row.recall is not None and row.recall < 1]
     worst = sorted(known)[:WEAKEST]
     return ", ".join(f"{name} (recall {recall:.2f} of {n})" for recall, n, name in worst)
+
+
+def _searched(verdict: Verdict) -> str:
+    """Return what phase 2 ended with, and what else was tried."""
+    ended = f"from {verdict.model.depth} up, alpha {verdict.model.alpha:g}" if verdict.model.alpha else "does not ship"
+    tried = ", ".join(f"{each.depth} at {each.lr:g} ({each.seconds:.0f} s)" for each in verdict.tried)
+    return f"{ended}; tried {tried}"
 
 
 def _forgotten(forgotten: Forgetting) -> Iterator[str]:

@@ -150,11 +150,14 @@ class Verdict(_Part):
         size = (
             f"{_points(gain.accuracy)} points (95 % interval {_points(low)} to {_points(high)}, p = {gain.p_value:.2g})"
         )
+        if self.shipped == "head_only" and self.setbacks and gain.fixed == gain.broken == 0:
+            return "Phase 2 went wrong and is thrown away"
         if self.shipped == "head_only":
             judges, scored = ("validation photos", "the test photos")
             if self.scores.evidence == "cross_fitted":
                 judges, scored = ("photos that it never saw", "them")
-            return f"Phase 2 was worse on {judges} and is thrown away; on {scored} it changed accuracy by {size}"
+            fate = f"Phase 2 was not better for certain on {judges} and is thrown away"
+            return f"{fate}; on {scored} it changed accuracy by {size}"
         if gain.proven:
             return f"Phase 2 gained {size}: proven"
         if gain.fixed == gain.broken == 0:

@@ -85,6 +85,14 @@ def test_the_verdict_follows_its_schema(run: Path) -> None:
     assert forgetting["n"] == 28
     assert forgetting["drop"] == pytest.approx(forgetting["before"] - forgetting["after"])
     assert {"decode", "features", "head", "finetune", "total"} <= set(verdict["cost"]["seconds"])
+    (tried,) = verdict["tried"]
+    assert tried["depth"] == "blocks.6"
+    points = {alpha: accuracy for alpha, accuracy, _, _ in tried["path"]}
+    assert list(points) == sorted(points)
+    assert {0, verdict["model"]["alpha"], 1} <= set(points)
+    assert all(0 <= accuracy <= 1 for accuracy in points.values())
+    assert verdict["shipped"] == "two_phase" or verdict["model"]["alpha"] == 0
+    assert all(isinstance(setback, str) for setback in verdict["setbacks"])
 
 
 def test_training_gets_no_photo_of_the_test_set(
@@ -92,7 +100,8 @@ def test_training_gets_no_photo_of_the_test_set(
 ) -> None:
     """Not even by number: what training is given holds the paths and labels of the training photos, and no others."""
     from unfreeze.training.activations import Activations
-    from unfreeze.training.phases import PhaseOne, TrainingData, phase_one
+    from unfreeze.training.phase_one import PhaseOne, phase_one
+    from unfreeze.training.rounds import TrainingData
 
     given: list[tuple[Activations, TrainingData]] = []
 
@@ -150,11 +159,11 @@ def test_compare_trains_every_arm_on_the_same_photos(
     assert command(*words) == 0
     lines = capsys.readouterr().out.splitlines()
     arms = [
-        "head-only", "two-phase", "classic, BatchNorm frozen", "classic, as in textbooks", "naive: all at 1e-3",
+        "head-only", "two-phase", "auto", "classic, BatchNorm frozen", "classic, as in textbooks", "naive: all at 1e-3",
         "layer decay, one phase",
     ]  # fmt: skip
-    assert [line[:27].rstrip() for line in lines[1:7]] == arms
-    assert "corrected for divisions that overlap" in lines[8]
+    assert [line[:27].rstrip() for line in lines[1:8]] == arms
+    assert "corrected for divisions that overlap" in lines[9]
     with (out / "compare.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [(row["seed"], row["arm"]) for row in table] == [(str(seed), arm) for seed in range(2) for arm in arms]
@@ -197,6 +206,31 @@ def test_a_second_run_on_the_same_photos_computes_no_frozen_layer(
     first, again = (folder / "model" / "model.safetensors" for folder in (run, tmp_path / "again"))
     assert first.read_bytes() == again.read_bytes()
     assert (run / "predictions.csv").read_bytes() == (tmp_path / "again" / "predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize("sides", [[], ["--test-size", "0.2"]])
+def test_without_time_for_phase_two_the_run_ends_with_the_head(
+    photos: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], sides: list[str]
+) -> None:
+    capsys.readouterr()
+    words = ("train", str(photos), *QUICK[:-2], *sides, "--reference", str(reference), "--minutes", "0.001")
+    assert command(*words, "--out", str(tmp_path / "run")) == 0
+    told = capsys.readouterr()
+    assert "there is no time for phase 2 in 0.001 minutes" in told.err
+    assert "Phase 2 did not run" in told.out
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text("utf-8"))
+    assert (verdict["shipped"], verdict["tried"], verdict["model"]["alpha"]) == ("head_only", [], 0)
+    assert verdict["forgetting"]["drop"] == 0
+    assert verdict["cost"]["forecast"]["finetune"] == 0
+    assert not {"gain", "two_phase"} & (set(verdict) | set(verdict["scores"]))
+
+
+def test_what_ships_forgets_no_more_than_it_may(run: Path, tmp_path: Path) -> None:
+    words = ("train", "--config", str(run / "args.toml"), "--forget-at-most", "0", "--lr", "0.003")
+    assert command(*words, "--out", str(tmp_path / "run")) == 0
+    verdict = json.loads((tmp_path / "run" / "verdict.json").read_text("utf-8"))
+    assert verdict["forgetting"]["drop"] <= 0
+    assert verdict["shipped"] == "head_only" or verdict["model"]["alpha"] > 0
 
 
 def test_fresh_views_are_trained_on(run: Path, tmp_path: Path) -> None:

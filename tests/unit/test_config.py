@@ -20,8 +20,8 @@ def test_only_photos_has_no_default() -> None:
     plain = config()
     assert plain.photos == Path("photos")
     assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
-        "model": "efficientnet_lite0", "recipe": "auto", "bn": "frozen", "seed": 0, "device": "auto",
-        "precision": "auto", "cache_gib": 10.0,
+        "model": "efficientnet_lite0", "recipe": "auto", "subset": "all", "bn": "frozen", "seed": 0,
+        "device": "auto", "precision": "auto", "cache_gib": 10.0,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):
         make_config({})
@@ -70,6 +70,23 @@ def test_only_photos_has_no_default() -> None:
         ("--bn", {"recipe": "head-only", "bn": "train"}),
         ("--epochs", {"depth": "head", "epochs": 3}),
         ("--bn", {"depth": "head", "bn": "train"}),
+        ("--symmetry", {"symmetry": "diagonal"}),
+        ("--symmetry", {"recipe": "classic", "symmetry": "flip"}),
+        ("--subset", {"subset": "some"}),
+        ("--subset", {"recipe": "classic", "subset": "norms"}),
+        ("--subset", {"recipe": "head-only", "subset": "biases"}),
+        ("--subset", {"depth": "head", "subset": "lora"}),
+        ("--minutes", {"minutes": 0}),
+        ("--minutes", {"minutes": float("inf")}),
+        ("--minutes", {"recipe": "classic", "minutes": 5}),
+        ("--minutes", {"recipe": "head-only", "minutes": 5}),
+        ("--minutes", {"depth": "head", "minutes": 5}),
+        ("--forget-at-most", {"reference": "there", "forget_at_most": -1}),
+        ("--forget-at-most", {"reference": "there", "forget_at_most": 101}),
+        ("--forget-at-most", {"forget_at_most": 1}),
+        ("--forget-at-most", {"recipe": "classic", "reference": "there", "forget_at_most": 1}),
+        ("--forget-at-most", {"recipe": "head-only", "reference": "there", "forget_at_most": 1}),
+        ("--forget-at-most", {"depth": "head", "reference": "there", "forget_at_most": 1}),
     ],
 )
 def test_every_refusal_names_the_flag(flag: str, settings: dict[str, Any]) -> None:
@@ -82,6 +99,13 @@ def test_every_refusal_names_the_flag(flag: str, settings: dict[str, Any]) -> No
 def test_a_setting_that_depth_makes_idle_is_refused_for_the_depth() -> None:
     with pytest.raises(ConfigError, match="--depth head"):
         config(depth="head", epochs=3)
+
+
+def test_a_budget_for_forgetting_is_refused_for_what_it_lacks() -> None:
+    with pytest.raises(ConfigError, match="without --reference"):
+        config(forget_at_most=1)
+    with pytest.raises(ConfigError, match="--recipe classic"):
+        config(recipe="classic", reference="there", forget_at_most=1)
 
 
 def test_a_rate_that_ruins_pretrained_weights_is_refused_and_says_why() -> None:
@@ -105,6 +129,10 @@ def test_a_rate_that_ruins_pretrained_weights_is_refused_and_says_why() -> None:
         {"recipe": "head-only", "views": 2, "depth": "head"},
         {"depth": "blocks.5", "lr": 1e-4, "epochs": 3, "views": 8, "batch_size": 16, "bn": "train"},
         {"depth": "head", "views": 3},
+        {"minutes": 2.5, "symmetry": "rotate"},
+        {"recipe": "head-only", "symmetry": "none"},
+        {"depth": "head", "symmetry": "flip"},
+        {"reference": Path("there"), "forget_at_most": 0},
     ],
 )
 def test_what_fits_a_recipe_is_taken(settings: dict[str, Any]) -> None:
@@ -117,6 +145,7 @@ def test_what_fits_a_recipe_is_taken(settings: dict[str, Any]) -> None:
     [
         {},
         {"lr": 1.5e-4, "depth": "blocks.5", "reference": "some/reference", "out": "runs/mine", "seed": 7},
+        {"minutes": 12, "symmetry": "rotate", "reference": "there", "forget_at_most": 0.5},
         {"recipe": "classic", "head_lr": 3e-3, "bn": "train", "model": "timm/resnet18", "test_size": 0.25},
         {"model": 'C:\\weights\\"mine".pth', "arch": "timm/résnet"},
     ],

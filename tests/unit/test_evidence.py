@@ -7,27 +7,56 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import norm
-from tests.support import task
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
+from tests.support import schedule, task
 
 from unfreeze.data.sources import PhotoSet, Sample
-from unfreeze.evaluation.calibration import fit_temperature, softmax
+from unfreeze.evaluation.calibration import fit_temperature, photo_losses, softmax
 from unfreeze.evaluation.crossfit import inflation, widened_gain, widened_scores
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import Gain
-from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet
+from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
+from unfreeze.models.freezing import StagePlan, StageRow
+from unfreeze.predict import Logits
 from unfreeze.training.finetune import Weights
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.phases import PhaseOne, PhaseTwo, Round, TrainingData, validation_rounds
+from unfreeze.training.phase_one import PhaseOne
+from unfreeze.training.phase_two import PhaseTwo
+from unfreeze.training.recipes import Candidate
+from unfreeze.training.rounds import Round, TrainingData, validation_rounds
+from unfreeze.training.search import Trial
 
 CLASSES = 3
 NOTHING = Weights([], {})
+Answers = tuple[Logits, ...]
+
+
+def one(answers: Answers, temperature: float, calibrated_on: int = 30) -> PhaseOne:
+    return PhaseOne(
+        final=NOTHING, validation=answers, temperature=temperature, calibrated_on=calibrated_on, round_finals=(),
+        start=NOTHING, round_starts=(), history=(),
+    )  # fmt: skip
+
+
+def trial(answers: dict[float, Answers], *, depth: str = "layer4", lr: float = 0.01) -> Trial:
+    plan = StagePlan((StageRow(depth, True, lr, "frozen"),), lr)
+    return Trial(Candidate(depth, 0, plan, schedule()), answers, (), (), None, 2.5)
+
+
+def two(answers: Answers, temperature: float, ships: tuple[bool, ...], calibrated_on: int = 30) -> PhaseTwo:
+    tried = trial({1.0: answers})
+    return PhaseTwo(
+        final=NOTHING, trial=tried, alpha=1.0, validation=answers, temperature=temperature,
+        calibrated_on=calibrated_on, not_worse=True, rounds_not_worse=ships, round_finals=(), history=(),
+        trials=(tried,), setbacks=(),
+    )  # fmt: skip
 
 
 def phases(data: TrainingData, rounds: tuple[Round, ...], ships: tuple[bool, ...]) -> tuple[PhaseOne, PhaseTwo]:
     """Return phases whose logits are drawn: head-only is right a little, two-phase often."""
     rng = np.random.default_rng(0)
 
-    def said(strength: float) -> tuple[np.ndarray, ...]:
+    def said(strength: float) -> Answers:
         found = []
         for each in rounds:
             logits = rng.normal(size=(len(each.val), CLASSES)).astype(np.float32)
@@ -35,9 +64,7 @@ def phases(data: TrainingData, rounds: tuple[Round, ...], ships: tuple[bool, ...
             found.append(logits)
         return tuple(found)
 
-    first = PhaseOne(NOTHING, said(0.5), 1.5, 30, NOTHING, (), ())
-    second = PhaseTwo(NOTHING, said(3.0), 0.5, 30, True, ships, (), ())
-    return first, second
+    return one(said(0.5), 1.5), two(said(3.0), 0.5, ships)
 
 
 @pytest.fixture
@@ -112,6 +139,35 @@ def test_the_sheet_scores_calibrated_probabilities(data: TrainingData) -> None:
     assert found.accuracy == pytest.approx(sheet.two_phase.accuracy - sheet.head_only.accuracy)
 
 
+# What the search found
+
+
+def test_everything_that_was_tried_is_scored_at_every_point(data: TrainingData) -> None:
+    rounds = validation_rounds(data, 30)
+    first, second = phases(data, rounds, (True, True, True))
+    pairs = zip(first.validation, second.validation, strict=True)
+    half = tuple(((a + b) / 2).astype(np.float32) for a, b in pairs)
+    points: dict[float, Answers] = {0.0: first.validation, 0.5: half, 1.0: second.validation}
+    upper = trial({alpha: points[alpha] for alpha in (0.5, 1.0)}, depth="layer4", lr=0.01)
+    failed = trial({}, depth="layer2", lr=0.003)
+    found = searched(data, rounds, first, replace(second, trials=(upper, failed)))
+    assert [(each.depth, each.lr, each.seconds) for each in found] == [("layer4", 0.01, 2.5), ("layer2", 0.003, 2.5)]
+    truth = np.concatenate([data.labels[torch.from_numpy(each.val)] for each in rounds])
+    for (alpha, accuracy, balanced, loss), (point, answers) in zip(found[0].path, points.items(), strict=True):
+        said = np.concatenate(answers)
+        assert alpha == point
+        assert accuracy == pytest.approx(accuracy_score(truth, said.argmax(1)))
+        assert balanced == pytest.approx(balanced_accuracy_score(truth, said.argmax(1)))
+        assert loss == pytest.approx(photo_losses(said, truth).mean())
+    assert found[1].path == found[0].path[:1]  # what went wrong has phase 1's point alone
+
+
+def test_where_nothing_was_held_out_nothing_is_said_of_the_points(data: TrainingData) -> None:
+    first, second = phases(data, (), ())
+    (found,) = searched(data, (), first, second)
+    assert found.path == ()
+
+
 # Nothing is proven where there is nothing: labels that have nothing to do with the features
 
 
@@ -135,9 +191,7 @@ def by_chance(seed: int, apart: float = 0.0) -> tuple[float, bool, float]:
         return bool(scores[1] > scores[0])
 
     ships = tuple(better([r for r in range(5) if r != own]) for own in range(5))
-    first = PhaseOne(NOTHING, solved[0], 1.0, 60, NOTHING, (), ())
-    second = PhaseTwo(NOTHING, solved[1], 1.0, 60, True, ships, (), ())
-    evidence = cross_fitted(data, rounds, first, second)
+    evidence = cross_fitted(data, rounds, one(solved[0], 1.0, 60), two(solved[1], 1.0, ships, 60))
     assert evidence.two_phase is not None
     found = paired_gain(evidence, [None] * 60, seed)
     assert found is not None

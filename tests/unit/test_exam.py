@@ -23,7 +23,7 @@ from unfreeze.predict import photo_batches, place, probabilities
 from unfreeze.training.activations import Cached, Rendered, features, keep, keep_or_render
 from unfreeze.training.finetune import Weights, finetune
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.phases import head_weights
+from unfreeze.training.phase_one import head_weights
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,7 +66,7 @@ def tune(backbone: Backbone, given: Task, boundary: int) -> None:
     source = keep_or_render(new_store(), backbone, given.renderer, boundary, given.data.views(2), "test")
     finetune(
         backbone, head, source, given.data.labels, plan_from(backbone, boundary, lr=0.1, head_lr=0.1), schedule(),
-        phase="test", train=given.data.train, val=given.data.val, seed=0, keep="last",
+        phase="test", train=given.data.train, val=given.data.val, seed=0,
     )  # fmt: skip
 
 
@@ -217,6 +217,44 @@ def test_each_cause_is_told_from_the_other(
         assert (lost.weights_drop, lost.batch_norm_drop) == pytest.approx((0, lost.drop))
     if not statistics:
         assert (lost.batch_norm_drop, lost.weights_drop) == pytest.approx((0, lost.drop))
+
+
+def test_what_a_model_forgets_is_asked_without_leaving_a_trace(photos: tuple[Path, ...], tmp_path: Path) -> None:
+    (backbone, reference), given = telling(tmp_path), task(photos, train=12)
+    exam = set_exam(new_store(), backbone, 2, given.renderer, papers(photos, given), reference)
+    head, pretrained, before = new_head(backbone, CLASSES, 0), backbone.snapshot(2), backbone.fingerprint()
+    moved(backbone, weights=True, statistics=True)
+    lost = forgotten_by(exam, backbone, 2)
+    model = Weights(backbone.snapshot(3), dict(head.state_dict()))
+    backbone.restore(pretrained)
+    forgets = exam.forgets(backbone, head, pretrained)
+    assert forgets is not None
+    assert lost.drop is not None
+    assert lost.drop > 0.2
+    assert forgets(model) == pytest.approx(lost.drop)
+    assert forgets(Weights([], model.head)) == 0
+    assert backbone.fingerprint() == before
+
+
+def test_without_reference_photos_nobody_knows_what_is_forgotten(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    exam = set_exam(new_store(), backbone, 2, given.renderer, papers(photos, given), None)
+    assert exam.forgets(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot(2)) is None
+
+
+@pytest.mark.parametrize("diagnosed", [0, 10, 64])
+def test_a_look_keeps_no_more_than_it_is_told_to(tmp_path: Path, diagnosed: int) -> None:
+    backbone, reference = telling(tmp_path)
+    sheet = set_exam(new_store(), backbone, 2, renderer(()), [], reference).reference
+    assert sheet is not None
+    whole, brief = sheet.look(backbone), sheet.look(backbone, diagnosed=diagnosed)
+    np.testing.assert_array_equal(brief.top1, whole.top1)
+    assert brief.ranks is not None
+    assert whole.ranks is not None
+    np.testing.assert_array_equal(brief.ranks, whole.ranks)
+    kept = 64 if diagnosed else 0  # whole batches
+    assert (whole.logits.shape, brief.logits.shape) == ((90, 7), (kept, 7))
+    assert [features.shape[0] for features in brief.stages] == ([64] * 3 if diagnosed else [])
 
 
 def test_the_stage_that_moved_is_the_one_that_is_no_longer_alike(photos: tuple[Path, ...], reference: PhotoSet) -> None:

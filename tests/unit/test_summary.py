@@ -9,7 +9,7 @@ from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.summary import summary
-from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
+from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Tried, Verdict
 
 LABELS = np.arange(60) % 3
 STATED = np.full((60, 3), 0.1)
@@ -61,6 +61,33 @@ def test_where_the_folds_chose_differently_what_ships_has_a_column_of_its_own() 
     (accuracy,) = (line for line in lines if line.startswith("accuracy"))
     assert "0.710 (" in accuracy
     assert all(len(line) <= 100 for line in lines[3:12])
+
+
+def searched(alpha: float, *setbacks: str) -> Verdict:
+    plain = verdict()
+    tried = (
+        Tried(depth="blocks.6", lr=1e-3, path=(), seconds=12.3),
+        Tried(depth="blocks.5", lr=3e-4, path=(), seconds=20.6),
+    )
+    changes = {"tried": tried, "setbacks": setbacks, "model": plain.model.model_copy(update={"alpha": alpha})}
+    return plain.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(("alpha", "ended"), [(0.5, "from blocks.5 up, alpha 0.5"), (0.0, "does not ship")])
+def test_what_was_tried_is_listed(alpha: float, ended: str) -> None:
+    (line,) = (line for line in summary(searched(alpha)) if line.startswith("phase 2"))
+    assert line.removeprefix("phase 2").strip() == (
+        f"{ended}; tried blocks.6 at 0.001 (12 s), blocks.5 at 0.0003 (21 s)"
+    )
+
+
+def test_every_setback_has_a_line() -> None:
+    lines = [line for line in summary(searched(0.5, "it went wrong", "so did that")) if line.startswith("setback")]
+    assert [line.removeprefix("setback").strip() for line in lines] == ["it went wrong", "so did that"]
+
+
+def test_without_a_search_nothing_is_said_of_one() -> None:
+    assert not [line for line in summary(verdict()) if line.startswith(("phase 2", "setback"))]
 
 
 def test_the_weakest_classes_are_named_and_perfect_ones_are_not() -> None:

@@ -10,7 +10,7 @@ from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
-from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
+from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Tried, Verdict
 
 HEAD_ONLY = Scores(200, 0.8, (0.74, 0.85), 0.79, (0.7, 0.86), 0.6, (0.5, 0.7), 0.05, (0.02, 0.09))
 TWO_PHASE = replace(HEAD_ONLY, accuracy=0.9, accuracy_ci95=(0.85, 0.934))
@@ -34,6 +34,8 @@ def verdict(**changes: Any) -> Verdict:
         ),
         "gain": PROVEN,
         "forgetting": Forgetting(agreement=0.975, agreement_n=200),
+        "tried": (Tried(depth="blocks.5", lr=1e-3, path=((0, 0.8, 0.79, 0.6), (1, 0.9, 0.89, 0.4)), seconds=3.5),),
+        "setbacks": ("phase 2 went wrong",),
         "cost": Cost(seconds={"head": 1.5, "total": 9.0}, peak_rss_mib=812.5),
     }
     return Verdict(**{**values, **changes})
@@ -41,7 +43,8 @@ def verdict(**changes: Any) -> Verdict:
 
 def head_only() -> Verdict:
     scores = ScoreSheet(evidence="test", head_only=HEAD_ONLY, shipped=HEAD_ONLY)
-    return verdict(shipped="head_only", scores=scores, gain=None, forgetting=None, cost=Cost(seconds={"total": 1.0}))
+    absent: dict[str, Any] = {"gain": None, "forgetting": None, "tried": (), "setbacks": ()}
+    return verdict(shipped="head_only", scores=scores, cost=Cost(seconds={"total": 1.0}), **absent)
 
 
 @pytest.mark.parametrize("original", [verdict(), head_only()], ids=["two-phase", "head-only"])
@@ -52,7 +55,10 @@ def test_a_verdict_survives_its_file(original: Verdict) -> None:
 def test_the_file_says_what_the_design_says() -> None:
     content = json.loads(verdict().to_json())
     assert content["schema"] == 1
-    assert list(content) == ["schema", "shipped", "data", "model", "scores", "gain", "forgetting", "cost"]
+    assert list(content) == [
+        "schema", "shipped", "data", "model", "scores", "gain", "forgetting", "tried", "setbacks", "cost",
+    ]  # fmt: skip
+    assert content["tried"][0]["path"] == [[0.0, 0.8, 0.79, 0.6], [1.0, 0.9, 0.89, 0.4]]
     assert content["data"]["classes"] == ["cat", "Dög"]
     assert content["scores"]["two_phase"]["accuracy_ci95"] == [0.85, 0.934]
     assert (content["gain"]["p_value"], content["gain"]["test"]) == (0.0003249, "mcnemar_exact")
@@ -123,7 +129,17 @@ def test_a_loss_is_not_called_a_gain() -> None:
     assert first.startswith("The head-only model ships: it is right on 80.0 %")
     assert "-10.0 points (95 % interval -16.0 to -4.5" in second
     assert "gained" not in second
-    assert second.startswith("Phase 2 was worse on validation photos and is thrown away; on the test photos")
+    assert second.startswith(
+        "Phase 2 was not better for certain on validation photos and is thrown away; on the test photos"
+    )
+
+
+def test_a_phase_two_that_was_rolled_back_is_not_said_to_have_changed_anything() -> None:
+    same = replace(PROVEN, accuracy=0.0, accuracy_ci95=(0.0, 0.0), fixed=0, broken=0, p_value=1.0, proven=False)
+    _, second = verdict(shipped="head_only", gain=same, forgetting=None).sentences()
+    assert second == "Phase 2 went wrong and is thrown away."
+    _, second = verdict(shipped="head_only", gain=same, forgetting=None, setbacks=()).sentences()
+    assert second.startswith("Phase 2 was not better for certain")
 
 
 def test_a_pretrained_backbone_that_ships_has_forgotten_nothing() -> None:
@@ -155,7 +171,9 @@ def test_cross_fitted_scores_are_called_what_they_are() -> None:
     first, *_ = verdict(scores=scores).sentences()
     assert "of 200 photos, each answered by a model that never saw it (95 %" in first
     _, second, *_ = verdict(shipped="head_only", scores=scores).sentences()
-    assert second.startswith("Phase 2 was worse on photos that it never saw and is thrown away; on them it changed")
+    assert second.startswith(
+        "Phase 2 was not better for certain on photos that it never saw and is thrown away; on them it changed"
+    )
 
 
 UNDER_7 = "With 200 photos, a gain under 7 points can't be told from luck"

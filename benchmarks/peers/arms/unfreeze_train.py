@@ -1,4 +1,4 @@
-"""unfreeze itself: ``head-only``, ``two-phase`` (its defaults) or ``uncached`` (all of it trains)."""
+"""unfreeze itself: ``head-only``, ``auto`` (its defaults: what ships) or ``uncached`` (all of it trains)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unfreeze.evaluation.metrics import Scores
 
 ARMS: dict[str, dict[str, Any]] = {
     "head-only": {"recipe": "head-only"},
-    "two-phase": {},
+    "auto": {},
     "uncached": {"depth": "all"},
 }
 BEFORE_PHASE_TWO = ("load", "decode", "forecast", "features", "head")
@@ -34,7 +34,7 @@ def main(arm: str) -> None:
             **settings,
         ).verdict  # fmt: skip
     seconds = verdict.cost.seconds
-    if arm == "two-phase":
+    if arm == "auto":
         report.points.append(point(sum(seconds.get(part, 0.0) for part in BEFORE_PHASE_TWO), verdict.scores.head_only))
     shown = verdict.scores.two_phase if arm == "uncached" else verdict.scores.shipped
     assert shown is not None

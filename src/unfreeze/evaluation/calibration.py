@@ -73,10 +73,10 @@ def photo_losses(logits: FloatArray, labels: IntArray) -> FloatArray:
     return _nats(_floored(logits), labels, fit_temperature(logits, labels))
 
 
-def clearly_lower(losses: FloatArray, than: FloatArray) -> bool:
-    """Tell whether losses of the same photos (N,) are lower by more than a standard error of their differences."""
+def clearly_lower(losses: FloatArray, than: FloatArray, errors: float = 1.0) -> bool:
+    """Tell whether losses of the same photos (N,) are lower by more than so many standard errors of their differences."""
     better = than - losses
-    return bool(better.mean() > better.std() / math.sqrt(len(better)))
+    return bool(better.mean() > errors * better.std() / math.sqrt(len(better)))
 
 
 def _floored(logits: FloatArray) -> FloatArray:

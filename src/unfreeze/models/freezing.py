@@ -14,6 +14,8 @@ from torch import nn
 from unfreeze.models.backbone import Backbone, BatchNorm
 
 BatchNormMode = Literal["frozen", "train"]
+Subset = Literal["all", "norms", "biases", "lora"]
+Norm = (BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +27,15 @@ class StageRow:
         trainable: Whether its weights learn.
         lr: Its learning rate; 0 where nothing learns.
         bn: ``frozen`` normalises by the stored statistics; ``train`` by the batch's, and moves the stored ones.
+        subset: Which of its weights learn: all, the scales and shifts of its norms (FiT, Shysheya et al. 2023), its biases
+            (BitFit, Ben Zaken et al. 2022), or low-rank changes of its attention (see ``lora.py``).
     """
 
     name: str
     trainable: bool
     lr: float
     bn: BatchNormMode
+    subset: Subset = "all"
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ def plan_from(
     head_lr: float,
     decay: float = 1.0,
     bn: BatchNormMode = "frozen",
+    subset: Subset = "all",
 ) -> StagePlan:
     """Return the plan that freezes everything below ``boundary`` and trains the rest.
 
@@ -70,6 +76,7 @@ def plan_from(
         head_lr: The head's rate.
         decay: Each stage further down learns at ``decay`` times the rate of the one above it.
         bn: BatchNorm's mode, in frozen stages too: the textbook's ``model.train()`` makes no difference between them.
+        subset: Which weights of the trainable stages learn.
     """
     top = backbone.head_boundary - 1
     return StagePlan(
@@ -79,6 +86,7 @@ def plan_from(
                 trainable=index >= boundary,
                 lr=lr * decay ** (top - index) if index >= boundary else 0.0,
                 bn=bn if backbone.batch_norm else "frozen",
+                subset=subset,
             )
             for index, stage in enumerate(backbone.stages)
         ),
@@ -89,19 +97,34 @@ def plan_from(
 def apply(plan: StagePlan, backbone: Backbone) -> None:
     """Set what learns and every layer's mode, as ``plan`` says."""
     for stage, row in zip(backbone.stages, plan.rows, strict=True):
-        stage.module.requires_grad_(row.trainable)
+        stage.module.requires_grad_(False)
+        for parameter in learning(stage.module, row):
+            parameter.requires_grad_(True)
         stage.module.train(row.trainable)
         for module in stage.module.modules():
             if isinstance(module, BatchNorm):
                 module.train(row.bn == "train")
 
 
+def learning(stage: nn.Module, row: StageRow) -> list[nn.Parameter]:
+    """Return the parameters of a stage that learn; of ``lora``, those that ``lora.low_rank`` has put there."""
+    if not row.trainable:
+        return []
+    if row.subset == "norms":
+        return [value for module in stage.modules() if isinstance(module, Norm) for value in module.parameters()]
+    ends = {"all": ("",), "biases": ("bias",), "lora": (".down", ".up")}[row.subset]
+    return [value for name, value in stage.named_parameters() if name.endswith(ends)]
+
+
 def parameter_groups(plan: StagePlan, backbone: Backbone, head: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: each trainable stage and the head at its rate; norms and biases don't decay."""
-    modules = [(stage.module, row.lr) for stage, row in zip(backbone.stages, plan.rows, strict=True) if row.trainable]
+    learners = [
+        (learning(stage.module, row), row.lr)
+        for stage, row in zip(backbone.stages, plan.rows, strict=True)
+        if row.trainable
+    ]
     groups: list[dict[str, Any]] = []
-    for module, lr in [*modules, (head, plan.head_lr)]:
-        parameters = list(module.parameters())
+    for parameters, lr in [*learners, (list(head.parameters()), plan.head_lr)]:
         split = ([p for p in parameters if p.dim() >= 2], weight_decay), ([p for p in parameters if p.dim() < 2], 0.0)
         groups.extend({"params": params, "lr": lr, "weight_decay": wd} for params, wd in split if params)
     return groups

@@ -17,6 +17,7 @@ from torch.nn import functional
 from unfreeze.evaluation.calibration import photo_losses
 from unfreeze.models.backbone import Backbone, Head, Tensors
 from unfreeze.models.freezing import StagePlan, apply, parameter_groups
+from unfreeze.models.lora import low_rank
 from unfreeze.models.tuning import tuned_forward
 from unfreeze.predict import Logits, place
 from unfreeze.runtime import generator, track
@@ -151,52 +152,53 @@ def finetune(
             whose loss is no number.
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
-    groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
-    rule = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
-    optimizer = rule(groups, fused=backbone.device.type in ("cpu", "cuda"))
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    rates = [group["lr"] for group in groups]
-    per_epoch = -(-len(train) // schedule.batch_size)
-    steps = track(range(schedule.epochs * per_epoch), phase, total=schedule.epochs * per_epoch)
-    truth = labels[torch.from_numpy(val)].numpy()
-    history: list[EpochRow] = []
-    predicted = np.empty((0, head.out_features), np.float32)
-    below = 0
-    trouble: Trouble | None = None
-    forward: Callable[[Tensor], Tensor] | None = None
+    with low_rank(plan, backbone):
+        groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
+        rule = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
+        optimizer = rule(groups, fused=backbone.device.type in ("cpu", "cuda"))
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        rates = [group["lr"] for group in groups]
+        per_epoch = -(-len(train) // schedule.batch_size)
+        steps = track(range(schedule.epochs * per_epoch), phase, total=schedule.epochs * per_epoch)
+        truth = labels[torch.from_numpy(val)].numpy()
+        history: list[EpochRow] = []
+        predicted = np.empty((0, head.out_features), np.float32)
+        below = 0
+        trouble: Trouble | None = None
+        forward: Callable[[Tensor], Tensor] | None = None
 
-    for epoch in range(1, schedule.epochs + 1):
-        started = time.perf_counter()
-        apply(plan, backbone)
-        train_loss = 0.0
-        order = generator(seed, epoch).permutation(train)
-        batches = source.batches(order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size)
-        for x, photos in zip(batches, torch.split(torch.from_numpy(order), schedule.batch_size), strict=True):
-            factor = schedule.rate(next(steps), schedule.epochs * per_epoch)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            with torch.no_grad():
-                x = backbone.run(place(x, backbone, source.boundary), source.boundary, plan.boundary)
-            forward = forward or tuned_forward(backbone, plan.boundary, x)
-            logits = head(forward(x))
-            target = labels[photos].to(logits.device)
-            loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if schedule.clip is not None:
-                nn.utils.clip_grad_norm_(parameters, schedule.clip)
-            optimizer.step()
-            train_loss += loss.item() * len(photos) / len(train)
+        for epoch in range(1, schedule.epochs + 1):
+            started = time.perf_counter()
+            apply(plan, backbone)
+            train_loss = 0.0
+            order = generator(seed, epoch).permutation(train)
+            batches = source.batches(order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size)
+            for x, photos in zip(batches, torch.split(torch.from_numpy(order), schedule.batch_size), strict=True):
+                factor = schedule.rate(next(steps), schedule.epochs * per_epoch)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                with torch.no_grad():
+                    x = backbone.run(place(x, backbone, source.boundary), source.boundary, plan.boundary)
+                forward = forward or tuned_forward(backbone, plan.boundary, x)
+                logits = head(forward(x))
+                target = labels[photos].to(logits.device)
+                loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                if schedule.clip is not None:
+                    nn.utils.clip_grad_norm_(parameters, schedule.clip)
+                optimizer.step()
+                train_loss += loss.item() * len(photos) / len(train)
 
-        predicted = answers_from(backbone, head, source, val)
-        finite = math.isfinite(train_loss) and bool(np.isfinite(predicted).all())
-        val_loss, val_accuracy = judge(predicted, truth) if finite and len(val) else (None, None)
-        history.append(EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started))
-        below = below + 1 if floor is not None and finite and collapsed(floor, predicted, truth) else 0
-        trouble = "not finite" if not finite else "collapsed" if below == PATIENCE else None
-        if trouble is not None:
-            break
-    steps.close()
+            predicted = answers_from(backbone, head, source, val)
+            finite = math.isfinite(train_loss) and bool(np.isfinite(predicted).all())
+            val_loss, val_accuracy = judge(predicted, truth) if finite and len(val) else (None, None)
+            history.append(EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started))
+            below = below + 1 if floor is not None and finite and collapsed(floor, predicted, truth) else 0
+            trouble = "not finite" if not finite else "collapsed" if below == PATIENCE else None
+            if trouble is not None:
+                break
+        steps.close()
     weights = _copy(backbone, head, plan.boundary)
     if not all(value.isfinite().all() for table in (*weights.stages, weights.head) for value in table.values()):
         trouble = "not finite"

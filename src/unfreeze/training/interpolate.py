@@ -13,8 +13,8 @@ def between(pretrained: list[Tensors], first: Weights, second: Weights, alpha: f
     """Return the model at ``alpha``: 0 is ``first`` and 1 is ``second``, to the bit.
 
     Args:
-        pretrained: The stages that ``first``'s head was trained on; at least as many as ``second`` moved.
-        first: Phase 1's model, on the pretrained stages.
+        pretrained: At least as many stages as ``second`` moved, as they were at first.
+        first: Phase 1's model.
         second: Phase 2's.
         alpha: 0 to 1.
     """
@@ -22,8 +22,9 @@ def between(pretrained: list[Tensors], first: Weights, second: Weights, alpha: f
         return first
     if alpha == 1:
         return second
-    below = pretrained[len(pretrained) - len(second.stages) :]
-    stages = [_mixed(before, after, alpha) for before, after in zip(below, second.stages, strict=True)]
+    before = [*pretrained[: len(pretrained) - len(first.stages)], *first.stages]
+    moved = zip(before[len(before) - len(second.stages) :], second.stages, strict=True)
+    stages = [_mixed(start, end, alpha) for start, end in moved]
     return Weights(stages, _mixed(first.head, second.head, alpha))
 
 

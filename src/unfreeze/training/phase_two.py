@@ -18,7 +18,7 @@ from unfreeze.training.phase_one import PhaseOne, Sources, new_head
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, validation_rounds
 from unfreeze.training.search import Bench, Start, TimeLeft, Trial, search, try_out
-from unfreeze.training.selection import Panel
+from unfreeze.training.selection import Choice, Judges, Panel
 
 Forgets = Callable[[Weights], float]
 
@@ -83,10 +83,7 @@ def phase_two(
     pretrained = backbone.snapshot(recipe.boundary)
     bench = Bench(backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, seed)
     panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
-    starts = [
-        Start(start, final, answers)
-        for start, final, answers in zip(first.round_starts, first.round_finals, first.validation, strict=True)
-    ]
+    starts = [Start(start, answers) for start, answers in zip(first.round_starts, first.validation, strict=True)]
     trials = search(bench, recipe.candidates, recipe.alphas, rounds, starts, panel, time_left)
     setbacks = [setback for trial in trials for setback in trial.setbacks()]
     backbone.restore(pretrained)
@@ -96,37 +93,48 @@ def phase_two(
 
     heard = [trial.answers for trial in good]
     choice = panel.choose(heard, panel.everyone)
-    whole = _whole(bench, good[choice.trial], Start(first.start, first.final), rounds)
+    whole = _whole(bench, good[choice.trial], Start(first.start), rounds)
     setbacks += whole.setbacks()
+    backbone.restore(pretrained)
     if not whole.answers:
-        return _rolled_back(first, trials, setbacks)
-    points = [point for point in (0.0, *recipe.alphas) if point <= choice.alpha]
-    models = {point: between(pretrained, first.final, whole.finals[0], point) for point in points}
-    farthest = choice.alpha
+        return _rolled_back(first, trials, setbacks, whole.history)
+    models = {0.0: first.final}
+    for alpha in recipe.alphas:
+        if alpha <= choice.alpha:
+            models[alpha] = between(pretrained, first.start, whole.finals[0], alpha)
+    allowed = 1.0
     if forgets is not None and recipe.forget_at_most is not None:
         farthest = _farthest(models, forgets, recipe.forget_at_most)
         if farthest < choice.alpha:
+            allowed = farthest
             setbacks.append(
                 f"at alpha {choice.alpha:g} more than {recipe.forget_at_most:g} points of the original task were forgotten: "
                 f"alpha {farthest:g} it is"
             )
 
-    by_others = [panel.choose(heard, panel.others(own)) for own in panel.everyone]
-    said, finals = [], []
-    for own, theirs in enumerate(by_others):
-        alpha = min(theirs.alpha, farthest)
-        said.append(good[theirs.trial].answers[alpha][own] if alpha else first.validation[own])
-        finals.append(between(pretrained, first.round_finals[own], good[theirs.trial].finals[own], alpha))
+    def ships(choice: Choice, judges: Judges) -> bool:
+        alpha = min(choice.alpha, allowed)
+        judged = whole.trouble is None  # at a tenth of the rates it is not the model that the rounds have judged
+        return judged and alpha > 0 and panel.ships(heard[choice.trial][alpha], judges)
+
+    said, finals, ship = [], [], []
+    for own in panel.everyone:
+        theirs = panel.choose(heard, panel.others(own))
+        alpha, trial = min(theirs.alpha, allowed), good[theirs.trial]
+        said.append(trial.answers[alpha][own] if alpha else first.validation[own])
+        start = first.round_starts[own] if alpha else first.round_finals[own]
+        finals.append(between(pretrained, start, trial.finals[own], alpha))
+        ship.append(ships(theirs, panel.others(own)))
     backbone.restore(pretrained)
     return PhaseTwo(
-        final=models[farthest],
+        final=models[min(choice.alpha, allowed)],
         trial=good[choice.trial],
-        alpha=farthest,
+        alpha=min(choice.alpha, allowed),
         validation=tuple(said),
         temperature=fit_temperature(joined(said, data.classes), truth_of(rounds, data)),
         calibrated_on=sum(len(each.val) for each in rounds),
-        not_worse=choice.ships and farthest > 0,
-        rounds_not_worse=tuple(theirs.ships and farthest > 0 for theirs in by_others),
+        not_worse=ships(choice, panel.everyone),
+        rounds_not_worse=tuple(ship),
         round_finals=tuple(finals),
         history=tuple(row for trial in (*trials, whole) for row in trial.history),
         trials=trials,
@@ -147,7 +155,9 @@ def _farthest(models: dict[float, Weights], forgets: Forgets, budget: float) -> 
     return next(alpha for alpha in sorted(models, reverse=True) if not alpha or forgets(models[alpha]) * 100 <= budget)
 
 
-def _rolled_back(first: PhaseOne, trials: tuple[Trial, ...], setbacks: list[str]) -> PhaseTwo:
+def _rolled_back(
+    first: PhaseOne, trials: tuple[Trial, ...], setbacks: list[str], last: tuple[EpochRow, ...] = ()
+) -> PhaseTwo:
     """Return phase 1 in the place of a phase 2 that went wrong at every rate."""
     return PhaseTwo(
         final=first.final,
@@ -159,7 +169,7 @@ def _rolled_back(first: PhaseOne, trials: tuple[Trial, ...], setbacks: list[str]
         not_worse=False,
         rounds_not_worse=tuple(False for _ in first.validation),
         round_finals=first.round_finals,
-        history=tuple(row for trial in trials for row in trial.history),
+        history=(*(row for trial in trials for row in trial.history), *last),
         trials=trials,
         setbacks=tuple(setbacks),
     )

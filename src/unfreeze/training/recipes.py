@@ -15,6 +15,7 @@ from unfreeze.data.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
+from unfreeze.models.lora import attention_layers
 from unfreeze.training.finetune import Schedule
 
 SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000
@@ -28,16 +29,18 @@ HEAD_VIEWS = 4  # the plain view and three augmented ones
 KEPT_VIEWS = 8  # of phase 2, which learns more from each of them; 16 gain no more (benchmarks/RESULTS.md)
 STEPS = 80  # a scarce set is seen until it has taken so many steps, within the epochs below
 EPOCHS = (10, 20)
-JUDGES = 300  # validation photos that the search rests on, where there are so many
+JUDGES = 120  # validation photos that the search rests on, where there are so many
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 FORGET_AT_MOST = 2.0  # points of the original task's accuracy
+FEW_WEIGHTS = 10
+"""Times the rate where few weights learn: LoRA's is 10 to 20 times that of all of them (Hu et al. 2022, appendix D)."""
 BACK_OFF = 0.1  # what is left of the rates where a training went wrong
 SEARCHED = {  # (share of the stages that train, topmost rate), from the head downwards, by images a class
-    ("batch norm", "scarce"): ((0.2, 1e-3), (1 / 3, 3e-4)),
-    ("batch norm", "middle"): ((0.2, 1e-3), (1 / 3, 3e-4), (0.45, 3e-4)),
+    ("batch norm", "scarce"): ((1 / 3, 3e-4),),
+    ("batch norm", "middle"): ((1 / 3, 3e-4), (0.45, 3e-4)),
     ("batch norm", "plentiful"): ((1 / 3, 3e-4), (1.0, 3e-4)),
-    ("layer norm", "scarce"): ((0.2, 3e-5), (1 / 3, 3e-5)),
-    ("layer norm", "middle"): ((0.2, 3e-5), (1 / 3, 3e-5), (0.9, 3e-5)),
+    ("layer norm", "scarce"): ((1 / 3, 3e-5),),
+    ("layer norm", "middle"): ((1 / 3, 3e-5), (0.9, 3e-5)),
     ("layer norm", "plentiful"): ((1 / 3, 3e-5), (0.9, 3e-5)),
 }
 CLASSIC_EPOCHS = 10
@@ -188,7 +191,21 @@ def _ways(config: TrainConfig, backbone: Backbone, photos_a_class: float) -> lis
 def _candidate(
     config: TrainConfig, backbone: Backbone, boundary: int, lr: float, photos: int, classes: int
 ) -> Candidate:
-    plan = plan_from(backbone, boundary, lr=lr, head_lr=lr, decay=0.8 if backbone.batch_norm else 0.75, bn=config.bn)
+    if config.subset == "lora" and not any(attention_layers(stage.module) for stage in backbone.stages[boundary:]):
+        raise ConfigError(
+            f"{backbone.name} has no attention layers from {backbone.depths()[boundary]} on.",
+            where="--subset",
+            mend="Take all or norms.",
+        )
+    plan = plan_from(
+        backbone,
+        boundary,
+        lr=lr if config.lr or config.subset == "all" else FEW_WEIGHTS * lr,
+        head_lr=lr,
+        decay=0.8 if backbone.batch_norm else 0.75,
+        bn=config.bn,
+        subset=config.subset,
+    )
     batch_size = config.batch_size or usual_batch_size(photos)
     per_epoch = math.ceil(photos / batch_size)
     schedule = Schedule(

@@ -29,12 +29,10 @@ class Start:
 
     Attributes:
         weights: The head that it begins with.
-        first: Phase 1's model, which is where alpha is 0.
-        answers: What that says of the photos that the training is judged on.
+        answers: What phase 1's model says of the photos that the training is judged on.
     """
 
     weights: Weights
-    first: Weights
     answers: Logits | None = None
 
 
@@ -159,7 +157,7 @@ def _on_rounds(
             return Trial(candidate, {}, (), tuple(history), tuned.trouble, 0.0)
         finals.append(tuned.weights)
         for alpha, said in answers.items():
-            model = between(bench.pretrained, start.first, tuned.weights, alpha)
+            model = between(bench.pretrained, start.weights, tuned.weights, alpha)
             said.append(tuned.validation if alpha == 1 else bench.answers(model, candidate, each.val))
     return Trial(
         candidate, {alpha: tuple(said) for alpha, said in answers.items()}, tuple(finals), tuple(history), None, 0.0

@@ -16,6 +16,7 @@ from unfreeze.evaluation.calibration import clearly_lower, photo_losses
 from unfreeze.predict import Logits
 from unfreeze.training.rounds import TrainingData
 
+CERTAIN = 1.645  # standard errors: 95 % of a normal distribution lie below
 IMBALANCED = 3.0  # times as many photos of one class as of another: from there on, every class weighs the same
 
 Indices = NDArray[np.int64]
@@ -31,12 +32,10 @@ class Choice:
     Attributes:
         trial: The candidate's place among those that were tried.
         alpha: How far it goes from phase 1 (0) to phase 2 (1).
-        ships: Whether it is good enough to ship instead of phase 1.
     """
 
     trial: int
     alpha: float
-    ships: bool
 
 
 @dataclass(frozen=True)
@@ -83,15 +82,17 @@ class Panel:
     def choose(self, trials: Sequence[Answers], judges: Judges) -> Choice:
         """Return the candidate and the alpha with the lowest log-loss; without judges, all the way of the last candidate."""
         if not judges:
-            return Choice(len(trials) - 1, 1.0, ships=True)
+            return Choice(len(trials) - 1, 1.0)
         heard = {
             (trial, alpha): self._heard(said, judges)
             for trial, answers in enumerate(trials)
             for alpha, said in answers.items()
         }
-        trial, alpha = min(heard, key=lambda option: heard[option].losses.mean())
-        before, after = self._heard(self.head_only, judges), heard[trial, alpha]
-        return Choice(trial, alpha, ships=not_worse(before, after))
+        return Choice(*min(heard, key=lambda option: float(heard[option].losses.mean())))
+
+    def ships(self, two_phase: Sequence[Logits], judges: Judges) -> bool:
+        """Tell whether phase 2 is good enough to ship instead of phase 1, by what it says of the rounds' photos."""
+        return not judges or better(self._heard(self.head_only, judges), self._heard(two_phase, judges))
 
     def wants_more(self, trials: Sequence[Answers]) -> bool:
         """Tell whether a deeper candidate is worth trying for any that will have to choose: the rounds, and all together."""
@@ -100,7 +101,7 @@ class Panel:
     def _wants_more(self, trials: Sequence[Answers], judges: Judges) -> bool:
         """Tell whether the last candidate is clearly better than what there was before it."""
         if not judges or not trials:
-            return True
+            return bool(judges)
         *earlier, last = ([self._heard(said, judges) for said in answers.values()] for answers in trials)
         known = [self._heard(self.head_only, judges), *(verdicts for answers in earlier for verdicts in answers)]
         return clearly_lower(_best(last).losses, _best(known).losses)
@@ -116,7 +117,10 @@ def _best(heard: Sequence[Verdicts]) -> Verdicts:
     return min(heard, key=lambda verdicts: float(verdicts.losses.mean()))
 
 
-def not_worse(before: Verdicts, after: Verdicts) -> bool:
-    """Compare phase 2 with phase 1: accuracy decides, and log-loss where it ties."""
-    gain = after.right.sum() - before.right.sum()
-    return bool(gain > 0 or (gain == 0 and after.losses.mean() <= before.losses.mean()))
+def better(before: Verdicts, after: Verdicts) -> bool:
+    """Tell whether phase 2 is better: its log-loss is lower for certain, and it is not clearly less often right.
+
+    Few photos say more by log-loss than by accuracy: it counts how far from a mistake each of them is.
+    """
+    wrong_before, wrong_after = before.right.max() - before.right, before.right.max() - after.right
+    return clearly_lower(after.losses, before.losses, CERTAIN) and not clearly_lower(wrong_before, wrong_after)

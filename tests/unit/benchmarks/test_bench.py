@@ -46,7 +46,7 @@ def row(arm: str, points: str, *, seed: str = "0", name: str = "aid150") -> Row:
 
 
 def test_how_soon_an_accuracy_is_reached() -> None:
-    found = row("unfreeze two-phase", "4.0 0.70 0.6;20.0 0.80 0.7")
+    found = row("unfreeze auto", "4.0 0.70 0.6;20.0 0.80 0.7")
     assert seconds_to(found, 0.6) == 4.0
     assert seconds_to(found, 0.75) == 20.0
     assert seconds_to(found, 0.81) is None
@@ -59,14 +59,48 @@ def test_the_tables_compare_within_a_seed_and_say_never() -> None:
             row("fastai fine_tune", "100.0 0.90 0.7", seed="1"),
             row("unfreeze head-only", "5.0 0.70 0.6"),
             row("unfreeze head-only", "5.0 0.90 0.6", seed="1"),
-            row("unfreeze two-phase", "4.0 0.70 0.6;20.0 0.80 0.7"),
-            row("unfreeze two-phase", "4.0 0.70 0.6;20.0 0.80 0.7", seed="1"),
+            row("unfreeze auto", "4.0 0.70 0.6;20.0 0.80 0.7"),
+            row("unfreeze auto", "4.0 0.70 0.6;20.0 0.80 0.7", seed="1"),
         ]
     )
     assert "| aid150 | 0 | 75.0 | 100 | never | 5.0x | 5.0x |" in table
     assert "| aid150 | 1 | 90.0 | 100 | 20.0x | never | 20.0x |" in table
     assert "| median over sets |  |  |  |  |  | 12.5x |" in table
     assert "20.0; never in 1 of 2" in table
+
+
+def scored(arm: str, balanced: str, *, seed: str = "0", name: str = "aid150", clock: str = "10.0") -> Row:
+    return row(arm, f"{clock} 0.9 {balanced}", seed=seed, name=name)
+
+
+def test_the_margins_are_means_over_the_seeds_that_both_arms_have() -> None:
+    table = summarise(
+        [
+            scored("unfreeze auto", "0.80", clock="30.0"),
+            scored("unfreeze auto", "0.90", seed="1", clock="60.0"),
+            scored("fastai fine_tune", "0.75", clock="60.0"),
+            scored("fastai fine_tune", "0.93", seed="1", clock="60.0"),
+            scored("tutorial", "0.70"),
+            scored("unfreeze auto", "0.60", name="hymenoptera"),
+            scored("unfreeze auto", "0.99", seed="9", name="bccd_cells"),
+            scored("tutorial", "0.50", name="hymenoptera"),
+        ]
+    )
+    margins = [line.split(" | ") for line in table.split("auto's margin")[1].splitlines()[2:]]
+    header, _, hymenoptera, bccd, aid, mean = margins
+    column = {name.removesuffix(" (seeds)"): place for place, name in enumerate(header)}
+    assert [cells[0] for cells in (hymenoptera, bccd, aid)] == ["| hymenoptera", "| bccd_cells", "| aid150"]
+    assert aid[column["fastai fine_tune"]] == "+1.0 (2)"
+    assert aid[column["tutorial"]] == "+10.0 (1)"
+    assert aid[column["AutoGluon"]] == "-"
+    assert aid[column["best arm of each seed"]] == "-1.5 (2)"
+    assert aid[-1] == "0.75 |"
+    assert (hymenoptera[column["tutorial"]], hymenoptera[-1]) == ("+10.0 (1)", "- |")
+    assert (mean[column["tutorial"]], mean[column["best arm of each seed"]]) == ("+10.0", "-0.5")
+
+
+def test_without_auto_there_is_no_margin() -> None:
+    assert "margin" not in summarise([scored("tutorial", "0.7")])
 
 
 def test_every_arm_is_a_script_that_is_there() -> None:

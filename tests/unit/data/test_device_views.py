@@ -9,7 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tests.support import CPU, PREPROCESSING, draw, renderer
+from tests.support import CPU, CROPS, PREPROCESSING, draw, renderer
 from torch import Tensor
 
 from unfreeze.data import device_views
@@ -18,7 +18,7 @@ from unfreeze.data.loaders import MEMORY
 from unfreeze.data.transforms import Augmentation, Frame, augment, draw_frame
 from unfreeze.errors import DecodeError
 from unfreeze.preprocessing import Interpolation
-from unfreeze.training.recipes import MILD, TEXTBOOK
+from unfreeze.training.recipes import MILD, TEXTBOOK, TURNED
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,7 +47,7 @@ def steps(ours: Tensor, theirs: Sequence[Image.Image]) -> NDArray[np.int64]:
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
-@pytest.mark.parametrize("augmentation", [MILD, TEXTBOOK, replace(TEXTBOOK, jitter=0.4)])
+@pytest.mark.parametrize("augmentation", [MILD, TURNED, TEXTBOOK, replace(TEXTBOOK, jitter=0.4)])
 def test_views_are_pillows_up_to_rounding(interpolation: Interpolation, augmentation: Augmentation) -> None:
     own = replace(PREPROCESSING, size=(24, 32), interpolation=interpolation)
     photos = [photo(*size, seed) for seed, size in enumerate(WIDE)]
@@ -61,6 +61,24 @@ def test_views_are_pillows_up_to_rounding(interpolation: Interpolation, augmenta
     # Light multiplies a step of rounding by up to (1 + jitter)^2, and its own two roundings may each add one.
     assert found.max() <= (3 if augmentation.jitter else 1)
     assert found.mean() < 0.01
+
+
+@pytest.mark.parametrize(("size", "expected"), [((24, 24), {0, 1, 2, 3}), ((24, 32), {0, 2}), ((32, 24), {0, 2})])
+def test_turned_views_are_pillows_up_to_rounding(size: tuple[int, int], expected: set[int]) -> None:
+    own = replace(PREPROCESSING, size=size)
+    photos = [photo(*each, seed) for seed, each in enumerate(WIDE)]
+    keys = [(0, view, number) for number in range(len(photos)) for view in range(1, 9)]
+    frames = [draw_frame(photos[key[2]].size, own, TURNED, key) for key in keys]
+    assert {frame.turns for frame in frames} == expected
+    sources = [(on_cpu(photos[key[2]]), frame) for key, frame in zip(keys, frames, strict=True)]
+    ours = resample(sources, size, "bilinear")
+    found = steps(ours, [augment(photos[key[2]], own, TURNED, key) for key in keys])
+    assert found.max() <= 3
+    assert found.mean() < 0.01
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    unturned = resample([(image, replace(frame, turns=0)) for image, frame in sources], size, "bilinear")
+    for view, plain, frame in zip(ours, unturned, frames, strict=True):
+        assert torch.equal(view, torch.rot90(plain, frame.turns, (1, 2)))
 
 
 def test_the_nearest_pixel_is_pillows() -> None:
@@ -123,6 +141,14 @@ def test_what_is_held_is_not_read_again(tmp_path: Path) -> None:
     assert torch.equal(after, before)
     with pytest.raises(DecodeError, match=r"3\.png"):
         list(on_device(renderer(paths), CPU, MEMORY).batches(wanted))
+
+
+def test_turned_views_are_never_taken_for_others(photos: tuple[Path, ...]) -> None:
+    still = renderer(photos)
+    turned = replace(still, augmentation=replace(CROPS, turns=True))
+    for one, other in ((still, turned), (on_device(still, CPU, 0), on_device(turned, CPU, 0))):
+        assert one.identity(0, 1) != other.identity(0, 1)
+        assert one.identity(0, 0) == other.identity(0, 0)
 
 
 def test_the_two_renderers_views_are_never_taken_for_each_other(photos: tuple[Path, ...]) -> None:

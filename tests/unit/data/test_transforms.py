@@ -1,16 +1,20 @@
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor
 
-from unfreeze.data.transforms import Augmentation, augment, normalised, plain, render, stack
+from unfreeze.data.transforms import Augmentation, augment, draw_frame, normalised, plain, render, stack
 from unfreeze.preprocessing import Interpolation, Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 
 MILD = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
+TURNED = replace(MILD, turns=True)
 STILL = Augmentation(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, jitter=0.0)
 SIZES = [(40, 40), (61, 40), (40, 61), (97, 33), (33, 97), (32, 32), (20, 20), (9, 50), (50, 9), (300, 41), (1, 1)]
 
@@ -170,3 +174,47 @@ def test_jitter_changes_brightness_within_its_bounds() -> None:
     levels = [int(pixels(augment(grey, own, jitter, (0, 1, number)))[0, 0, 0]) for number in range(60)]
     assert 79 <= min(levels) < 90
     assert 110 < max(levels) <= 121
+
+
+def turns_of(own: Preprocessing, count: int) -> list[int]:
+    return [draw_frame((50, 40), own, TURNED, (0, 1, number)).turns for number in range(count)]
+
+
+@pytest.mark.parametrize("size", [(40, 40), (61, 40), (33, 97)])
+def test_a_turned_view_is_the_unturned_one_turned_exactly(size: tuple[int, int]) -> None:
+    own, image = preprocessing(), photo(*size)
+    seen = set()
+    for number in range(40):
+        key = 0, 1, number
+        turns = draw_frame(size, own, TURNED, key).turns
+        unturned = pixels(augment(image, own, MILD, key))
+        np.testing.assert_array_equal(pixels(augment(image, own, TURNED, key)), np.rot90(unturned, turns))
+        seen.add(turns)
+    assert seen == {0, 1, 2, 3}
+
+
+def test_every_turn_of_a_square_view_is_as_likely() -> None:
+    found = Counter(turns_of(preprocessing(), 400))
+    assert set(found) == {0, 1, 2, 3}
+    assert all(70 < count < 130 for count in found.values())
+
+
+@pytest.mark.parametrize("shape", [(24, 40), (40, 24)])
+def test_a_view_that_is_not_square_is_turned_upside_down_at_most(shape: tuple[int, int]) -> None:
+    own, image = preprocessing(shape, 48), photo(50, 40)
+    found = Counter(turns_of(own, 200))
+    assert set(found) == {0, 2}
+    assert 70 < found[2] < 130
+    for number in range(10):
+        unturned = pixels(augment(image, own, MILD, (0, 1, number)))
+        turned = pixels(augment(image, own, TURNED, (0, 1, number)))
+        np.testing.assert_array_equal(turned, np.rot90(unturned, turns_of(own, number + 1)[-1]))
+
+
+def test_without_turns_nothing_is_turned() -> None:
+    assert {draw_frame((50, 40), preprocessing(), MILD, (0, 1, number)).turns for number in range(60)} == {0}
+
+
+def test_the_plain_view_is_never_turned() -> None:
+    image, own = photo(50, 40), preprocessing()
+    assert {render(image, own, TURNED, 0, 0, number).tobytes() for number in range(20)} == {plain(image, own).tobytes()}

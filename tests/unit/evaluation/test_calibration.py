@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.evaluation.calibration import fit_temperature, photo_losses, softmax
+from unfreeze.evaluation.calibration import clearly_lower, fit_temperature, photo_losses, softmax
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 
 
@@ -66,3 +66,16 @@ def test_losses_do_not_depend_on_how_sure_the_model_is() -> None:
     logits, labels = drawn(500, 1.0)
     apart = photo_losses(logits, labels) - photo_losses(2 * logits, labels)
     assert np.abs(apart).max() < 0.02
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.0, False), (0.9, False), (1.1, True), (-1.1, False)])
+def test_clearly_lower_is_by_more_than_a_standard_error(gain: float, expected: bool) -> None:
+    random = np.random.default_rng(0)
+    before, noise = random.gamma(1, 1, 100), random.normal(size=100)
+    better = gain / 10 + (noise - noise.mean()) / noise.std()  # its standard error is a tenth
+    assert clearly_lower(before - better, before) is expected
+
+
+def test_what_is_equal_is_not_lower() -> None:
+    assert not clearly_lower(np.ones(3), np.ones(3))
+    assert clearly_lower(np.ones(3), np.full(3, 1.01))  # by the same on every photo

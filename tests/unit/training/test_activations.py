@@ -250,7 +250,7 @@ def test_training_learns_the_same_from_either_renderers_views(photos: tuple[Path
         tuned = finetune(
             backbone, new_head(backbone, CLASSES, 0), Rendered(renderer), given.data.labels,
             plan_from(backbone, 0, lr=0.01, head_lr=0.01), schedule(views=None),
-            phase="test", train=given.data.train, val=given.data.val, seed=0, keep="last",
+            phase="test", train=given.data.train, val=given.data.val, seed=0,
         )  # fmt: skip
         return [loss for row in tuned.history for loss in (row.train_loss, row.val_loss)]
 

@@ -10,7 +10,8 @@ from tests.support import CLASSES, new_head, new_store, task, tiny_cnn, tiny_vit
 from unfreeze.compare import contenders
 from unfreeze.config import TrainConfig
 from unfreeze.training.baselines import classic, layer_decay, naive
-from unfreeze.training.phases import gather, phase_one, phase_two
+from unfreeze.training.phase_one import gather, phase_one
+from unfreeze.training.phase_two import phase_two
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,17 +22,16 @@ TEXTBOOK = TrainConfig(photos=Path(), recipe="classic", epochs=1, head_epochs=1)
 def test_both_classics_differ_in_batch_norm_alone() -> None:
     backbone = tiny_cnn()
     frozen, moving = (classic(TEXTBOOK, backbone, 12, 3, bn) for bn in ("frozen", "train"))
-    assert frozen.plan is not None
-    assert moving.plan is not None
-    assert [replace(row, bn="frozen") for row in moving.plan.rows] == list(frozen.plan.rows)
-    assert {row.bn for row in moving.plan.rows} == {"train"}
-    for name in ("augmentation", "schedule", "head_schedule", "views", "choose_epoch", "judges"):
-        assert getattr(frozen, name) == getattr(moving, name)
+    (still,), (drifting,) = frozen.candidates, moving.candidates
+    assert [replace(row, bn="frozen") for row in drifting.plan.rows] == list(still.plan.rows)
+    assert {row.bn for row in drifting.plan.rows} == {"train"}
+    assert replace(drifting, plan=still.plan) == still
+    assert replace(moving, candidates=frozen.candidates, head_plan=frozen.head_plan) == frozen
 
 
 def test_naive_trains_everything_at_the_heads_rate_from_a_random_head() -> None:
     recipe = naive(tiny_cnn(), 3)
-    assert recipe.plan is None
+    assert recipe.candidates == ()
     assert recipe.head_plan is not None
     assert {row.lr for row in recipe.head_plan.rows} == {recipe.head_plan.head_lr} == {1e-3}
     assert all(row.trainable and row.bn == "train" for row in recipe.head_plan.rows)
@@ -53,12 +53,12 @@ def test_every_contender_trains_its_model_and_leaves_the_backbone(photos: tuple[
     before, pretrained = backbone.fingerprint(), backbone.snapshot()
     [contender] = [each for each in contenders(CONFIG, 2, backbone, 12, 3) if name in (each.first, each.second)]
     recipe = contender.recipe
-    renderer = replace(given.renderer, augmentation=recipe.augmentation)
-    source, at_head = gather(new_store(), backbone, renderer, given.data, recipe)
+    renderer = replace(given.renderer, augmentation=recipe.augmentations[0])
+    sources, at_head = gather(new_store(), backbone, renderer, given.data, recipe)
     first = phase_one(backbone, at_head, given.data, recipe, 0)
     final = first.final
     if contender.second is not None:
-        final = phase_two(backbone, source, given.data, recipe, first, 0).final
+        final = phase_two(backbone, sources, given.data, recipe, first, 0).final
     assert backbone.fingerprint() == before
     final.install(backbone, new_head(backbone, CLASSES, 0), pretrained)
     now = backbone.weights()
@@ -74,3 +74,7 @@ def test_without_batch_norm_there_is_one_classic() -> None:
         ("head-only", "two-phase"), (None, "classic, as in textbooks"), ("naive: all at 1e-3", None),
         ("layer decay, one phase", None),
     ]  # fmt: skip
+
+
+def test_only_ours_chooses_what_ships() -> None:
+    assert [each.ships for each in contenders(CONFIG, 4, tiny_cnn(), 12, 3)] == ["auto", None, None, None, None]

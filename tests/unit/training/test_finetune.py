@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -9,15 +9,15 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, Task, new_head, new_store, schedule, task, tiny_cnn, tiny_vit
+from tests.support import CLASSES, Task, bits, new_head, new_store, schedule, task, tiny_cnn, tiny_vit
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.freezing import StagePlan, plan_from
-from unfreeze.predict import place
+from unfreeze.predict import Logits, place
 from unfreeze.runtime import deterministic
 from unfreeze.training.activations import Activations, Rendered, features, keep, keep_or_render
-from unfreeze.training.finetune import Schedule, Tuned, Weights, choose_epoch, finetune, judge, views_of_epoch
+from unfreeze.training.finetune import PATIENCE, Schedule, Tuned, Weights, collapsed, finetune, judge, views_of_epoch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,9 +33,8 @@ def train(
     *,
     source: Activations | None = None,
     seed: int = 0,
-    kept: Literal["best", "last"] = "last",
-    stop_after: int | None = None,
     head: Head | None = None,
+    floor: Logits | None = None,
 ) -> Tuned:
     data = given.data
     if source is None:
@@ -45,12 +44,8 @@ def train(
     head = head or new_head(backbone, CLASSES, 0)
     return finetune(
         backbone, head, source, data.labels, plan, how,
-        phase="test", train=data.train, val=data.val, seed=seed, keep=kept, stop_after=stop_after,
+        phase="test", train=data.train, val=data.val, seed=seed, floor=floor,
     )  # fmt: skip
-
-
-def bits(weights: Weights) -> list[bytes]:
-    return [value.numpy().tobytes() for table in [*weights.stages, weights.head] for value in table.values()]
 
 
 # Frozen means frozen
@@ -216,65 +211,145 @@ def test_a_single_step_has_a_rate(warmup: float) -> None:
     assert how_long(warmup=warmup, cosine=True).rate(0, 1) > 0
 
 
-# Choosing an epoch
+# What a training ends with
 
 
-def overfitting(photos: tuple[Path, ...], kept: Literal["best", "last"], stop_after: int | None = None) -> Tuned:
-    """Train so hard that an early epoch is the best one."""
-    backbone = tiny_cnn()
-    plan = plan_from(backbone, 2, lr=0.3, head_lr=0.3)
-    how = schedule(epochs=6, warmup=0.1, cosine=True)
-    return train(backbone, task(photos, train=12, val=9), plan, how, kept=kept, stop_after=stop_after)
-
-
-def lowest(validation: Sequence[np.ndarray], labels: np.ndarray) -> int:
-    return 1 + int(np.argmin([judge(predicted, labels)[0] for predicted in validation]))
-
-
-def test_the_weights_of_the_chosen_epoch_are_kept(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unfreeze.training.finetune.choose_epoch", lowest)
-    tuned, last = overfitting(photos, "best"), overfitting(photos, "last")
-    losses = [row.val_loss for row in tuned.history]
-    assert tuned.epoch == 1 + int(np.argmin(np.array(losses, dtype=float)))
-    assert 1 < tuned.epoch < 6
-    assert last.epoch == 6
-    assert [row.val_loss for row in last.history] == losses
-    assert bits(last.weights) != bits(tuned.weights)
+def test_the_last_epochs_weights_are_kept_and_so_are_their_answers(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12, val=9)
+    tuned = train(backbone, given, plan_from(backbone, 2, lr=0.3, head_lr=0.3), schedule(epochs=6, warmup=0.1))
+    assert [row.epoch for row in tuned.history] == [1, 2, 3, 4, 5, 6]
+    assert tuned.trouble is None
+    truth = given.data.labels.numpy()[given.data.val]
+    assert judge(tuned.validation, truth) == (tuned.history[-1].val_loss, tuned.history[-1].val_accuracy)
     backbone = tiny_cnn()
     head = new_head(backbone, CLASSES, 9)
-    for result in (tuned, last):
-        given = task(photos, train=12, val=9)
-        result.weights.install(backbone, head, backbone.snapshot(2))
-        source = keep(
-            new_store(), backbone, Rendered(given.renderer), 5, dict.fromkeys(given.data.val.tolist(), (0,)), "test"
-        )
-        with torch.no_grad():
-            answers = head(features(source, given.data.val.tolist(), (0,))[:, 0]).numpy()
-        np.testing.assert_allclose(answers, result.validation[result.epoch - 1], atol=1e-5)
+    tuned.weights.install(backbone, head, backbone.snapshot(2))
+    wanted = dict.fromkeys(given.data.val.tolist(), (0,))
+    source = keep(new_store(), backbone, Rendered(given.renderer), 5, wanted, "test")
+    with torch.no_grad():
+        answers = head(features(source, given.data.val.tolist(), (0,))[:, 0]).numpy()
+    np.testing.assert_allclose(answers, tuned.validation, atol=1e-5)
 
 
-def test_without_validation_the_best_epoch_is_the_last(photos: tuple[Path, ...]) -> None:
+def test_without_validation_there_is_nothing_to_answer(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     plan = plan_from(backbone, 4, lr=LR, head_lr=LR)
-    tuned = train(backbone, task(photos, train=12), plan, schedule(), kept="best")
-    assert tuned.epoch == 3
+    tuned = train(backbone, task(photos, train=12), plan, schedule())
     assert [(row.val_loss, row.val_accuracy) for row in tuned.history] == [(None, None)] * 3
     assert [row.epoch for row in tuned.history] == [1, 2, 3]
-    assert [answers.shape for answers in tuned.validation] == [(0, CLASSES)] * 3
+    assert tuned.validation.shape == (0, CLASSES)
+    assert tuned.trouble is None
 
 
-@pytest.mark.parametrize("epochs", [1, 4])
-def test_stopping_early_repeats_the_first_epochs_of_the_schedule(photos: tuple[Path, ...], epochs: int) -> None:
-    whole, part = overfitting(photos, "last"), overfitting(photos, "last", stop_after=epochs)
-    assert len(part.history) == epochs
-    assert [row.train_loss for row in part.history] == [row.train_loss for row in whole.history[:epochs]]
-    assert np.array_equal(part.validation, whole.validation[:epochs])
-    assert part.epoch == epochs
+# Trouble
 
 
-def test_repeating_the_best_epoch_gives_its_weights(photos: tuple[Path, ...]) -> None:
-    best = overfitting(photos, "best")
-    assert bits(overfitting(photos, "last", stop_after=best.epoch).weights) == bits(best.weights)
+def knowing(given: Task) -> Logits:
+    """Return answers that are right about every validation photo."""
+    truth = given.data.labels[torch.from_numpy(given.data.val)]
+    return nn.functional.one_hot(truth, CLASSES).float().numpy()
+
+
+@pytest.mark.parametrize("val", [0, 6])
+@BACKBONES
+def test_a_rate_that_explodes_breaks_the_training_off(
+    photos: tuple[Path, ...], make: Callable[[], Backbone], val: int
+) -> None:
+    backbone = make()
+    plan = plan_from(backbone, 2, lr=1e30, head_lr=1e30)
+    tuned = train(backbone, task(photos, train=12, val=val), plan, schedule(epochs=9, clip=None, warmup=0.0))
+    assert tuned.trouble == "not finite"
+    assert len(tuned.history) == 1
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+@pytest.mark.parametrize("val", [0, 6])
+def test_a_weight_that_is_no_number_breaks_the_training_off(
+    photos: tuple[Path, ...], val: int, clip: float | None
+) -> None:
+    backbone = tiny_cnn()
+    head = new_head(backbone, CLASSES, 0)
+    with torch.no_grad():
+        head.bias[1] = torch.nan
+    given = task(photos, train=12, val=val)
+    plan = plan_from(backbone, 3, lr=LR, head_lr=LR)
+    tuned = train(backbone, given, plan, schedule(clip=clip), head=head, floor=knowing(given))
+    assert tuned.trouble == "not finite"
+    (row,) = tuned.history
+    assert math.isnan(row.train_loss)
+    assert (row.val_loss, row.val_accuracy) == (None, None)
+
+
+@pytest.mark.parametrize("val", [0, 6])
+def test_weights_that_the_very_last_step_ruined_are_noticed(photos: tuple[Path, ...], val: int) -> None:
+    backbone = tiny_cnn()
+    given, one_step = task(photos, train=12, val=val), schedule(epochs=1, batch_size=12)
+    head = new_head(backbone, CLASSES, 0)
+    head.weight.register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[no-untyped-call]
+    tuned = train(backbone, given, plan_from(backbone, 3, lr=LR, head_lr=LR), one_step, head=head)
+    assert math.isfinite(tuned.history[-1].train_loss)
+    assert tuned.trouble == "not finite"
+
+
+def test_a_ruined_buffer_is_noticed_though_no_answer_depends_on_it(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    plan = plan_from(backbone, 4, lr=LR, head_lr=LR, bn="train")
+    given = task(photos, train=12)
+    backbone.stages[4].module.get_buffer("layer4.1.running_mean").fill_(torch.inf)
+    tuned = train(backbone, given, plan, schedule(epochs=1))
+    assert math.isfinite(tuned.history[-1].train_loss)
+    assert tuned.trouble == "not finite"
+
+
+def test_validation_that_stays_far_below_the_floor_breaks_the_training_off(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12, val=9)
+    still = plan_from(backbone, 4, lr=1e-9, head_lr=1e-9)  # a random head that learns nothing
+    tuned = train(backbone, given, still, schedule(epochs=9), floor=knowing(given))
+    assert tuned.trouble == "collapsed"
+    assert [row.epoch for row in tuned.history] == [1, 2, 3]
+    assert all(row.val_accuracy is not None for row in tuned.history)
+
+
+@pytest.mark.parametrize("val", [0, 9])
+def test_as_long_as_it_holds_the_floor_a_training_goes_on(photos: tuple[Path, ...], val: int) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12, val=val)
+    still = plan_from(backbone, 4, lr=1e-9, head_lr=1e-9)
+    floor = train(tiny_cnn(), given, still, schedule(epochs=1)).validation
+    tuned = train(backbone, given, still, schedule(epochs=6), floor=floor)
+    assert tuned.trouble is None
+    assert len(tuned.history) == 6
+
+
+def test_a_dip_that_is_made_good_is_no_collapse(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    below = iter([True, True, False, True, True, False, False, True, True])
+    monkeypatch.setattr("unfreeze.training.finetune.collapsed", lambda *_: next(below))
+    backbone, given = tiny_cnn(), task(photos, train=12, val=9)
+    plan = plan_from(backbone, 4, lr=LR, head_lr=LR)
+    tuned = train(backbone, given, plan, schedule(epochs=9), floor=knowing(given))
+    assert tuned.trouble is None
+    assert len(tuned.history) == 9 > PATIENCE
+
+
+def answers_of(right: list[int]) -> Logits:
+    """Return answers of two classes to photos of class 0."""
+    return np.array([[1.0, 0.0] if each else [0.0, 1.0] for each in right], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ([1] * 8, [0] * 8, True),
+        ([1] * 8, [1] * 8, False),
+        ([0] * 8, [1] * 8, False),
+        ([1] * 40, [0] * 4 + [1] * 36, True),  # 4 of 40: 0.1 > 2 x 0.3 / 40 ** 0.5
+        ([1] * 40, [0] * 3 + [1] * 37, False),  # 3 of 40: 0.075 < 2 x 0.263 / 40 ** 0.5
+        ([1] * 20 + [0] * 20, [0] * 10 + [1] * 10 + [0] * 14 + [1] * 6, False),  # 10 lost and 6 won
+        ([], [], False),
+    ],
+)
+def test_only_what_luck_does_not_explain_is_a_collapse(before: list[int], after: list[int], expected: bool) -> None:
+    said = [answers_of(right).reshape(-1, 2) for right in (before, after)]
+    assert collapsed(said[0], said[1], np.zeros(len(before), np.int64)) is expected
 
 
 # Steps
@@ -403,28 +478,6 @@ def test_predictions_are_judged_at_their_best_temperature() -> None:
     assert accuracy == (predicted.argmax(1) == labels).mean()
     for scale in (0.3, 3.0):  # how sure it is changes nothing
         assert judge(scale * predicted, labels)[0] == pytest.approx(loss, abs=5e-3)
-
-
-def noisy(rates: list[float], count: int = 400) -> tuple[list[np.ndarray], np.ndarray]:
-    """Answers of epochs that are right about so many of the photos, and as sure of each."""
-    random = np.random.default_rng(0)
-    places = [random.permutation(count) / count for _ in rates]  # each epoch is wrong about other photos
-    answers = [np.where((p < rate)[:, None], [[1.4, 0.0]], [[0.0, 1.4]]) for p, rate in zip(places, rates, strict=True)]
-    return [each.astype(np.float32) for each in answers], np.zeros(count, dtype=np.int64)
-
-
-@pytest.mark.parametrize(
-    ("rates", "expected"),
-    [
-        ([0.6, 0.7, 0.8], 3),
-        ([0.8, 0.85, 0.5], 2),  # an earlier one is clearly better
-        ([0.6, 0.8025, 0.8], 3),  # better by one photo of 400: chance
-        ([0.8, 0.8, 0.8], 3),
-        ([0.7], 1),
-    ],
-)
-def test_training_ends_before_its_end_only_where_that_is_clearly_better(rates: list[float], expected: int) -> None:
-    assert choose_epoch(*noisy(rates)) == expected
 
 
 def test_a_certain_mistake_is_judged_too() -> None:

@@ -160,6 +160,19 @@ def test_out_of_fold_answers_come_from_heads_that_never_saw_the_photo() -> None:
         assert np.abs(found - informed).max() > 5 * LOOSE
 
 
+def test_a_folds_head_is_the_one_that_answered_its_photos() -> None:
+    features, labels = blobs(90, 30, 3, views=2)
+    fold = np.arange(90) // 3 % 3
+    fit = fit_head(features, labels, fold, 3, smoothing=0.1)
+    assert len(fit.fold_heads) == 3
+    for index, head in enumerate(fit.fold_heads):
+        held = fold == index
+        answers = head.logits(features[torch.from_numpy(held), 0]).numpy()
+        np.testing.assert_allclose(softmax(answers), softmax(fit.out_of_fold[held]), atol=LOOSE)
+    pairs = zip(fit.fold_heads, fit.fold_starts, strict=True)
+    assert not all(torch.equal(head.weight, start.weight) for head, start in pairs)  # smoothed labels like others
+
+
 def test_an_out_of_fold_answer_ignores_the_photos_own_label() -> None:
     features, labels = blobs(60, 5, 2)
     fold = np.arange(60) // 2 % 3
@@ -259,6 +272,9 @@ def test_without_smoothing_phase_two_starts_from_the_head_of_phase_one() -> None
     fit = fit_head(features, labels, np.arange(90) // 3 % 3, 3)
     assert torch.equal(fit.start.weight, fit.head.weight)
     assert torch.equal(fit.start.bias, fit.head.bias)
+    for head, start in zip(fit.fold_heads, fit.fold_starts, strict=True):
+        assert torch.equal(start.weight, head.weight)
+        assert torch.equal(start.bias, head.bias)
 
 
 def test_two_fits_are_equal_to_the_bit() -> None:

@@ -1,176 +1,83 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, CROPS, Task, new_head, new_store, schedule, task, tiny_cnn, tiny_vit
+from tests.support import (
+    CLASSES,
+    Task,
+    at,
+    bits,
+    candidate,
+    new_head,
+    poison,
+    recipe,
+    schedule,
+    task,
+    tiny_cnn,
+    tiny_vit,
+)
 
-from unfreeze.evaluation.calibration import fit_temperature, softmax
+from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
-from unfreeze.models.freezing import plan_from
 from unfreeze.predict import place
 from unfreeze.runtime import deterministic
-from unfreeze.training.activations import Activations, Rendered, features, keep, keep_or_render
 from unfreeze.training.finetune import Weights
-from unfreeze.training.fit_head import fit_head
-from unfreeze.training.phases import (
-    PhaseOne,
-    PhaseTwo,
-    TrainingData,
-    not_worse,
-    phase_one,
-    phase_two,
-    validation_rounds,
-)
+from unfreeze.training.interpolate import between
+from unfreeze.training.phase_one import PhaseOne, phase_one
+from unfreeze.training.phase_two import Forgets, PhaseTwo, chosen, phase_two
 from unfreeze.training.recipes import Recipe
+from unfreeze.training.search import Trial
+from unfreeze.training.selection import Answers, Choice, Judges, Panel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
-JUDGES = 100
 VALIDATIONS = pytest.mark.parametrize("val", [0, 6])
+ALPHAS = (0.25, 0.5, 0.75, 1.0)
 
 
-def recipe(backbone: Backbone, boundary: int = 3, *, solved: bool = True, choose_epoch: bool = True) -> Recipe:
-    plan = plan_from(backbone, boundary, lr=0.02, head_lr=0.02, decay=0.8)
-    return Recipe(
-        name="test",
-        augmentation=CROPS,
-        views=2,
-        head_plan=None if solved else plan_from(backbone, 5, lr=0.0, head_lr=0.02),
-        head_schedule=None if solved else schedule(epochs=2),
-        plan=plan,
-        schedule=schedule(epochs=4),
-        choose_epoch=choose_epoch,
-        judges=JUDGES,
-        boundary=plan.boundary,
-        tuned_from=boundary,
-    )
-
-
-def at(backbone: Backbone, given: Task, boundary: int) -> Activations:
-    return keep_or_render(new_store(), backbone, given.renderer, boundary, given.data.views(2), "test")
-
-
-def both(backbone: Backbone, given: Task, how: Recipe, seed: int = 0) -> tuple[PhaseOne, PhaseTwo]:
+def both(
+    backbone: Backbone,
+    given: Task,
+    how: Recipe,
+    seed: int = 0,
+    forgets: Forgets | None = None,
+    time_left: Callable[[int], bool] = lambda _: True,
+) -> tuple[PhaseOne, PhaseTwo]:
     first = phase_one(backbone, at(backbone, given, 5), given.data, how, seed)
-    return first, phase_two(backbone, at(backbone, given, how.boundary), given.data, how, first, seed)
+    sources = {each.plan.boundary: at(backbone, given, each.plan.boundary) for each in how.candidates}
+    return first, phase_two(backbone, sources, given.data, how, first, seed, forgets=forgets, time_left=time_left)
 
 
-def bits(weights: Weights) -> list[bytes]:
-    return [value.numpy().tobytes() for table in [*weights.stages, weights.head] for value in table.values()]
+def chooses(
+    monkeypatch: pytest.MonkeyPatch, choice: Callable[[Sequence[int]], tuple[int, float]]
+) -> list[tuple[int, ...]]:
+    """Let candidate and alpha be chosen by who the judges are alone, and all be tried; return the judges as they come."""
+    asked: list[tuple[int, ...]] = []
+
+    def choose(_panel: Panel, _trials: Sequence[Answers], judges: Judges) -> Choice:
+        asked.append(tuple(judges))
+        return Choice(*choice(judges))
+
+    monkeypatch.setattr(Panel, "choose", choose)
+    monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
+    return asked
 
 
-# What training may see
+def said(trial: Trial) -> tuple[object, ...]:
+    """Return what two equal trials have in common: everything but the time they took."""
+    answers = {alpha: [each.tobytes() for each in answers] for alpha, answers in trial.answers.items()}
+    rows = [replace(row, seconds=0.0) for row in trial.history]
+    return trial.candidate, answers, [bits(final) for final in trial.finals], rows, trial.trouble
 
 
-def data_of(train: int, val: int = 0, folds: int = 5) -> TrainingData:
-    indices = np.arange(train + val)
-    fold = np.arange(train) % folds
-    return TrainingData(torch.zeros(train + val + 9, dtype=torch.long), indices[:train], indices[train:], fold, 2)
-
-
-def test_training_asks_for_no_photo_of_the_test_set(photos: tuple[Path, ...]) -> None:
-    given = task(photos, train=12, val=6)
-    wanted = given.data.views(3)
-    assert set(wanted) == set(range(18))
-    assert not set(wanted) & set(given.test.tolist())
-    assert {photo: tuple(views) for photo, views in wanted.items()} == {
-        **dict.fromkeys(range(12), (0, 1, 2)), **dict.fromkeys(range(12, 18), (0,)),
-    }  # fmt: skip
-
-
-def test_the_users_validation_is_the_only_round() -> None:
-    (only,) = validation_rounds(data_of(20, 7), JUDGES)
-    assert only.train.tolist() == list(range(20))
-    assert only.val.tolist() == list(range(20, 27))
-    assert only.fold is None
-
-
-@pytest.mark.parametrize(
-    ("train", "rounds"), [(40, 5), (JUDGES, 5), (2 * JUDGES, 3), (5 * JUDGES, 1), (JUDGES * 20, 1)]
-)
-def test_there_are_as_many_folds_as_give_enough_judges(train: int, rounds: int) -> None:
-    data = data_of(train)
-    found = validation_rounds(data, JUDGES)
-    assert [each.fold for each in found] == list(range(rounds))
-    for each in found:
-        assert sorted([*each.train, *each.val]) == list(range(train))
-        assert {int(data.fold[photo]) for photo in each.val} == {each.fold}
-    assert sum(len(each.val) for each in found) >= min(train, JUDGES)
-
-
-def test_one_fold_is_held_out_for_one_judge_and_none_for_none() -> None:
-    assert [each.fold for each in validation_rounds(data_of(40), 1)] == [0]
-    assert validation_rounds(data_of(40), 0) == validation_rounds(data_of(40, 7), 0) == ()
-
-
-# Phase 1
-
-
-@pytest.mark.parametrize("solved", [True, False])
-@VALIDATIONS
-@BACKBONES
-def test_phase_one_leaves_the_backbone_to_the_bit(
-    photos: tuple[Path, ...], make: Callable[..., Backbone], val: int, solved: bool
-) -> None:
-    backbone, given = make(dropout=0.3), task(photos, train=12, val=val)
-    before = backbone.fingerprint()
-    first = phase_one(backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
-    assert backbone.fingerprint() == before
-    head = new_head(backbone, CLASSES, 0)
-    first.final.install(backbone, head, backbone.snapshot())
-    assert backbone.fingerprint() == before
-    assert not torch.equal(head.weight, new_head(backbone, CLASSES, 0).weight)
-
-
-def test_phase_one_with_batch_norm_in_train_mode_moves_statistics_until_it_ends(photos: tuple[Path, ...]) -> None:
-    backbone, given = tiny_cnn(), task(photos, train=12)
-    before = backbone.fingerprint()
-    how = recipe(backbone, 0, solved=False)
-    how = replace(how, head_plan=plan_from(backbone, 5, lr=0.0, head_lr=0.02, bn="train"))
-    first = phase_one(backbone, at(backbone, given, 0), given.data, how, 0)
-    assert backbone.fingerprint() == before
-    first.final.install(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot())
-    assert backbone.fingerprint() != before
-
-
-def test_a_solved_head_is_judged_by_folds_that_it_never_saw(photos: tuple[Path, ...]) -> None:
-    backbone, given = tiny_cnn(), task(photos, train=18)
-    source = keep(new_store(), backbone, Rendered(given.renderer), 5, given.data.views(2), "test")
-    first = phase_one(backbone, source, given.data, recipe(backbone), 0)
-    found = features(source, range(18), (0, 1))
-    fit = fit_head(found, given.data.labels[:18], given.data.fold, CLASSES, smoothing=schedule().smoothing)
-    assert len(first.round_starts) == len(first.validation) == 3
-    for number, (weights, answers) in enumerate(zip(first.round_starts, first.validation, strict=True)):
-        assert torch.equal(weights.head["weight"], fit.fold_starts[number].weight.float())
-        np.testing.assert_allclose(answers, fit.out_of_fold[given.data.fold == number], atol=1e-6)
-    assert torch.equal(first.final.head["bias"], fit.head.bias.float())
-    assert torch.equal(first.start.head["bias"], fit.start.bias.float())
-    assert first.history == ()
-
-
-@pytest.mark.parametrize("solved", [True, False])
-def test_with_the_users_validation_the_judged_head_is_the_one_that_ships(
-    photos: tuple[Path, ...], solved: bool
-) -> None:
-    backbone, given = tiny_cnn(), task(photos, train=12, val=6)
-    first = phase_one(backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
-    assert bits(first.round_starts[0]) == bits(first.start)
-    head = new_head(backbone, CLASSES, 0)
-    first.final.install(backbone, head, [])
-    plain = torch.cat([given.renderer.views(int(photo), (0,)) for photo in given.data.val])
-    with torch.no_grad():
-        expected = head(backbone.run(place(plain, backbone, 0)))
-    np.testing.assert_allclose(first.validation[0], expected, atol=1e-4)
-
-
-# Phase 2
+# One candidate, all the way
 
 
 @VALIDATIONS
@@ -182,8 +89,9 @@ def test_phase_two_leaves_the_backbone_as_it_was_pretrained(
     backbone, given = make(dropout=0.2), task(photos, train=12, val=val)
     before = [backbone.fingerprint(stage) for stage in range(6)]
     pretrained = backbone.snapshot()
-    _, second = both(backbone, given, recipe(backbone, boundary))
+    _, second = both(backbone, given, recipe(backbone, candidate(backbone, boundary)))
     assert [backbone.fingerprint(stage) for stage in range(6)] == before
+    assert second.alpha == 1
     assert len(second.final.stages) == 5 - boundary
     second.final.install(backbone, new_head(backbone, CLASSES, 0), pretrained)
     after = [backbone.fingerprint(stage) for stage in range(6)]
@@ -192,49 +100,19 @@ def test_phase_two_leaves_the_backbone_as_it_was_pretrained(
 
 def test_phase_two_goes_on_from_phase_one(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=18)
-    how = recipe(backbone, choose_epoch=False)
-    assert how.schedule is not None
-    assert how.plan is not None
-    still = replace(how, plan=plan_from(backbone, 3, lr=1e-12, head_lr=1e-12), schedule=schedule(epochs=1))
-    first, second = both(backbone, given, still)
+    still = candidate(backbone, 3, lr=1e-12, how=schedule(epochs=1))
+    first, second = both(backbone, given, recipe(backbone, still))
     torch.testing.assert_close(second.final.head, first.start.head, atol=1e-6, rtol=0)
     assert bits(second.final) != bits(first.start)
 
 
-@VALIDATIONS
-def test_the_final_training_ends_at_the_epoch_that_the_rounds_chose(
-    photos: tuple[Path, ...], val: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def additive(predicted: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-        stated = softmax(predicted)[np.arange(len(labels)), labels]
-        return float(-np.log(stated.clip(1e-7)).mean()), 0.0
-
-    def lowest(validation: list[np.ndarray], labels: np.ndarray) -> int:
-        return 1 + int(np.argmin([additive(predicted, labels)[0] for predicted in validation]))
-
-    monkeypatch.setattr("unfreeze.training.finetune.judge", additive)
-    monkeypatch.setattr("unfreeze.training.phases.choose_epoch", lowest)
-    backbone, given = tiny_cnn(), task(photos, train=12, val=val)
-    how = recipe(backbone, 2)
-    how = replace(
-        how, plan=plan_from(backbone, 2, lr=0.08, head_lr=0.08), schedule=schedule(epochs=6, warmup=0.0, cosine=False)
-    )
-    _, second = both(backbone, given, how)
-    rounds = [row for row in second.history if "validating" in row.phase]
-    share = np.bincount([row.epoch for row in rounds], weights=[float(row.val_loss or 0) for row in rounds])[1:]
-    best = 1 + int(np.argmin(share))
-    assert best < 6
-    finals = [row.epoch for row in second.history if "validating" not in row.phase]
-    assert finals == ([] if val else list(range(1, best + 1)))
-
-
-@VALIDATIONS
-def test_the_history_has_one_row_an_epoch(photos: tuple[Path, ...], val: int) -> None:
-    backbone, given = tiny_cnn(), task(photos, train=12, val=val)
-    _, second = both(backbone, given, recipe(backbone, choose_epoch=False))
+def test_the_history_has_one_row_an_epoch(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    _, second = both(backbone, given, recipe(backbone))
     seen = Counter((row.phase, row.epoch) for row in second.history)
     assert set(seen.values()) == {1}
-    assert len(seen) == (4 if val else 3 * 4 + 4)
+    rounds = [f"phase 2 from layer3, validating {number} of 3" for number in (1, 2, 3)]
+    assert list(seen) == [(phase, epoch) for phase in (*rounds, "phase 2") for epoch in (1, 2, 3, 4)]
 
 
 def test_phases_are_decided_by_the_seed_to_the_bit(photos: tuple[Path, ...]) -> None:
@@ -262,89 +140,355 @@ def test_unseen_photos_change_nothing(photos: tuple[Path, ...], tmp_path: Path) 
     assert trained(photos, 0) == trained(photos[:12] + gone, 2)
 
 
-# Which one ships
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "expected"),
-    [
-        ((0.5, 0.8), (0.6, 0.9), True),  # accuracy decides
-        ((0.5, 0.8), (0.1, 0.7), False),
-        ((0.5, 0.8), (0.4, 0.8), True),  # the log-loss where it ties
-        ((0.5, 0.8), (0.6, 0.8), False),
-        ((0.5, 0.8), (0.5, 0.8), True),
-    ],
-)
-def test_not_worse(before: tuple[float, float], after: tuple[float, float], expected: bool) -> None:
-    assert not_worse(before, after) is expected
-
-
-def test_a_ruinous_phase_two_is_found_out(photos: tuple[Path, ...]) -> None:
-    backbone, given = tiny_cnn(), task(photos, train=24)
-    how = replace(recipe(backbone, 2, choose_epoch=False), plan=plan_from(backbone, 2, lr=10.0, head_lr=10.0))
-    first, second = both(backbone, given, how)
-    truth = np.concatenate([given.data.labels[:24][given.data.fold == number] for number in range(3)])
-    right = np.mean(np.concatenate(first.validation).argmax(1) == truth)
-    last = [row.val_accuracy for row in second.history if row.epoch == 4 and row.val_accuracy is not None]
-    assert right > float(np.mean(last))
-    assert second.not_worse is False
-
-
-# Who chooses for whom
-
-
-def by_hand(monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
-    """Let the epoch be chosen by nothing; return the labels of the photos that each choice was shown."""
-    shown: list[list[list[int]]] = []
-
-    def choose(validation: list[np.ndarray], labels: np.ndarray) -> int:
-        shown.append([labels.tolist()])
-        return 2
-
-    monkeypatch.setattr("unfreeze.training.phases.choose_epoch", choose)
-    return shown
-
-
-def test_a_rounds_photos_never_choose_what_is_said_of_them(
-    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backbone, given = tiny_cnn(), task(photos, train=18)
-    shown = by_hand(monkeypatch)
-    _, second = both(backbone, given, replace(recipe(backbone), judges=18))
-    truths = [given.data.labels[:18][given.data.fold == number].tolist() for number in range(3)]
-    others = [truths[1] + truths[2], truths[0] + truths[2], truths[0] + truths[1]]
-    assert [labels for (labels,) in shown] == [*others, truths[0] + truths[1] + truths[2]]
-    assert [len(answers) for answers in second.validation] == [6, 6, 6]
-    assert len(second.rounds_not_worse) == len(second.round_finals) == 3
-
-
-def test_temperatures_are_fitted_on_photos_that_the_models_never_saw(photos: tuple[Path, ...]) -> None:
-    backbone, given = tiny_cnn(), task(photos, train=18)
-    first, second = both(backbone, given, replace(recipe(backbone), judges=18))
-    truth = np.concatenate([given.data.labels[:18][given.data.fold == number] for number in range(3)])
-    assert second.temperature == fit_temperature(np.concatenate(second.validation), truth)
-    assert (first.calibrated_on, second.calibrated_on) == (18, 18)
-    assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.validation), truth), rel=1e-3)
-
-
 def test_cooling_divides_the_logits_and_nothing_else(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     _, second = both(backbone, given, recipe(backbone))
     pretrained, head = backbone.snapshot(), new_head(backbone, CLASSES, 0)
     plain = torch.cat([given.renderer.views(photo, (0,)) for photo in range(5)])
 
-    def said(weights: Weights) -> torch.Tensor:
+    def logits(weights: Weights) -> torch.Tensor:
         weights.install(backbone, head, pretrained)
         with torch.no_grad():
             found: torch.Tensor = head(backbone.run(place(plain, backbone, 0)))
         return found
 
-    torch.testing.assert_close(said(second.final.cooled(2.5)) * 2.5, said(second.final))
+    torch.testing.assert_close(logits(second.final.cooled(2.5)) * 2.5, logits(second.final))
 
 
-def test_without_judges_phase_two_is_trained_once(photos: tuple[Path, ...]) -> None:
+# The search
+
+
+@BACKBONES
+def test_a_search_leaves_the_backbone_and_is_repeated_to_the_bit(
+    photos: tuple[Path, ...], make: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
+
+    def searched(seed: int) -> PhaseTwo:
+        backbone, given = make(dropout=0.3), task(photos, train=12, seed=seed)
+        before = backbone.fingerprint()
+        how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 2, lr=0.05), alphas=ALPHAS)
+        with deterministic(seed):
+            _, second = both(backbone, given, how, seed)
+        assert backbone.fingerprint() == before
+        return second
+
+    one, same, other = searched(3), searched(3), searched(4)
+    assert len(one.trials) == 2
+    assert [said(trial) for trial in one.trials] == [said(trial) for trial in same.trials]
+    assert bits(one.final) == bits(same.final)
+    assert (one.alpha, one.temperature, one.setbacks) == (same.alpha, same.temperature, same.setbacks)
+    assert [said(trial) for trial in one.trials] != [said(trial) for trial in other.trials]
+
+
+def test_what_is_liked_best_is_trained_on_all_photos(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    first, second = both(backbone, given, replace(recipe(backbone), judges=0))
+    upper, lower = candidate(backbone, 4), candidate(backbone, 2)
+    for number, own in enumerate((upper, lower)):
+        chooses(monkeypatch, lambda _, number=number: (number, 1.0))  # type: ignore[misc]
+        _, second = both(backbone, given, recipe(backbone, upper, lower, alphas=ALPHAS))
+        alone = both(backbone, given, recipe(backbone, own, alphas=(1.0,)))[1] if number == 0 else None
+        assert second.trial is second.trials[number]
+        assert second.trial.candidate == own
+        assert len(second.final.stages) == 5 - own.boundary
+        assert alone is None or bits(second.final) == bits(alone.final)
+
+
+def test_between_the_phases_the_final_model_is_a_mix(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    how = recipe(backbone, alphas=ALPHAS)
+    chooses(monkeypatch, lambda _: (0, 1.0))
+    first, whole = both(backbone, given, how)
+    chooses(monkeypatch, lambda _: (0, 0.25))
+    _, part = both(backbone, given, how)
+    assert (whole.alpha, part.alpha) == (1.0, 0.25)
+    assert bits(part.final) == bits(between(backbone.snapshot(3), first.start, whole.final, 0.25))
+
+
+@pytest.mark.parametrize(("time_for", "tried"), [(0, 1), (1, 1), (2, 2)])
+def test_without_time_there_are_fewer_trials(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, time_for: int, tried: int
+) -> None:
+    monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 3))
+    _, second = both(backbone, given, how, time_left=lambda count: count < time_for)
+    assert [trial.candidate for trial in second.trials] == list(how.candidates[:tried])
+
+
+def test_without_judges_the_first_candidate_is_trained_once(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 3), judges=0, alphas=ALPHAS)
+    first, second = both(backbone, given, how)
     assert {row.phase for row in second.history} == {"phase 2"}
-    assert (second.not_worse, second.validation, second.temperature) == (True, (), 1.0)
+    assert second.trial.candidate == how.candidates[0]
+    assert (second.alpha, second.not_worse, second.validation, second.temperature) == (1.0, True, (), 1.0)
     assert first.validation == ()
+
+
+# The user's validation set
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0])
+def test_with_the_users_validation_the_judged_model_is_the_final_one(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, alpha: float
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12, val=6)
+    chooses(monkeypatch, lambda _: (0, alpha))
+    trained: list[int] = []
+    poison(monkeypatch, lambda _, val: bool(trained.append(len(val))))  # type: ignore[func-returns-value]
+    first, second = both(backbone, given, recipe(backbone, alphas=ALPHAS))
+    assert trained == [6]
+    assert {row.phase for row in second.history} == {"phase 2 from layer3, validating 1 of 1"}
+    assert len(second.history) == 4
+    expected = between(backbone.snapshot(3), first.start, second.trial.finals[0], alpha)
+    assert bits(second.final) == bits(second.round_finals[0]) == bits(expected)
+    np.testing.assert_array_equal(second.validation[0], second.trial.answers[alpha][0])
+
+
+# What goes wrong
+
+
+def test_what_goes_wrong_is_trained_at_a_tenth_and_the_setback_is_told(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    asked = candidate(backbone, 3, lr=0.02)
+    _, slower = both(backbone, given, recipe(backbone, asked.slower()))
+    poison(monkeypatch, lambda plan, _: plan.rows[-1].lr > 0.01)
+    _, second = both(backbone, given, recipe(backbone, asked))
+    assert second.trial.trouble == "not finite"
+    assert second.trial.candidate == asked.slower()
+    assert bits(second.final) == bits(slower.final)
+    assert second.setbacks == (
+        "phase 2 from layer3 went wrong at 0.02 (the loss was no number): it was trained again at a tenth of that",
+    )
+
+
+@VALIDATIONS
+def test_what_goes_wrong_at_every_rate_is_rolled_back(photos: tuple[Path, ...], val: int) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12, val=val)
+    before = backbone.fingerprint()
+    ruinous = candidate(backbone, 2, lr=1e30, how=schedule(epochs=4, clip=None))
+    first, second = both(backbone, given, recipe(backbone, ruinous, alphas=ALPHAS))
+    assert backbone.fingerprint() == before
+    assert second.alpha == 0
+    assert bits(second.final) == bits(first.final)
+    assert second.not_worse is False
+    assert not any(second.rounds_not_worse)
+    assert [bits(weights) for weights in second.round_finals] == [bits(weights) for weights in first.round_finals]
+    assert (second.temperature, second.calibrated_on) == (first.temperature, first.calibrated_on)
+    assert second.validation == first.validation
+    assert len(second.rounds_not_worse) == (1 if val else 3)
+    (setback,) = second.setbacks
+    assert setback.startswith("phase 2 from layer2 went wrong at 1e+30 (the loss was no number)")
+    assert chosen(first, second) is first
+
+
+def test_a_candidate_that_goes_wrong_leaves_the_choice_to_the_others(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    wild, tame = candidate(backbone, 4, lr=0.5), candidate(backbone, 3, lr=0.01)
+    poison(monkeypatch, lambda plan, _: plan.rows[-1].lr > 0.01)
+    _, second = both(backbone, given, recipe(backbone, wild, tame))
+    assert len(second.trials) == 2
+    assert second.trial is second.trials[1]
+    assert second.alpha == 1
+    assert [setback.split(" went")[0] for setback in second.setbacks] == ["phase 2 from layer4"]
+
+
+def test_where_only_the_training_on_all_photos_goes_wrong_phase_one_ships(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    poison(monkeypatch, lambda _, val: not len(val))
+    first, second = both(backbone, given, recipe(backbone, alphas=ALPHAS))
+    assert (second.alpha, second.not_worse) == (0, False)
+    assert bits(second.final) == bits(first.final)
+    assert len(second.setbacks) == 1
+    assert second.trials[0].trouble is None
+
+
+def test_where_only_the_training_on_all_photos_goes_wrong_the_backbone_is_put_back_too(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    before = backbone.fingerprint()
+    poison(monkeypatch, lambda _, val: not len(val))
+    both(backbone, given, recipe(backbone, alphas=ALPHAS))
+    assert backbone.fingerprint() == before
+
+
+def test_where_only_the_training_on_all_photos_goes_wrong_the_history_shows_it(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    poison(monkeypatch, lambda _, val: not len(val))
+    _, second = both(backbone, given, recipe(backbone, alphas=ALPHAS))
+    assert [row.phase for row in second.history if "validating" not in row.phase] == ["phase 2", "phase 2, slower"]
+
+
+def test_the_training_on_all_photos_is_slowed_down_by_itself(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    asked = candidate(backbone, 3, lr=0.02)
+    _, slower = both(backbone, given, recipe(backbone, asked.slower()))
+    poison(monkeypatch, lambda plan, val: not len(val) and plan == asked.plan)
+    _, second = both(backbone, given, recipe(backbone, asked))
+    assert bits(second.final) == bits(slower.final)
+    assert second.alpha == 1
+    assert len(second.setbacks) == 1
+    assert {row.phase for row in second.history if "validating" not in row.phase} == {"phase 2", "phase 2, slower"}
+
+
+def test_a_healthy_search_has_no_setbacks(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    assert both(backbone, given, recipe(backbone, alphas=ALPHAS))[1].setbacks == ()
+
+
+# What may be forgotten
+
+
+def far(first: PhaseOne, model: Weights) -> float:
+    return float((model.head["weight"] - first.start.head["weight"]).norm())
+
+
+def test_what_forgets_too_much_at_every_point_is_rolled_back(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    chooses(monkeypatch, lambda _: (0, 0.75))
+    how = recipe(backbone, alphas=ALPHAS, forget_at_most=2.0)
+    first, second = both(backbone, given, how, forgets=lambda _: 0.5)
+    assert second.alpha == 0
+    assert bits(second.final) == bits(first.final)
+    assert (second.not_worse, second.rounds_not_worse) == (False, (False, False, False))
+    assert second.validation == first.validation
+    assert [bits(weights) for weights in second.round_finals] == [bits(weights) for weights in first.round_finals]
+    assert second.setbacks == ("at alpha 0.75 more than 2 points of the original task were forgotten: alpha 0 it is",)
+    assert chosen(first, second) is first
+
+
+@VALIDATIONS
+def test_the_farthest_point_within_the_budget_is_taken(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, val: int
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12, val=val)
+    chooses(monkeypatch, lambda _: (0, 1.0))
+    how = recipe(backbone, alphas=ALPHAS, forget_at_most=2.0)
+    first, whole = both(backbone, given, how)
+    half = 0.6 * far(first, whole.final)
+    asked: list[float] = []
+
+    def forgets(model: Weights) -> float:
+        asked.append(far(first, model))
+        return 0.5 if asked[-1] > half else 0.02  # 2 points are not more than 2
+
+    _, second = both(backbone, given, how, forgets=forgets)
+    assert second.alpha == 0.5
+    assert bits(second.final) == bits(between(backbone.snapshot(3), first.start, whole.final, 0.5))
+    assert asked == pytest.approx([alpha * far(first, whole.final) for alpha in (1, 0.75, 0.5)], rel=1e-4)
+    assert second.setbacks == ("at alpha 1 more than 2 points of the original task were forgotten: alpha 0.5 it is",)
+    for own, answers in enumerate(second.validation):
+        np.testing.assert_array_equal(answers, second.trial.answers[0.5][own])
+        final = between(backbone.snapshot(3), first.round_starts[own], second.trial.finals[own], 0.5)
+        assert bits(second.round_finals[own]) == bits(final)
+
+
+def test_no_point_farther_than_the_chosen_one_is_asked_about(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    how = recipe(backbone, alphas=ALPHAS, forget_at_most=2.0)
+    chooses(monkeypatch, lambda _: (0, 0.5))
+    asked: list[list[bytes]] = []
+
+    def forgets(model: Weights) -> float:
+        asked.append(bits(model))
+        return 0.01
+
+    _, second = both(backbone, given, how, forgets=forgets)
+    assert second.alpha == 0.5
+    assert asked == [bits(second.final)]
+    assert second.setbacks == ()
+
+
+def test_without_a_budget_nobody_asks_what_is_forgotten(photos: tuple[Path, ...]) -> None:
+    def forgets(_: Weights) -> float:
+        raise AssertionError("asked")
+
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    _, second = both(backbone, given, recipe(backbone, forget_at_most=None), forgets=forgets)
+    assert second.alpha == 1
+
+
+def test_what_a_model_gained_at_the_original_task_is_within_any_budget(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    _, second = both(backbone, given, recipe(backbone, forget_at_most=0.0), forgets=lambda _: -0.1)
+    assert (second.alpha, second.setbacks) == (1, ())
+
+
+# Which one ships
+
+
+def test_a_ruinous_phase_two_is_found_out(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=24)
+    first, second = both(backbone, given, recipe(backbone, candidate(backbone, 2, lr=10.0)))
+    truth = np.concatenate([given.data.labels[:24][given.data.fold == number] for number in range(3)])
+    right = np.mean(np.concatenate(first.validation).argmax(1) == truth)
+    last = [row.val_accuracy for row in second.history if row.epoch == 4 and row.val_accuracy is not None]
+    assert not last or right > float(np.mean(last))
+    assert second.not_worse is False
+
+
+def test_what_holds_its_own_ships(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    first, second = both(backbone, given, recipe(backbone))
+    assert chosen(first, replace(second, not_worse=True)).final is second.final
+    assert chosen(first, replace(second, not_worse=False)) is first
+    assert chosen(first, None) is first
+
+
+# Who chooses for whom
+
+
+def test_a_rounds_photos_never_choose_what_is_said_of_them(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=18)
+    choices = {(1, 2): (0, 0.5), (0, 2): (1, 1.0), (0, 1): (1, 0.25), (0, 1, 2): (1, 1.0)}
+    asked = chooses(monkeypatch, lambda judges: choices[tuple(judges)])
+    how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 2), alphas=ALPHAS, judges=18)
+    first, second = both(backbone, given, how)
+    assert sorted(asked) == sorted(choices)
+    assert (second.trial, second.alpha) == (second.trials[1], 1.0)
+    assert [len(answers) for answers in second.validation] == [6, 6, 6]
+    for own, others in enumerate([(1, 2), (0, 2), (0, 1)]):
+        number, alpha = choices[others]
+        trial = second.trials[number]
+        np.testing.assert_array_equal(second.validation[own], trial.answers[alpha][own])
+        expected = between(backbone.snapshot(2), first.round_starts[own], trial.finals[own], alpha)
+        assert bits(second.round_finals[own]) == bits(expected)
+    assert len(second.rounds_not_worse) == 3
+
+
+def test_a_rounds_point_is_not_held_back_by_what_its_own_photos_chose(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=18)
+    chooses(monkeypatch, lambda judges: (0, 0.25 if len(judges) == 3 else 1.0))
+    _, second = both(backbone, given, recipe(backbone, alphas=ALPHAS, judges=18))
+    assert second.alpha == 0.25
+    for answers, theirs in zip(second.validation, second.trial.answers[1.0], strict=True):
+        np.testing.assert_array_equal(answers, theirs)
+
+
+def test_temperatures_are_fitted_on_photos_that_the_models_never_saw(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=18)
+    first, second = both(backbone, given, recipe(backbone, judges=18, alphas=ALPHAS))
+    truth = np.concatenate([given.data.labels[:18][given.data.fold == number] for number in range(3)])
+    assert second.temperature == fit_temperature(np.concatenate(second.validation), truth)
+    assert (first.calibrated_on, second.calibrated_on) == (18, 18)
+    assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.validation), truth), rel=1e-3)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +13,15 @@ from tests.support import new_store, renderer, tiny_cnn, tiny_vit
 from unfreeze.config import TrainConfig
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone
+from unfreeze.runtime import Stopwatch
 from unfreeze.training.activations import keep, keep_or_render
-from unfreeze.training.phases import TrainingData
-from unfreeze.training.planner import Forecast, Speed, Work, count_up, count_work, duration, measure_speed
+from unfreeze.training.planner import Deadline, Forecast, Speed, Work, count_up, count_work, duration, measure_speed
 from unfreeze.training.recipes import Recipe, choose
+from unfreeze.training.rounds import TrainingData
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NO_WORK = Work(views=0, onward=0, learned=0, head_learned=0, validated=0, unread=0, asked=0)
+NO_WORK = Work(views=0, onward=0, tried=(), learned=(), head_learned=0, validated=(), unread=0, asked=0)
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
 
 
@@ -27,7 +29,7 @@ def planned(photos: tuple[Path, ...], backbone: Backbone, **settings: object) ->
     """24 photos to learn from in 4 folds, 6 to test on."""
     data = TrainingData(torch.arange(30) % 3, np.arange(24), np.arange(0), np.arange(24) % 4, 3)
     recipe = choose(TrainConfig(photos=Path(), **settings), backbone, 24, 3)  # type: ignore[arg-type]
-    return replace(renderer(photos), augmentation=recipe.augmentation), data, recipe
+    return replace(renderer(photos), augmentation=recipe.augmentations[0]), data, recipe
 
 
 def papers(own: Renderer) -> Renderer:
@@ -35,16 +37,63 @@ def papers(own: Renderer) -> Renderer:
 
 
 def test_work_times_speed() -> None:
-    work = Work(views=1000, onward=500, learned=300, head_learned=0, validated=200, unread=100, asked=400)
-    speed = Speed(view=0.01, read=0.02, building=1.0, photo=0.001, learned=0.1, head_learned=9.0, solved=2.0)
+    work = Work(
+        views=1000, onward=500, tried=(200, 400), learned=(100, 200), head_learned=0, validated=(200, 500), unread=100,
+        asked=400,
+    )  # fmt: skip
+    speed = Speed(view=0.01, read=0.02, building=1.0, photo=0.001, learned=(0.1, 0.2), head_learned=9.0, solved=2.0)
     counted = count_up(work, speed)
-    assert counted.seconds() == pytest.approx({"features": 10.5, "head": 2.0, "finetune": 30.2, "exam": 3.4})
-    assert counted.sentence() == "this will take about 46 s: features 10 s, phase 1 2 s, phase 2 30 s, scoring 3 s"
+    assert counted.tries == pytest.approx((20.2, 80.5))
+    assert counted.finals == pytest.approx((10, 40))
+    assert (counted.features, counted.head, counted.exam) == pytest.approx((10.5, 2.0, 3.4))
     assert count_up(replace(work, unread=0), speed).exam == pytest.approx(0.4)
 
 
+FORECAST = Forecast(features=10.5, head=2.0, tries=(20.2, 80.5), finals=(50.0, 40.0), exam=3.4)
+
+
+@pytest.mark.parametrize(("tried", "expected"), [(0, 0.0), (1, 70.2), (2, 150.7)])
+def test_phase_two_takes_every_try_and_the_slowest_final(tried: int, expected: float) -> None:
+    assert FORECAST.seconds(tried) == pytest.approx({"features": 10.5, "head": 2.0, "finetune": expected, "exam": 3.4})
+
+
+def test_the_forecast_says_what_the_first_try_takes_and_what_all_may_take() -> None:
+    said = "this will take about 86 s: features 10 s, phase 1 2 s, phase 2 70 s, scoring 3 s"
+    assert FORECAST.sentence() == f"{said}; up to 3 min if deeper layers turn out to be worth it"
+    assert replace(FORECAST, tries=(20.2,), finals=(50.0,)).sentence() == said
+
+
 def test_what_takes_no_time_is_not_listed() -> None:
-    assert Forecast(0.2, 0.1, 0, 0.4).sentence() == "this will take about 1 s"
+    assert Forecast(0.2, 0.1, (0,), (0,), 0.4).sentence() == "this will take about 1 s"
+
+
+def test_a_run_that_ends_with_the_head_has_no_phase_two_to_wait_for() -> None:
+    ended = FORECAST.without_phase_two()
+    assert ended.seconds(0)["finetune"] == 0
+    assert ended.sentence() == "this will take about 16 s: features 10 s, phase 1 2 s, scoring 3 s"
+
+
+# How long it may take
+
+
+def begun(seconds_ago: float) -> Stopwatch:
+    return Stopwatch(started=time.perf_counter() - seconds_ago)
+
+
+def test_without_a_deadline_there_is_always_time() -> None:
+    assert Deadline(FORECAST, None, begun(1e9)).time_left(1)
+
+
+@pytest.mark.parametrize(("seconds_ago", "expected"), [(0, True), (33, True), (35, False)])
+def test_before_the_first_try_everything_lies_ahead(seconds_ago: float, expected: bool) -> None:
+    ahead = 10.5 + 2.0 + 20.2 + 50.0 + 3.4
+    assert Deadline(FORECAST, (ahead + 34) / 60, begun(seconds_ago)).time_left(0) is expected
+
+
+@pytest.mark.parametrize(("seconds_ago", "expected"), [(0, True), (33, True), (35, False)])
+def test_another_try_leaves_time_for_the_slowest_final_and_for_scoring(seconds_ago: float, expected: bool) -> None:
+    ahead = 80.5 + 50.0 + 3.4
+    assert Deadline(FORECAST, (ahead + 34) / 60, begun(seconds_ago)).time_left(1) is expected
 
 
 @pytest.mark.parametrize(
@@ -63,34 +112,64 @@ def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 
 
+# What is left to compute
+
+
 def test_auto_above_a_boundary(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, epochs=3, depth=backbone.depths()[3])
     store = new_store()
-    # All four folds judge, as 24 photos are fewer than are wanted: 4 x 18 photos and then 24 are learned from.
+    # All four folds judge, as 24 photos are fewer than are wanted: 4 x 18 photos and then 24 are learned from.  The folds'
+    # photos are answered after each of 3 epochs, and then at the 3 other points between the phases.
     expected = Work(
-        views=96, onward=96, learned=3 * 96, head_learned=0, validated=3 * 24, unread=6 + 10, asked=2 * 6 + 2 * 16
-    )
-    assert count_work(store, backbone, own, data, recipe, papers(own), 10) == expected
+        views=24 * 8, onward=24 * 4, tried=(3 * 72,), learned=(3 * 24,), head_learned=0, validated=((3 + 3) * 24,),
+        unread=6 + 10, asked=2 * 6 + 2 * 16,
+    )  # fmt: skip
+    assert count_work(store, backbone, [own], data, recipe, papers(own), 10) == expected
     source = keep_or_render(store, backbone, own, recipe.kept_from, {0: (0, 1), 5: (0,)}, "test")
-    assert count_work(store, backbone, own, data, recipe, papers(own), 10).views == 93
+    assert count_work(store, backbone, [own], data, recipe, papers(own), 10).views == 24 * 8 - 3
     keep(store, backbone, source, backbone.head_boundary, {0: (1,)}, "test")
-    assert count_work(store, backbone, own, data, recipe, papers(own), 10) == replace(expected, views=93, onward=95)
+    held = replace(expected, views=24 * 8 - 3, onward=24 * 4 - 1)
+    assert count_work(store, backbone, [own], data, recipe, papers(own), 10) == held
     deeper = choose(TrainConfig(photos=Path(), epochs=3, depth=backbone.depths()[4]), backbone, 24, 3)
-    keep_or_render(store, backbone, own, recipe.kept_from, data.views(4), "test")
-    work = count_work(store, backbone, own, data, deeper, papers(own), 10)
-    assert (work.views, work.onward) == (0, 96 + 95)
+    keep_or_render(store, backbone, own, recipe.kept_from, data.views(8), "test")
+    work = count_work(store, backbone, [own], data, deeper, papers(own), 10)
+    assert (work.views, work.onward) == (0, 24 * 8 + 24 * 4 - 1)
     keep_or_render(store, backbone, papers(own), recipe.boundary, dict.fromkeys(range(6), (0,)), "test")
     lowered = replace(backbone, precision=torch.bfloat16)  # the exam is in float32 whatever training computes in
     for either in (backbone, lowered):
-        assert count_work(store, either, own, data, recipe, papers(own), 10).unread == 0
-    assert count_work(store, lowered, own, data, recipe, papers(own), 10).views == 96
+        assert count_work(store, either, [own], data, recipe, papers(own), 10).unread == 0
+    assert count_work(store, lowered, [own], data, recipe, papers(own), 10).views == 24 * 8
+
+
+def test_every_candidate_is_counted_by_itself(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    own, data, recipe = planned(photos, backbone, epochs=3, depth="layer3")
+    (way,) = recipe.candidates
+    both = replace(recipe, candidates=(way, replace(way, schedule=replace(way.schedule, epochs=5))))
+    work = count_work(new_store(), backbone, [own], data, both, papers(own), 0)
+    assert (work.tried, work.learned) == ((3 * 72, 5 * 72), (3 * 24, 5 * 24))
+    assert work.validated == ((3 + 3) * 24, (5 + 3) * 24)
+
+
+@pytest.mark.parametrize("settings", [{}, {"recipe": "head-only"}])
+def test_another_way_to_augment_is_another_pass_over_what_phase_one_sees(
+    photos: tuple[Path, ...], settings: dict[str, object]
+) -> None:
+    backbone = tiny_cnn()
+    own, data, recipe = planned(photos, backbone, **settings)
+    turned = replace(own, augmentation=recipe.augmentations[1])
+    alone, both = (
+        count_work(new_store(), backbone, renderers, data, recipe, papers(own), 0)
+        for renderers in ([own], [own, turned])
+    )
+    assert both == replace(alone, views=alone.views + 24 * 4)
 
 
 def test_head_only_takes_pixels_to_the_head(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, recipe="head-only")
-    assert count_work(new_store(), backbone, own, data, recipe, papers(own), 0) == replace(
+    assert count_work(new_store(), backbone, [own], data, recipe, papers(own), 0) == replace(
         NO_WORK, views=96, unread=6, asked=6 + 2 * 6
     )
 
@@ -98,25 +177,26 @@ def test_head_only_takes_pixels_to_the_head(photos: tuple[Path, ...]) -> None:
 def test_where_everything_trains_only_the_features_are_kept(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, depth="all", epochs=2)
-    assert count_work(new_store(), backbone, own, data, recipe, papers(own), 0) == replace(
-        NO_WORK, views=96, learned=2 * 96, validated=2 * 24, asked=2 * 6 + 2 * 6
+    assert count_work(new_store(), backbone, [own], data, recipe, papers(own), 0) == replace(
+        NO_WORK, views=96, tried=(2 * 72,), learned=(2 * 24,), validated=((2 + 3) * 24,), asked=2 * 6 + 2 * 6
     )
 
 
 def test_classic_learns_twice(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, recipe="classic", epochs=2, head_epochs=5)
-    work = count_work(new_store(), backbone, own, data, recipe, papers(own), 0)
-    assert (work.head_learned, work.learned, work.validated) == (5 * (18 + 24), 2 * (18 + 24), 2 * 6)
+    work = count_work(new_store(), backbone, [own], data, recipe, papers(own), 0)
+    assert (work.head_learned, work.tried, work.learned) == (5 * (18 + 24), (2 * 18,), (2 * 24,))
+    assert work.validated == (2 * 6,)
     assert work.views == 24 * 6  # the plain view, and one for each epoch of phase 1
 
 
 def test_validation_named_by_the_user_is_the_only_training(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
-    own, data, recipe = planned(photos, backbone, epochs=3)
+    own, data, recipe = planned(photos, backbone, epochs=3, depth="layer3")
     named = replace(data, train=np.arange(20), val=np.arange(20, 24), fold=np.arange(20) % 4)
-    work = count_work(new_store(), backbone, own, named, recipe, papers(own), 0)
-    assert (work.views, work.learned, work.validated) == (20 * 4 + 4, 3 * 20, 3 * 4)
+    work = count_work(new_store(), backbone, [own], named, recipe, papers(own), 0)
+    assert (work.views, work.tried, work.learned, work.validated) == (20 * 8 + 4, (3 * 20,), (0,), ((3 + 3) * 4,))
 
 
 @BACKBONES
@@ -136,6 +216,7 @@ def test_timing_leaves_the_backbone_as_it_was(
     assert speed.view > 0
     assert speed.photo >= 0
     assert (speed.solved > 0) == (recipe.head_plan is None)
+    assert len(speed.learned) == len(recipe.candidates)
 
 
 def test_where_nothing_is_left_to_read_nothing_is_read(photos: tuple[Path, ...]) -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.support import tiny_cnn, tiny_vit
 
 from unfreeze.config import make_config
+from unfreeze.data.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
-from unfreeze.training.recipes import Recipe, choose
+from unfreeze.training.recipes import BACK_OFF, FORGET_AT_MOST, MILD, TURNED, Candidate, Recipe, choose
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -17,12 +21,18 @@ def chosen(backbone: Backbone, photos: int = 60, **settings: object) -> Recipe:
     return choose(make_config({"photos": "x", **settings}), backbone, photos, 3)
 
 
+def only(recipe: Recipe) -> Candidate:
+    (found,) = recipe.candidates
+    return found
+
+
 def test_head_only_has_no_second_phase() -> None:
     for recipe in (chosen(tiny_cnn(), recipe="head-only"), chosen(tiny_cnn(), depth="head")):
-        assert recipe.plan is None
-        assert recipe.schedule is None
+        assert recipe.candidates == ()
+        assert recipe.alphas == ()
+        assert recipe.forget_at_most is None
         assert recipe.head_plan is None
-        assert recipe.tuned_from == 5
+        assert recipe.kept_from == 0
         assert recipe.boundary == 4  # the original classifier needs the last stage's output before pooling
         assert recipe.head_on_features
 
@@ -30,11 +40,11 @@ def test_head_only_has_no_second_phase() -> None:
 @pytest.mark.parametrize(("depth", "boundary"), [("all", 0), ("stem", 0), ("layer2", 2), ("layer4", 4)])
 def test_depth_decides_what_trains(depth: str, boundary: int) -> None:
     recipe = chosen(tiny_cnn(), depth=depth)
-    assert recipe.plan is not None
-    assert [row.trainable for row in recipe.plan.rows] == [index >= boundary for index in range(5)]
-    assert recipe.tuned_from == recipe.boundary == recipe.plan.boundary == boundary
-    assert recipe.schedule is not None
-    assert (recipe.schedule.views is None) == (boundary == 0)  # kept views where there are activations to keep
+    way = only(recipe)
+    assert [row.trainable for row in way.plan.rows] == [index >= boundary for index in range(5)]
+    assert way.boundary == recipe.boundary == way.plan.boundary == boundary
+    assert way.depth == ("all" if depth == "stem" else depth)
+    assert (way.schedule.views is None) == (boundary == 0)  # kept views where there are activations to keep
 
 
 def test_an_unknown_depth_is_refused() -> None:
@@ -44,52 +54,119 @@ def test_an_unknown_depth_is_refused() -> None:
 
 def test_batch_norm_in_train_mode_leaves_nothing_to_keep() -> None:
     recipe = chosen(tiny_cnn(), depth="layer3", bn="train")
-    assert recipe.plan is not None
-    assert recipe.plan.boundary == recipe.boundary == 0
-    assert recipe.tuned_from == 3
-    assert [row.bn for row in recipe.plan.rows] == ["train"] * 5
+    way = only(recipe)
+    assert way.plan.boundary == recipe.boundary == recipe.kept_from == 0
+    assert way.boundary == 3
+    assert [row.bn for row in way.plan.rows] == ["train"] * 5
+
+
+@pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
+@pytest.mark.parametrize("photos", [60, 300, 30_000])
+def test_the_search_goes_downwards_from_the_head_and_tries_nothing_twice(
+    make: Callable[[], Backbone], photos: int
+) -> None:
+    recipe = chosen(make(), photos)
+    ways = [(way.boundary, way.lr) for way in recipe.candidates]
+    boundaries = [boundary for boundary, _ in ways]
+    assert len(ways) == len(set(ways)) > 0
+    assert boundaries == sorted(boundaries, reverse=True)
+    assert boundaries[0] < 5
+    assert boundaries[-1] == recipe.boundary
 
 
 def test_more_photos_train_more_stages() -> None:
     few, many = chosen(tiny_cnn(), 60), chosen(tiny_cnn(), 30_000)
-    assert 0 < few.tuned_from < 5
-    assert many.tuned_from == 0
+    assert min(way.boundary for way in few.candidates) > 0
+    assert min(way.boundary for way in many.candidates) == 0
 
 
 @pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
-def test_settings_win_over_the_tables(make: object) -> None:
-    backbone = tiny_cnn() if make is tiny_cnn else tiny_vit()
-    recipe = chosen(backbone, lr=0.00123, epochs=7, batch_size=9, views=5)
-    assert recipe.plan is not None
-    assert recipe.schedule is not None
-    assert recipe.plan.rows[-1].lr == 0.00123
-    assert (recipe.schedule.epochs, recipe.schedule.batch_size, recipe.schedule.views) == (7, 9, 5)
+def test_settings_win_over_the_tables(make: Callable[[], Backbone]) -> None:
+    recipe = chosen(make(), 300, lr=0.00123, epochs=7, batch_size=9, views=5)
+    assert recipe.candidates
+    for way in recipe.candidates:
+        assert way.lr == 0.00123
+        assert (way.schedule.epochs, way.schedule.batch_size, way.schedule.views) == (7, 9, 5)
+    assert len({way.boundary for way in recipe.candidates}) == len(recipe.candidates)
     assert recipe.views == 5
 
 
 def test_lower_stages_learn_more_slowly() -> None:
-    recipe = chosen(tiny_cnn(), depth="all")
-    assert recipe.plan is not None
-    rates = [row.lr for row in recipe.plan.rows]
+    way = only(chosen(tiny_cnn(), depth="all"))
+    rates = [row.lr for row in way.plan.rows]
     assert all(low < high for low, high in itertools.pairwise(rates))
-    assert recipe.plan.head_lr >= rates[-1]
+    assert way.plan.head_lr >= rates[-1] == way.lr
+
+
+def test_slower_is_a_tenth_of_every_rate_and_nothing_else() -> None:
+    way = only(chosen(tiny_cnn(), depth="layer3"))
+    slower = way.slower()
+    assert slower.lr == pytest.approx(BACK_OFF * way.lr)
+    assert slower.plan.head_lr == pytest.approx(BACK_OFF * way.plan.head_lr)
+    assert [row.lr for row in slower.plan.rows] == pytest.approx([BACK_OFF * row.lr for row in way.plan.rows])
+    still = [replace(row, lr=0.0) for row in way.plan.rows]
+    assert [replace(row, lr=0.0) for row in slower.plan.rows] == still
+    assert replace(slower, plan=way.plan) == way
+
+
+@pytest.mark.parametrize(
+    ("symmetry", "expected"),
+    [
+        ("none", (replace(MILD, flip=0.0),)),
+        ("flip", (MILD,)),
+        ("rotate", (TURNED,)),
+        (None, (MILD, TURNED)),
+    ],
+)
+@pytest.mark.parametrize("settings", [{}, {"recipe": "head-only"}, {"depth": "layer3"}])
+def test_symmetry_decides_how_views_are_turned(
+    symmetry: str | None, expected: tuple[Augmentation, ...], settings: dict[str, Any]
+) -> None:
+    assert chosen(tiny_cnn(), symmetry=symmetry, **settings).augmentations == expected
+
+
+def test_the_budget_for_forgetting_is_the_users() -> None:
+    assert chosen(tiny_cnn()).forget_at_most == FORGET_AT_MOST
+    assert chosen(tiny_cnn(), forget_at_most=0, reference="there").forget_at_most == 0
+
+
+def test_auto_may_ship_any_point_up_to_phase_two_itself() -> None:
+    alphas = chosen(tiny_cnn()).alphas
+    assert list(alphas) == sorted(alphas)
+    assert 0 not in alphas
+    assert alphas[-1] == 1
+
+
+def test_without_phase_two_the_recipe_ends_with_the_head() -> None:
+    recipe = chosen(tiny_cnn())
+    ended = recipe.without_phase_two()
+    assert ended.candidates == ()
+    assert ended.alphas == ()
+    assert ended.kept_from == 0
+    assert ended.boundary == recipe.boundary  # what was set up for the exam stays right
+    assert ended.kept_views == recipe.views
+
+
+def test_judged_by_all_holds_out_every_photo() -> None:
+    recipe = chosen(tiny_cnn())
+    assert recipe.judged_by_all(1234) == replace(recipe, judges=1234)
 
 
 def test_classic_is_the_textbooks_recipe() -> None:
     recipe = chosen(tiny_cnn(), recipe="classic", epochs=3, head_epochs=2)
+    way = only(recipe)
     assert recipe.head_plan is not None
-    assert recipe.plan is not None
     assert recipe.head_schedule is not None
-    assert recipe.schedule is not None
     assert recipe.head_plan.boundary == 5
     assert recipe.head_on_features
-    assert recipe.boundary == recipe.tuned_from == recipe.plan.boundary == 0
-    assert len({row.lr for row in recipe.plan.rows}) == 1
-    assert 10 <= recipe.head_plan.head_lr / recipe.plan.head_lr <= 1000
-    assert (recipe.head_schedule.epochs, recipe.schedule.epochs) == (2, 3)
+    assert recipe.boundary == way.boundary == way.plan.boundary == 0
+    assert len({row.lr for row in way.plan.rows}) == 1
+    assert 10 <= recipe.head_plan.head_lr / way.plan.head_lr <= 1000
+    assert (recipe.head_schedule.epochs, way.schedule.epochs) == (2, 3)
     assert recipe.views == 3  # phase 1 draws a new view in each of its epochs, after the plain one
-    assert {recipe.head_schedule.optimizer, recipe.schedule.optimizer} == {"adam"}
-    assert not recipe.choose_epoch
+    assert {recipe.head_schedule.optimizer, way.schedule.optimizer} == {"adam"}
+    assert recipe.alphas == (1.0,)
+    assert recipe.forget_at_most is None
 
 
 def test_classic_with_batch_norm_in_train_mode_trains_its_head_on_photos() -> None:
@@ -102,9 +179,8 @@ def test_classic_with_batch_norm_in_train_mode_trains_its_head_on_photos() -> No
 
 def test_fresh_views_are_kept_with_the_others() -> None:
     recipe = chosen(tiny_cnn(), depth="layer3", views=3, fresh_views=2, epochs=4)
-    assert recipe.schedule is not None
     assert recipe.views == 3  # what phase 1 sees
-    assert recipe.schedule.fresh == 2
+    assert only(recipe).schedule.fresh == 2
     assert recipe.kept_views == 3 + 2 * 3
     assert chosen(tiny_cnn(), depth="layer3", views=3).kept_views == 3
     with pytest.raises(ConfigError, match="--fresh-views"):

@@ -1,0 +1,66 @@
+"""Low-rank changes of attention's weights (LoRA, Hu et al. 2022, section 4): few parameters learn, and none is left over.
+
+While a training lasts, every weight W of an attention block is W + B A with B A of low rank, and A and B learn; at its end
+the product is added to W, so that the model has the layers that it always had.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.freezing import StagePlan
+
+RANK = 8
+"""Of every change; 4 to 16 are all the same to vision transformers (Hu et al. 2022, table 6)."""
+ATTENTION = ("qkv", "proj", "query", "key", "value", "in_proj", "out_proj", "q_proj", "k_proj", "v_proj")
+
+
+class LowRank(nn.Module):
+    """A weight, and what is added to it."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        rank = min(RANK, *weight.shape)
+        self.down = nn.Parameter(torch.empty(rank, weight.shape[1], device=weight.device))
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))  # at first nothing is changed
+        nn.init.kaiming_uniform_(self.down, a=5**0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the changed weight, (out, in)."""
+        return weight + self.up @ self.down
+
+
+def attention_layers(stage: nn.Module) -> list[nn.Linear]:
+    """Return the linear layers of a stage's attention."""
+    return [
+        module
+        for name, module in stage.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in ATTENTION
+    ]
+
+
+@contextmanager
+def low_rank(plan: StagePlan, backbone: Backbone) -> Iterator[None]:
+    """Let low-rank changes learn where the plan says so; on leaving, they are part of the weights."""
+    layers = [
+        layer
+        for stage, row in zip(backbone.stages, plan.rows, strict=True)
+        if row.trainable and row.subset == "lora"
+        for layer in attention_layers(stage.module)
+    ]
+    for layer in layers:
+        parametrize.register_parametrization(layer, "weight", LowRank(layer.weight))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+            bias = layer.bias
+            del layer.bias
+            layer.bias = bias  # the order of a layer's parameters is part of the backbone's fingerprint

@@ -1,0 +1,266 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.support import (
+    CLASSES,
+    CROPS,
+    PREPROCESSING,
+    Task,
+    at,
+    bits,
+    candidate,
+    new_head,
+    new_store,
+    recipe,
+    renderer,
+    schedule,
+    task,
+    tiny_cnn,
+    tiny_vit,
+)
+
+from unfreeze.data.sources import Sample
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.freezing import plan_from
+from unfreeze.predict import place
+from unfreeze.training.activations import Cached, Rendered, features, keep
+from unfreeze.training.finetune import Weights
+from unfreeze.training.fit_head import fit_head
+from unfreeze.training.phase_one import gather, phase_one, render_with, suited
+from unfreeze.training.recipes import MILD, TURNED, Recipe
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
+VALIDATIONS = pytest.mark.parametrize("val", [0, 6])
+SOLVED = pytest.mark.parametrize("solved", [True, False])
+
+
+def said(backbone: Backbone, weights: Weights, given: Task, photos: Sequence[int]) -> torch.Tensor:
+    """Return what a model says of photos, straight from their pixels; leaves the backbone with its weights."""
+    head = new_head(backbone, CLASSES, 0)
+    weights.install(backbone, head, backbone.snapshot())
+    plain = torch.cat([given.renderer.views(int(photo), (0,)) for photo in photos])
+    with torch.no_grad():
+        found: torch.Tensor = head(backbone.run(place(plain, backbone, 0)))
+    return found
+
+
+# The head
+
+
+@SOLVED
+@VALIDATIONS
+@BACKBONES
+def test_phase_one_leaves_the_backbone_to_the_bit(
+    photos: tuple[Path, ...], make: Callable[..., Backbone], val: int, solved: bool
+) -> None:
+    backbone, given = make(dropout=0.3), task(photos, train=12, val=val)
+    before = backbone.fingerprint()
+    first = phase_one(backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
+    assert backbone.fingerprint() == before
+    head = new_head(backbone, CLASSES, 0)
+    first.final.install(backbone, head, backbone.snapshot())
+    assert backbone.fingerprint() == before
+    assert not torch.equal(head.weight, new_head(backbone, CLASSES, 0).weight)
+
+
+def test_phase_one_with_batch_norm_in_train_mode_moves_statistics_until_it_ends(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    before = backbone.fingerprint()
+    how = recipe(backbone, candidate(backbone, 0), solved=False)
+    how = replace(how, head_plan=plan_from(backbone, 5, lr=0.0, head_lr=0.02, bn="train"))
+    first = phase_one(backbone, at(backbone, given, 0), given.data, how, 0)
+    assert backbone.fingerprint() == before
+    first.final.install(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot())
+    assert backbone.fingerprint() != before
+
+
+def test_a_solved_head_is_judged_by_folds_that_it_never_saw(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=18)
+    source = keep(new_store(), backbone, Rendered(given.renderer), 5, given.data.views(2), "test")
+    first = phase_one(backbone, source, given.data, recipe(backbone), 0)
+    found = features(source, range(18), (0, 1))
+    fit = fit_head(found, given.data.labels[:18], given.data.fold, CLASSES, smoothing=schedule().smoothing)
+    assert len(first.round_starts) == len(first.round_finals) == len(first.validation) == 3
+    for number, answers in enumerate(first.validation):
+        assert torch.equal(first.round_starts[number].head["weight"], fit.fold_starts[number].weight.float())
+        assert torch.equal(first.round_finals[number].head["weight"], fit.fold_heads[number].weight.float())
+        np.testing.assert_allclose(answers, fit.out_of_fold[given.data.fold == number], atol=1e-6)
+    assert torch.equal(first.final.head["bias"], fit.head.bias.float())
+    assert torch.equal(first.start.head["bias"], fit.start.bias.float())
+    assert first.history == ()
+
+
+@SOLVED
+@VALIDATIONS
+def test_every_rounds_model_is_the_one_that_answered(photos: tuple[Path, ...], val: int, solved: bool) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12, val=val)
+    first = phase_one(backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
+    held = [given.data.val] if val else [given.data.train[given.data.fold == fold] for fold in range(3)]
+    assert len(first.round_finals) == len(first.validation) == len(held)
+    for weights, answers, judges in zip(first.round_finals, first.validation, held, strict=True):
+        np.testing.assert_allclose(said(backbone, weights, given, judges.tolist()), answers, atol=1e-4)
+
+
+@SOLVED
+def test_with_the_users_validation_the_judged_head_is_the_one_that_ships(
+    photos: tuple[Path, ...], solved: bool
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12, val=6)
+    first = phase_one(backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
+    assert bits(first.round_starts[0]) == bits(first.start)
+    assert bits(first.round_finals[0]) == bits(first.final)
+    expected = said(backbone, first.final, given, given.data.val.tolist())
+    np.testing.assert_allclose(first.validation[0], expected, atol=1e-4)
+
+
+@SOLVED
+def test_as_many_rounds_are_judged_as_are_wanted(photos: tuple[Path, ...], solved: bool) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=18)
+    source = at(backbone, given, 5)
+    for judges, rounds in ((0, 0), (1, 1), (7, 2), (18, 3)):
+        first = phase_one(backbone, source, given.data, recipe(backbone, solved=solved, judges=judges), 0)
+        assert len(first.validation) == len(first.round_finals) == len(first.round_starts) == rounds
+
+
+# What it trains on
+
+
+def test_the_photos_are_rendered_in_every_way_that_the_recipe_knows(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    own = renderer(photos)
+    samples = [Sample(path, path.name, 0, digest=digest) for path, digest in zip(own.paths, own.digests, strict=True)]
+    how = replace(recipe(backbone), augmentations=(CROPS, TURNED))
+    found = render_with(how, backbone, samples, 7)
+    assert [each.augmentation for each in found] == [CROPS, TURNED]
+    for each in found:
+        assert (each.paths, each.digests) == (own.paths, own.digests)
+        assert (each.seed, each.preprocessing) == (7, PREPROCESSING)
+
+
+def gathered(backbone: Backbone, given: Task, how: Recipe) -> tuple[dict[int, object], object]:
+    sources, at_head = gather(new_store(), backbone, given.renderer, given.data, how)
+    return dict(sources), at_head
+
+
+def test_each_candidate_finds_activations_at_its_own_boundary(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12, val=6)
+    how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 2), candidate(backbone, 4, lr=0.1))
+    sources, at_head = gather(new_store(), backbone, given.renderer, given.data, how)
+    assert set(sources) == {2, 4}
+    assert {boundary: source.boundary for boundary, source in sources.items()} == {2: 2, 4: 4}
+    assert isinstance(at_head, Cached)
+    assert at_head.boundary == 5
+    wanted = {(photo, view) for photo, views in given.data.views(2).items() for view in views}
+    assert set(at_head.places) == wanted
+    [below], [above] = (sources[boundary].batches([3, 15], [1, 0], 2) for boundary in (2, 4))
+    with torch.no_grad():
+        torch.testing.assert_close(backbone.run(below, 2, 4), above, rtol=1e-4, atol=1e-5)
+
+
+def test_where_everything_trains_the_photos_themselves_are_the_source(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    sources, at_head = gathered(backbone, given, recipe(backbone, candidate(backbone, 4), candidate(backbone, 0)))
+    assert isinstance(sources[0], Rendered)
+    assert isinstance(sources[4], Cached)
+    assert isinstance(at_head, Cached)
+
+
+def test_without_candidates_only_features_are_kept(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    sources, at_head = gathered(backbone, given, recipe(backbone).without_phase_two())
+    assert set(sources) == {0}
+    assert isinstance(at_head, Cached)
+
+
+def test_a_head_that_is_trained_below_moving_statistics_trains_on_photos(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    how = recipe(backbone, candidate(backbone, 0), solved=False)
+    how = replace(how, head_plan=plan_from(backbone, 5, lr=0.0, head_lr=0.02, bn="train"))
+    sources, at_head = gathered(backbone, given, how)
+    assert at_head is sources[0]
+
+
+# Which way to augment
+
+
+def slopes(root: Path, count: int) -> tuple[Path, ...]:
+    """Draw photos that grow brighter to the right, downwards or to the left; turned, one looks like another."""
+    y, x = np.mgrid[0:24, 0:24] / 23
+    paths = []
+    for number in range(count):
+        noise = np.random.default_rng(number).normal(0, 0.03, (24, 24, 3))
+        ramp = [x, y, 1 - x][number % CLASSES]
+        paths.append(root / f"{number}.png")
+        Image.fromarray(((0.1 + 0.8 * ramp[..., None] + noise).clip(0, 1) * 255).astype(np.uint8)).save(paths[-1])
+    return tuple(paths)
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_photos_whose_class_does_not_survive_turning_are_not_turned(tmp_path: Path, order: tuple[int, int]) -> None:
+    backbone, given = tiny_vit(), task(slopes(tmp_path, 24), train=24)
+    both = [replace(given.renderer, augmentation=how) for how in (replace(MILD, flip=0.0), TURNED)]
+    how = replace(recipe(backbone), views=4)
+    assert suited(new_store(), backbone, [both[place] for place in order], given.data, how) is both[0]
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, *losses: list[float]) -> None:
+    """Let phase 1 find these losses, one renderer after the other."""
+    found = iter(losses)
+    monkeypatch.setattr("unfreeze.training.phase_one.photo_losses", lambda *_: np.array(next(found)))
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ([[1.0, 2.0, 3.0], [1.0, 2.0, 3.0]], 0),
+        ([[1.0, 2.0, 3.0], [1.1, 1.8, 2.9]], 0),  # better on the mean, by chance
+        ([[1.0, 2.0, 3.0], [0.5, 1.6, 2.4]], 1),
+        ([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]], 0),
+        ([[1.0, 2.0, 3.0], [0.5, 1.6, 2.4], [0.6, 1.6, 2.2]], 1),
+        ([[1.0, 2.0, 3.0], [0.5, 1.6, 2.4], [0.1, 1.1, 2.0]], 2),
+        ([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0], [0.1, 1.1, 2.0]], 2),
+    ],
+)
+def test_another_way_to_augment_must_be_clearly_better_than_the_best_before(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, losses: list[list[float]], expected: int
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    renderers = [replace(given.renderer, seed=seed) for seed in range(len(losses))]
+    planted(monkeypatch, *losses)
+    assert suited(new_store(), backbone, renderers, given.data, recipe(backbone)) is renderers[expected]
+
+
+def test_a_single_way_to_augment_is_taken_unseen(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    planted(monkeypatch)
+    assert suited(new_store(), backbone, [given.renderer], given.data, recipe(backbone)) is given.renderer
+
+
+def test_ways_to_augment_are_judged_on_photos_of_other_folds(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12, val=6)
+    seen: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def noted(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        seen.append((logits, labels))
+        return np.zeros(len(labels))
+
+    monkeypatch.setattr("unfreeze.training.phase_one.photo_losses", noted)
+    renderers = [replace(given.renderer, augmentation=how) for how in (CROPS, TURNED)]
+    how = recipe(backbone)
+    suited(new_store(), backbone, renderers, given.data, how)
+    for own, (logits, labels) in zip(renderers, seen, strict=True):
+        source = keep(new_store(), backbone, Rendered(own), 5, given.data.views(2), "test")
+        fit = fit_head(features(source, range(12), (0, 1)), given.data.labels[:12], given.data.fold, CLASSES)
+        np.testing.assert_allclose(logits, fit.out_of_fold, rtol=1e-3, atol=1e-4)
+        np.testing.assert_array_equal(labels, given.data.labels[:12])

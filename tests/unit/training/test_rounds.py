@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.support import task
+
+from unfreeze.data.sources import Sample
+from unfreeze.data.splits import Splits
+from unfreeze.training.rounds import TrainingData, joined, truth_of, validation_rounds
+
+JUDGES = 100
+
+
+def data_of(train: int, val: int = 0, folds: int = 5) -> TrainingData:
+    indices = np.arange(train + val)
+    fold = np.arange(train) % folds
+    return TrainingData(torch.arange(train + val + 9) % 3, indices[:train], indices[train:], fold, 3)
+
+
+# What training may see
+
+
+def test_training_asks_for_no_photo_of_the_test_set(photos: tuple[Path, ...]) -> None:
+    given = task(photos, train=12, val=6)
+    wanted = given.data.views(3)
+    assert set(wanted) == set(range(18))
+    assert not set(wanted) & set(given.test.tolist())
+    assert {photo: tuple(views) for photo, views in wanted.items()} == {
+        **dict.fromkeys(range(12), (0, 1, 2)), **dict.fromkeys(range(12, 18), (0,)),
+    }  # fmt: skip
+
+
+def test_training_knows_its_photos_by_its_own_numbers() -> None:
+    train, val, test = np.array([1, 4, 6]), np.array([0, 5]), np.array([2, 3])
+    splits = Splits(train, val, test, np.array([-1, 2, -1, -1, 0, -1, 1]))
+    learning = [Sample(Path(), "", label) for label in (2, 0, 1, 1, 2)]
+    data = TrainingData.of(learning, splits, 3)
+    assert (data.train.tolist(), data.val.tolist(), data.fold.tolist()) == ([0, 1, 2], [3, 4], [2, 0, 1])
+    assert (data.labels.tolist(), data.classes) == ([2, 0, 1, 1, 2], 3)
+
+
+# Who judges
+
+
+def test_the_users_validation_is_the_only_round() -> None:
+    (only,) = validation_rounds(data_of(20, 7), JUDGES)
+    assert only.train.tolist() == list(range(20))
+    assert only.val.tolist() == list(range(20, 27))
+    assert only.fold is None
+
+
+@pytest.mark.parametrize(
+    ("train", "rounds"), [(40, 5), (JUDGES, 5), (2 * JUDGES, 3), (5 * JUDGES, 1), (JUDGES * 20, 1)]
+)
+def test_there_are_as_many_folds_as_give_enough_judges(train: int, rounds: int) -> None:
+    data = data_of(train)
+    found = validation_rounds(data, JUDGES)
+    assert [each.fold for each in found] == list(range(rounds))
+    for each in found:
+        assert sorted([*each.train, *each.val]) == list(range(train))
+        assert {int(data.fold[photo]) for photo in each.val} == {each.fold}
+    assert sum(len(each.val) for each in found) >= min(train, JUDGES)
+
+
+def test_one_fold_is_held_out_for_one_judge_and_none_for_none() -> None:
+    assert [each.fold for each in validation_rounds(data_of(40), 1)] == [0]
+    assert validation_rounds(data_of(40), 0) == validation_rounds(data_of(40, 7), 0) == ()
+
+
+def test_truth_and_answers_are_joined_in_the_rounds_order() -> None:
+    data = data_of(20)
+    rounds = validation_rounds(data, 20)
+    assert truth_of(rounds, data).tolist() == [photo % 3 for fold in range(5) for photo in range(fold, 20, 5)]
+    assert truth_of(rounds[1:2], data).tolist() == [photo % 3 for photo in range(1, 20, 5)]
+    answers = [np.full((4, 3), number, np.float32) for number in range(5)]
+    np.testing.assert_array_equal(joined(answers, 3)[:, 0], np.arange(5).repeat(4))
+
+
+def test_without_rounds_there_is_neither_truth_nor_answer() -> None:
+    assert truth_of((), data_of(20)).tolist() == []
+    assert joined([], 3).shape == (0, 3)
+    assert joined([], 3).dtype == np.float32

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests.support import (
+    CLASSES,
+    Task,
+    at,
+    bits,
+    candidate,
+    new_head,
+    poison,
+    recipe,
+    schedule,
+    task,
+    tiny_cnn,
+    tiny_vit,
+)
+
+from unfreeze.models.backbone import Backbone
+from unfreeze.predict import place
+from unfreeze.training.interpolate import between
+from unfreeze.training.phase_one import phase_one
+from unfreeze.training.recipes import BACK_OFF, Candidate
+from unfreeze.training.rounds import Round, truth_of, validation_rounds
+from unfreeze.training.search import Bench, Start, Trial, search, try_out
+from unfreeze.training.selection import Panel
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
+ALPHAS = (0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a search needs: phase 1 has been."""
+
+    given: Task
+    bench: Bench
+    rounds: tuple[Round, ...]
+    starts: list[Start]
+    panel: Panel
+
+    def search(self, *candidates: Candidate, time_left: Callable[[int], bool] = lambda _: True) -> tuple[Trial, ...]:
+        return search(self.bench, candidates, ALPHAS, self.rounds, self.starts, self.panel, time_left)
+
+    def try_out(self, asked: Candidate) -> Trial:
+        return try_out(self.bench, asked, ALPHAS, self.rounds, self.starts, "test")
+
+
+def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
+    given = task(paths, train=18)
+    how = recipe(backbone)
+    first = phase_one(backbone, at(backbone, given, 5), given.data, how, 0)
+    rounds = validation_rounds(given.data, how.judges)
+    sources = {boundary: at(backbone, given, boundary) for boundary in (2, 3, 4)}
+    return Setting(
+        given=given,
+        bench=Bench(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot(2), sources, given.data, 0),
+        rounds=rounds,
+        starts=[Start(start, said) for start, said in zip(first.round_starts, first.validation, strict=True)],
+        panel=Panel.of(first.validation, [truth_of((each,), given.data) for each in rounds], given.data),
+    )
+
+
+def insatiable(monkeypatch: pytest.MonkeyPatch, *, wants_more: bool = True) -> list[int]:
+    """Let the panel want more whatever it hears; return how many trials it was asked about, each time."""
+    asked: list[int] = []
+
+    def answer(_panel: Panel, trials: list[object]) -> bool:
+        asked.append(len(trials))
+        return wants_more
+
+    monkeypatch.setattr(Panel, "wants_more", answer)
+    return asked
+
+
+# Which candidates are tried
+
+
+def test_candidates_are_tried_in_order_as_long_as_more_is_wanted(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_cnn()
+    ways = [candidate(backbone, boundary, how=schedule(epochs=1)) for boundary in (4, 3, 2)]
+    asked = insatiable(monkeypatch)
+    trials = setting(backbone, photos).search(*ways)
+    assert [trial.candidate for trial in trials] == ways
+    assert asked == [1, 2]
+
+
+def test_where_nobody_wants_more_the_search_ends(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_cnn()
+    ways = [candidate(backbone, boundary, how=schedule(epochs=1)) for boundary in (4, 3, 2)]
+    insatiable(monkeypatch, wants_more=False)
+    trials = setting(backbone, photos).search(*ways)
+    assert [trial.candidate for trial in trials] == ways[:1]
+
+
+@pytest.mark.parametrize(("time_for", "tried"), [(0, 1), (1, 1), (2, 2), (3, 3), (9, 3)])
+def test_without_time_no_further_candidate_is_tried_but_the_first_always_is(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, time_for: int, tried: int
+) -> None:
+    backbone = tiny_cnn()
+    ways = [candidate(backbone, boundary, how=schedule(epochs=1)) for boundary in (4, 3, 2)]
+    insatiable(monkeypatch)
+    trials = setting(backbone, photos).search(*ways, time_left=lambda count: count < time_for)
+    assert [trial.candidate for trial in trials] == ways[:tried]
+
+
+# What a trial finds
+
+
+@BACKBONES
+def test_every_point_answers_as_its_own_model_does(photos: tuple[Path, ...], make: Callable[[], Backbone]) -> None:
+    backbone = make()
+    own = setting(backbone, photos)
+    trial = own.try_out(candidate(backbone, 3))
+    assert tuple(trial.answers) == ALPHAS
+    assert trial.trouble is None
+    assert list(trial.setbacks()) == []
+    assert trial.seconds > 0
+    head = new_head(backbone, CLASSES, 0)
+    for number, (each, start) in enumerate(zip(own.rounds, own.starts, strict=True)):
+        plain = torch.cat([own.given.renderer.views(int(photo), (0,)) for photo in each.val])
+        for alpha, answers in trial.answers.items():
+            model = between(own.bench.pretrained, start.weights, trial.finals[number], alpha)
+            model.install(backbone, head, own.bench.pretrained)
+            with torch.no_grad():
+                expected = head(backbone.run(place(plain, backbone, 0)))
+            np.testing.assert_allclose(answers[number], expected, rtol=1e-4, atol=1e-4)
+        assert not np.allclose(trial.answers[0.25][number], trial.answers[1.0][number], atol=1e-3)
+
+
+def test_every_round_goes_on_from_its_own_start(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    own = setting(backbone, photos)
+    trial = own.try_out(candidate(backbone, 3, lr=1e-12, how=schedule(epochs=1)))
+    assert len(trial.finals) == len(own.starts) == 3
+    for final, start in zip(trial.finals, own.starts, strict=True):
+        torch.testing.assert_close(final.head, start.weights.head, atol=1e-6, rtol=0)
+        assert len(final.stages) == 2
+
+
+def test_the_history_has_a_row_an_epoch_and_names_the_round(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    trial = setting(backbone, photos).try_out(candidate(backbone, 4))
+    assert [(row.phase, row.epoch) for row in trial.history] == [
+        (f"test, validating {number} of 3", epoch) for number in (1, 2, 3) for epoch in (1, 2, 3, 4)
+    ]
+
+
+# What goes wrong
+
+
+def test_what_goes_wrong_is_tried_again_at_a_tenth(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_cnn()
+    own, asked = setting(backbone, photos), candidate(backbone, 3, lr=0.02)
+    expected = own.try_out(asked.slower())
+    poison(monkeypatch, lambda plan, _: plan.rows[-1].lr > 0.01)
+    trial = own.try_out(asked)
+    assert trial.trouble == "not finite"
+    assert trial.candidate == asked.slower()
+    assert trial.candidate.lr == pytest.approx(BACK_OFF * 0.02)
+    assert [bits(final) for final in trial.finals] == [bits(final) for final in expected.finals]
+    for alpha in ALPHAS:
+        for answers, theirs in zip(trial.answers[alpha], expected.answers[alpha], strict=True):
+            np.testing.assert_array_equal(answers, theirs)
+    assert list(trial.setbacks()) == [
+        "phase 2 from layer3 went wrong at 0.02 (the loss was no number): it was trained again at a tenth of that"
+    ]
+    first, *rest = trial.history
+    assert math.isnan(first.train_loss)
+    assert {row.phase for row in rest} == {f"test, slower, validating {number} of 3" for number in (1, 2, 3)}
+
+
+def test_one_round_that_goes_wrong_slows_all_of_them(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_cnn()
+    own, asked = setting(backbone, photos), candidate(backbone, 3)
+    second = own.rounds[1].val
+    expected = own.try_out(asked.slower())
+    poison(monkeypatch, lambda plan, val: plan == asked.plan and np.array_equal(val, second))
+    trial = own.try_out(asked)
+    assert trial.trouble == "not finite"
+    assert [bits(final) for final in trial.finals] == [bits(final) for final in expected.finals]
+
+
+def test_what_goes_wrong_at_a_tenth_too_has_no_answers(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_cnn()
+    poison(monkeypatch, lambda *_: True)
+    trial = setting(backbone, photos).try_out(candidate(backbone, 3, lr=0.02))
+    assert (dict(trial.answers), trial.finals, trial.trouble) == ({}, (), "not finite")
+    assert list(trial.setbacks()) == [
+        "phase 2 from layer3 went wrong at 0.02 (the loss was no number): a tenth of it did no better"
+    ]
+    assert len(trial.history) == 2
+
+
+def test_a_training_that_collapses_is_told_apart(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_cnn()
+    own = setting(backbone, photos)
+    monkeypatch.setattr("unfreeze.training.finetune.collapsed", lambda *_: True)
+    trial = own.try_out(candidate(backbone, 3))
+    assert trial.trouble == "collapsed"
+    (said,) = trial.setbacks()
+    assert "validation fell far below phase 1's" in said
+    assert [row.epoch for row in trial.history] == [1, 2, 3, 1, 2, 3]
+
+
+def test_a_candidate_that_goes_wrong_does_not_end_the_search(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_cnn()
+    wild, tame = candidate(backbone, 4, lr=0.5), candidate(backbone, 3, lr=0.01)
+    poison(monkeypatch, lambda plan, _: plan.rows[-1].lr > 0.01)
+    trials = setting(backbone, photos).search(wild, tame)
+    assert [bool(trial.answers) for trial in trials] == [False, True]
+    assert [trial.candidate.depth for trial in trials] == ["layer4", "layer3"]
+
+
+def test_the_pretrained_stages_are_where_every_training_begins(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    own, asked = setting(backbone, photos), candidate(backbone, 3)
+    alone = own.try_out(asked)
+    own.try_out(candidate(backbone, 2, lr=0.5))
+    after = own.try_out(asked)
+    assert [bits(final) for final in after.finals] == [bits(final) for final in alone.finals]
+
+
+def test_training_leaves_what_it_starts_from_as_it_was(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    own = setting(backbone, photos)
+    before = [bits(start.weights) for start in own.starts]
+    own.try_out(candidate(backbone, 2, lr=0.5))
+    assert [bits(start.weights) for start in own.starts] == before

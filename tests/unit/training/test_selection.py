@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+
+from unfreeze.training.rounds import TrainingData
+from unfreeze.training.selection import Choice, Panel, Verdicts, better
+
+CLASSES = 3
+
+
+def truths(photos: int, rounds: int = 2) -> list[np.ndarray]:
+    return [np.arange(photos) % CLASSES for _ in range(rounds)]
+
+
+def said(truth: np.ndarray, strength: float, seed: int = 0) -> np.ndarray:
+    """Logits that favour the truth by ``strength`` standard deviations."""
+    logits = np.random.default_rng(seed).normal(size=(len(truth), CLASSES))
+    logits[np.arange(len(truth)), truth] += strength
+    return logits.astype(np.float32)
+
+
+def answers(truth: Sequence[np.ndarray], strength: float, seed: int = 0) -> tuple[np.ndarray, ...]:
+    return tuple(said(each, strength, 10 * seed + number) for number, each in enumerate(truth))
+
+
+def panel(head_only: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> Panel:
+    return Panel(tuple(truth), tuple(head_only), np.ones(CLASSES))
+
+
+def test_the_candidate_and_the_alpha_with_the_lowest_loss_are_chosen() -> None:
+    truth = truths(60)
+    trials = [
+        {0.5: answers(truth, 1.0), 1.0: answers(truth, 1.5)},
+        {0.5: answers(truth, 3.0), 1.0: answers(truth, 2.0)},
+    ]
+    assert panel(answers(truth, 0.5), truth).choose(trials, [0, 1]) == Choice(1, 0.5)
+
+
+def test_only_the_judges_choose() -> None:
+    truth = truths(60)
+    good, bad = answers(truth, 3.0), answers(truth, 0.0)
+    trials = [{1.0: (good[0], bad[1])}, {1.0: (bad[0], good[1])}]
+    judging = panel(bad, truth)
+    assert [judging.choose(trials, judging.others(own)).trial for own in (0, 1)] == [1, 0]
+    assert judging.ships((good[0], bad[1]), [0])
+    assert not judging.ships((good[0], said(truth[1], -1.0)), [1])
+
+
+def test_a_single_round_judges_itself_and_no_round_lets_everything_pass() -> None:
+    truth = truths(30, rounds=1)
+    assert list(panel(answers(truth, 1.0), truth).others(0)) == [0]
+    nobody = panel((), ())
+    assert nobody.choose([{1.0: ()}, {0.5: (), 1.0: ()}], nobody.everyone) == Choice(1, 1.0)
+    assert nobody.ships((), nobody.everyone)
+    assert not nobody.wants_more([{1.0: ()}])
+
+
+@pytest.mark.parametrize(("first", "second", "more"), [(0.5, 3.0, True), (3.0, 3.0, False), (3.0, 0.5, False)])
+def test_a_deeper_one_is_wanted_where_the_last_step_was_clearly_worth_it(
+    first: float, second: float, more: bool
+) -> None:
+    truth = truths(120)
+    judging = panel(answers(truth, 0.5), truth)
+    trials = [{1.0: answers(truth, first, 1)}, {1.0: answers(truth, second, 1)}]
+    assert judging.wants_more(trials) is more
+
+
+def test_one_round_that_wants_more_is_enough() -> None:
+    truth = truths(120)
+    weak, strong = answers(truth, 1.0), answers(truth, 4.0, 1)
+    judging = panel(weak, truth)
+    assert judging.wants_more([{1.0: (strong[0], said(truth[1], -3.0))}])  # the second round's judge is the first
+
+
+def test_where_everything_went_wrong_the_next_is_tried() -> None:
+    truth = truths(30)
+    assert panel(answers(truth, 1.0), truth).wants_more([])
+
+
+def weights_of(counts: Sequence[int]) -> list[float]:
+    labels = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
+    everyone = np.arange(len(labels))
+    data = TrainingData(labels, everyone, everyone[:0], everyone % 2, len(counts))
+    return Panel.of((), (), data).weights.tolist()
+
+
+def test_classes_weigh_the_same_where_they_are_clearly_imbalanced() -> None:
+    assert weights_of([10, 30]) == [1, 1]
+    assert weights_of([10, 31]) == pytest.approx([20.5 / 10, 20.5 / 31])
+    rare, common = weights_of([10, 90])
+    assert 10 * rare == pytest.approx(90 * common)
+    assert weights_of([0, 10, 10])[1:] == [1, 1]  # a class without photos imbalances nothing
+
+
+def verdicts(right: Sequence[float], losses: Sequence[float]) -> Verdicts:
+    return Verdicts(np.array(losses, float), np.array(right, float))
+
+
+def test_phase_two_ships_where_its_log_loss_is_lower_for_certain() -> None:
+    noise = np.random.default_rng(0).normal(size=100)
+    noise = (noise - noise.mean()) / noise.std()
+    before = verdicts(np.ones(100), np.ones(100))
+    for errors, expected in ((1.7, True), (1.6, False), (-1.7, False)):
+        after = verdicts(np.ones(100), 1 + noise - errors * 0.1)
+        assert better(before, after) is expected
+
+
+def test_phase_two_does_not_ship_where_it_is_clearly_less_often_right() -> None:
+    lower = np.full(100, 0.1)
+    before = verdicts(np.r_[np.ones(99), 0], np.ones(100))
+    assert better(before, verdicts(np.r_[0, 0, np.ones(98)], lower))  # two for one is luck
+    assert not better(before, verdicts(np.r_[np.zeros(5), np.ones(95)], lower))
+    assert not better(before, verdicts(np.r_[np.zeros(5), np.ones(95)], np.ones(100)))
+
+
+def test_nothing_gained_is_not_better() -> None:
+    same = verdicts([1, 0, 1], [0.1, 2.0, 0.3])
+    assert not better(same, same)
