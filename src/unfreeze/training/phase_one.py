@@ -23,6 +23,8 @@ from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, validation_rounds
 from unfreeze.training.store import Store
 
+TRIED_VIEWS = 2  # of each photo, the plain one included, to tell which way of turning photos a head learns more from
+
 Sources = Mapping[int, Activations]  # what crosses each boundary that a training starts from
 
 
@@ -82,15 +84,16 @@ def suited(
 ) -> Renderer:
     """Return the renderer whose views a solved head learns most from: the first, unless another is clearly better."""
     best, *others = renderers
-    if not others:
+    count = min(recipe.views, TRIED_VIEWS)
+    if not others or count < TRIED_VIEWS:
         return best
-    views, train = data.views(recipe.views), data.train.tolist()
+    views, train = data.views(count), data.train.tolist()
     labels = data.labels[torch.from_numpy(data.train)]
 
     def losses(renderer: Renderer) -> FloatArray:
         source = keep_or_render(store, backbone, renderer, recipe.kept_from, views, "reading training photos")
         at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
-        fit = fit_head(features(at_head, train, range(recipe.views)), labels, data.fold, data.classes)
+        fit = fit_head(features(at_head, train, range(count)), labels, data.fold, data.classes)
         return photo_losses(fit.out_of_fold, labels.numpy())
 
     lowest = losses(best)

@@ -17,7 +17,7 @@ from unfreeze.models.freezing import StagePlan
 from unfreeze.runtime import Stopwatch
 from unfreeze.training.activations import BATCH, Activations, Rendered, answers_from, crossings, missing_views, nearest
 from unfreeze.training.finetune import Indices, Schedule, finetune
-from unfreeze.training.phase_one import new_head
+from unfreeze.training.phase_one import TRIED_VIEWS, new_head
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import TrainingData, validation_rounds
 from unfreeze.training.store import Store
@@ -205,7 +205,7 @@ def count_work(
             pixels, onward = 0, onward + pixels
     elif not nearest(store, backbone, renderer, head, views):
         pixels, onward = onward, 0
-    augmented = {photo: kinds[1:] for photo, kinds in views.items()}  # all renderers have the plain view in common
+    augmented = {photo: kinds[1:TRIED_VIEWS] for photo, kinds in views.items()}  # all renderers have the plain view in common
     turned = sum(missing_views(store, backbone, other, recipe.kept_from or head, augmented) for other in others)
     scored = len(test.paths) + reference
     plain = dict.fromkeys(range(len(test.paths)), (PLAIN_VIEW,))

@@ -492,3 +492,14 @@ def test_temperatures_are_fitted_on_photos_that_the_models_never_saw(photos: tup
     assert second.temperature == fit_temperature(np.concatenate(second.validation), truth)
     assert (first.calibrated_on, second.calibrated_on) == (18, 18)
     assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.validation), truth), rel=1e-3)
+
+
+def test_with_shuffled_labels_head_only_ships(photos: tuple[Path, ...]) -> None:
+    kept = []
+    for seed in range(20):
+        backbone, given = tiny_cnn(), task(photos, train=30)
+        labels = given.data.labels[torch.from_numpy(np.random.default_rng(seed).permutation(30))]
+        shuffled = replace(given, data=replace(given.data, labels=labels))
+        _, second = both(backbone, shuffled, recipe(backbone, alphas=(0.25, 0.5, 0.75, 1.0)), seed)
+        kept.append(not second.not_worse)
+    assert sum(kept) >= 19

@@ -1,0 +1,128 @@
+"""What auto's choices rest on: phase 2 at several depths and rates, on several kept views, mirrored or freely turned.
+
+    python -m benchmarks.choices DATA [--sets magnetic_tile ...] [--a-class 20] [--seeds 7 8] [--ways blocks.5@3e-4 ...]
+
+DATA and the drawing of photos are those of peers/bench.py.  Every way starts from the same solved head of its set, seed and
+augmentation, trains on all training photos, and is scored on the test photos at several points between the phases; "lost" is
+what the original classifier loses on a third of the reference photos.  Seeds differ from those of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from benchmarks.peers.bench import SETS, draw
+from numpy.typing import NDArray
+
+from unfreeze.config import TrainConfig
+from unfreeze.data.checks import check, readable
+from unfreeze.data.reference import read_reference
+from unfreeze.data.sources import PhotoSet, read_photos
+from unfreeze.data.splits import FOLDS, split
+from unfreeze.evaluation.metrics import balanced_accuracy
+from unfreeze.exam import Exam, set_exam
+from unfreeze.models.backbone import Backbone, Head, Tensors
+from unfreeze.models.backbones import load_backbone
+from unfreeze.runtime import deterministic, prepare_process
+from unfreeze.training.finetune import Weights
+from unfreeze.training.interpolate import between
+from unfreeze.training.phase_one import gather, new_head, phase_one, render_with
+from unfreeze.training.recipes import MILD, TURNED, Recipe, choose
+from unfreeze.training.rounds import Round, TrainingData
+from unfreeze.training.search import Bench, Start
+from unfreeze.training.store import open_store
+
+POINTS = (0.5, 0.75, 1.0)
+Scored = tuple[float, float, float]
+
+
+def ways(config: TrainConfig, named: list[str], backbone: Backbone, data: TrainingData) -> list[Recipe]:
+    """Return a recipe for each ``depth@rate``."""
+    settings = [(depth, float(rate)) for depth, _, rate in (way.partition("@") for way in named)]
+    configs = [config.model_copy(update={"depth": depth, "lr": rate}) for depth, rate in settings]
+    return [choose(each, backbone, len(data.train), data.classes) for each in configs]
+
+
+def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) -> Iterator[tuple[str, Scored]]:
+    """Yield what every way is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
+    photos = read_photos(data / name)
+    train, test = (
+        [replace(sample, split=side) for sample in samples]
+        for samples, side in zip(draw(photos, a_class, seed), ("train", "test"), strict=True)
+    )
+    drawn = check(PhotoSet(photos.root, photos.classes, (*train, *test)))
+    splits = split(drawn, test_size=None, folds=FOLDS, seed=seed)
+    train, test = ([drawn.samples[i] for i in side] for side in (splits.learning, splits.test))
+    known = TrainingData.of(train, splits, len(photos.classes))
+    backbone = load_backbone("efficientnet_lite0")
+    reference = readable(read_reference(data / "imagenet_train1k", backbone.network.labels), {})
+    some = replace(reference, samples=reference.samples[::3])
+    config = TrainConfig(photos=data, seed=seed)
+    truth = np.array([sample.label for sample in test])
+    for label, augmentation, views in (
+        ("4 views", MILD, 4), ("8 views", MILD, 8), ("16 views", MILD, 16), ("8 turned views", TURNED, 8),
+    ):  # fmt: skip
+        store = open_store(None, 0)
+        for number, recipe in enumerate(ways(config.model_copy(update={"views": views}), named, backbone, known)):
+            own = replace(recipe, augmentations=(augmentation,), views=4)
+            (renderer,) = render_with(own, backbone, train, seed)
+            sources, at_head = gather(store, backbone, renderer, known, own)
+            exam = set_exam(store, backbone, own.boundary, renderer, test, some)
+            pretrained, head = backbone.snapshot(own.boundary), new_head(backbone, known.classes, seed)
+            with deterministic(seed):
+                first = phase_one(backbone, at_head, known, own, seed)
+                bench = Bench(backbone, head, pretrained, sources, known, seed)
+                everything = Round(known.train, known.train[:0], None)
+                tuned = bench.train(own.candidates[0], Start(first.start), everything, "phase 2").weights
+            if not number:
+                yield f"head, {label}", scored(first.final, backbone, head, pretrained, exam, truth)
+            for alpha in POINTS:
+                model = between(pretrained, first.start, tuned, alpha)
+                said = scored(model, backbone, head, pretrained, exam, truth)
+                yield f"{named[number]}, {label}, alpha {alpha:g}", said
+
+
+def scored(
+    model: Weights, backbone: Backbone, head: Head, pretrained: list[Tensors], exam: Exam, truth: NDArray[np.int64]
+) -> Scored:
+    """Return a model's scores; leaves the backbone as it was."""
+    model.install(backbone, head, pretrained)
+    right = (exam.answers(backbone, head).argmax(1) == truth).astype(float)
+    forgets = exam.forgets(backbone, head, pretrained)
+    assert forgets is not None, "there are reference photos"
+    lost = forgets(model)
+    return 100 * float(right.mean()), 100 * balanced_accuracy(truth, right), 100 * lost
+
+
+def table(rows: list[tuple[str, list[Scored]]]) -> Iterator[str]:
+    """Yield a line a way: means over the sets and seeds."""
+    yield "| way | accuracy | balanced | lost, original task |"
+    yield "| --- | --- | --- | --- |"
+    for label, found in rows:
+        yield f"| {label} | " + " | ".join(f"{value:.1f}" for value in np.mean(found, axis=0)) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--a-class", type=int, default=20)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8])
+    parser.add_argument("--ways", nargs="+", default=["blocks.6@1e-3", "blocks.5@3e-4", "blocks.5@1e-3"])
+    arguments = parser.parse_args()
+    prepare_process()
+    found: dict[str, list[Scored]] = {}
+    for name in arguments.sets:
+        for seed in arguments.seeds:
+            for label, scored in measure(arguments.data, name, arguments.a_class, seed, arguments.ways):
+                print(name, seed, label, *(f"{value:.1f}" for value in scored), flush=True)
+                found.setdefault(label, []).append(scored)
+    print("\n".join(table(list(found.items()))))
+
+
+if __name__ == "__main__":
+    main()
