@@ -113,6 +113,7 @@ def run(config: TrainConfig) -> Run:
             depth=backbone.depths()[tuned_from],
             alpha=second.alpha if second is not None and ships is second else 0.0,
             bn=config.bn,
+            symmetry=renderer.augmentation.symmetry if renderer.augmentation is not None else None,
         ),
         scores=score_sheet(evidence, groups, ships.temperature, config.seed),
         gain=paired_gain(evidence, groups, config.seed),

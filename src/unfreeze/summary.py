@@ -52,7 +52,9 @@ def _searched(verdict: Verdict) -> str:
     """Return what phase 2 ended with, and what else was tried."""
     ended = f"from {verdict.model.depth} up, alpha {verdict.model.alpha:g}" if verdict.model.alpha else "does not ship"
     tried = ", ".join(f"{each.depth} at {each.lr:g} ({each.seconds:.0f} s)" for each in verdict.tried)
-    return f"{ended}; tried {tried}"
+    shown = {"rotate": "views turned every way", "flip": "views mirrored", "none": "views upright"}
+    views = f"; {shown[verdict.model.symmetry]}" if verdict.model.symmetry else ""
+    return f"{ended}; tried {tried}{views}"
 
 
 def _forgotten(forgotten: Forgetting) -> Iterator[str]:

@@ -39,6 +39,7 @@ class Model(_Part):
         depth: The same by name.
         alpha: Where the weights stand between phase 1 (0) and phase 2 (1).
         bn: BatchNorm's mode.
+        symmetry: How views were turned: not at all, mirrored, or every way.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Model(_Part):
     depth: str
     alpha: float
     bn: Literal["frozen", "train"]
+    symmetry: Literal["none", "flip", "rotate"] | None = None
 
 
 class Tried(_Part):

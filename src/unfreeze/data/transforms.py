@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from PIL import Image, ImageEnhance
@@ -49,6 +49,11 @@ class Augmentation:
     flip: float
     jitter: float
     turns: bool = False
+
+    @property
+    def symmetry(self) -> Literal["none", "flip", "rotate"]:
+        """How photos are turned."""
+        return "rotate" if self.turns else "flip" if self.flip else "none"
 
 
 def render(

@@ -205,7 +205,9 @@ def count_work(
             pixels, onward = 0, onward + pixels
     elif not nearest(store, backbone, renderer, head, views):
         pixels, onward = onward, 0
-    augmented = {photo: kinds[1:TRIED_VIEWS] for photo, kinds in views.items()}  # all renderers have the plain view in common
+    augmented = {
+        photo: kinds[1:TRIED_VIEWS] for photo, kinds in views.items()
+    }  # all renderers have the plain view in common
     turned = sum(missing_views(store, backbone, other, recipe.kept_from or head, augmented) for other in others)
     scored = len(test.paths) + reference
     plain = dict.fromkeys(range(len(test.paths)), (PLAIN_VIEW,))

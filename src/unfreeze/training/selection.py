@@ -95,16 +95,19 @@ class Panel:
         return not judges or better(self._heard(self.head_only, judges), self._heard(two_phase, judges))
 
     def wants_more(self, trials: Sequence[Answers]) -> bool:
-        """Tell whether a deeper candidate is worth trying for any that will have to choose: the rounds, and all together."""
+        """Tell whether a deeper candidate is worth trying for any that will have to choose: the rounds, and all together.
+
+        Where the last one was best halfway, the pretrained weights are worth staying near to, and more of them need not move.
+        """
         return any(self._wants_more(trials, judges) for judges in (self.everyone, *map(self.others, self.everyone)))
 
     def _wants_more(self, trials: Sequence[Answers], judges: Judges) -> bool:
-        """Tell whether the last candidate is clearly better than what there was before it."""
+        """Tell whether the last candidate is clearly better than what there was before it, and best all the way."""
         if not judges or not trials:
             return bool(judges)
         *earlier, last = ([self._heard(said, judges) for said in answers.values()] for answers in trials)
         known = [self._heard(self.head_only, judges), *(verdicts for answers in earlier for verdicts in answers)]
-        return clearly_lower(_best(last).losses, _best(known).losses)
+        return _best(last) is last[-1] and clearly_lower(_best(last).losses, _best(known).losses)
 
     def _heard(self, answers: Sequence[Logits], judges: Judges) -> Verdicts:
         said = np.concatenate([answers[r] for r in judges])
