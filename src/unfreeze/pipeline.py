@@ -99,10 +99,8 @@ def run(config: TrainConfig) -> Run:
     else:
         evidence = cross_fitted(data, rounds, first, second)
     groups = [photos.samples[photo].group for photo in evidence.photos]
-    ships, tuned_from = (
-        chosen(first, second),
-        second.trial.candidate.boundary if second is not None else backbone.head_boundary,
-    )
+    ships = chosen(first, second)
+    tuned_from = second.trial.candidate.boundary if second is not None else backbone.head_boundary
     ships.final.cooled(ships.temperature).install(backbone, head, pretrained)
     verdict = Verdict(
         shipped="two_phase" if ships is second else "head_only",

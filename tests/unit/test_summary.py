@@ -48,6 +48,14 @@ def test_both_models_stand_side_by_side() -> None:
     assert len(lines) < 20
 
 
+def test_how_views_were_turned_is_said() -> None:
+    tried = (Tried(depth="blocks.5", lr=3e-4, path=(), seconds=7.0),)
+    model = verdict().model.model_copy(update={"symmetry": "rotate"})
+    lines = list(summary(verdict().model_copy(update={"tried": tried, "model": model})))
+    (line,) = (line for line in lines if line.startswith("phase 2 "))
+    assert line.endswith("tried blocks.5 at 0.0003 (7 s); views turned every way")
+
+
 def test_head_only_has_one_column() -> None:
     lines = list(summary(verdict(second=False)))
     assert any(line.split() == ["head-only"] for line in lines)

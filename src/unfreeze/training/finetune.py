@@ -23,8 +23,8 @@ from unfreeze.predict import Logits, place
 from unfreeze.runtime import generator, track
 from unfreeze.training.activations import Activations, answers_from
 
-COLLAPSED = 2.0  # standard errors by which validation must be below phase 1's to count as collapsed
-PATIENCE = 3  # and for how many epochs: the rate climbs at first, and a dip is made good
+COLLAPSED = 2.0  # standard errors by which validation must be below where it began to count as collapsed
+PATIENCE = 3  # and for how many epochs of the second half: while the rate is high there is a dip, which is made good
 
 Indices = NDArray[np.int64]
 Trouble = Literal["not finite", "collapsed"]
@@ -148,8 +148,8 @@ def finetune(
         train: Photos to learn from.
         val: Photos to judge by after every epoch; may be empty.
         seed: Decides the order of the photos.
-        floor: What phase 1 says of ``val``, shape (V, C): a training that stays clearly below it is broken off, like one
-            whose loss is no number.
+        floor: What the given weights say of ``val``, shape (V, C): a training that stays clearly below it is broken off,
+            like one whose loss is no number.
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
     with low_rank(plan, backbone):
@@ -194,7 +194,8 @@ def finetune(
             finite = math.isfinite(train_loss) and bool(np.isfinite(predicted).all())
             val_loss, val_accuracy = judge(predicted, truth) if finite and len(val) else (None, None)
             history.append(EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started))
-            below = below + 1 if floor is not None and finite and collapsed(floor, predicted, truth) else 0
+            late = finite and epoch > schedule.epochs // 2
+            below = below + 1 if late and floor is not None and collapsed(floor, predicted, truth) else 0
             trouble = "not finite" if not finite else "collapsed" if below == PATIENCE else None
             if trouble is not None:
                 break

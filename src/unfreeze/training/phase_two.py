@@ -83,7 +83,7 @@ def phase_two(
     pretrained = backbone.snapshot(recipe.boundary)
     bench = Bench(backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, seed)
     panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
-    starts = [Start(start, answers) for start, answers in zip(first.round_starts, first.validation, strict=True)]
+    starts = [Start(start) for start in first.round_starts]
     trials = search(bench, recipe.candidates, recipe.alphas, rounds, starts, panel, time_left)
     setbacks = [setback for trial in trials for setback in trial.setbacks()]
     backbone.restore(pretrained)

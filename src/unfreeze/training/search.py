@@ -19,7 +19,7 @@ from unfreeze.training.selection import Panel
 TimeLeft = Callable[[int], bool]
 WORDS: dict[Trouble, str] = {
     "not finite": "the loss was no number",
-    "collapsed": "validation fell far below phase 1's",
+    "collapsed": "validation fell far below where it had begun",
 }
 
 
@@ -29,11 +29,9 @@ class Start:
 
     Attributes:
         weights: The head that it begins with.
-        answers: What phase 1's model says of the photos that the training is judged on.
     """
 
     weights: Weights
-    answers: Logits | None = None
 
 
 @dataclass(frozen=True)
@@ -78,10 +76,11 @@ class Bench:
 
     def train(self, candidate: Candidate, start: Start, on: Round, phase: str) -> Tuned:
         """Go on from phase 1; leaves the backbone where training got to."""
+        floor = self.answers(start.weights, candidate, on.val) if len(on.val) else None
         start.weights.install(self.backbone, self.head, self.pretrained)
         return finetune(
             self.backbone, self.head, self.sources[candidate.plan.boundary], self.data.labels, candidate.plan,
-            candidate.schedule, phase=phase, train=on.train, val=on.val, seed=self.seed, floor=start.answers,
+            candidate.schedule, phase=phase, train=on.train, val=on.val, seed=self.seed, floor=floor,
         )  # fmt: skip
 
     def answers(self, model: Weights, candidate: Candidate, photos: Indices) -> Logits:

@@ -97,7 +97,7 @@ class Panel:
     def wants_more(self, trials: Sequence[Answers]) -> bool:
         """Tell whether a deeper candidate is worth trying for any that will have to choose: the rounds, and all together.
 
-        Where the last one was best halfway, the pretrained weights are worth staying near to, and more of them need not move.
+        Where the last one was best halfway, the pretrained weights are worth staying near to: more of them need not move.
         """
         return any(self._wants_more(trials, judges) for judges in (self.everyone, *map(self.others, self.everyone)))
 

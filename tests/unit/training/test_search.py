@@ -65,7 +65,7 @@ def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
         given=given,
         bench=Bench(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot(2), sources, given.data, 0),
         rounds=rounds,
-        starts=[Start(start, said) for start, said in zip(first.round_starts, first.validation, strict=True)],
+        starts=[Start(start) for start in first.round_starts],
         panel=Panel.of(first.validation, [truth_of((each,), given.data) for each in rounds], given.data),
     )
 
@@ -209,7 +209,7 @@ def test_a_training_that_collapses_is_told_apart(photos: tuple[Path, ...], monke
     backbone = tiny_cnn()
     own = setting(backbone, photos)
     monkeypatch.setattr("unfreeze.training.finetune.collapsed", lambda *_: True)
-    trial = own.try_out(candidate(backbone, 3))
+    trial = own.try_out(candidate(backbone, 3, how=schedule(epochs=6)))
     assert trial.trouble == "collapsed"
     (said,) = trial.setbacks()
     assert "validation fell far below phase 1's" in said

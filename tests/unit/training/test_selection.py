@@ -69,6 +69,13 @@ def test_a_deeper_one_is_wanted_where_the_last_step_was_clearly_worth_it(
     assert judging.wants_more(trials) is more
 
 
+@pytest.mark.parametrize(("halfway", "all_the_way", "more"), [(1.0, 3.0, True), (3.0, 1.0, False)])
+def test_where_the_way_was_best_halfway_no_deeper_one_is_wanted(halfway: float, all_the_way: float, more: bool) -> None:
+    truth = truths(120)
+    trial = {0.5: answers(truth, halfway, 1), 1.0: answers(truth, all_the_way, 1)}
+    assert panel(answers(truth, 0.0), truth).wants_more([trial]) is more
+
+
 def test_one_round_that_wants_more_is_enough() -> None:
     truth = truths(120)
     weak, strong = answers(truth, 1.0), answers(truth, 4.0, 1)
