@@ -14,6 +14,7 @@ from unfreeze.errors import RunError
 
 RUNS = Path("runs")
 Cell = str | int | float | None
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,16 @@ class RunFolder:
     def checks(self) -> Path:
         """What was left out, and why."""
         return self.root / "checks.csv"
+
+    @property
+    def report(self) -> Path:
+        """The run for people: one page that needs nothing else."""
+        return self.root / "report.html"
+
+    @property
+    def plots(self) -> Path:
+        """The folder of the report's plots."""
+        return self.root / "plots"
 
     @property
     def rows(self) -> Path:
@@ -199,8 +210,30 @@ def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]
     write_text(path, buffer.getvalue())
 
 
+def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Read what ``write_table`` wrote: the header and the rows, without the quotes in front; a missing file is empty.
+
+    Raises:
+        RunError: It can't be read, or its rows aren't as long as its header.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = [[_plain(cell) for cell in row] for row in csv.reader(file)] or [[]]
+    except FileNotFoundError:
+        return [], []
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise RunError(f"The table can't be read: {error}", where=path) from error
+    if any(len(row) != len(header) for row in rows):
+        raise RunError("The table is damaged: its rows differ in length.", where=path)
+    return header, rows
+
+
 def _inert(cell: Cell) -> Cell:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+
+
+def _plain(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
 
 
 def _point_latest(root: Path) -> None:

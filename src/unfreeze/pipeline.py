@@ -11,6 +11,7 @@ from unfreeze.inputs import open_backbone, open_photos, open_reference
 from unfreeze.models.saved import save_model
 from unfreeze.records import (
     describe,
+    versions,
     write_arguments,
     write_card,
     write_checks,
@@ -123,6 +124,7 @@ def run(config: TrainConfig) -> Run:
             forecast=planned.seconds(len(second.trials) if second is not None else 0),
             peak_rss_mib=peak_rss_mib(),
         ),
+        versions=versions(),
     )
     save_model(folder, backbone, head, photos.classes)
     write_card(folder, verdict, recipe)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
+from importlib import metadata
 
 import tomli_w
 
@@ -49,6 +51,15 @@ def write_arguments(folder: RunFolder, config: Common) -> None:
     """Write what decides the run; ``unfreeze train --config args.toml`` runs it again."""
     places = {"out", "cache", "cache_gib"}
     write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=places)))
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what decides a run's numbers."""
+    return {
+        "unfreeze": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "timm")},
+    }
 
 
 def write_checks(folder: RunFolder, photos: PhotoSet) -> None:

@@ -108,6 +108,7 @@ class Verdict(_Part):
     tried: tuple[Tried, ...] = ()
     setbacks: tuple[str, ...] = ()
     cost: Cost
+    versions: dict[str, str] = Field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return ``verdict.json``'s text."""

@@ -57,7 +57,8 @@ def command(*words: str) -> int:
 
 def test_the_run_folder_is_whole(run: Path) -> None:
     assert {path.name for path in run.iterdir()} == {
-        "args.toml", "checks.csv", "history.csv", "model", "predictions.csv", "splits.csv", "verdict.json",
+        "args.toml", "checks.csv", "history.csv", "model", "plots", "predictions.csv", "report.html", "splits.csv",
+        "verdict.json",
     }  # fmt: skip
     assert {path.name for path in (run / "model").iterdir()} == {"README.md", "config.json", "model.safetensors"}
     with (run / "splits.csv").open(encoding="utf-8") as file:
@@ -93,6 +94,25 @@ def test_the_verdict_follows_its_schema(run: Path) -> None:
     assert all(0 <= accuracy <= 1 for accuracy in points.values())
     assert verdict["shipped"] == "two_phase" or verdict["model"]["alpha"] == 0
     assert all(isinstance(setback, str) for setback in verdict["setbacks"])
+
+
+def test_the_report_is_written_by_train_and_again_from_the_folder_alone(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "report.html").unlink()
+    shutil.rmtree(copy / "plots")
+    monkeypatch.chdir(tmp_path)
+    capsys.readouterr()
+    assert command("report", "copy") == 0
+    assert capsys.readouterr().out == f"{Path('copy', 'report.html')}\n"
+    again, written = ((folder / "report.html").read_text("utf-8") for folder in (copy, run))
+    assert again.replace(copy.name, run.name) == written.replace(copy.name, run.name)
+    assert {path.name for path in (copy / "plots").iterdir()} == {path.name for path in (run / "plots").iterdir()}
+    assert all(f">{title}</h2>" in written for title in ("Verdict", "Scores", "Training", "Confusion", "Photos", "Run"))
+    assert "<td>efficientnet_lite0</td>" in written
+    assert f"<td>{torch.__version__}</td>" in written
 
 
 def test_training_gets_no_photo_of_the_test_set(
@@ -334,8 +354,9 @@ def test_the_last_lines_say_the_verdict_the_paths_and_the_next_command(
     assert command("train", str(photos), "--recipe", "head-only", "--views", "1") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("The head-only model ships: it is right on ")
-    assert [line.split()[0] for line in lines[-4:]] == ["run", "verdict", "model", "next"]
+    assert [line.split()[0] for line in lines[-5:]] == ["run", "verdict", "model", "report", "next"]
     assert len(lines) < 25
+    assert lines[-2] == f"report   {Path('runs', 'train', 'report.html')}"
     assert lines[-1].endswith("unfreeze predict runs/train PHOTO...")
     assert (tmp_path / "runs" / "latest").resolve() == tmp_path / "runs" / "train"
 
@@ -353,6 +374,7 @@ def test_the_last_lines_say_the_verdict_the_paths_and_the_next_command(
         (["train", "{photos}", "--cache", "/dev/null/cache"], "--cache-gib 0"),
         (["train", "{photos}", "--fine"], "Unknown option"),
         (["predict", "nowhere", "{photos}"], "no such run folder"),
+        (["report", "nowhere"], "no such run folder"),
         (["models", "nonsense"], "No model's name contains"),
         (["nonsense"], "nonsense"),
     ],

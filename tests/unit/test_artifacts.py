@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.artifacts import Cell, RunFolder, new_run, open_run, write_bytes, write_table, write_text
+from unfreeze.artifacts import Cell, RunFolder, new_run, open_run, read_table, write_bytes, write_table, write_text
 from unfreeze.errors import RunError
 
 
@@ -145,3 +145,17 @@ def test_cells_that_a_spreadsheet_would_run_are_made_inert(tmp_path: Path, first
     write_table(tmp_path / "t.csv", [cell], [[cell], [f"safe{cell}"]])
     with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
         assert [row[0] for row in csv.reader(file)] == [f"'{cell}", f"'{cell}", f"safe{cell}"]
+
+
+def test_a_table_is_read_as_it_was_before_it_was_written(tmp_path: Path) -> None:
+    header, rows = ["file_name", "=a"], [["=cmd", "two\nlines, and more"], ["-1", "'quoted'"], ["@x", ""]]
+    write_table(tmp_path / "t.csv", header, rows)
+    assert read_table(tmp_path / "t.csv") == (header, rows)
+    assert read_table(tmp_path / "gone.csv") == ([], [])
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1\n", b"a\n\xff\n"])
+def test_a_damaged_table_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(RunError, match=r"t\.csv"):
+        read_table(tmp_path / "t.csv")

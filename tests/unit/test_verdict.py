@@ -37,6 +37,7 @@ def verdict(**changes: Any) -> Verdict:
         "tried": (Tried(depth="blocks.5", lr=1e-3, path=((0, 0.8, 0.79, 0.6), (1, 0.9, 0.89, 0.4)), seconds=3.5),),
         "setbacks": ("phase 2 went wrong",),
         "cost": Cost(seconds={"head": 1.5, "total": 9.0}, peak_rss_mib=812.5),
+        "versions": {"torch": "2.10"},
     }
     return Verdict(**{**values, **changes})
 
@@ -56,7 +57,7 @@ def test_the_file_says_what_the_design_says() -> None:
     content = json.loads(verdict().to_json())
     assert content["schema"] == 1
     assert list(content) == [
-        "schema", "shipped", "data", "model", "scores", "gain", "forgetting", "tried", "setbacks", "cost",
+        "schema", "shipped", "data", "model", "scores", "gain", "forgetting", "tried", "setbacks", "cost", "versions",
     ]  # fmt: skip
     assert content["tried"][0]["path"] == [[0.0, 0.8, 0.79, 0.6], [1.0, 0.9, 0.89, 0.4]]
     assert content["data"]["classes"] == ["cat", "Dög"]

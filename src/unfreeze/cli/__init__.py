@@ -90,6 +90,19 @@ def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
 
 
 @app.command
+def report(run: Path, /) -> None:
+    """Write the report of a finished run again, and print its path.
+
+    Args:
+        run: The run's folder; photos are shown where they still are where they were.
+    """
+    from unfreeze.artifacts import open_run
+    from unfreeze.report import write_report
+
+    print(write_report(open_run(run)))
+
+
+@app.command
 def models(name: str = "", /) -> None:
     """List the backbones whose names contain NAME; for a whole name, what --depth may be.
 

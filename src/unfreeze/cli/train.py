@@ -7,8 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from unfreeze.artifacts import RunFolder
 from unfreeze.config import CompareSettings, Settings, TrainConfig, make_comparison, make_config, read_config
 from unfreeze.errors import ConfigError
+from unfreeze.runtime import say
 
 DEFAULTS = Settings()
 COMPARE_DEFAULTS = CompareSettings()
@@ -61,7 +63,6 @@ def compare(
 def demo() -> None:
     """Draw photos of metal surfaces with defects into demo/photos, and train on them."""
     from unfreeze.demo import draw_photos
-    from unfreeze.runtime import say
 
     photos = Path("demo", "photos")
     say(f"{photos} holds photos of metal surfaces that this program drew: they are not real")
@@ -79,4 +80,18 @@ def _train(config: TrainConfig, next_photos: str) -> None:
     print(f"run      {folder.root}")
     print(f"verdict  {folder.verdict}")
     print(f"model    {folder.model}")
+    report = _report(folder)
+    if report is not None:
+        print(f"report   {report}")
     print(f"next     unfreeze predict {folder.root} {next_photos}")
+
+
+def _report(folder: RunFolder) -> Path | None:
+    """Write the report; a run that finished has not failed where it can't be written."""
+    from unfreeze.report import write_report
+
+    try:
+        return write_report(folder)
+    except Exception as error:
+        say(f"the report can't be written: {error}\n`unfreeze report {folder.root}` tries again")
+        return None

@@ -1,0 +1,56 @@
+"""The page: sections in order, rendered into one file that needs no network, no script and no other file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from unfreeze.artifacts import RunFolder, write_bytes, write_text
+from unfreeze.report import answers, origin, outcome, photos
+from unfreeze.report.material import Material, read_material
+from unfreeze.report.parts import Plot, Section
+from unfreeze.version import __version__
+
+SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
+    outcome.verdict,
+    outcome.scores,
+    outcome.tried,
+    outcome.forgetting,
+    outcome.training,
+    answers.confusion,
+    answers.classes,
+    answers.reliability,
+    photos.photos,
+    origin.data,
+    origin.settings,
+)
+
+
+def write_report(folder: RunFolder) -> Path:
+    """Write a finished run's report and plots, in place of what is there, and return the page's path.
+
+    Raises:
+        RunError: There is no finished run in the folder, a file of it is damaged, or the report can't be written.
+    """
+    run = read_material(folder)
+    sections = [section for section in (make(run) for make in SECTIONS) if section is not None]
+    for section in sections:
+        for part in section.parts:
+            if isinstance(part, Plot):
+                write_bytes(folder.plots / f"{part.name}.png", part.png)
+    write_text(folder.report, render(run, sections))
+    return folder.report
+
+
+def render(run: Material, sections: list[Section]) -> str:
+    """Return the page; whatever a class or a file is called, it is text."""
+    environment = Environment(
+        loader=PackageLoader("unfreeze.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html").render(run=run, sections=sections, version=__version__)

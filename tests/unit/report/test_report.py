@@ -1,0 +1,444 @@
+"""The report, on run folders that are made by hand."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomli_w
+from PIL import Image
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+from unfreeze.artifacts import RunFolder, write_table, write_text
+from unfreeze.cli.train import _report
+from unfreeze.errors import RunError
+from unfreeze.evaluation.calibration import Calibration
+from unfreeze.evaluation.forgetting import Forgetting
+from unfreeze.evaluation.metrics import score
+from unfreeze.evaluation.resampling import FloatArray
+from unfreeze.evaluation.significance import gain
+from unfreeze.report import answers, outcome, photos, write_report
+from unfreeze.report.material import Material, read_material
+from unfreeze.report.parts import Gallery, Plot, Section, Table, Text
+from unfreeze.verdict import Arm, Cost, Data, Model, ScoreSheet, Tried, Verdict
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+CLASSES = ("=cmd", HOSTILE, '$x^2$ & "co"')
+TRIED = (
+    Tried(depth="blocks.6", lr=3e-4, path=((0.0, 0.8, 0.8, 0.5), (0.5, 0.85, 0.84, 0.45)), seconds=12.3),
+    Tried(
+        depth="blocks.5", lr=3e-4, path=((0.0, 0.8, 0.8, 0.5), (0.5, 0.9, 0.9, 0.4), (1.0, 0.88, 0.9, 0.41)), seconds=20
+    ),
+)
+FORGOTTEN = Forgetting(
+    reference="photos", n=500, before=0.9, after=0.8, drop=0.1, drop_ci95=(0.06, 0.14), weights_drop=0.02,
+    batch_norm_drop=0.08, top5_before=0.99, top5_after=0.98, top5_drop=0.01, probe_before=0.85, probe_after=0.84,
+    probe_drop=0.01, agreement=0.75, agreement_n=60, kl=0.123, cka={"blocks.5": 0.99, "blocks.6": 0.9},
+)  # fmt: skip
+ALL = [
+    "Verdict", "Scores", "What was tried", "Forgetting", "Training", "Confusion", "Classes", "Reliability", "Photos",
+    "Data", "Run",
+]  # fmt: skip
+
+
+def said(labels: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int, wrong: float, seed: int) -> FloatArray:
+    """Return probabilities that are wrong for a share of the photos, rounded as the table rounds them."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 1, (len(labels), classes))
+    answer = np.where(random.random(len(labels)) < wrong, random.integers(0, classes, len(labels)), labels)
+    logits[np.arange(len(labels)), answer] += 4
+    powers = np.exp(logits)
+    return np.asarray((powers / powers.sum(axis=1, keepdims=True)).round(6))
+
+
+def make(
+    root: Path,
+    *,
+    classes: Sequence[str] = CLASSES,
+    count: int = 60,
+    second: bool = True,
+    shipped: Arm = "two_phase",
+    drawn: bool = True,
+    forgotten: Forgetting | None = FORGOTTEN,
+    cross_fitted: bool = False,
+) -> RunFolder:
+    """Make a finished run, and the photos beside it."""
+    folder, source = RunFolder(root / "run"), root / "photos"
+    labels = np.arange(count) % len(classes)
+    arms = {"head_only": said(labels, len(classes), 0.5, 1)}
+    if second:
+        arms["two_phase"] = said(labels, len(classes), 0.3, 2)
+    scores = {arm: score(labels, probabilities) for arm, probabilities in arms.items()}
+    names = [f"{label}/{number} {HOSTILE.replace('/', '')}.png" for number, label in enumerate(labels)]
+    if drawn:
+        for number, name in enumerate(names):
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            noise = np.random.default_rng(number).integers(0, 255, (200, 220, 3), np.uint8)
+            Image.fromarray(noise).save(source / name)
+    verdict = Verdict(
+        shipped=shipped,
+        data=Data(n_train=200, n_test=0 if cross_fitted else count, classes=tuple(classes), left_out=60),
+        model=Model(name="efficientnet_lite0", boundary=5, depth="blocks.5", alpha=0.5 if second else 0, bn="frozen"),
+        scores=ScoreSheet(
+            evidence="cross_fitted" if cross_fitted else "test",
+            head_only=scores["head_only"],
+            two_phase=scores.get("two_phase"),
+            shipped=replace(scores[shipped], accuracy=0.715) if cross_fitted else scores[shipped],
+            calibration=Calibration(0.5, 100, 0.1, 0.02, 0.5, 0.4),
+        ),
+        gain=gain(labels, arms["head_only"], arms["two_phase"]) if second else None,
+        forgetting=forgotten,
+        tried=TRIED if second else (),
+        setbacks=(f"it went wrong at {HOSTILE}",) if second else (),
+        cost=Cost(seconds={"head": 1.0, "total": 2.0}, forecast={"head": 3.0}, peak_rss_mib=512.4),
+        versions={"unfreeze": "0.1", "torch": "2.10"},
+    )
+    write_text(folder.args, tomli_w.dumps({"photos": str(source), "model": "efficientnet_lite0"}))
+    write_text(folder.verdict, verdict.to_json())
+    write_text(folder.weights, "weights")
+    write_table(folder.checks, ["file_name", "reason"], [(f"{HOSTILE}{n}", "is <b>damaged</b>") for n in range(60)])
+    write_table(
+        folder.splits,
+        ["file_name", "label", "group", "split", "fold"],
+        [(name, classes[label], None, "test", None) for name, label in zip(names, labels.tolist(), strict=True)],
+    )
+    write_table(
+        folder.predictions,
+        ["file_name", "label", *(f"{arm}:{name}" for arm in arms for name in classes)],
+        [
+            [name, classes[label], *(float(value) for of in arms.values() for value in of[row])]
+            for row, (name, label) in enumerate(zip(names, labels.tolist(), strict=True))
+        ],
+    )
+    history = [
+        (f"phase 2 from blocks.5, validating {fold} of 2", epoch, 1 / epoch, 0.9 if epoch < 3 else None)
+        for fold in (1, 2)
+        for epoch in (1, 2, 1, 2, 3)  # trained twice: the first went wrong
+    ]
+    write_table(folder.history, ["phase", "epoch", "train_loss", "val_loss"], history if second else [])
+    return folder
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page: its tags with their attributes, its text, its headings."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.headings: list[str] = []
+        self._inside = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if self._inside == "h2":
+            self.headings.append(data)
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page(folder: RunFolder) -> Page:
+    return Page(write_report(folder).read_text("utf-8"))
+
+
+def tables(section: Section | None) -> list[Table]:
+    assert section is not None
+    return [part for part in section.parts if isinstance(part, Table)]
+
+
+def texts(section: Section | None) -> str:
+    assert section is not None
+    return " ".join(part.text for part in section.parts if isinstance(part, Text))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(scope="module")
+def run(folder: RunFolder) -> Material:
+    return read_material(folder)
+
+
+def test_every_section_is_there_in_order(folder: RunFolder) -> None:
+    shown = page(folder)
+    assert shown.headings == ALL
+    assert [link["href"] for link in shown.named("a")] == [f"#{section['id']}" for section in shown.named("section")]
+    assert {path.name for path in folder.plots.iterdir()} == {
+        f"{name}.png" for name in ("scores", "tried", "cka", "training", "confusion", "reliability")
+    }
+    assert folder.plots.joinpath("scores.png").read_bytes().startswith(b"\x89PNG")
+    assert any(hashlib.sha256(b"weights").hexdigest() in text for text in shown.text)
+
+
+def test_names_are_text_whatever_they_are(folder: RunFolder) -> None:
+    shown = page(folder)
+    assert any(HOSTILE in text for text in shown.text)
+    assert {tag for tag, _ in shown.tags} <= {
+        "html", "head", "meta", "title", "style", "body", "header", "nav", "main", "section", "footer", "h1", "h2", "h3",
+        "p", "ul", "li", "a", "div", "span", "table", "caption", "thead", "tbody", "tr", "th", "td", "figure",
+        "figcaption", "img",
+    }  # fmt: skip
+    assert not [name for _, attributes in shown.tags for name in attributes if name.startswith("on")]
+    assert len(shown.named("img")) > 6
+    for image in shown.named("img"):
+        assert re.match(r"data:image/(png|jpeg);base64,", image["src"] or "")
+        assert image["alt"]
+
+
+def test_nothing_is_loaded_from_elsewhere(folder: RunFolder) -> None:
+    written = write_report(folder).read_text("utf-8")
+    assert not re.search(r"https?:", written)
+    shown = Page(written)
+    assert not {"script", "link", "iframe", "object", "base"} & {tag for tag, _ in shown.tags}
+    assert not [a for _, a in shown.tags if {"srcset", "action", "style"} & set(a)]
+    assert all((link["href"] or "").startswith("#") for link in shown.named("a"))
+    (policy,) = (meta for meta in shown.named("meta") if meta.get("http-equiv") == "Content-Security-Policy")
+    assert policy["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert not re.search(r"url\(|@import", written)
+
+
+def test_tables_can_be_read_aloud(folder: RunFolder) -> None:
+    shown = page(folder)
+    assert len(shown.named("caption")) == len(shown.named("table")) > 8
+    assert {heading["scope"] for heading in shown.named("th")} == {"col", "row"}
+
+
+def test_the_page_is_the_same_when_it_is_written_again(folder: RunFolder) -> None:
+    assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
+
+
+def test_head_only_has_neither_gain_nor_search_nor_curves(tmp_path: Path) -> None:
+    shown = page(make(tmp_path, second=False, shipped="head_only", forgotten=None))
+    assert shown.headings == [name for name in ALL if name not in ("What was tried", "Forgetting", "Training")]
+    assert any("no gain to speak of" in text for text in shown.text)
+    assert not any("that phase 2 fixed" in text for text in shown.text)
+
+
+def test_what_is_gone_from_the_folder_is_not_shown(tmp_path: Path) -> None:
+    folder = make(tmp_path, drawn=False)
+    for path in (folder.predictions, folder.history, folder.splits, folder.checks, folder.args, folder.weights):
+        path.unlink()
+    shown = page(folder)
+    assert shown.headings == [n for n in ALL if n not in ("Training", "Confusion", "Reliability", "Photos")]
+
+
+def test_where_the_folds_chose_differently_what_is_chosen_has_a_column(tmp_path: Path) -> None:
+    run = read_material(make(tmp_path, cross_fitted=True, drawn=False))
+    scores = outcome.scores(run)
+    assert tables(scores)[0].header == ("score", "head-only", "two-phase", "as it is chosen")
+    assert tables(scores)[0].rows[0][-1].startswith("0.715 (")
+    assert "each answered by a model that never saw it" in tables(scores)[0].caption
+    assert "counts the choice" in texts(scores)
+    assert run.verdict.scores.two_phase is not None
+    assert run.scores == run.verdict.scores.two_phase  # what confusion and classes are of
+    assert "test photos" not in texts(answers.reliability(run))
+
+
+def test_the_gain_is_the_verdicts(run: Material) -> None:
+    gained = run.verdict.gain
+    assert gained is not None
+    accuracy, *_ = tables(outcome.scores(run))[1].rows
+    assert accuracy[1].startswith(f"{gained.accuracy * 100:+.1f} (")
+    assert accuracy[2] == f"{gained.p_value:.2g}"
+    assert f"answers {gained.fixed} rightly" in texts(outcome.scores(run))
+
+
+def test_what_ships_is_marked_among_what_was_tried(run: Material) -> None:
+    section = outcome.tried(run)
+    (table,) = tables(section)
+    assert [row[:4] for row in table.rows][1:4] == [
+        ("blocks.6", "0.0003", "12", "0.5"), ("blocks.5", "0.0003", "20", "0"), ("blocks.5", "0.0003", "20", "0.5"),
+    ]  # fmt: skip
+    assert table.marked == {3}
+    assert "flatters a little" in texts(section)
+
+
+def test_a_search_that_nobody_judged_has_no_plot(run: Material) -> None:
+    unjudged = run.verdict.model_copy(
+        update={"tried": (TRIED[0].model_copy(update={"path": ()}),), "shipped": "head_only"}
+    )
+    section = outcome.tried(replace(run, verdict=unjudged))
+    assert section is not None
+    assert not [part for part in section.parts if isinstance(part, Plot)]
+    assert tables(section)[0].rows == (("blocks.6", "0.0003", "12", "-", "-", "-", "-"),)
+    assert tables(section)[0].marked == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("found", "rows", "plotted"),
+    [
+        (FORGOTTEN, 5, 1),
+        (replace(FORGOTTEN, drop=None, top5_drop=None, cka={}), 3, 0),
+        (Forgetting(agreement=0.5), 0, 0),
+    ],
+)
+def test_only_what_was_measured_of_forgetting_is_shown(
+    run: Material, found: Forgetting, rows: int, plotted: int
+) -> None:
+    section = outcome.forgetting(replace(run, verdict=run.verdict.model_copy(update={"forgetting": found})))
+    assert section is not None
+    assert sum(len(table.rows) for table in tables(section)) == rows
+    assert sum(isinstance(part, Plot) for part in section.parts) == plotted
+    assert "None" not in str([part for part in section.parts if isinstance(part, Table)])
+
+
+def test_forgetting_that_was_not_measured_is_no_section(run: Material) -> None:
+    assert outcome.forgetting(replace(run, verdict=run.verdict.model_copy(update={"forgetting": Forgetting()}))) is None
+
+
+def test_the_confusion_is_sklearns(run: Material) -> None:
+    assert run.predictions is not None
+    assert run.answers is not None
+    expected = confusion_matrix(run.predictions.labels, run.answers.argmax(axis=1), labels=range(3))
+    (table,) = tables(answers.confusion(run))
+    counted = np.array([[int(cell.split()[0]) for cell in row[1:]] for row in table.rows])
+    assert np.array_equal(counted, expected)
+    assert table.header[1:] == CLASSES
+    assert run.scores.confusion is not None
+    assert np.array_equal(counted, run.scores.confusion)
+    assert table.rows[0][1] == f"{expected[0, 0]} ({expected[0, 0] / expected[0].sum() * 100:.0f} %)"
+
+
+def test_classes_are_sklearns_and_the_weakest_first(run: Material) -> None:
+    assert run.predictions is not None
+    assert run.answers is not None
+    (table,) = tables(answers.classes(run))
+    labels, answer = run.predictions.labels, run.answers.argmax(axis=1)
+    precision, recall, f1, n = precision_recall_fscore_support(labels, answer)
+    order = np.argsort(f1, kind="stable")
+    assert [row[0] for row in table.rows] == [CLASSES[label] for label in order]
+    assert [tuple(cell.split(" ")[0] for cell in row[1:]) for row in table.rows] == [
+        (str(n[k]), f"{recall[k]:.3f}", f"{precision[k]:.3f}", f"{f1[k]:.3f}") for k in order
+    ]
+
+
+def test_reliability_bins_are_those_of_the_hand() -> None:
+    stated = np.array([[0.55, 0.45], [0.58, 0.42], [0.3, 0.7], [0.05, 0.95], [1.0, 0.0]])
+    bins = answers.binned(np.array([0, 1, 1, 1, 0]), stated)
+    assert bins.counts.tolist() == [0, 0, 0, 0, 0, 2, 1, 0, 0, 2]  # 0.7 is the end of the bin from 0.6 on
+    assert bins.confidence.tolist() == pytest.approx([0, 0, 0, 0, 0, 0.565, 0.7, 0, 0, 0.975])
+    assert bins.accuracy.tolist() == [0, 0, 0, 0, 0, 0.5, 1, 0, 0, 1]
+
+
+def test_photos_are_those_that_changed(run: Material) -> None:
+    section, said, gained = photos.photos(run), run.predictions, run.verdict.gain
+    assert section is not None
+    assert said is not None
+    assert gained is not None
+    fixed, broken, wrong = (part for part in section.parts if isinstance(part, Gallery))
+    assert (fixed.heading, broken.heading) == (
+        f"{gained.fixed} photos that phase 2 fixed", f"{gained.broken} photos that phase 2 broke",
+    )  # fmt: skip
+    assert wrong.heading.endswith("photos that the two-phase model gets wrong")
+    number = {name: i for i, name in enumerate(said.file_names)}
+    for gallery, before, after in ((fixed, False, True), (broken, True, False), (wrong, None, False)):
+        assert 0 < len(gallery.photos) <= 12
+        for photo in gallery.photos:
+            i = number[photo.file_name]
+            assert photo.jpeg is not None
+            assert photo.jpeg.startswith(b"\xff\xd8")
+            assert photo.label == CLASSES[said.labels[i]]
+            assert (said.arms["two_phase"][i].argmax() == said.labels[i]) == after
+            assert before is None or (said.arms["head_only"][i].argmax() == said.labels[i]) == before
+    sureness = [said.arms["two_phase"][number[photo.file_name]].max() for photo in wrong.photos]
+    assert sureness == sorted(sureness, reverse=True)
+
+
+def test_a_photo_that_is_gone_or_damaged_becomes_a_text(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    section = photos.photos(read_material(folder))
+    assert section is not None
+    gone, damaged, _ = (part.photos[0].file_name for part in section.parts if isinstance(part, Gallery))
+    (tmp_path / "photos" / gone).unlink()
+    (tmp_path / "photos" / damaged).write_bytes(b"no photo")
+    shown = page(folder)
+    assert sum("no photo to show" in text for text in shown.text) >= 2
+    assert any("are not where they were any more" in text for text in shown.text)
+
+
+def test_a_photo_is_found_however_its_name_is_spelled(tmp_path: Path) -> None:
+    decomposed = "e\N{COMBINING ACUTE ACCENT}.png"
+    for place in (tmp_path / "cat" / decomposed, tmp_path / "dog" / "a.png"):
+        place.parent.mkdir()
+        Image.new("RGB", (4, 4)).save(place)
+    composed = "cat/\N{LATIN SMALL LETTER E WITH ACUTE}.png"
+    assert photos.find(tmp_path, [composed, "dog/a.png", "dog/b.png"]) == {
+        composed: tmp_path / "cat" / decomposed, "dog/a.png": tmp_path / "dog" / "a.png",
+    }  # fmt: skip
+    assert photos.find(tmp_path / "table.csv", ["dog/a.png", "x" * 5000]) == {"dog/a.png": tmp_path / "dog" / "a.png"}
+    assert photos.find(None, ["a.png"]) == {}
+
+
+def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
+    classes = [f"a kind of bird that has a long name, number {number}" for number in range(100)]
+    folder = make(tmp_path, classes=classes, count=5000, drawn=False)
+    run = read_material(folder)
+    (table,) = tables(answers.confusion(run))
+    assert len(table.rows) == 20
+    counts = [int(row[2]) for row in table.rows]
+    assert counts == sorted(counts, reverse=True)
+    assert run.predictions is not None
+    assert run.answers is not None
+    most = confusion_matrix(run.predictions.labels, run.answers.argmax(axis=1))
+    np.fill_diagonal(most, 0)
+    assert counts[0] == most.max()
+    section = photos.photos(run)
+    assert section is not None
+    random = np.random.default_rng(0)
+    for name in {photo.file_name for part in section.parts if isinstance(part, Gallery) for photo in part.photos}:
+        place = tmp_path / "photos" / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 255, (160, 160, 3), np.uint8)).save(place)  # noise is what packs worst
+    written = write_report(folder).read_text("utf-8")
+    assert written.count("data:image/jpeg") == 36
+    assert len(written) < 8e6
+
+
+def test_a_matrix_of_forty_classes_is_drawn(tmp_path: Path) -> None:
+    classes = [f"{number:02} 雪" for number in range(40)]  # the plots' font lacks the letter: that is no warning
+    section = answers.confusion(read_material(make(tmp_path, classes=classes, count=400, drawn=False)))
+    assert section is not None
+    (drawn,) = (part for part in section.parts if isinstance(part, Plot))
+    assert drawn.wide
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("predictions", "file_name,label,head_only:=cmd\na,stranger,1\n"),
+        ("predictions", "file_name,label\na\n"),
+        ("history", "phase,epoch\n2,1\n"),
+        ("args", "photos ="),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str) -> None:
+    folder = make(tmp_path, drawn=False)
+    path = getattr(folder, name)
+    write_text(path, content)
+    with pytest.raises(RunError, match=re.escape(path.name)):
+        write_report(folder)
+    assert not folder.report.exists()
+
+
+def test_a_run_has_not_failed_where_its_report_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make(tmp_path, drawn=False)
+    write_text(folder.predictions, "file_name,label\na\n")
+    assert _report(folder) is None
+    assert f"`unfreeze report {folder.root}` tries again" in capsys.readouterr().err
