@@ -50,11 +50,9 @@ def ways(config: TrainConfig, named: list[str], backbone: Backbone, data: Traini
 def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) -> Iterator[tuple[str, Scored]]:
     """Yield what every way is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
     photos = read_photos(data / name)
-    train, test = (
-        [replace(sample, split=side) for sample in samples]
-        for samples, side in zip(draw(photos, a_class, seed), ("train", "test"), strict=True)
-    )
-    drawn = check(PhotoSet(photos.root, photos.classes, (*train, *test)))
+    train, test = draw(photos, a_class, seed)
+    sided = (*(replace(one, split="train") for one in train), *(replace(one, split="test") for one in test))
+    drawn = check(PhotoSet(photos.root, photos.classes, sided))
     splits = split(drawn, test_size=None, folds=FOLDS, seed=seed)
     train, test = ([drawn.samples[i] for i in side] for side in (splits.learning, splits.test))
     known = TrainingData.of(train, splits, len(photos.classes))

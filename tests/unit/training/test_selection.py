@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from numpy.typing import ArrayLike
 
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.selection import Choice, Panel, Verdicts, better
@@ -92,7 +93,8 @@ def weights_of(counts: Sequence[int]) -> list[float]:
     labels = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
     everyone = np.arange(len(labels))
     data = TrainingData(labels, everyone, everyone[:0], everyone % 2, len(counts))
-    return Panel.of((), (), data).weights.tolist()
+    found: list[float] = Panel.of((), (), data).weights.tolist()
+    return found
 
 
 def test_classes_weigh_the_same_where_they_are_clearly_imbalanced() -> None:
@@ -103,7 +105,7 @@ def test_classes_weigh_the_same_where_they_are_clearly_imbalanced() -> None:
     assert weights_of([0, 10, 10])[1:] == [1, 1]  # a class without photos imbalances nothing
 
 
-def verdicts(right: Sequence[float], losses: Sequence[float]) -> Verdicts:
+def verdicts(right: ArrayLike, losses: ArrayLike) -> Verdicts:
     return Verdicts(np.array(losses, float), np.array(right, float))
 
 
