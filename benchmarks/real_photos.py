@@ -34,20 +34,21 @@ def draw(photos: PhotoSet, a_class: int, seed: int) -> list[tuple[str, str, str]
 
     Where the set names a training and a test side, each is drawn from its own.
     """
-    random = generator(seed, 2026)
-    order = [photos.samples[index] for index in random.permutation(len(photos.samples))]
     named = any(sample.split == "test" for sample in photos.samples)
     test_side = "test" if named else "val"
     train: list[tuple[str, str, str]] = []
-    test: list[tuple[str, str, str]] = []
+    trains: set[Path] = set()
     taken = dict.fromkeys(range(len(photos.classes)), 0)
-    for sample in order:
+    for index in generator(seed, 2026).permutation(len(photos.samples)):
+        sample = photos.samples[index]
         if sample.split in (None, "train") and taken[sample.label] < a_class:
             taken[sample.label] += 1
+            trains.add(sample.path)
             train.append((str(sample.path), photos.classes[sample.label], "train"))
-        elif sample.split in (None, test_side) and len(test) < TEST_PHOTOS:
-            test.append((str(sample.path), photos.classes[sample.label], "test"))
-    return train + test
+    # In the order above, small classes have all of their first photos trained on: test photos have an order of their own.
+    order = [photos.samples[index] for index in generator(seed, 2027).permutation(len(photos.samples))]
+    rest = [sample for sample in order if sample.split in (None, test_side) and sample.path not in trains]
+    return train + [(str(sample.path), photos.classes[sample.label], "test") for sample in rest[:TEST_PHOTOS]]
 
 
 def draw_table(data: Path, name: str, a_class: int, seed: int, work: Path) -> Path:
