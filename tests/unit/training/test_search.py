@@ -213,7 +213,10 @@ def test_a_training_that_collapses_is_told_apart(photos: tuple[Path, ...], monke
     assert trial.trouble == "collapsed"
     (said,) = trial.setbacks()
     assert "validation fell far below where it had begun" in said
-    assert [row.epoch for row in trial.history] == [*range(1, 7), *range(1, 7)]  # broken off at the third of the second half
+    assert [row.epoch for row in trial.history] == [
+        *range(1, 7),
+        *range(1, 7),
+    ]  # broken off at the third of the second half
 
 
 def test_a_candidate_that_goes_wrong_does_not_end_the_search(
