@@ -33,7 +33,7 @@ from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import gather, new_head, phase_one, render_with
 from unfreeze.training.recipes import MILD, TURNED, Recipe, choose
 from unfreeze.training.rounds import Round, TrainingData
-from unfreeze.training.search import Bench, Start
+from unfreeze.training.search import Bench
 from unfreeze.training.store import open_store
 
 POINTS = (0.5, 0.75, 1.0)
@@ -75,7 +75,7 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
                 first = phase_one(backbone, at_head, known, own, seed)
                 bench = Bench(backbone, head, pretrained, sources, known, seed)
                 everything = Round(known.train, known.train[:0], None)
-                tuned = bench.train(own.candidates[0], Start(first.start), everything, "phase 2").weights
+                tuned = bench.train(own.candidates[0], first.start, everything, "phase 2").weights
             if not number:
                 yield f"head, {label}", scored(first.final, backbone, head, pretrained, exam, truth)
             for alpha in POINTS:

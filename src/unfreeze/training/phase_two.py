@@ -17,7 +17,7 @@ from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import PhaseOne, Sources, new_head
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, validation_rounds
-from unfreeze.training.search import Bench, Start, TimeLeft, Trial, search, try_out
+from unfreeze.training.search import Bench, TimeLeft, Trial, search, try_out
 from unfreeze.training.selection import Choice, Judges, Panel
 
 Forgets = Callable[[Weights], float]
@@ -83,8 +83,7 @@ def phase_two(
     pretrained = backbone.snapshot(recipe.boundary)
     bench = Bench(backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, seed)
     panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
-    starts = [Start(start) for start in first.round_starts]
-    trials = search(bench, recipe.candidates, recipe.alphas, rounds, starts, panel, time_left)
+    trials = search(bench, recipe.candidates, recipe.alphas, rounds, first.round_starts, panel, time_left)
     setbacks = [setback for trial in trials for setback in trial.setbacks()]
     backbone.restore(pretrained)
     good = [trial for trial in trials if trial.answers]
@@ -93,7 +92,7 @@ def phase_two(
 
     heard = [trial.answers for trial in good]
     choice = panel.choose(heard, panel.everyone)
-    whole = _whole(bench, good[choice.trial], Start(first.start), rounds)
+    whole = _whole(bench, good[choice.trial], first.start, rounds)
     setbacks += whole.setbacks()
     backbone.restore(pretrained)
     if not whole.answers:
@@ -117,6 +116,7 @@ def phase_two(
         judged = whole.trouble is None  # at a tenth of the rates it is not the model that the rounds have judged
         return judged and alpha > 0 and panel.ships(heard[choice.trial][alpha], judges)
 
+    reached = min(choice.alpha, allowed)
     said, finals, ship = [], [], []
     for own in panel.everyone:
         theirs = panel.choose(heard, panel.others(own))
@@ -127,9 +127,9 @@ def phase_two(
         ship.append(ships(theirs, panel.others(own)))
     backbone.restore(pretrained)
     return PhaseTwo(
-        final=models[min(choice.alpha, allowed)],
+        final=models[reached],
         trial=good[choice.trial],
-        alpha=min(choice.alpha, allowed),
+        alpha=reached,
         validation=tuple(said),
         temperature=fit_temperature(joined(said, data.classes), truth_of(rounds, data)),
         calibrated_on=sum(len(each.val) for each in rounds),
@@ -142,7 +142,7 @@ def phase_two(
     )
 
 
-def _whole(bench: Bench, trial: Trial, start: Start, rounds: Sequence[Round]) -> Trial:
+def _whole(bench: Bench, trial: Trial, start: Weights, rounds: Sequence[Round]) -> Trial:
     """Train a candidate on all photos; where the user named photos to choose by, its only round has done that."""
     if len(bench.data.val) and rounds:
         return replace(trial, history=(), trouble=None)

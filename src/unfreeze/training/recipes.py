@@ -183,7 +183,7 @@ def _ways(config: TrainConfig, backbone: Backbone, photos_a_class: float) -> lis
     for share, lr in SEARCHED[family, regime]:
         boundary = backbone.head_boundary - max(1, round(share * backbone.head_boundary)) if asked is None else asked
         way = (boundary, config.lr or lr)
-        if boundary not in [known for known, _ in found] or (asked is None and way not in found):
+        if way not in found and (asked is None or not found):
             found.append(way)
     return found
 

@@ -24,17 +24,6 @@ WORDS: dict[Trouble, str] = {
 
 
 @dataclass(frozen=True)
-class Start:
-    """What a training of phase 2 goes on from.
-
-    Attributes:
-        weights: The head that it begins with.
-    """
-
-    weights: Weights
-
-
-@dataclass(frozen=True)
 class Trial:
     """A candidate on all rounds.
 
@@ -74,10 +63,10 @@ class Bench:
     data: TrainingData
     seed: int
 
-    def train(self, candidate: Candidate, start: Start, on: Round, phase: str) -> Tuned:
+    def train(self, candidate: Candidate, start: Weights, on: Round, phase: str) -> Tuned:
         """Go on from phase 1; leaves the backbone where training got to."""
-        floor = self.answers(start.weights, candidate, on.val) if len(on.val) else None
-        start.weights.install(self.backbone, self.head, self.pretrained)
+        floor = self.answers(start, candidate, on.val) if len(on.val) else None
+        start.install(self.backbone, self.head, self.pretrained)
         return finetune(
             self.backbone, self.head, self.sources[candidate.plan.boundary], self.data.labels, candidate.plan,
             candidate.schedule, phase=phase, train=on.train, val=on.val, seed=self.seed, floor=floor,
@@ -94,7 +83,7 @@ def search(
     candidates: Sequence[Candidate],
     alphas: Sequence[float],
     rounds: Sequence[Round],
-    starts: Sequence[Start],
+    starts: Sequence[Weights],
     panel: Panel,
     time_left: TimeLeft,
 ) -> tuple[Trial, ...]:
@@ -123,7 +112,7 @@ def try_out(
     candidate: Candidate,
     alphas: Sequence[float],
     rounds: Sequence[Round],
-    starts: Sequence[Start],
+    starts: Sequence[Weights],
     phase: str,
 ) -> Trial:
     """Train a candidate on every round; where one goes wrong, all of them once more at a tenth of the rates."""
@@ -142,7 +131,7 @@ def _on_rounds(
     candidate: Candidate,
     alphas: Sequence[float],
     rounds: Sequence[Round],
-    starts: Sequence[Start],
+    starts: Sequence[Weights],
     phase: str,
 ) -> Trial:
     history: list[EpochRow] = []
@@ -156,7 +145,7 @@ def _on_rounds(
             return Trial(candidate, {}, (), tuple(history), tuned.trouble, 0.0)
         finals.append(tuned.weights)
         for alpha, said in answers.items():
-            model = between(bench.pretrained, start.weights, tuned.weights, alpha)
+            model = between(bench.pretrained, start, tuned.weights, alpha)
             said.append(tuned.validation if alpha == 1 else bench.answers(model, candidate, each.val))
     return Trial(
         candidate, {alpha: tuple(said) for alpha, said in answers.items()}, tuple(finals), tuple(history), None, 0.0

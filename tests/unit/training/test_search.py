@@ -25,11 +25,12 @@ from tests.support import (
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.predict import place
+from unfreeze.training.finetune import Weights
 from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import BACK_OFF, Candidate
 from unfreeze.training.rounds import Round, truth_of, validation_rounds
-from unfreeze.training.search import Bench, Start, Trial, search, try_out
+from unfreeze.training.search import Bench, Trial, search, try_out
 from unfreeze.training.selection import Panel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,7 +46,7 @@ class Setting:
     given: Task
     bench: Bench
     rounds: tuple[Round, ...]
-    starts: list[Start]
+    starts: list[Weights]
     panel: Panel
 
     def search(self, *candidates: Candidate, time_left: Callable[[int], bool] = lambda _: True) -> tuple[Trial, ...]:
@@ -65,7 +66,7 @@ def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
         given=given,
         bench=Bench(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot(2), sources, given.data, 0),
         rounds=rounds,
-        starts=[Start(start) for start in first.round_starts],
+        starts=list(first.round_starts),
         panel=Panel.of(first.validation, [truth_of((each,), given.data) for each in rounds], given.data),
     )
 
@@ -131,7 +132,7 @@ def test_every_point_answers_as_its_own_model_does(photos: tuple[Path, ...], mak
     for number, (each, start) in enumerate(zip(own.rounds, own.starts, strict=True)):
         plain = torch.cat([own.given.renderer.views(int(photo), (0,)) for photo in each.val])
         for alpha, answers in trial.answers.items():
-            model = between(own.bench.pretrained, start.weights, trial.finals[number], alpha)
+            model = between(own.bench.pretrained, start, trial.finals[number], alpha)
             model.install(backbone, head, own.bench.pretrained)
             with torch.no_grad():
                 expected = head(backbone.run(place(plain, backbone, 0)))
@@ -145,7 +146,7 @@ def test_every_round_goes_on_from_its_own_start(photos: tuple[Path, ...]) -> Non
     trial = own.try_out(candidate(backbone, 3, lr=1e-12, how=schedule(epochs=1)))
     assert len(trial.finals) == len(own.starts) == 3
     for final, start in zip(trial.finals, own.starts, strict=True):
-        torch.testing.assert_close(final.head, start.weights.head, atol=1e-6, rtol=0)
+        torch.testing.assert_close(final.head, start.head, atol=1e-6, rtol=0)
         assert len(final.stages) == 2
 
 
@@ -242,6 +243,6 @@ def test_the_pretrained_stages_are_where_every_training_begins(photos: tuple[Pat
 def test_training_leaves_what_it_starts_from_as_it_was(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own = setting(backbone, photos)
-    before = [bits(start.weights) for start in own.starts]
+    before = [bits(start) for start in own.starts]
     own.try_out(candidate(backbone, 2, lr=0.5))
-    assert [bits(start.weights) for start in own.starts] == before
+    assert [bits(start) for start in own.starts] == before
