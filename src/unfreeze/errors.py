@@ -42,6 +42,14 @@ class DecodeError(UnfreezeError):
     """One photo can't be read; the run goes on without it where that is possible."""
 
 
+class FormatError(DecodeError):
+    """It is no photo, or not in an accepted format."""
+
+
+class SizeError(DecodeError):
+    """It has more pixels than are accepted."""
+
+
 class ModelError(UnfreezeError):
     """A backbone can't be built, or its weights can't be had."""
 

@@ -103,6 +103,21 @@ def report(run: Path, /) -> None:
 
 
 @app.command
+def serve(run: Path, /, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto") -> None:
+    """Serve the model of a finished run: a page to try it on photos, and an HTTP API.
+
+    Args:
+        run: The run's folder.
+        host: The address to listen on; anything but 127.0.0.1 lets other machines in, and there is no authentication.
+        port: 0 takes any that is free.
+        device: auto, cpu, cuda, mps.
+    """
+    from unfreeze.serve import serve as serve_run
+
+    serve_run(run, host, port, device)
+
+
+@app.command
 def models(name: str = "", /) -> None:
     """List the backbones whose names contain NAME; for a whole name, what --depth may be.
 

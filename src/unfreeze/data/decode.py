@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import warnings
+from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from unfreeze.errors import DecodeError, MissingExtraError, UnfreezeError
+from unfreeze.errors import DecodeError, FormatError, MissingExtraError, SizeError, UnfreezeError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -25,10 +27,29 @@ PHOTO_SUFFIXES = frozenset({
 MAX_PIXELS = 178_956_970
 """Width x height that is still decoded: Pillow's own hard limit, well above any camera (a 150 MP back included)."""
 
-# An allow-list: Pillow also knows formats that start other programs (EPS) or have a record of holes (PSD, FLI).
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What is decoded at all: an allow-list.
+
+    Attributes:
+        formats: Pillow's names, tried in this order, and DICOM; the content decides.
+        pixels: The largest width x height.
+    """
+
+    formats: tuple[str, ...]
+    pixels: int
+
+
+# Pillow also knows formats that start other programs (EPS) or have a record of holes (PSD, FLI).
 # TGA has no signature and so comes last.
-_FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA")
+ANY_PHOTO = Accepted(
+    ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "DICOM"), MAX_PIXELS
+)
+"""The user's own files."""
+
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_LARGEST_PIXEL = 16  # bytes: four bands of float32
 _BITS_PER_SAMPLE, _ORIENTATION, _PLANAR_CONFIGURATION, _GDAL_NODATA = 258, 274, 284, 42113
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -41,8 +62,8 @@ _TURNS = {
 }
 
 
-def decode(path: Path, enough: int | None = None) -> Image.Image:
-    """Return the photo upright, as 8-bit RGB; safe to call from several threads at once.
+def decode(photo: Path | BinaryIO, enough: int | None = None, accepted: Accepted = ANY_PHOTO) -> Image.Image:
+    """Return the photo, a file or one that is open, upright, as 8-bit RGB; safe to call from several threads at once.
 
     - It comes in its own size.  With ``enough``, a JPEG may come in a half, a quarter or an eighth of it, its short side no
       less than ``enough`` pixels: the decoder doesn't work the finest detail out, and there is less to shrink afterwards.
@@ -57,17 +78,20 @@ def decode(path: Path, enough: int | None = None) -> Image.Image:
       their bands the first three are shown, stretched together where they aren't 8-bit.
 
     Raises:
-        DecodeError: The file is missing, damaged, no photo, or larger than ``MAX_PIXELS``.
+        FormatError: It is no photo, or not in an accepted format.
+        SizeError: It has more pixels than are accepted.
+        DecodeError: The file is missing or damaged.
         MissingExtraError: It is a DICOM file and pydicom isn't installed.
     """
+    path = photo if isinstance(photo, Path) else None
     try:
-        with _QUIET:
-            return _decode(path, enough)
+        with _QUIET, photo.open("rb") if isinstance(photo, Path) else nullcontext(photo) as file:
+            return _decode(file, path, enough, accepted)
     except UnfreezeError:
         raise
     except Image.DecompressionBombError as error:
-        raise DecodeError(
-            f"The photo has more than the {MAX_PIXELS:,} pixels that are read.",
+        raise SizeError(
+            f"The photo has more than the {accepted.pixels:,} pixels that are read.",
             where=path,
             mend="Save it in a smaller size; networks see a few hundred pixels a side.",
         ) from error
@@ -78,38 +102,39 @@ def decode(path: Path, enough: int | None = None) -> Image.Image:
         ) from error
 
 
-def _decode(path: Path, enough: int | None) -> Image.Image:
-    with path.open("rb") as file:
-        head = file.read(132)
-        if not head:
-            raise DecodeError("The file is empty.", where=path, mend="Copy it anew, or remove it.")
-        # DICOM first: its free preamble may well look like a TIFF.
-        if head[128:] == b"DICM" or path.suffix.lower() in (".dcm", ".dicom"):
-            return _decode_dicom(path)
-        Image.init()
-        try:
-            image = Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
-        except UnidentifiedImageError:
-            if head.startswith(_TIFF_SIGNATURES):
-                return _decode_scientific_tiff(path)
-            raise DecodeError(
-                "The content is no photo in a format that is read here.",
-                where=path,
-                mend="Save it as JPEG or PNG, or remove it.",
-            ) from None
-        with image:
-            _refuse_bomb(image.width, image.height)
-            if _is_deep_planar(image):
-                return _decode_scientific_tiff(path)
-            if enough is not None:
-                image.draft(None, (enough, enough))  # does nothing to formats other than JPEG
-            image.load()
-            return _flatten(_turn_upright(image))
+def _decode(file: BinaryIO, path: Path | None, enough: int | None, accepted: Accepted) -> Image.Image:
+    head = file.read(132)
+    file.seek(0)
+    if not head:
+        raise DecodeError("The file is empty.", where=path, mend="Copy it anew, or remove it.")
+    # DICOM first: its free preamble may well look like a TIFF.
+    named_dicom = path is not None and path.suffix.lower() in (".dcm", ".dicom")
+    if "DICOM" in accepted.formats and (named_dicom or head[128:] == b"DICM"):
+        return _decode_dicom(file, path, accepted)
+    Image.init()
+    try:
+        image = Image.open(file, formats=[name for name in accepted.formats if name in Image.OPEN])
+    except UnidentifiedImageError:
+        if "TIFF" in accepted.formats and head.startswith(_TIFF_SIGNATURES):
+            return _decode_scientific_tiff(file, path, accepted)
+        raise FormatError(
+            "The content is no photo in a format that is read here.",
+            where=path,
+            mend="Save it as JPEG or PNG, or remove it.",
+        ) from None
+    with image:
+        _refuse_bomb(image.width, image.height, accepted)
+        if _is_deep_planar(image):
+            return _decode_scientific_tiff(file, path, accepted)
+        if enough is not None:
+            image.draft(None, (enough, enough))  # does nothing to formats other than JPEG
+        image.load()
+        return _flatten(_turn_upright(image))
 
 
-def _refuse_bomb(width: int, height: int) -> None:
+def _refuse_bomb(width: int, height: int, accepted: Accepted) -> None:
     # Pillow's own check comes first, but it follows a global setting that other libraries switch off.
-    if width * height > MAX_PIXELS:
+    if width * height > accepted.pixels:
         raise Image.DecompressionBombError
 
 
@@ -162,7 +187,7 @@ def _to_rgb(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
 
 
-def _decode_scientific_tiff(path: Path) -> Image.Image:
+def _decode_scientific_tiff(file: BinaryIO, path: Path | None, accepted: Accepted) -> Image.Image:
     try:
         import tifffile
     except ImportError:
@@ -171,9 +196,12 @@ def _decode_scientific_tiff(path: Path) -> Image.Image:
             where=path,
             mend='Save it as 8-bit RGB, or try pip install "unfreeze[tiff]".',
         ) from None
-    with tifffile.TiffFile(path) as tiff:
+    file.seek(0)
+    with tifffile.TiffFile(file) as tiff:
         page = tiff.pages[0]
-        _refuse_bomb(page.imagewidth, page.imagelength)
+        _refuse_bomb(page.imagewidth, page.imagelength, accepted)
+        if page.nbytes > _LARGEST_PIXEL * accepted.pixels:  # by its header: thousands of bands
+            raise Image.DecompressionBombError
         pixels: npt.NDArray[Any] = page.asarray()
         if page.axes.startswith("S"):
             pixels = np.moveaxis(pixels, 0, -1)
@@ -189,14 +217,15 @@ def _decode_scientific_tiff(path: Path) -> Image.Image:
     return _to_rgb(pixels if pixels.dtype == np.uint8 else _stretch(pixels.astype(np.float32)))
 
 
-def _decode_dicom(path: Path) -> Image.Image:
+def _decode_dicom(file: BinaryIO, path: Path | None, accepted: Accepted) -> Image.Image:
     try:
         import pydicom
         from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
     except ImportError:
-        raise MissingExtraError("pydicom", "dicom", f"Reading the DICOM file {path.name}") from None
-    dataset = pydicom.dcmread(path)
-    _refuse_bomb(int(dataset.Columns), int(dataset.Rows))
+        purpose = "Reading a DICOM file" if path is None else f"Reading the DICOM file {path.name}"
+        raise MissingExtraError("pydicom", "dicom", purpose) from None
+    dataset = pydicom.dcmread(file)
+    _refuse_bomb(int(dataset.Columns), int(dataset.Rows), accepted)
     pixels: npt.NDArray[Any] = pixel_array(dataset, index=0)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)

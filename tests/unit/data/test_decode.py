@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data import decode as module
-from unfreeze.data.decode import PHOTO_SUFFIXES, decode
-from unfreeze.errors import DecodeError, MissingExtraError
+from unfreeze.data.decode import ANY_PHOTO, PHOTO_SUFFIXES, Accepted, decode
+from unfreeze.errors import DecodeError, FormatError, MissingExtraError, SizeError
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
 COLOURS = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
@@ -162,14 +161,46 @@ def test_every_truncation_of_every_format_is_a_decode_error_or_a_photo(tmp_path:
 
 
 @pytest.mark.parametrize("size", [(20_000, 5_000), (20_000, 20_000)])
-def test_bombs_are_refused_from_the_header(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
-) -> None:
-    monkeypatch.setattr(module, "MAX_PIXELS", 1_000_000)
+def test_bombs_are_refused_from_the_header(tmp_path: Path, size: tuple[int, int]) -> None:
     path = tmp_path / "a.ppm"
     path.write_bytes(b"P6 %d %d 255\n" % size)
-    with pytest.raises(DecodeError, match="more than the 1,000,000 pixels"):
-        decode(path)
+    with pytest.raises(SizeError, match="more than the 1,000,000 pixels"):
+        decode(path, accepted=Accepted(ANY_PHOTO.formats, 1_000_000))
+
+
+def test_a_tiff_of_thousands_of_bands_is_refused_from_the_header(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.zeros((500, 8, 8), np.uint16), planarconfig="separate", photometric="minisblack")
+    with pytest.raises(SizeError):
+        decode(path, accepted=Accepted(("TIFF",), 1000))
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "dcm"])
+def test_an_open_file_is_decoded_as_the_file_on_disk(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "dcm":
+        write_dicom(path, RAMP.astype(np.uint16) * 10)
+    elif suffix == "tif":
+        tifffile = pytest.importorskip("tifffile")
+        tifffile.imwrite(path, np.stack([RAMP.astype(np.uint16)] * 3), photometric="rgb", planarconfig="separate")
+    else:
+        saved(path, waves(640, 480))
+    upload = io.BytesIO(path.read_bytes())
+    assert np.array_equal(np.asarray(decode(upload, 200)), np.asarray(decode(path, 200)))
+    assert not upload.closed
+
+
+def test_formats_that_are_not_accepted_are_refused_whatever_they_are_called(tmp_path: Path) -> None:
+    accepted = Accepted(("JPEG", "TIFF"), 1_000_000)
+    with pytest.raises(FormatError):
+        decode(saved(tmp_path / "a.png", Image.fromarray(COLOURS)).rename(tmp_path / "a.jpg"), accepted=accepted)
+    dicom = write_dicom(tmp_path / "a.dcm", RAMP.astype(np.uint16))
+    with pytest.raises(FormatError):
+        decode(dicom, accepted=accepted)
+    stamp = bytearray(saved(tmp_path / "a.tif", waves(64, 48)).read_bytes())
+    stamp[128:132] = b"DICM"  # in the pixels
+    assert decode(io.BytesIO(stamp), accepted=accepted).size == (64, 48)
 
 
 def test_threads_leave_the_warning_filters_as_they_were(tmp_path: Path) -> None:

@@ -1,0 +1,218 @@
+"""The HTTP API and the page: what may be asked, and what comes back."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, File, HTTPException, Query, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from pydantic import BaseModel, Field
+
+from unfreeze.errors import FormatError, SizeError
+from unfreeze.serve.guard import Guard
+from unfreeze.serve.limits import Limited, Limits
+from unfreeze.serve.metrics import FORMAT, Counted, Metrics
+from unfreeze.serve.model import Answer, RefusedError, Served, Upload
+from unfreeze.serve.worker import BusyError, Worker
+from unfreeze.version import __version__
+
+PREDICT = "/predict"
+
+
+class ServedModel(BaseModel):
+    """The model that answers."""
+
+    name: str = Field(description="The backbone.")
+    depth: str = Field(description="The first stage that phase 2 trained; head: none.")
+    shipped: Literal["two_phase", "head_only"] = Field(description="Which of the run's two models it is.")
+
+
+class ClassProbability(BaseModel):
+    """One class and how probable it is."""
+
+    label: str
+    probability: float = Field(ge=0, le=1, description="Calibrated on photos that the model hadn't seen.")
+
+
+class PhotoAnswer(BaseModel):
+    """What the model says of one photo."""
+
+    file_name: str = Field(description="As it was sent.")
+    label: str = Field(description="The most probable class.")
+    probabilities: list[ClassProbability] = Field(description="The most probable class first.")
+    view: str | None = Field(None, description="What the network sees of the photo: a JPEG in base64.")
+    heatmap: str | None = Field(None, description="The same, coloured where the label's evidence is: a JPEG in base64.")
+
+
+class Predictions(BaseModel):
+    """The answers to one request, in the order of its photos."""
+
+    model: ServedModel
+    seconds: float = Field(ge=0, description="For all photos, waiting included.")
+    photos: list[PhotoAnswer]
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    detail: str = Field(description="A sentence for people.")
+    file_name: str | None = Field(None, description="The photo that it is about, where it is about one.")
+
+
+class Health(BaseModel):
+    """The server is up, and its model is loaded."""
+
+    status: Literal["ok"] = "ok"
+    model: ServedModel
+    classes: list[str]
+
+
+def _problem(description: str, **extra: Any) -> dict[str, Any]:
+    return {"model": Problem, "description": description, **extra}
+
+
+STRANGER: dict[int | str, dict[str, Any]] = {
+    400: {
+        "description": "The Host header is no name of this server.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
+}
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: _problem("The body isn't well-formed, or the Host header is no name of this server."),
+    403: _problem("A browser sends this for the page of another site."),
+    413: _problem("The body is too long, or a photo has too many pixels."),
+    415: _problem("A file is no photo, or not in an accepted format."),
+    422: _problem("A photo is damaged, or a parameter is wrong."),
+    503: _problem(
+        "Too many requests are waiting.",
+        headers={"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "integer"}}},
+    ),
+    504: _problem("It took too long."),
+}
+
+
+def create_app(served: Served, names: frozenset[str], limits: Limits | None = None) -> FastAPI:
+    """Return the application that serves a model.
+
+    Args:
+        served: The model.
+        names: What the server may be called in Host, besides any IP address.
+        limits: What one request may cost.
+    """
+    limits = limits or Limits()
+    worker, metrics = Worker(limits.places), Metrics()
+    classes = served.run.classes
+    found = served.run.verdict
+    model = ServedModel(name=found.model.name, depth=found.model.depth, shipped=found.shipped)
+    page = _page(served, limits)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        worker.close()
+
+    app = FastAPI(
+        title="unfreeze",
+        description="Class probabilities of photos, by a fine-tuned image classifier.",
+        version=__version__,
+        docs_url=None,  # these pages load their scripts from elsewhere
+        redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
+        lifespan=lifespan,
+    )
+    app.add_middleware(Limited, limits=limits)
+    app.add_middleware(Counted, metrics=metrics, path=PREDICT)
+    app.add_middleware(Guard, names=names)  # the outermost
+    app.mount("/static", StaticFiles(packages=[("unfreeze.serve", "static")]))
+
+    @app.post(PREDICT, responses=PROBLEMS, response_model_exclude_none=True)
+    async def predict(
+        photos: Annotated[list[UploadFile], File(min_length=1, max_length=limits.photos)],
+        top: Annotated[int, Query(ge=1, description="How many classes are named of each photo.")] = len(classes),
+        heatmap: Annotated[bool, Query(description="Whether pictures of the evidence are wanted.")] = False,
+    ) -> Predictions:
+        """Return the class probabilities of one photo or several, which are sent as multipart/form-data."""
+        began = time.monotonic()
+        uploads = [Upload(_name(photo, number), photo.file) for number, photo in enumerate(photos, 1)]
+        try:
+            answers = await asyncio.wrap_future(
+                worker.submit(served.answer, uploads, limits.accepted, explain=heatmap, until=began + limits.seconds)
+            )
+        except BusyError:
+            raise HTTPException(503, "The server is busy. Try again in a moment.", {"Retry-After": "1"}) from None
+        metrics.photos += len(answers)
+        return Predictions(
+            model=model,
+            seconds=time.monotonic() - began,
+            photos=[_photo_answer(answer, classes, top) for answer in answers],
+        )
+
+    @app.get("/health", responses=STRANGER)
+    async def health() -> Health:
+        """Say that the server is up, and what it serves."""
+        return Health(model=model, classes=list(classes))
+
+    @app.get("/metrics", responses=STRANGER, response_class=PlainTextResponse)
+    async def counters() -> PlainTextResponse:
+        """Return counters in Prometheus' text format."""
+        return PlainTextResponse(metrics.text(), media_type=FORMAT)
+
+    @app.get("/", include_in_schema=False)
+    async def read_page() -> HTMLResponse:
+        return HTMLResponse(page)
+
+    app.add_exception_handler(RefusedError, _say_refused)
+    app.add_exception_handler(RequestValidationError, _say_invalid)
+    return app
+
+
+async def _say_refused(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RefusedError)
+    reason = error.reason
+    status = 415 if isinstance(reason, FormatError) else 413 if isinstance(reason, SizeError) else 422
+    detail = f"{reason.what} {reason.mend or ''}".strip()
+    return JSONResponse({"detail": detail, "file_name": error.name}, status)
+
+
+async def _say_invalid(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"][1:]) or "request"
+    detail = f"{place}: {first['msg']}."
+    if first["loc"][0] == "body":
+        detail += " Photos are sent as files named photos in multipart/form-data: curl -F photos=@photo.jpg"
+    return JSONResponse({"detail": detail}, 422)
+
+
+def _name(photo: UploadFile, number: int) -> str:
+    """Return a file name that can be written as JSON: a form may declare an encoding that gives half characters."""
+    return (photo.filename or f"photo {number}").encode("utf-8", "replace").decode("utf-8")
+
+
+def _photo_answer(answer: Answer, classes: tuple[str, ...], top: int) -> PhotoAnswer:
+    ranked = sorted(zip(answer.probabilities, classes, strict=True), key=lambda each: -each[0])
+    return PhotoAnswer(
+        file_name=answer.name,
+        label=ranked[0][1],
+        probabilities=[ClassProbability(label=name, probability=value) for value, name in ranked[:top]],
+        view=answer.view,
+        heatmap=answer.heatmap,
+    )
+
+
+def _page(served: Served, limits: Limits) -> str:
+    environment = Environment(
+        loader=PackageLoader("unfreeze.serve"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(
+        run=served.run, name=served.run.folder.root.resolve().name, limits=limits, version=__version__
+    )

@@ -1,0 +1,89 @@
+"""The server process: its socket, what it says when it starts, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+
+from unfreeze.errors import ConfigError, MissingExtraError
+from unfreeze.runtime import say
+
+CONNECTIONS = 128  # open at once: each may hold a megabyte of an upload in memory
+GRACE = 3  # seconds for requests in progress when it ends
+
+
+def serve(folder: Path, host: str, port: int, device: str) -> None:
+    """Serve a finished run's model until it is interrupted.
+
+    Args:
+        folder: The run's.
+        host: The address or name to listen on.
+        port: 0 takes any free one.
+        device: auto, cpu, cuda, mps.
+
+    Raises:
+        MissingExtraError: A package of the extra ``serve`` isn't installed.
+        ConfigError: The address can't be listened on.
+        RunError, ModelError: There is no finished run in ``folder``.
+    """
+    for package in ("fastapi", "uvicorn", "python_multipart"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package, "serve", "Serving a model")
+    import uvicorn
+
+    from unfreeze.serve.app import PREDICT, create_app
+    from unfreeze.serve.guard import own_names
+    from unfreeze.serve.model import open_model
+
+    with listen(host, port) as listening:
+        served = open_model(folder, device)
+        found = served.run.verdict
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        arm = "two-phase" if found.shipped == "two_phase" else "head-only"
+        say(f"serving  {folder}: {found.model.name}, the {arm} model, {len(served.run.classes)} classes")
+        say(f"page     {address}/")
+        say(f"API      curl -F photos=@PHOTO {address}{PREDICT}; described in {address}/openapi.json")
+        say("Ctrl-C ends it")
+        if not is_loopback(host):
+            say("warning: whoever can reach this machine can use it, for there is no authentication")
+        config = uvicorn.Config(
+            create_app(served, own_names(host)),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            limit_concurrency=CONNECTIONS,
+            timeout_graceful_shutdown=GRACE,
+        )
+        # uvicorn ends in good order, and then passes the signal on.
+        with contextlib.suppress(KeyboardInterrupt):
+            uvicorn.Server(config).run(sockets=[listening])
+        say("ended")
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        ConfigError: The port is taken or not allowed, or the host is none of this machine's.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"{host} can't be listened on at port {port}: {error}.",
+            where="--host, --port",
+            mend="Take another --port; 0 takes any that is free.",
+        ) from error
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether nothing outside this machine reaches a server on ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
