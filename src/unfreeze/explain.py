@@ -7,23 +7,34 @@ go straight into the head, that is the class's own share of the logit at every p
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
+from unfreeze.data.folders import printable
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.stages import run_watched
-from unfreeze.predict import evaluation_mode, place
+from unfreeze.predict import evaluation_mode, photo_batches, place, probabilities
 
 Heatmaps = NDArray[np.float32]
 
 STRONGEST = 0.75  # of a blend that is heat where there is most of it: the photo still shows
+GAP, LINE, LETTERS = 6, 26, 14  # pixels between pictures, of a line of text, and of its letters
+LONGEST = 40  # letters of a photo's name in the name of its picture: a file system takes 255 bytes
 
 
 def heatmaps(backbone: Backbone, head: Head, images: Tensor, classes: Tensor) -> Heatmaps:
@@ -130,3 +141,85 @@ def overlay(photo: Image.Image, heatmap: Heatmaps) -> Image.Image:
     colours = colormaps["viridis"](heatmap, bytes=True)[..., :3].astype(np.float32)
     share = STRONGEST * heatmap[..., None]
     return Image.fromarray((grey * (1 - share) + colours * share + 0.5).astype(np.uint8))
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Where in a photo the evidence for a class is.
+
+    Attributes:
+        path: The photo.
+        label: The class.
+        probability: What the model gives it.
+        view: What the network sees of the photo.
+        heatmap: See ``heatmaps``, shape (height, width) of the view.
+    """
+
+    path: Path
+    label: str
+    probability: float
+    view: Image.Image
+    heatmap: Heatmaps
+
+    @property
+    def file_name(self) -> str:
+        """A name for its picture that no other photo or class has, and that stays in its folder."""
+        told_by = f"{os.path.abspath(self.path)}\0{self.label}".encode("utf-8", "surrogateescape")  # noqa: PTH100
+        readable = re.sub(r"[^\w-]+", "_", printable(self.path.stem))[:LONGEST]
+        return f"{readable}-{hashlib.sha256(told_by).hexdigest()[:12]}.png"
+
+    def picture(self) -> Image.Image:
+        """Return the view and the heat upon it side by side, under the class and its probability."""
+        pictures = side_by_side([self.view, overlay(self.view, self.heatmap)])
+        canvas = Image.new("RGB", (pictures.width, pictures.height + LINE), "white")
+        canvas.paste(pictures, (0, LINE))
+        said = f"{self.probability:.3f}  {' '.join(self.label.split())}"
+        ImageDraw.Draw(canvas).text((GAP, LINE // 2), said, fill="black", font=_font(), anchor="lm")
+        return canvas
+
+
+def explanations(
+    backbone: Backbone, head: Head, paths: Sequence[Path], classes: Sequence[str], label: str | None = None
+) -> Iterator[Explanation]:
+    """Yield one ``Explanation`` a photo file, in order: of the class ``label``, or of the most probable one.
+
+    Raises:
+        DecodeError: A photo can't be read.
+        ModelError: See ``heatmaps``.
+    """
+    done = 0
+    for views in photo_batches(backbone, paths):
+        answers = probabilities(backbone, head, [views])
+        chosen = answers.argmax(axis=1) if label is None else np.full(len(views), classes.index(label))
+        maps = heatmaps(backbone, head, views, torch.from_numpy(chosen))
+        for view, answer, number, heat in zip(views, answers, chosen, maps, strict=True):
+            yield Explanation(paths[done], classes[number], float(answer[number]), as_photo(view), heat)
+            done += 1
+
+
+def as_photo(view: Tensor) -> Image.Image:
+    """Return a rendered view, uint8, shape (3, height, width), as a picture."""
+    return Image.fromarray(view.permute(1, 2, 0).contiguous().numpy())
+
+
+def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures of one size in a row, on white."""
+    width, height = pictures[0].size
+    row = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height), "white")
+    for number, picture in enumerate(pictures):
+        row.paste(picture, (number * (width + GAP), 0))
+    return row
+
+
+def encoded(picture: Image.Image, kind: Literal["JPEG", "PNG"]) -> bytes:
+    """Return a picture as a file's content."""
+    packed = io.BytesIO()
+    picture.save(packed, kind)
+    return packed.getvalue()
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """Return matplotlib's own font, which has the letters of most alphabets; Pillow's has those of English."""
+    from matplotlib import get_data_path
+
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", LETTERS)
