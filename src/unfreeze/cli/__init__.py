@@ -92,6 +92,7 @@ def explain(
         device: auto, cpu, cuda, mps.
     """
     from unfreeze.artifacts import write_bytes
+    from unfreeze.data.folders import printable
     from unfreeze.data.sources import find_photos
     from unfreeze.explain import encoded
     from unfreeze.run import load
@@ -101,7 +102,7 @@ def explain(
     folder, drawn = out or finished.folder.explained, 0
     for found in finished.explain(paths, label=label, skip_damaged=True):
         write_bytes(folder / found.file_name, encoded(found.picture(), "PNG"))
-        print(folder / found.file_name)
+        print(printable(str(folder / found.file_name)))
         drawn += 1
     if drawn < len(paths):
         raise PhotosError(f"{len(paths) - drawn} of {len(paths)} photos can't be read; the others were drawn.")
