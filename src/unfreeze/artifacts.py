@@ -13,6 +13,7 @@ from pathlib import Path
 from unfreeze.errors import RunError
 
 RUNS = Path("runs")
+PICTURED = 12  # photos of a kind that the report shows: so many have heatmaps
 Cell = str | int | float | None
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 
@@ -62,6 +63,15 @@ class RunFolder:
     def plots(self) -> Path:
         """The folder of the report's plots."""
         return self.root / "plots"
+
+    def heatmap(self, row: int) -> Path:
+        """Of a photo, by its row in ``predictions.csv`` from 0: what both models saw in it, where they differ."""
+        return self.root / "heatmaps" / f"{row}.jpg"
+
+    @property
+    def explained(self) -> Path:
+        """Where ``unfreeze explain`` draws what it isn't told to draw elsewhere."""
+        return self.root / "explained"
 
     @property
     def rows(self) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unfreeze.artifacts import new_run, write_text
+from unfreeze.changes import write_changes
 from unfreeze.config import TrainConfig
 from unfreeze.data.splits import FOLDS, split
 from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
@@ -99,6 +100,9 @@ def run(config: TrainConfig) -> Run:
         evidence = from_test(splits.test, photos, head_only, two_phase, first, second)
     else:
         evidence = cross_fitted(data, rounds, first, second)
+    if second is not None:
+        with watch.measure("heatmaps"):
+            write_changes(folder, backbone, head, pretrained, photos.samples, evidence, rounds, first, second)
     groups = [photos.samples[photo].group for photo in evidence.photos]
     ships = chosen(first, second)
     tuned_from = second.trial.candidate.boundary if second is not None else backbone.head_boundary

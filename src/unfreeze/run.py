@@ -14,6 +14,7 @@ from unfreeze.verdict import Verdict
 
 if TYPE_CHECKING:
     from unfreeze.evaluation.metrics import Scores
+    from unfreeze.explain import Explanation
     from unfreeze.models.backbone import Backbone, Head
     from unfreeze.predict import Prediction
 
@@ -79,6 +80,36 @@ class Run:
                 chunk = [path for path in chunk if _is_photo(path)]
                 answers = probabilities(backbone, head, photo_batches(backbone, chunk))
             yield from named(chunk, answers, self.classes)
+
+    def explain(
+        self, places: Sequence[str | Path], *, label: str | None = None, skip_damaged: bool = False
+    ) -> Iterator[Explanation]:
+        """Yield, for one photo after the other, where in it the evidence for a class is; see ``explain.heatmaps``.
+
+        Args:
+            places: Photos, or folders to search for them.
+            label: The class; None: each photo's most probable one.
+            skip_damaged: Pass over a photo that can't be read, with a line on stderr.
+
+        Raises:
+            PhotosError: A place doesn't exist, or holds no photos.
+            ConfigError: The model doesn't know the class.
+            DecodeError: A photo can't be read, and none may be passed over.
+            ModelError: The network has no features with a place in the photo.
+        """
+        from unfreeze.data.folders import printable
+        from unfreeze.data.sources import find_photos
+        from unfreeze.errors import ConfigError
+        from unfreeze.explain import explanations
+
+        label = printable(label) if label is not None else None
+        if label is not None and label not in self.classes:
+            mend = "It knows: " + ", ".join(self.classes)
+            raise ConfigError(f"The model doesn't know the class {label!r}.", where="--label", mend=mend)
+        paths = find_photos([Path(place) for place in places])
+        if skip_damaged:
+            paths = [path for path in paths if _is_photo(path)]
+        return explanations(*self._model, paths, self.classes, label)
 
     def evaluate(self, photos: str | Path) -> Scores:
         """Score the shipped model on labelled photos of its classes, whichever split they are in.

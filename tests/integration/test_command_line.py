@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 import unfreeze
 from unfreeze.cli import main
 from unfreeze.demo import DEFECTS, draw_photos
+from unfreeze.errors import DecodeError
 from unfreeze.models.backbones import load_backbone
 
 QUICK = ["--depth", "blocks.6", "--epochs", "2", "--views", "2", "--test-size", "0.2"]
@@ -56,10 +58,13 @@ def command(*words: str) -> int:
 
 
 def test_the_run_folder_is_whole(run: Path) -> None:
-    assert {path.name for path in run.iterdir()} == {
+    gain = json.loads((run / "verdict.json").read_text("utf-8"))["gain"]
+    changed = min(12, gain["fixed"]) + min(12, gain["broken"])
+    assert {path.name for path in run.iterdir()} - {"heatmaps"} == {
         "args.toml", "checks.csv", "history.csv", "model", "plots", "predictions.csv", "report.html", "splits.csv",
         "verdict.json",
     }  # fmt: skip
+    assert len(list(run.glob("heatmaps/*.jpg"))) == changed
     assert {path.name for path in (run / "model").iterdir()} == {"README.md", "config.json", "model.safetensors"}
     with (run / "splits.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -280,7 +285,6 @@ def test_the_shipped_file_answers_as_the_trained_model_did(run: Path, photos: Pa
 
 def test_timm_loads_the_shipped_model(run: Path, photos: Path) -> None:
     import timm
-    from PIL import Image
     from timm.data import create_transform, resolve_data_config
 
     model = timm.create_model(f"local-dir:{run / 'model'}", pretrained=True).eval()
@@ -335,6 +339,52 @@ def test_predict_prints_a_line_a_photo_and_writes_a_table(
         rows = list(csv.DictReader(file))
     assert [row["label"] for row in rows] == [label for _, label, _ in lines[:14]]
     assert all(sum(float(row[name]) for name in DEFECTS) == pytest.approx(1, abs=1e-4) for row in rows)
+
+
+def test_explain_draws_a_picture_a_photo_whatever_it_is_called(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("<img src=x onerror=alert(1)>.jpg", "-rf.jpg", "a..jpg", "a\nb\t.jpg", "雪" * 60 + ".jpg", "e\u0301.JPG")
+    monkeypatch.chdir(tmp_path)
+    for number, name in enumerate(names):
+        for folder in (Path("x"), Path("y")):
+            folder.mkdir(exist_ok=True)
+            shutil.copy(photos / "pits" / f"{number:03}.jpg", folder / name)
+    capsys.readouterr()
+    assert command("explain", str(run), "x", "y", "--out", "out/pictures") == 0
+    drawn = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(drawn) == len(set(drawn)) == 2 * len(names)
+    assert set(drawn) == set(Path("out/pictures").iterdir())
+    assert {path.name for path in Path().iterdir()} == {"x", "y", "out"}
+    pictures = [np.asarray(Image.open(path).convert("RGB"), np.int64) for path in drawn]
+    assert len({picture.shape for picture in pictures}) == 1
+    for x, y in zip(pictures[: len(names)], pictures[len(names) :], strict=True):
+        assert np.array_equal(x, y)
+    for picture in pictures:
+        photo, heat = picture[-224:, :224], picture[-224:, -224:]
+        assert (np.ptp(heat, axis=2).max() - np.ptp(photo, axis=2).max()) > 50  # the drawn photos are all but grey
+
+    assert command("explain", str(run), str(photos / "pits" / "000.jpg"), "--label", "stain", "--out", "out/one") == 0
+    (other,) = Path("out/one").iterdir()
+    assert not np.array_equal(np.asarray(Image.open(other)), np.asarray(Image.open(drawn[0])))
+
+
+def test_explain_passes_over_what_is_no_photo_and_knows_the_classes(
+    run: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(photos / "pits" / "000.jpg", tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes(b"no photo")
+    capsys.readouterr()
+    words = ("explain", str(run), str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg"), "--out", str(tmp_path / "out"))
+    assert command(*words) == 2
+    told = capsys.readouterr()
+    assert "1 of 2 photos can't be read; the others were drawn" in told.err
+    assert [Path(line) for line in told.out.splitlines()] == list((tmp_path / "out").iterdir())
+    assert command(*words[:3], "--label", "rust", "--out", str(tmp_path / "none")) == 2
+    assert "doesn't know the class 'rust'" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(DecodeError):
+        list(unfreeze.load(run).explain([tmp_path / "b.jpg"]))
 
 
 def test_eval_scores_other_photos(run: Path, photos: Path, capsys: pytest.CaptureFixture[str]) -> None:

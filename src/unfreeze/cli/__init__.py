@@ -72,6 +72,42 @@ def predict(
         raise PhotosError(f"{len(paths) - answered} of {len(paths)} photos can't be read; the others were predicted.")
 
 
+@app.command
+def explain(
+    run: Path,
+    places: Annotated[list[Path], Parameter(negative=())],
+    /,
+    *,
+    out: Path | None = None,
+    label: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Draw where in photos the evidence for a class is: a PNG a photo, whose path is printed.
+
+    Args:
+        run: The run's folder.
+        places: Photos, or folders to search for them.
+        out: The folder for the pictures; left out, explained in the run's folder.
+        label: The class; left out, each photo's most probable one.
+        device: auto, cpu, cuda, mps.
+    """
+    from unfreeze.artifacts import write_bytes
+    from unfreeze.data.folders import printable
+    from unfreeze.data.sources import find_photos
+    from unfreeze.explain import encoded
+    from unfreeze.run import load
+
+    finished = load(run, device)
+    paths = find_photos(places)
+    folder, drawn = out or finished.folder.explained, 0
+    for found in finished.explain(paths, label=label, skip_damaged=True):
+        write_bytes(folder / found.file_name, encoded(found.picture(), "PNG"))
+        print(printable(str(folder / found.file_name)))
+        drawn += 1
+    if drawn < len(paths):
+        raise PhotosError(f"{len(paths) - drawn} of {len(paths)} photos can't be read; the others were drawn.")
+
+
 @app.command(name="eval")
 def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
     """Score the model of a finished run on other labelled photos.

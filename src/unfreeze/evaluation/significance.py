@@ -107,6 +107,15 @@ def gain(
     )
 
 
+def changed(labels: IntArray, before: FloatArray, after: FloatArray) -> tuple[IntArray, IntArray]:
+    """Return which images ``after`` fixed and which it broke, those first whose own class's probability moved most."""
+    own = np.arange(len(labels))
+    moved = after[own, labels] - before[own, labels]
+    was, now = hits(labels, before) == 1, hits(labels, after) == 1
+    fixed, broken = np.flatnonzero(~was & now), np.flatnonzero(was & ~now)
+    return fixed[np.argsort(-moved[fixed], kind="stable")], broken[np.argsort(moved[broken], kind="stable")]
+
+
 def claims(accuracy_ci: Interval, p_value: float) -> bool:
     """Return whether a gain is called proven."""
     return accuracy_ci[0] > 0 and p_value < SIGNIFICANCE

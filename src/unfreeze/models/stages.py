@@ -8,9 +8,10 @@ the network: nothing is copied, and the blocks themselves are not traced, so dro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -70,8 +71,27 @@ class _Opaque(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        features: Tensor = self.network.forward_head(self.network.forward_features(images), pre_logits=True)  # type: ignore[operator]
-        return features
+        return self.steps(images)[-1]
+
+    def steps(self, images: Tensor) -> list[Tensor]:
+        features: Tensor = self.network.forward_features(images)  # type: ignore[operator]
+        return [features, self.network.forward_head(features, pre_logits=True)]  # type: ignore[operator]
+
+
+class _Watched(fx.Interpreter):
+    """Runs a stage node by node and keeps the values that are alone where they are made: all the rest comes from each."""
+
+    def __init__(self, stage: fx.GraphModule) -> None:
+        super().__init__(stage)
+        steps, alive = _timeline(stage.graph)
+        self._alone = {node for position, node in enumerate(steps, start=1) if alive(position) == [node]}
+        self.passed: list[Tensor] = []
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if n in self._alone:
+            self.passed.append(value)
+        return value
 
 
 def find_stages(network: nn.Module, classifier: str) -> StagedNetwork:
@@ -105,6 +125,20 @@ def find_stages(network: nn.Module, classifier: str) -> StagedNetwork:
             opened |= {container}
             found = max(found, finer, key=lambda cut: len(cut.stages))
     return found
+
+
+def run_watched(stage: Stage, x: Tensor) -> list[Tensor]:
+    """Run a stage on the tensor that crosses its lower boundary, and return what its output comes through on the way.
+
+    Returns:
+        Every tensor that is the only one alive where it is made, in order; the last one is the stage's output.
+    """
+    if isinstance(stage.module, _Opaque):
+        return stage.module.steps(x)
+    assert isinstance(stage.module, fx.GraphModule), "every other stage was cut from a traced graph"
+    watched = _Watched(stage.module)
+    watched.run(x)
+    return watched.passed
 
 
 def _ancestors(path: str) -> Iterator[str]:
@@ -141,15 +175,7 @@ def _cut(network: nn.Module, opened: frozenset[str], classifier: str) -> StagedN
         graph = tracer.trace(whole)  # a tensor that the forward makes from nothing becomes an attribute of ``whole``
     except Exception:  # tracing runs foreign code on stand-ins for tensors: it may fail in any way
         return None
-    steps = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
-    order = {node: position for position, node in enumerate(steps)}
-    order |= {node: -1 for node in graph.nodes if node.op == "placeholder"}
-    order |= {node: len(steps) for node in graph.nodes if node.op == "output"}
-    needed = {node: max((order[user] for user in node.users if user in order), default=-1) for node in order}
-
-    def alive(position: int) -> list[fx.Node]:
-        """Values made before ``position`` and used from there on."""
-        return [node for node, made in order.items() if made < position <= needed[node]]
+    steps, alive = _timeline(graph)
 
     def path(node: fx.Node) -> str:
         return str(node.target).removeprefix("network.") if node.op == "call_module" else ""
@@ -177,6 +203,20 @@ def _cut(network: nn.Module, opened: frozenset[str], classifier: str) -> StagedN
     if not isinstance(output, fx.Node):
         return None
     return StagedNetwork(stages, _piece(whole, steps[last:], alive(last)[0], output))
+
+
+def _timeline(graph: fx.Graph) -> tuple[list[fx.Node], Callable[[int], list[fx.Node]]]:
+    """Return a graph's steps, and what tells the values that are made before a position and used from there on."""
+    steps = [node for node in graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
+    order = {node: position for position, node in enumerate(steps)}
+    order |= {node: -1 for node in graph.nodes if node.op == "placeholder"}
+    order |= {node: len(steps) for node in graph.nodes if node.op == "output"}
+    needed = {node: max((order[user] for user in node.users if user in order), default=-1) for node in order}
+
+    def alive(position: int) -> list[fx.Node]:
+        return [node for node, made in order.items() if made < position <= needed[node]]
+
+    return steps, alive
 
 
 def _piece(whole: _Whole, steps: list[fx.Node], incoming: fx.Node, outgoing: fx.Node) -> nn.Module:

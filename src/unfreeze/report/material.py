@@ -63,6 +63,7 @@ class Material:
         left_out: Files that weren't, and why.
         args: The configuration.
         sha256: Of the shipped weights.
+        heatmaps: What both models saw in photos where they differ, JPEG, by the photo's place among the predictions.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Material:
     left_out: tuple[tuple[str, str], ...] = ()
     args: Mapping[str, object] = field(default_factory=dict)
     sha256: str | None = None
+    heatmaps: Mapping[int, bytes] = field(default_factory=dict)
 
     @property
     def arm(self) -> str:
@@ -110,15 +112,18 @@ def read_material(folder: RunFolder) -> Material:
         args = tomllib.loads(folder.args.read_text("utf-8")) if folder.args.is_file() else {}
     except (OSError, ValueError) as error:
         raise RunError(f"The configuration can't be read: {error}", where=folder.args) from error
+    predictions = _sound(folder.predictions, lambda header, rows: _predictions(header, rows, verdict.data.classes))
+    pictures = {row: folder.heatmap(row) for row in range(len(predictions.labels) if predictions is not None else 0)}
     return Material(
         name=folder.root.resolve().name,
         verdict=verdict,
-        predictions=_sound(folder.predictions, lambda header, rows: _predictions(header, rows, verdict.data.classes)),
+        predictions=predictions,
         history=_sound(folder.history, _history) or (),
         sides=_sound(folder.splits, _pairs("label", "split")) or (),
         left_out=_sound(folder.checks, _pairs("file_name", "reason")) or (),
         args=args,
         sha256=_digest(folder.weights),
+        heatmaps={row: path.read_bytes() for row, path in pictures.items() if path.is_file()},
     )
 
 

@@ -79,13 +79,15 @@ class Photo:
         file_name: As the run's tables have it.
         label: Its class.
         answers: A line for each model that answered.
-        jpeg: Its thumbnail; None where the photo can't be shown any more.
+        jpeg: Its thumbnail, or its heatmaps; None where the photo can't be shown any more.
+        columns: Of heatmaps, what each of the pictures that stand side by side is; of a thumbnail, none.
     """
 
     file_name: str
     label: str
     answers: tuple[str, ...]
     jpeg: bytes | None
+    columns: tuple[str, ...] = ()
 
     @property
     def base64(self) -> str:
@@ -101,6 +103,11 @@ class Gallery:
     heading: str
     note: str
     photos: tuple[Photo, ...]
+
+    @property
+    def wide(self) -> bool:
+        """Whether its photos need room, as heatmaps do."""
+        return any(photo.columns for photo in self.photos)
 
 
 Part = Text | Points | Table | Plot | Gallery

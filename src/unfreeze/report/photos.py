@@ -4,23 +4,46 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from unfreeze.artifacts import PICTURED
 from unfreeze.data.decode import decode
 from unfreeze.data.sources import read_photos
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.resampling import FloatArray, IntArray
+from unfreeze.evaluation.significance import changed
 from unfreeze.report.material import NAMES, Material, Predictions
 from unfreeze.report.parts import Gallery, Photo, Section, Text
 from unfreeze.verdict import counted
 
-SHOWN = 12  # photos of each kind
 SIDE = 160  # pixels
 QUALITY = 80
+HEATMAPS = (
+    "Of a photo that phase 2 fixed or broke there are three pictures: what the models see of it, and where each of them, "
+    "head-only and two-phase, finds what speaks for its own answer. Grey is nothing, dark blue a little, yellow the most. "
+    "Every picture is scaled to its own strongest place: its brightness does not tell how sure a model is, and what is "
+    "marked need not be the cause (Grad-CAM, Selvaraju et al. 2017)."
+)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """Photos that belong together, the most telling first, and their heatmaps where they have any."""
+
+    what: str
+    order: str
+    photos: IntArray
+    heatmaps: Mapping[int, bytes]
+
+    @property
+    def first(self) -> list[int]:
+        """Those that are shown."""
+        return [int(i) for i in self.photos[:PICTURED]]
 
 
 def photos(run: Material) -> Section | None:
@@ -28,37 +51,28 @@ def photos(run: Material) -> Section | None:
     said = run.predictions
     if said is None or run.answers is None:
         return None
-    kinds = [
-        (
-            f"that the {run.arm} model gets wrong",
-            "the ones first that it is surest of",
-            _surest(run.answers, said),
-        )
-    ]
+    wrong = f"that the {run.arm} model gets wrong"
+    kinds = [_Kind(wrong, "the ones first that it is surest of", _surest(run.answers, said), {})]
     if len(said.arms) == 2:
-        before, after = said.arms["head_only"], said.arms["two_phase"]
-        own = np.arange(len(said.labels))
-        moved = after[own, said.labels] - before[own, said.labels]
-        was, now = before.argmax(axis=1) == said.labels, after.argmax(axis=1) == said.labels
+        fixed, broken = changed(said.labels, said.arms["head_only"], said.arms["two_phase"])
         most = "the ones first whose own class moved most"
-        fixed, broken = np.flatnonzero(~was & now), np.flatnonzero(was & ~now)
         kinds = [
-            ("that phase 2 fixed", most, fixed[np.argsort(-moved[fixed], kind="stable")]),
-            ("that phase 2 broke", most, broken[np.argsort(moved[broken], kind="stable")]),
+            _Kind("that phase 2 fixed", most, fixed, run.heatmaps),
+            _Kind("that phase 2 broke", most, broken, run.heatmaps),
             *kinds,
         ]
-    wanted = sorted({int(i) for _, _, found in kinds for i in found[:SHOWN]})
-    files = find(_source(run), [said.file_names[i] for i in wanted])
-    thumbnails = {i: thumbnail(files.get(said.file_names[i])) for i in wanted}
+    plain = sorted({i for kind in kinds for i in kind.first if i not in kind.heatmaps})
+    files = find(_source(run), [said.file_names[i] for i in plain])
+    thumbnails = {i: thumbnail(files.get(said.file_names[i])) for i in plain}
     galleries = [
         Gallery(
-            heading=f"{counted(len(found), 'photo')} {what}",
-            note=f"The first {SHOWN} of them, {order}." if len(found) > SHOWN else "",
-            photos=tuple(_card(run, said, int(i), thumbnails[int(i)]) for i in found[:SHOWN]),
+            heading=f"{counted(len(kind.photos), 'photo')} {kind.what}",
+            note=f"The first {PICTURED} of them, {kind.order}." if len(kind.photos) > PICTURED else "",
+            photos=tuple(_card(run, said, i, kind.heatmaps.get(i), thumbnails.get(i)) for i in kind.first),
         )
-        for what, order, found in kinds
+        for kind in kinds
     ]
-    notes = []
+    notes = [Text(HEATMAPS)] if any(gallery.wide for gallery in galleries) else []
     if None in thumbnails.values():
         gone = sum(jpeg is None for jpeg in thumbnails.values())
         notes.append(Text(f"{gone} of {len(thumbnails)} photos are not where they were any more, or can't be read."))
@@ -107,13 +121,15 @@ def _source(run: Material) -> Path | None:
     return Path(place) if isinstance(place, str) else None
 
 
-def _card(run: Material, said: Predictions, i: int, jpeg: bytes | None) -> Photo:
+def _card(run: Material, said: Predictions, i: int, heatmaps: bytes | None, jpeg: bytes | None) -> Photo:
     classes = run.verdict.data.classes
+    answers = tuple(
+        f"{NAMES[arm]}: {classes[answers[i].argmax()]} {answers[i].max():.3f}" for arm, answers in said.arms.items()
+    )
     return Photo(
         file_name=said.file_names[i],
         label=classes[said.labels[i]],
-        answers=tuple(
-            f"{NAMES[arm]}: {classes[answers[i].argmax()]} {answers[i].max():.3f}" for arm, answers in said.arms.items()
-        ),
-        jpeg=jpeg,
+        answers=() if heatmaps else answers,
+        jpeg=heatmaps or jpeg,
+        columns=("the photo", *answers) if heatmaps else (),
     )

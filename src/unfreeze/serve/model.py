@@ -15,7 +15,7 @@ from PIL import Image
 
 from unfreeze.data.decode import Accepted, decode
 from unfreeze.data.transforms import plain, stack
-from unfreeze.errors import DecodeError
+from unfreeze.errors import DecodeError, ModelError
 from unfreeze.explain import heatmaps, overlay
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.saved import load_model
@@ -47,7 +47,7 @@ class Answer:
         name: Of the file.
         probabilities: Of every class, in the order of the model's classes.
         view: What the network sees of the photo, as a JPEG in base64, where it was asked for.
-        heatmap: The same with what speaks for the most probable class laid over it.
+        heatmap: The same with what speaks for the most probable class laid over it; some networks have none.
     """
 
     name: str
@@ -98,10 +98,14 @@ class Served:
         answers = [Answer(upload.name, tuple(map(float, row))) for upload, row in zip(uploads, rows, strict=True)]
         if not explain:
             return answers
-        maps = heatmaps(self.backbone, self.head, batch, torch.from_numpy(rows.argmax(axis=1)))
+        shown = [replace(answer, view=_jpeg(view)) for answer, view in zip(answers, views, strict=True)]
+        try:
+            maps = heatmaps(self.backbone, self.head, batch, torch.from_numpy(rows.argmax(axis=1)))
+        except ModelError:  # no features of this network have a place in the photo
+            return shown
         return [
-            replace(answer, view=_jpeg(view), heatmap=_jpeg(overlay(view, heatmap)))
-            for answer, view, heatmap in zip(answers, views, maps, strict=True)
+            replace(answer, heatmap=_jpeg(overlay(view, heatmap)))
+            for answer, view, heatmap in zip(shown, views, maps, strict=True)
         ]
 
     def _view(self, upload: Upload, accepted: Accepted) -> Image.Image:

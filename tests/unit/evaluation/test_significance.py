@@ -8,7 +8,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.resampling import FloatArray, IntArray
-from unfreeze.evaluation.significance import detectable_gain, gain, mcnemar_exact, needed_n, sign_flip_exact
+from unfreeze.evaluation.significance import changed, detectable_gain, gain, mcnemar_exact, needed_n, sign_flip_exact
 
 
 def pair(
@@ -37,6 +37,16 @@ def test_sign_flip_agrees_with_all_swaps() -> None:
     net = np.array([3, -1, 0, 4, 2, 2, -3, 5])
     signs = np.array(np.meshgrid(*[[-1, 1]] * len(net))).reshape(len(net), -1).T
     assert sign_flip_exact(net) == pytest.approx(np.mean(np.abs(signs @ net) >= abs(net.sum())))
+
+
+def test_what_changed_is_what_the_gain_counts_and_what_moved_most_comes_first() -> None:
+    labels, before, after = pair(400, 0.15, 0.03, np.random.default_rng(0))
+    found, counted = changed(labels, before, after), gain(labels, before, after)
+    assert tuple(map(len, found)) == (counted.fixed, counted.broken)
+    before = np.array([[0.6, 0.4], [0.9, 0.1], [0.45, 0.55], [0.2, 0.8], [0.7, 0.3], [0.7, 0.3]])
+    after = np.array([[0.4, 0.6], [0.3, 0.7], [0.55, 0.45], [0.95, 0.05], [0.6, 0.4], [0.7, 0.3]])
+    fixed, broken = changed(np.array([1, 1, 1, 1, 0, 1]), before, after)
+    assert (fixed.tolist(), broken.tolist()) == ([1, 0], [3, 2])
 
 
 def test_gain_is_the_difference_of_the_scores() -> None:

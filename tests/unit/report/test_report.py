@@ -15,16 +15,17 @@ import tomli_w
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
-from unfreeze.artifacts import RunFolder, write_table, write_text
+from unfreeze.artifacts import RunFolder, write_bytes, write_table, write_text
 from unfreeze.cli.train import _report
 from unfreeze.errors import RunError
 from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.resampling import FloatArray
-from unfreeze.evaluation.significance import gain
+from unfreeze.evaluation.significance import changed, gain
+from unfreeze.explain import encoded
 from unfreeze.report import answers, outcome, photos, write_report
-from unfreeze.report.material import Material, read_material
+from unfreeze.report.material import NAMES, Material, read_material
 from unfreeze.report.parts import Gallery, Plot, Section, Table, Text
 from unfreeze.verdict import Arm, Cost, Data, Model, ScoreSheet, Tried, Verdict
 
@@ -361,6 +362,42 @@ def test_photos_are_those_that_changed(run: Material) -> None:
     assert sureness == sorted(sureness, reverse=True)
 
 
+def test_heatmaps_stand_beside_the_photos_that_phase_two_changed(tmp_path: Path) -> None:
+    folder = make(tmp_path)
+    before = page(folder)
+    assert not [a for a in before.named("img") if "what speaks for" in (a["alt"] or "")]
+    run = read_material(folder)
+    said = run.predictions
+    assert said is not None
+    changes = changed(said.labels, said.arms["head_only"], said.arms["two_phase"])
+    rows = [int(i) for which in changes for i in which[:12]]
+    for row in rows[1:]:
+        write_bytes(folder.heatmap(row), f"heat {row}".encode())
+    write_bytes(folder.heatmap(999), b"of no photo")
+    (tmp_path / "photos" / said.file_names[rows[1]]).unlink()
+    section = photos.photos(read_material(folder))
+    assert section is not None
+    fixed, broken, wrong = (part for part in section.parts if isinstance(part, Gallery))
+    assert (fixed.wide, broken.wide, wrong.wide) == (True, True, False)
+    number = {name: i for i, name in enumerate(said.file_names)}
+    for photo in (*fixed.photos, *broken.photos):
+        row = number[photo.file_name]
+        answers = [f"{name}: {CLASSES[said.arms[arm][row].argmax()]}" for arm, name in NAMES.items()]
+        if row == rows[0]:  # it has none, and is shown as before
+            assert photo.jpeg is not None
+            assert photo.jpeg.startswith(b"\xff\xd8")
+            assert (photo.columns, len(photo.answers)) == ((), 2)
+        else:
+            assert photo.jpeg == f"heat {row}".encode()
+            assert photo.columns[0] == "the photo"
+            assert [column.rpartition(" ")[0] for column in photo.columns[1:]] == answers
+            assert photo.answers == ()
+    assert not any(photo.columns for photo in wrong.photos)
+    assert texts(section).startswith("Of a photo that phase 2 fixed or broke there are three pictures")
+    shown = page(folder)
+    assert sum("what speaks for" in (a["alt"] or "") for a in shown.named("img")) == len(rows) - 1
+
+
 def test_a_photo_that_is_gone_or_damaged_becomes_a_text(tmp_path: Path) -> None:
     folder = make(tmp_path)
     section = photos.photos(read_material(folder))
@@ -406,6 +443,11 @@ def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
         place = tmp_path / "photos" / name
         place.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 255, (160, 160, 3), np.uint8)).save(place)  # noise is what packs worst
+    assert run.predictions is not None
+    changes = changed(run.predictions.labels, run.predictions.arms["head_only"], run.predictions.arms["two_phase"])
+    for row in (int(i) for which in changes for i in which[:12]):
+        noise = Image.fromarray(random.integers(0, 255, (256, 780, 3), np.uint8))
+        write_bytes(folder.heatmap(row), encoded(noise, "JPEG"))
     written = write_report(folder).read_text("utf-8")
     assert written.count("data:image/jpeg") == 36
     assert len(written) < 8e6

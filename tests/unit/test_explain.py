@@ -1,0 +1,241 @@
+"""Heatmaps: the oracle is captum's Grad-CAM, and photos in which one patch decides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from captum.attr import LayerGradCam
+from PIL import Image
+from tests.support import CLASSES, CPU, PREPROCESSING, SIZE, draw, new_head, shake, tiny_cnn, tiny_vit
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unfreeze.data.transforms import normalised
+from unfreeze.errors import ModelError
+from unfreeze.explain import Explanation, explanations, heatmaps, overlay, side_by_side
+from unfreeze.models.backbone import Architecture, Backbone, Head, Library, Network, assemble
+from unfreeze.models.networks import build
+from unfreeze.predict import photo_batches, probabilities
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+NETWORKS = (
+    ("timm", "test_efficientnet", 96, {}),
+    ("timm", "test_resnet", 96, {}),
+    ("timm", "test_convnext", 96, {}),
+    ("timm", "test_vit", 160, {}),  # a class token
+    ("timm", "test_vit3", 160, {}),  # none, tokens are averaged
+    ("timm", "vit_tiny_patch16_224", 96, {"img_size": 96, "reg_tokens": 4, "depth": 5}),
+    ("timm", "swin_tiny_patch4_window7_224", 128, {"img_size": 128, "window_size": 4}),  # channels last
+    ("torchvision", "mobilenet_v3_small", 96, {}),  # its last stage has no places any more
+    ("torchvision", "swin_t", 96, {}),
+    ("torchvision", "vit_b_16", 96, {"image_size": 96, "num_layers": 5}),
+    ("torchvision", "squeezenet1_1", 96, {}),
+)
+
+
+def images(count: int = 4) -> Tensor:
+    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+
+
+class Whole(nn.Module):
+    """What captum explains: a backbone and a head."""
+
+    def __init__(self, backbone: Backbone, head: Head) -> None:
+        super().__init__()
+        self.backbone, self.network, self.head = backbone, backbone.network.module, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone.run(x))
+        return logits
+
+
+@pytest.fixture(params=[tiny_cnn, tiny_vit])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    made: Backbone = request.param(dropout=0.5)
+    return made
+
+
+def test_a_cnns_maps_are_captums() -> None:
+    backbone = tiny_cnn()
+    head, classes = new_head(backbone, CLASSES, 0), torch.tensor([0, 1, 2, 1])
+    method = LayerGradCam(Whole(backbone, head), backbone.network.module.layer4)
+    heat = method.attribute(images().requires_grad_(), target=classes, relu_attributions=True)
+    heat = functional.interpolate(heat, (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0].detach()
+    expected = heat / heat.amax(dim=(1, 2), keepdim=True)
+    assert (heat.amax(dim=(1, 2)) > 0).all()
+    found = heatmaps(backbone, head, images(), classes)
+    assert found.dtype == np.float32
+    assert found.shape == (4, SIZE, SIZE)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
+
+
+def decided_by(backbone: Backbone, size: int, cells: int) -> tuple[Head, Tensor]:
+    """Return photos with a patch in one of ``cells`` x ``cells`` cells, and a head for which a patch is class 1.
+
+    Its weights are how a patch changes the features, and what grey photos have of it is taken out.
+    """
+    cell = size // cells
+    photos = torch.zeros(cells * cells, 3, size, size)
+    for number, photo in enumerate(photos):
+        row, column = divmod(number, cells)
+        noise = torch.randn(3, cell, cell, generator=torch.Generator().manual_seed(1))
+        photo[:, row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = 3 * noise
+    probe = Head(backbone.feature_dim, backbone.feature_dim)
+    with torch.no_grad():
+        probe.weight.copy_(torch.eye(backbone.feature_dim))
+        probe.bias.zero_()
+        grey, patched = probe(backbone.run(torch.zeros(1, 3, size, size))), probe(backbone.run(photos))
+        change = (patched - grey).mean(dim=0)
+        head = Head(backbone.feature_dim, 2)
+        head.weight[0] = 0
+        head.weight[1] = change - (change @ grey[0]) / (grey[0] @ grey[0]) * grey[0]
+    return head, photos
+
+
+def hottest(found: np.ndarray[tuple[int, ...], np.dtype[np.float32]], cells: int) -> list[int]:
+    """Return the number of the cell that has most of each map's heat."""
+    size = found.shape[1] // cells
+    heat = found.reshape(len(found), cells, size, cells, size).sum(axis=(2, 4))
+    return [int(number) for number in heat.reshape(len(found), -1).argmax(axis=1)]
+
+
+def test_a_token_that_decides_is_where_the_heat_is() -> None:
+    backbone = tiny_vit()
+    head, photos = decided_by(backbone, SIZE, 4)
+    found = heatmaps(backbone, head, photos, torch.ones(16, dtype=torch.int64))
+    assert hottest(found, 4) == list(range(16))
+
+
+@pytest.mark.parametrize(("library", "name", "size", "arguments"), NETWORKS, ids=lambda value: str(value))
+def test_a_patch_that_decides_is_where_the_heat_is(
+    library: Library, name: str, size: int, arguments: dict[str, object]
+) -> None:
+    torch.manual_seed(0)
+    architecture = Architecture(library, name, dict(arguments))
+    network = build(architecture)
+    shake(network.module)
+    backbone = assemble(name, architecture, network, CPU)
+    head, photos = decided_by(backbone, size, 2)
+    found = heatmaps(backbone, head, photos, torch.ones(4, dtype=torch.int64))
+    assert hottest(found, 2) == [0, 1, 2, 3]
+
+
+def test_nothing_is_changed_or_left_behind(backbone: Backbone) -> None:
+    head = new_head(backbone, CLASSES, 0)
+    before = backbone.fingerprint(), [value.clone() for value in head.state_dict().values()]
+    backbone.network.module.train()
+    heatmaps(backbone, head, images(), torch.tensor([0, 1, 2, 1]))
+    assert backbone.fingerprint() == before[0]
+    assert all(torch.equal(a, b) for a, b in zip(before[1], head.state_dict().values(), strict=True))
+    parameters = [*backbone.network.module.parameters(), *head.parameters()]
+    assert all(parameter.grad is None for parameter in parameters)
+    assert not any(parameter.requires_grad for parameter in backbone.network.module.parameters())
+    for module in [*backbone.network.module.modules(), *(s.module for s in backbone.stages)]:
+        assert not module._forward_hooks
+        assert not module._backward_hooks
+
+
+def test_a_map_is_the_same_alone_and_in_a_batch_and_while_nothing_is_differentiated(backbone: Backbone) -> None:
+    head, classes = new_head(backbone, CLASSES, 0), torch.tensor([0, 1, 2, 1])
+    together = heatmaps(backbone, head, images(), classes)
+    with torch.no_grad():
+        alone = heatmaps(backbone, head, images()[2:3], classes[2:3])
+    np.testing.assert_allclose(alone[0], together[2], atol=1e-5)
+    assert together.min() >= 0
+    assert together.max(axis=(1, 2)).tolist() == pytest.approx([1, 1, 1, 1])
+    assert np.abs(together - heatmaps(backbone, head, images(), (classes + 1) % 3)).max() > 0.1
+
+
+def test_rendered_views_give_the_same_maps_as_normalised_ones(backbone: Backbone, photos: tuple[Path, ...]) -> None:
+    head, classes = new_head(backbone, CLASSES, 0), torch.tensor([0, 1, 2])
+    (views,) = photo_batches(backbone, photos[:3])
+    assert views.dtype == torch.uint8
+    np.testing.assert_array_equal(
+        heatmaps(backbone, head, views, classes), heatmaps(backbone, head, normalised(views, PREPROCESSING), classes)
+    )
+
+
+def test_evidence_against_a_class_is_no_heat(backbone: Backbone) -> None:
+    head = new_head(backbone, CLASSES, 0)
+    opposite = new_head(backbone, CLASSES, 0)
+    with torch.no_grad():
+        opposite.weight.neg_()
+    classes = torch.tensor([0, 1, 2, 1])
+    both = np.minimum(heatmaps(backbone, head, images(), classes), heatmaps(backbone, opposite, images(), classes))
+    assert both.min(axis=(1, 2)).max() == 0  # what speaks for one speaks against the other
+
+
+def test_a_network_without_places_is_refused() -> None:
+    layers = nn.Sequential(nn.Flatten(), *(nn.Linear(3 * SIZE * SIZE if n == 0 else 8, 8) for n in range(6)))
+    backbone = assemble("flat", Architecture("timm", "flat"), Network(layers, "6", 8, (), PREPROCESSING), CPU)
+    with pytest.raises(ModelError, match="flat has no features with a place"):
+        heatmaps(backbone, new_head(backbone, CLASSES, 0), images(), torch.zeros(4, dtype=torch.int64))
+
+
+def test_more_heat_is_lighter_and_none_leaves_the_photo() -> None:
+    ramp = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (8, 1))
+    for grey in (0, 90, 200, 255):
+        photo = Image.new("RGB", (64, 8), (grey, grey, grey))
+        drawn = overlay(photo, ramp)
+        assert drawn.size == photo.size
+        lightness = np.asarray(drawn.convert("L"), np.int64)[0]
+        assert (np.diff(lightness) >= 0).all()
+        assert lightness[-1] - lightness[0] > 30
+        red, green, blue = np.asarray(drawn)[0, 0]
+        assert red == green == blue
+    with pytest.raises(ValueError, match="belongs to no photo"):
+        overlay(photo, ramp[:4])
+
+
+def test_explanations_are_of_the_answer_or_of_the_class_that_is_asked_for(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    head, names = new_head(backbone, CLASSES, 0), ("cat", "dog", "owl")
+    answers = probabilities(backbone, head, photo_batches(backbone, photos))
+    said = list(explanations(backbone, head, photos, names))
+    assert [each.path for each in said] == list(photos)
+    assert [each.label for each in said] == [names[number] for number in answers.argmax(axis=1)]
+    assert [each.probability for each in said] == pytest.approx(answers.max(axis=1).tolist())
+    asked = list(explanations(backbone, head, photos[:2], names, "owl"))
+    assert [each.label for each in asked] == ["owl", "owl"]
+    assert [each.probability for each in asked] == pytest.approx(answers[:2, 2].tolist())
+    (views,) = photo_batches(backbone, photos[:2])
+    np.testing.assert_allclose(
+        np.stack([each.heatmap for each in asked]), heatmaps(backbone, head, views, torch.tensor([2, 2])), atol=1e-5
+    )
+    assert np.array_equal(np.asarray(asked[1].view), views[1].permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../etc/passwd.png", "a/..", "C:\\x.png", "\udcff\n<img>.png", "x" * 250 + ".png", "雪" * 80, ".hidden", "-f"],
+)
+def test_no_name_leaves_the_folder(name: str) -> None:
+    found = Explanation(Path(name), "dog", 0.5, Image.new("RGB", (4, 4)), np.zeros((4, 4), np.float32)).file_name
+    assert Path(found).name == found
+    assert found.endswith(".png")
+    assert len(found.encode()) < 255
+    assert found.isprintable()
+
+
+def test_no_two_pictures_have_the_same_name() -> None:
+    view, heat = Image.new("RGB", (4, 4)), np.zeros((4, 4), np.float32)
+    places = [Path("a/x.png"), Path("b/x.png"), Path("a/x.jpg"), Path("a/x?.png"), Path("a/x*.png")]
+    names = {Explanation(place, label, 0.5, view, heat).file_name for place in places for label in ("cat", "dog")}
+    assert len(names) == 10
+
+
+def test_a_picture_is_the_photo_and_the_heat_under_a_line_of_text(tmp_path: Path) -> None:
+    (photo,) = draw(tmp_path, 1)
+    view = Image.open(photo).convert("RGB")
+    heat = np.zeros(view.size[::-1], np.float32)
+    heat[:5] = 1
+    found = Explanation(photo, "雪 " * 60 + "\n<b>", 0.5, view, heat).picture()
+    both = side_by_side([view, overlay(view, heat)])
+    assert np.array_equal(np.asarray(found)[-view.height :], np.asarray(both))
+    line = np.asarray(found.convert("L"))[: -view.height]
+    assert line.min() < 100
+    assert line.max() == 255
