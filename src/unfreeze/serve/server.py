@@ -12,6 +12,7 @@ from unfreeze.errors import ConfigError, MissingExtraError
 from unfreeze.runtime import say
 
 CONNECTIONS = 128  # open at once: each may hold a megabyte of an upload in memory
+LAST_PORT = 65535
 GRACE = 3  # seconds for requests in progress when it ends
 
 
@@ -69,11 +70,13 @@ def listen(host: str, port: int) -> socket.socket:
     """Return a socket that listens.
 
     Raises:
-        ConfigError: The port is taken or not allowed, or the host is none of this machine's.
+        ConfigError: The port is taken, not allowed or none, or the host is none of this machine's.
     """
+    if not 0 <= port <= LAST_PORT:
+        raise ConfigError(f"There is no port {port}.", where="--port", mend=f"Take one from 0 to {LAST_PORT}.")
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(
             f"{host} can't be listened on at port {port}: {error}.",
             where="--host, --port",

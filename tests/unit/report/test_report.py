@@ -68,6 +68,7 @@ def make(
     drawn: bool = True,
     forgotten: Forgetting | None = FORGOTTEN,
     cross_fitted: bool = False,
+    named: Sequence[str] = (HOSTILE,),
 ) -> RunFolder:
     """Make a finished run, and the photos beside it."""
     folder, source = RunFolder(root / "run"), root / "photos"
@@ -76,7 +77,9 @@ def make(
     if second:
         arms["two_phase"] = said(labels, len(classes), 0.3, 2)
     scores = {arm: score(labels, probabilities) for arm, probabilities in arms.items()}
-    names = [f"{label}/{number} {HOSTILE.replace('/', '')}.png" for number, label in enumerate(labels)]
+    names = [
+        f"{label}/{number} {named[number % len(named)].replace('/', '')}.png" for number, label in enumerate(labels)
+    ]
     if drawn:
         for number, name in enumerate(names):
             (source / name).parent.mkdir(parents=True, exist_ok=True)

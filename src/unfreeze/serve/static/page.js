@@ -51,9 +51,13 @@ function card(name, answer) {
   const [view, heatmap] = made.querySelectorAll("img");
   view.src = `data:image/jpeg;base64,${answer.view}`;
   view.alt = `${name}, as the network sees it`;
-  heatmap.src = `data:image/jpeg;base64,${answer.heatmap}`;
-  heatmap.alt = `${name}, coloured where it looks like ${best.label}`;
-  made.querySelector(".heatmap + figcaption").textContent = `where it looks like ${best.label}`;
+  if (answer.heatmap) {
+    heatmap.src = `data:image/jpeg;base64,${answer.heatmap}`;
+    heatmap.alt = `${name}, in colour where most speaks for ${best.label}`;
+    heatmap.nextElementSibling.textContent = `yellow: what speaks most for ${best.label}`;
+  } else {
+    heatmap.parentElement.remove();
+  }
   const [seen, unseen] = made.querySelectorAll("tbody");
   seen.append(...[best, ...others.slice(0, SHOWN - 1)].map(row));
   const rest = others.slice(SHOWN - 1);
