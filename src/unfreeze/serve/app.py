@@ -126,8 +126,8 @@ def create_app(served: Served, names: frozenset[str], limits: Limits | None = No
         lifespan=lifespan,
     )
     app.add_middleware(Limited, limits=limits)
-    app.add_middleware(Counted, metrics=metrics, path=PREDICT)
-    app.add_middleware(Guard, names=names)  # the outermost
+    app.add_middleware(Guard, names=names)
+    app.add_middleware(Counted, metrics=metrics, path=PREDICT)  # the outermost
     app.mount("/static", StaticFiles(packages=[("unfreeze.serve", "static")]))
 
     @app.post(PREDICT, responses=PROBLEMS, response_model_exclude_none=True)

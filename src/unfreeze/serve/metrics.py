@@ -58,7 +58,7 @@ class Counted:
             await self.app(scope, receive, send)
             return
         began = time.perf_counter()
-        status = 500  # what becomes of an error of ours, further out
+        status = 500  # what an error of ours becomes, further out
 
         async def send_counted(message: Message) -> None:
             nonlocal status
