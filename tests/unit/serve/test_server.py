@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import socket
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ def test_a_port_that_is_taken_is_named_and_another_one_advised() -> None:
         with pytest.raises(ConfigError, match=f"port {port}") as refused:
             listen("127.0.0.1", port)
     assert "--port" in str(refused.value)
+
+
+def test_answers_are_not_held_back() -> None:
+    with listen("127.0.0.1", 0) as listening, socket.create_connection(listening.getsockname()):
+        connection, _ = listening.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 @pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 70000), ("127.0.0.1", -1), ("no.such.host.invalid", 0)])

@@ -7,7 +7,12 @@ const limit = Number(input.dataset.bytes);
 const waiting = [];
 let working = false;
 
-const percent = (fraction) => `${(100 * fraction).toFixed(1)} %`;
+/** Writes a probability; nothing is impossible or certain. */
+function percent(fraction) {
+  if (fraction < 0.0005) return "< 0.1 %";
+  return fraction >= 0.9995 ? "> 99.9 %" : `${(100 * fraction).toFixed(1)} %`;
+}
+
 const copy = (id) => get(id).content.firstElementChild.cloneNode(true);
 const say = (text) => { get("status").textContent = text; };
 
