@@ -32,7 +32,8 @@ from unfreeze.predict import evaluation_mode, photo_batches, place, probabilitie
 
 Heatmaps = NDArray[np.float32]
 
-STRONGEST = 0.75  # of a blend that is heat where there is most of it: the photo still shows
+STRONGEST = 0.8  # of a blend that is heat where there is most of it: the photo still shows
+DIMMED, DARKEST = 0.45, 0.45  # of a photo, and of the colours' range: so heat is lighter than a white photo, too
 GAP, LINE, LETTERS = 6, 26, 14  # pixels between pictures, of a line of text, and of its letters
 LONGEST = 40  # letters of a photo's name in the name of its picture: a file system takes 255 bytes
 
@@ -80,13 +81,15 @@ def _deepest_maps(backbone: Backbone, head: Head, images: Tensor, classes: Tenso
     for start in reversed(range(len(backbone.stages))):
         with torch.no_grad():
             below = backbone.run(place(images, backbone, 0), 0, start)
+        if isinstance(below, tuple):  # of tensors: further down, where it is made, it is looked into
+            continue
         with torch.enable_grad():
             below = below.detach().requires_grad_()
             passed = [below] if start else []  # the photo itself is no feature
             x = below.clone()  # a block may work in place
             for stage in backbone.stages[start:]:
                 steps = run_watched(stage, x)
-                passed += steps
+                passed += _tensors_in(steps)
                 x = steps[-1]
             logits = head(x).gather(1, classes.to(x.device)[:, None])
             slopes = torch.autograd.grad(logits.sum(), passed, allow_unused=True)
@@ -96,6 +99,12 @@ def _deepest_maps(backbone: Backbone, head: Head, images: Tensor, classes: Tenso
             if maps is not None and own is not None and own.any():
                 return maps, own
     raise ModelError(f"{backbone.name} has no features with a place in the photo: no heatmap can be drawn.")
+
+
+def _tensors_in(value: object) -> list[Tensor]:
+    if isinstance(value, list | tuple):
+        return [tensor for part in value for tensor in _tensors_in(part)]
+    return [value] if isinstance(value, Tensor) else []
 
 
 def _as_maps(x: Tensor, size: tuple[int, int]) -> Tensor | None:
@@ -121,10 +130,10 @@ def _as_maps(x: Tensor, size: tuple[int, int]) -> Tensor | None:
 
 
 def overlay(photo: Image.Image, heatmap: Heatmaps) -> Image.Image:
-    """Return a photo in grey with the heat in colour upon it, of the same size.
+    """Return a photo in dark grey with the heat upon it, from red over orange to yellow, of the same size.
 
-    The colours are viridis, whose lightness rises evenly with the heat and which the colour-blind read alike (Smith and
-    van der Walt 2015); where there is no heat, the photo shows alone.
+    The colours are the upper part of inferno, whose lightness rises evenly with the heat, and which the colour-blind read
+    alike (van der Walt and Smith 2015); where there is no heat, the photo shows alone.
 
     Args:
         photo: The view that the heatmap belongs to.
@@ -137,8 +146,8 @@ def overlay(photo: Image.Image, heatmap: Heatmaps) -> Image.Image:
 
     if photo.size != heatmap.shape[::-1]:
         raise ValueError(f"a heatmap of {heatmap.shape[1]} x {heatmap.shape[0]} belongs to no photo of {photo.size}")
-    grey = np.asarray(photo.convert("L"), np.float32)[..., None]
-    colours = colormaps["viridis"](heatmap, bytes=True)[..., :3].astype(np.float32)
+    grey = DIMMED * np.asarray(photo.convert("L"), np.float32)[..., None]
+    colours = colormaps["inferno"](DARKEST + (1 - DARKEST) * heatmap, bytes=True)[..., :3].astype(np.float32)
     share = STRONGEST * heatmap[..., None]
     return Image.fromarray((grey * (1 - share) + colours * share + 0.5).astype(np.uint8))
 

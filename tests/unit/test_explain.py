@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from captum.attr import LayerGradCam
+from numpy.typing import NDArray
 from PIL import Image
 from tests.support import CLASSES, CPU, PREPROCESSING, SIZE, draw, new_head, shake, tiny_cnn, tiny_vit
 from torch import Tensor, nn
@@ -16,29 +19,28 @@ from torch.nn import functional
 from unfreeze.data.transforms import normalised
 from unfreeze.errors import ModelError
 from unfreeze.explain import Explanation, explanations, heatmaps, overlay, side_by_side
-from unfreeze.models.backbone import Architecture, Backbone, Head, Library, Network, assemble
+from unfreeze.models.backbone import Architecture, Backbone, Head, Library, Network, assemble, pool
 from unfreeze.models.networks import build
 from unfreeze.predict import photo_batches, probabilities
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NETWORKS = (
-    ("timm", "test_efficientnet", 96, {}),
-    ("timm", "test_resnet", 96, {}),
-    ("timm", "test_convnext", 96, {}),
-    ("timm", "test_vit", 160, {}),  # a class token
-    ("timm", "test_vit3", 160, {}),  # none, tokens are averaged
-    ("timm", "vit_tiny_patch16_224", 96, {"img_size": 96, "reg_tokens": 4, "depth": 5}),
-    ("timm", "swin_tiny_patch4_window7_224", 128, {"img_size": 128, "window_size": 4}),  # channels last
-    ("torchvision", "mobilenet_v3_small", 96, {}),  # its last stage has no places any more
-    ("torchvision", "swin_t", 96, {}),
-    ("torchvision", "vit_b_16", 96, {"image_size": 96, "num_layers": 5}),
-    ("torchvision", "squeezenet1_1", 96, {}),
+    ("timm", "test_efficientnet", (96, 96), {}),
+    ("timm", "test_resnet", (64, 128), {}),
+    ("timm", "test_convnext", (96, 96), {}),
+    ("timm", "test_vit3", (160, 160), {}),  # registers, no class token
+    ("timm", "vit_tiny_patch16_224", (96, 96), {"img_size": 96}),
+    ("timm", "vit_tiny_patch16_224", (96, 160), {"img_size": (96, 160), "reg_tokens": 4}),
+    ("timm", "swin_tiny_patch4_window7_224", (128, 128), {"img_size": 128}),  # channels last
+    ("torchvision", "swin_t", (96, 160), {}),
+    ("torchvision", "vit_b_32", (128, 128), {"image_size": 128}),
+    ("torchvision", "squeezenet1_1", (96, 96), {}),
 )
 
 
-def images(count: int = 4) -> Tensor:
-    return torch.randn(count, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+def images(size: tuple[int, int] = (SIZE, SIZE)) -> Tensor:
+    return torch.randn(4, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 class Whole(nn.Module):
@@ -59,66 +61,81 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     return made
 
 
-def test_a_cnns_maps_are_captums() -> None:
-    backbone = tiny_cnn()
-    head, classes = new_head(backbone, CLASSES, 0), torch.tensor([0, 1, 2, 1])
-    method = LayerGradCam(Whole(backbone, head), backbone.network.module.layer4)
-    heat = method.attribute(images().requires_grad_(), target=classes, relu_attributions=True)
-    heat = functional.interpolate(heat, (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0].detach()
+@pytest.mark.parametrize(
+    ("make", "layer", "size"),
+    [
+        (tiny_cnn, "layer4", (SIZE, SIZE)),
+        (lambda: untrained("torchvision", "resnet18", (96, 64), {}), "layer4", (96, 64)),
+        (lambda: untrained("timm", "test_efficientnet", (96, 96), {}), "bn2", (96, 96)),
+        # the last stage of this one has no places any more
+        (lambda: untrained("torchvision", "mobilenet_v3_small", (96, 96), {}), "features.12", (96, 96)),
+    ],
+    ids=["tiny", "resnet", "efficientnet", "mobilenet"],
+)
+def test_a_cnns_maps_are_captums(make: Callable[[], Backbone], layer: str, size: tuple[int, int]) -> None:
+    backbone = make()
+    head = new_head(backbone, 20, 0)  # so many that something speaks for one
+    with torch.no_grad():
+        classes = head(backbone.run(images(size))).argmax(dim=1)
+    method = LayerGradCam(Whole(backbone, head), backbone.network.module.get_submodule(layer))
+    heat = method.attribute(images(size).requires_grad_(), target=classes, relu_attributions=True)
+    heat = functional.interpolate(heat, size, mode="bilinear", align_corners=False)[:, 0].detach()
     expected = heat / heat.amax(dim=(1, 2), keepdim=True)
     assert (heat.amax(dim=(1, 2)) > 0).all()
-    found = heatmaps(backbone, head, images(), classes)
+    found = heatmaps(backbone, head, images(size), classes)
     assert found.dtype == np.float32
-    assert found.shape == (4, SIZE, SIZE)
+    assert found.shape == (4, *size)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
-def decided_by(backbone: Backbone, size: int, cells: int) -> tuple[Head, Tensor]:
+def untrained(library: Library, name: str, size: tuple[int, int], arguments: dict[str, object]) -> Backbone:
+    torch.manual_seed(0)
+    architecture = Architecture(library, name, arguments)
+    network = build(architecture)
+    shake(network.module)
+    preprocessing = replace(network.preprocessing, size=size)
+    return assemble(name, architecture, replace(network, preprocessing=preprocessing), CPU)
+
+
+def decided_by(backbone: Backbone, size: tuple[int, int], cells: int) -> tuple[Head, Tensor]:
     """Return photos with a patch in one of ``cells`` x ``cells`` cells, and a head for which a patch is class 1.
 
     Its weights are how a patch changes the features, and what grey photos have of it is taken out.
     """
-    cell = size // cells
-    photos = torch.zeros(cells * cells, 3, size, size)
+    height, width = size[0] // cells, size[1] // cells
+    photos = torch.zeros(cells * cells, 3, *size)
+    noise = 3 * torch.randn(3, height, width, generator=torch.Generator().manual_seed(1))
     for number, photo in enumerate(photos):
         row, column = divmod(number, cells)
-        noise = torch.randn(3, cell, cell, generator=torch.Generator().manual_seed(1))
-        photo[:, row * cell : (row + 1) * cell, column * cell : (column + 1) * cell] = 3 * noise
-    probe = Head(backbone.feature_dim, backbone.feature_dim)
+        photo[:, row * height : (row + 1) * height, column * width : (column + 1) * width] = noise
+    head = Head(backbone.feature_dim, 2)
     with torch.no_grad():
-        probe.weight.copy_(torch.eye(backbone.feature_dim))
-        probe.bias.zero_()
-        grey, patched = probe(backbone.run(torch.zeros(1, 3, size, size))), probe(backbone.run(photos))
+        grey, patched = pool(backbone.run(torch.zeros(1, 3, *size)))[0], pool(backbone.run(photos))
         change = (patched - grey).mean(dim=0)
-        head = Head(backbone.feature_dim, 2)
         head.weight[0] = 0
-        head.weight[1] = change - (change @ grey[0]) / (grey[0] @ grey[0]) * grey[0]
+        head.weight[1] = change - (change @ grey) / (grey @ grey) * grey
     return head, photos
 
 
-def hottest(found: np.ndarray[tuple[int, ...], np.dtype[np.float32]], cells: int) -> list[int]:
+def hottest(found: NDArray[np.float32], cells: int) -> list[int]:
     """Return the number of the cell that has most of each map's heat."""
-    size = found.shape[1] // cells
-    heat = found.reshape(len(found), cells, size, cells, size).sum(axis=(2, 4))
-    return [int(number) for number in heat.reshape(len(found), -1).argmax(axis=1)]
+    count, height, width = found.shape
+    heat = found.reshape(count, cells, height // cells, cells, width // cells).sum(axis=(2, 4))
+    return [int(number) for number in heat.reshape(count, -1).argmax(axis=1)]
 
 
 def test_a_token_that_decides_is_where_the_heat_is() -> None:
     backbone = tiny_vit()
-    head, photos = decided_by(backbone, SIZE, 4)
+    head, photos = decided_by(backbone, (SIZE, SIZE), 4)
     found = heatmaps(backbone, head, photos, torch.ones(16, dtype=torch.int64))
     assert hottest(found, 4) == list(range(16))
 
 
 @pytest.mark.parametrize(("library", "name", "size", "arguments"), NETWORKS, ids=lambda value: str(value))
 def test_a_patch_that_decides_is_where_the_heat_is(
-    library: Library, name: str, size: int, arguments: dict[str, object]
+    library: Library, name: str, size: tuple[int, int], arguments: dict[str, object]
 ) -> None:
-    torch.manual_seed(0)
-    architecture = Architecture(library, name, dict(arguments))
-    network = build(architecture)
-    shake(network.module)
-    backbone = assemble(name, architecture, network, CPU)
+    backbone = untrained(library, name, size, dict(arguments))
     head, photos = decided_by(backbone, size, 2)
     found = heatmaps(backbone, head, photos, torch.ones(4, dtype=torch.int64))
     assert hottest(found, 2) == [0, 1, 2, 3]
@@ -183,8 +200,8 @@ def test_more_heat_is_lighter_and_none_leaves_the_photo() -> None:
         drawn = overlay(photo, ramp)
         assert drawn.size == photo.size
         lightness = np.asarray(drawn.convert("L"), np.int64)[0]
-        assert (np.diff(lightness) >= 0).all()
-        assert lightness[-1] - lightness[0] > 30
+        assert (np.maximum.accumulate(lightness) - lightness).max() <= 2  # in 255: nobody sees it
+        assert lightness[-1] - lightness[0] > 80
         red, green, blue = np.asarray(drawn)[0, 0]
         assert red == green == blue
     with pytest.raises(ValueError, match="belongs to no photo"):

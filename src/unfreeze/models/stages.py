@@ -71,10 +71,11 @@ class _Opaque(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.steps(images)[-1]
+        features: Tensor = self.steps(images)[-1]
+        return features
 
-    def steps(self, images: Tensor) -> list[Tensor]:
-        features: Tensor = self.network.forward_features(images)  # type: ignore[operator]
+    def steps(self, images: Tensor) -> list[Any]:
+        features = self.network.forward_features(images)  # type: ignore[operator]
         return [features, self.network.forward_head(features, pre_logits=True)]  # type: ignore[operator]
 
 
@@ -85,7 +86,7 @@ class _Watched(fx.Interpreter):
         super().__init__(stage)
         steps, alive = _timeline(stage.graph)
         self._alone = {node for position, node in enumerate(steps, start=1) if alive(position) == [node]}
-        self.passed: list[Tensor] = []
+        self.passed: list[Any] = []
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
@@ -127,11 +128,12 @@ def find_stages(network: nn.Module, classifier: str) -> StagedNetwork:
     return found
 
 
-def run_watched(stage: Stage, x: Tensor) -> list[Tensor]:
+def run_watched(stage: Stage, x: Tensor) -> list[Any]:
     """Run a stage on the tensor that crosses its lower boundary, and return what its output comes through on the way.
 
     Returns:
-        Every tensor that is the only one alive where it is made, in order; the last one is the stage's output.
+        Every value that is the only one alive where it is made, in order: tensors, in a few networks tuples of them.  The
+        last one is the stage's output.
     """
     if isinstance(stage.module, _Opaque):
         return stage.module.steps(x)

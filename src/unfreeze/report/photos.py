@@ -25,7 +25,7 @@ SIDE = 160  # pixels
 QUALITY = 80
 HEATMAPS = (
     "Of a photo that phase 2 fixed or broke there are three pictures: what the models see of it, and where each of them, "
-    "head-only and two-phase, finds what speaks for its own answer. Grey is nothing, dark blue a little, yellow the most. "
+    "head-only and two-phase, finds what speaks for its own answer. Grey is nothing, red a little, yellow the most. "
     "Every picture is scaled to its own strongest place: its brightness does not tell how sure a model is, and what is "
     "marked need not be the cause (Grad-CAM, Selvaraju et al. 2017)."
 )
