@@ -2,8 +2,8 @@
 
     python -m benchmarks.poses DATA [--sets hymenoptera ...] [--seeds 0] [--a-class 20]
 
-DATA is as for real_photos.py, which draws the photos.  Head-only, trained on mirrored views or on turned ones; log-losses are
-at the temperature that suits the answers, on the training photos that the folds held out and on test photos.
+DATA is as for real_photos.py, which draws the photos.  Head-only, trained on mirrored views or on turned ones, on its test
+photos; log-losses are at the temperature that suits the answers.  "Taken" is what a run would do, by the folds.
 """
 
 from __future__ import annotations
