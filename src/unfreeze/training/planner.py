@@ -15,7 +15,7 @@ from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, exact
 from unfreeze.models.freezing import StagePlan
 from unfreeze.poses import UPRIGHT
-from unfreeze.runtime import Stopwatch
+from unfreeze.runtime import Stopwatch, threads_for
 from unfreeze.training.activations import BATCH, Activations, Rendered, answers_from, crossings, missing_views, nearest
 from unfreeze.training.finetune import Indices, Schedule, finetune
 from unfreeze.training.phase_one import TRIED_VIEWS, new_head
@@ -329,8 +329,9 @@ def _solving(backbone: Backbone, data: TrainingData, recipe: Recipe) -> float:
             work()
         return (time.perf_counter() - started) / TIMED
 
-    read = seconds(lambda: some.T @ (some @ weight)) * rows / len(some)
-    return ITERATIONS * (read + seconds(lambda: torch.cholesky_solve(weight, factor)))
+    with threads_for(rows * rank * weight.shape[1]):
+        read = seconds(lambda: some.T @ (some @ weight)) * rows / len(some)
+        return ITERATIONS * (read + seconds(lambda: torch.cholesky_solve(weight, factor)))
 
 
 def _slope(work: Callable[[int], object]) -> float:
