@@ -27,6 +27,7 @@ from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.exam import Exam, set_exam
 from unfreeze.models.backbone import Backbone, Head, Tensors
 from unfreeze.models.backbones import load_backbone
+from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.finetune import Weights
 from unfreeze.training.interpolate import between
@@ -73,7 +74,7 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
             pretrained, head = backbone.snapshot(own.boundary), new_head(backbone, known.classes, seed)
             with deterministic(seed):
                 first = phase_one(backbone, at_head, known, own, seed)
-                bench = Bench(backbone, head, pretrained, sources, known, seed)
+                bench = Bench(backbone, head, pretrained, sources, known, UPRIGHT, seed)
                 everything = Round(known.train, known.train[:0], None)
                 tuned = bench.train(own.candidates[0], first.start, everything, "phase 2").weights
             if not number:

@@ -20,6 +20,8 @@ from tests.support import new_head, tiny_cnn
 from unfreeze.artifacts import RunFolder
 from unfreeze.evaluation.metrics import score
 from unfreeze.models.backbone import Backbone
+from unfreeze.models.saved import Classifier
+from unfreeze.poses import Pose
 from unfreeze.run import Run
 from unfreeze.serve.model import Served
 from unfreeze.serve.server import listen
@@ -41,13 +43,19 @@ def verdict(classes: tuple[str, ...]) -> Verdict:
     )
 
 
-def served(root: Path, classes: tuple[str, ...], make: Callable[[], Backbone] = tiny_cnn) -> Served:
-    """Return a tiny model whose answers differ from photo to photo."""
+def served(
+    root: Path,
+    classes: tuple[str, ...],
+    make: Callable[[], Backbone] = tiny_cnn,
+    poses: tuple[Pose, ...] = (Pose.PLAIN, Pose.MIRRORED),
+) -> Served:
+    """Return a tiny model whose answers differ from photo to photo, and from pose to pose."""
     backbone = make()
     head = new_head(backbone, len(classes), 0)
     with torch.no_grad():
         head.weight.normal_(generator=torch.Generator().manual_seed(0))
-    return Served(Run(RunFolder(root), verdict(classes), "cpu"), backbone, head.eval().requires_grad_(False))
+    model = Classifier(backbone, head.eval().requires_grad_(False), classes, poses)
+    return Served(Run(RunFolder(root), verdict(classes), "cpu"), model)
 
 
 def noise(seed: int = 0, width: int = 40, height: int = 30) -> Image.Image:

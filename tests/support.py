@@ -223,6 +223,7 @@ def recipe(
     judges: int = 100,
     alphas: tuple[float, ...] = (1.0,),
     forget_at_most: float | None = None,
+    averages: bool = False,
 ) -> Recipe:
     """Return a recipe that tries the candidates (none given: one), and goes all the way unless ``alphas`` says otherwise."""
     candidates = candidates or (candidate(backbone),)
@@ -235,6 +236,7 @@ def recipe(
         candidates=candidates,
         alphas=alphas,
         forget_at_most=forget_at_most,
+        averages=averages,
         judges=judges,
         boundary=min(each.plan.boundary for each in candidates),
     )

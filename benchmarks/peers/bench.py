@@ -5,7 +5,8 @@
 
 DATA is the folder that benchmarks/README.md describes.  Rows are appended to --csv as they come, and a row that is there
 already isn't measured again, so that an interrupted benchmark goes on where it was.  An arm's clock starts after its imports
-and stands still while the test photos are scored; wall and CPU seconds and peak memory are the whole process's.
+and stands still while the test photos are scored; wall and CPU seconds and peak memory are the whole process's.  Where the
+machine does other things at the same time, --untimed keeps the scores alone.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ REPOSITORY = Path(__file__).parents[2]
 FIELDS = (
     "set", "a_class", "seed", "arm", "accuracy", "balanced", "original", "clock", "wall", "cpu", "peak_mib", "points",
 )  # fmt: skip
+TIMES = ("clock", "wall", "cpu")
 Row = dict[str, str]
 
 
@@ -187,13 +189,17 @@ def _margins(a_class: str, rows: list[Row]) -> list[str]:
         cells.append(_margin(found.setdefault("best", []), behind))
         times = [
             float(by_arm["unfreeze auto", seed]["clock"]) / float(by_arm[PEERS["fastai"], seed]["clock"])
-            for seed in seeds if (PEERS["fastai"], seed) in by_arm
+            for seed in seeds if (PEERS["fastai"], seed) in by_arm and _timed(by_arm["unfreeze auto", seed])
         ]  # fmt: skip
         found.setdefault("time", []).extend([statistics.mean(times)] if times else [])
         lines.append(_line([*cells, f"{statistics.mean(times):.2f}" if times else "-"]))
     means = [f"{statistics.mean(found[arm]):+.1f}" if found.get(arm) else "-" for arm in (*others, "best")]
     time = f"{statistics.mean(found['time']):.2f}" if found.get("time") else "-"
     return [*lines, _line(["mean over sets", *means, time])] if found else []
+
+
+def _timed(row: Row) -> bool:
+    return bool(row["clock"])
 
 
 def _balanced(row: Row) -> float:
@@ -221,19 +227,19 @@ def _arms(a_class: str, rows: list[Row]) -> list[str]:
                 continue
             cells = [name, arm, ", ".join(sorted({row["seed"] for row in own}))]
             cells += [_spread([100 * float(row[key]) for row in own]) for key in ("accuracy", "balanced", "original")]
-            cells += [_spread([float(row[key]) for row in own]) for key in ("clock", "wall", "cpu", "peak_mib")]
+            cells += [_spread([float(row[key]) for row in own if row[key]]) for key in (*TIMES, "peak_mib")]
             for peer in PEERS.values():
                 goals = {
                     row["seed"]: float(row["accuracy"]) for row in rows if (row["set"], row["arm"]) == (name, peer)
                 }
-                found = [seconds_to(row, goals[row["seed"]]) for row in own if row["seed"] in goals]
+                found = [seconds_to(row, goals[row["seed"]]) for row in own if row["seed"] in goals and _timed(row)]
                 cells.append(_reached(found))
             lines.append(_line(cells))
     return lines
 
 
 def _ratios(a_class: str, peer: str, arm: str, rows: list[Row]) -> list[str]:
-    """Return how many times sooner unfreeze is as accurate as the peer at its end."""
+    """Return how many times sooner unfreeze is as accurate as the peer at its end, where both were timed."""
     header = ("set", "seed", f"{peer}: accuracy", f"{peer}: clock, s", "head-only", "auto", "the sooner")
     lines = [
         f"\n### Times sooner at {peer}'s accuracy, {a_class} a class\n",
@@ -241,10 +247,14 @@ def _ratios(a_class: str, peer: str, arm: str, rows: list[Row]) -> list[str]:
         _line(["---"] * len(header)),
     ]
     best: dict[str, list[float]] = {}
-    for theirs in [row for row in rows if row["arm"] == arm]:
+    ours_timed = {(row["set"], row["seed"]) for row in rows if row["arm"].startswith("unfreeze") and _timed(row)}
+    for theirs in [row for row in rows if row["arm"] == arm and (row["set"], row["seed"]) in ours_timed]:
         ratios: list[float | None] = []
         for ours in ("unfreeze head-only", "unfreeze auto"):
-            same = [row for row in rows if row["arm"] == ours and all(row[k] == theirs[k] for k in ("set", "seed"))]
+            same = [
+                row for row in rows
+                if row["arm"] == ours and _timed(row) and all(row[k] == theirs[k] for k in ("set", "seed"))
+            ]  # fmt: skip
             reached = seconds_to(same[0], float(theirs["accuracy"])) if same else None
             ratios.append(float(theirs["clock"]) / reached if reached else None)
         sooner = max((ratio for ratio in ratios if ratio is not None), default=None)
@@ -267,6 +277,8 @@ def _reached(found: list[float | None]) -> str:
 
 
 def _spread(values: list[float]) -> str:
+    if not values:
+        return "-"
     middle = f"{statistics.median(values):.1f}"
     return middle if len(values) == 1 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
 
@@ -293,6 +305,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--untimed", action="store_true", help="leave seconds out: the machine does other things")
     parser.add_argument("--python-peers", default=sys.executable)
     parser.add_argument("--python-autogluon", default=sys.executable)
     parser.add_argument("--csv", type=Path, default=Path("bench.csv"))
@@ -318,6 +331,7 @@ def main() -> None:
                 for arm in wanted:
                     print(f"== {name}, {a_class} a class, seed {seed}: {arm}", file=sys.stderr, flush=True)
                     row = run_arm(ARMS[arm], pythons[ARMS[arm].environment], task)
+                    row |= dict.fromkeys(TIMES, "") if arguments.untimed else {}
                     writer.writerow({"set": name, "a_class": a_class, "seed": seed, "arm": arm} | row)
                     file.flush()
     print(summarise(read_rows([arguments.csv])))

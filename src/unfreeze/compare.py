@@ -20,6 +20,7 @@ from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.exam import Exam, set_exam
 from unfreeze.inputs import open_backbone, open_photos, open_reference
 from unfreeze.models.backbone import Backbone
+from unfreeze.poses import Pose
 from unfreeze.records import write_arguments
 from unfreeze.runtime import Stopwatch, deterministic, say
 from unfreeze.training.baselines import classic, layer_decay, naive
@@ -33,6 +34,7 @@ from unfreeze.training.store import Store, open_store
 HEAD_ONLY = "head-only"
 
 Indices = NDArray[np.int64]
+Poses = tuple[Pose, ...]
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,17 @@ def _one_seed(
         recipe = each.recipe
         renderers = render_with(recipe, backbone, learning, seed)
         if recipe.boundary not in exams:
-            exams[recipe.boundary] = set_exam(store, backbone, recipe.boundary, renderers[0], test, reference)
+            poses = tuple(dict.fromkeys(pose for renderer in renderers for pose in recipe.poses(renderer)))
+            exams[recipe.boundary] = set_exam(store, backbone, recipe.boundary, renderers[0], test, reference, poses)
         with deterministic(seed):
-            for name, weights, seconds in _models(backbone, renderers, data, each, exams[recipe.boundary], seed):
-                yield _row(backbone, exams[recipe.boundary], weights, truth, seed, name, seconds)
+            exam = exams[recipe.boundary]
+            for name, weights, poses, seconds in _models(backbone, renderers, data, each, exam, seed):
+                yield _row(backbone, exam, weights, poses, truth, seed, name, seconds)
 
 
 def _models(
     backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, contender: Contender, exam: Exam, seed: int
-) -> Iterator[tuple[str, Weights, float]]:
+) -> Iterator[tuple[str, Weights, Poses, float]]:
     """Train a contender, from photos on with nothing kept from before, and yield its models with the seconds they took."""
     recipe, watch = contender.recipe, Stopwatch()
     with watch.measure("one"):
@@ -148,23 +152,25 @@ def _models(
         sources, at_head = gather(store, backbone, renderer, data, recipe)
         first = phase_one(backbone, at_head, data, recipe, seed)
     if contender.first is not None:
-        yield contender.first, first.final, watch.seconds["one"]
+        yield contender.first, first.final, first.poses, watch.seconds["one"]
     if contender.second is not None:
         with watch.measure("two"):
             forgets = exam.forgets(backbone, new_head(backbone, data.classes, seed), backbone.snapshot(recipe.boundary))
             second = phase_two(backbone, sources, data, recipe, first, seed, forgets=forgets)
         took = watch.seconds["one"] + watch.seconds["two"]
-        yield contender.second, second.final, took
+        yield contender.second, second.final, first.poses, took
         if contender.ships is not None:
-            yield contender.ships, chosen(first, second).final, took
+            yield contender.ships, chosen(first, second).final, first.poses, took
 
 
-def _row(backbone: Backbone, exam: Exam, weights: Weights, truth: Indices, seed: int, arm: str, seconds: float) -> Row:
+def _row(
+    backbone: Backbone, exam: Exam, weights: Weights, poses: Poses, truth: Indices, seed: int, arm: str, seconds: float
+) -> Row:
     """Return a model's scores; leaves the backbone as it was."""
     pretrained = backbone.snapshot(exam.boundary)
     head = new_head(backbone, len(weights.head["bias"]), seed)
     weights.install(backbone, head, pretrained)
-    right = exam.answers(backbone, head).argmax(1) == truth
+    right = exam.answers(backbone, head, poses).argmax(1) == truth
     assert exam.test is not None, "a comparison is scored on test photos"
     own = exam.own_looks(backbone, exam.test.source, pretrained, [])
     forgotten = exam.forgetting(backbone, pretrained, own, seed, diagnose=False) or Forgetting()

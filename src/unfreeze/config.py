@@ -96,6 +96,13 @@ class Settings(Common):
             "aerial and microscope photos). Default: flip or rotate, as phase 1 learns more from."
         ),
     ] = None
+    tta: Annotated[
+        bool,
+        Field(
+            description="Whether the model may be asked about a photo and its mirrored or turned views, and its answers "
+            "averaged: done where that is better on the folds."
+        ),
+    ] = True
     bn: Annotated[
         Literal["frozen", "train"], Field(description="BatchNorm's statistics: frozen, or the textbooks' train mode.")
     ] = "frozen"
@@ -145,6 +152,8 @@ class TrainConfig(Settings):
             raise ValueError("--fresh-views has no meaning where every epoch draws new views")
         if (classic or head_only) and self.subset != "all":
             raise ValueError(f"--subset has no meaning with {'--recipe classic' if classic else 'the head alone'}")
+        if classic and not self.tta:
+            raise ValueError("--no-tta has no meaning with --recipe classic: it asks about the plain view alone")
         if head_only and self.bn == "train":
             raise ValueError("--bn train has no meaning where the backbone stays as it is")
         return self

@@ -16,9 +16,10 @@ from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.evaluation.forgetting import Forgetting, divergence, forgetting, ranks
 from unfreeze.evaluation.similarity import linear_cka, probe
 from unfreeze.models.backbone import Backbone, Head, Tensors, exact, pool
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits, evaluation_mode, logits, place
 from unfreeze.runtime import track
-from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render, plain_views
+from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render
 from unfreeze.training.finetune import Weights
 from unfreeze.training.store import Store
 
@@ -54,10 +55,10 @@ class Sheet:
     photos: Indices
     labels: Indices | None = None
 
-    def batches(self, description: str) -> Iterator[Tensor]:
-        """Yield the photos' plain views, or what crosses the boundary of them."""
+    def batches(self, description: str, pose: Pose = Pose.PLAIN) -> Iterator[Tensor]:
+        """Yield the photos in one pose, or what crosses the boundary of them."""
         chosen = self.photos.tolist()
-        batches = self.source.batches(chosen, plain_views(chosen), EVALUATION_BATCH)
+        batches = self.source.batches(chosen, [pose] * len(chosen), EVALUATION_BATCH)
         return track(batches, description, total=-(-len(chosen) // EVALUATION_BATCH))
 
     def look(self, backbone: Backbone, diagnosed: int = DIAGNOSED) -> Look:
@@ -111,11 +112,14 @@ class Exam:
     reference_before: Look | None = None
     reference_name: str | None = None
 
-    def answers(self, backbone: Backbone, head: Head) -> Logits:
-        """Return the head's logits for the test photos, shape (N, C)."""
+    def answers(self, backbone: Backbone, head: Head, poses: Sequence[Pose] = UPRIGHT) -> Logits:
+        """Return the head's logits for the test photos, shape (N, C): the mean over ``poses``."""
         if self.test is None:
             return np.empty((0, head.out_features), dtype=np.float32)
-        return logits(backbone, head, self.test.batches("answering test photos"), self.boundary)
+        batches = (self.test.batches("answering test photos", pose) for pose in poses)
+        said = np.stack([logits(backbone, head, batch, self.boundary) for batch in batches])
+        found: Logits = said.mean(axis=0)
+        return found
 
     def forgets(self, backbone: Backbone, head: Head, pretrained: list[Tensors]) -> Callable[[Weights], float] | None:
         """Return what measures how much accuracy a model lost at the original task; None without reference photos."""
@@ -220,17 +224,23 @@ def set_exam(
     renderer: Renderer,
     test: Sequence[Sample],
     reference: PhotoSet | None,
+    poses: tuple[Pose, ...] = UPRIGHT,
 ) -> Exam:
-    """Compute what crosses ``boundary`` for the exam's photos, on the backbone as it was pretrained, in float32."""
+    """Compute what crosses ``boundary`` for the exam's photos, on the backbone as it was pretrained, in float32.
+
+    The user's models may see the test photos in all ``poses``; the original classifier sees plain views.
+    """
     backbone = exact(backbone)
     papers, before = None, None
     if test:
-        papers = _sheet(store, backbone, renderer.of(test), boundary, "reading test photos")
+        papers = _sheet(store, backbone, renderer.of(test), boundary, "reading test photos", poses)
         before = papers.look(backbone) if backbone.network.outputs else None
     if reference is None:
         return Exam(boundary, papers, before)
     labels = np.array([sample.label for sample in reference.samples])
-    theirs = _sheet(store, backbone, renderer.of(reference.samples), boundary, "reading reference photos", labels)
+    theirs = _sheet(
+        store, backbone, renderer.of(reference.samples), boundary, "reading reference photos", UPRIGHT, labels
+    )
     return Exam(
         boundary=boundary,
         test=papers,
@@ -247,10 +257,11 @@ def _sheet(
     renderer: Renderer,
     boundary: int,
     description: str,
+    poses: Sequence[Pose],
     labels: Indices | None = None,
 ) -> Sheet:
     photos = np.arange(len(renderer.paths))
-    wanted = dict.fromkeys(photos.tolist(), (0,))
+    wanted = dict.fromkeys(photos.tolist(), poses)
     return Sheet(keep_or_render(store, backbone, renderer, boundary, wanted, description), photos, labels)
 
 

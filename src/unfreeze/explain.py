@@ -28,6 +28,7 @@ from unfreeze.data.folders import printable
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.stages import run_watched
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import evaluation_mode, photo_batches, place, probabilities
 
 Heatmaps = NDArray[np.float32]
@@ -188,9 +189,16 @@ class Explanation:
 
 
 def explanations(
-    backbone: Backbone, head: Head, paths: Sequence[Path], classes: Sequence[str], label: str | None = None
+    backbone: Backbone,
+    head: Head,
+    paths: Sequence[Path],
+    classes: Sequence[str],
+    label: str | None = None,
+    poses: Sequence[Pose] = UPRIGHT,
 ) -> Iterator[Explanation]:
     """Yield one ``Explanation`` a photo file, in order: of the class ``label``, or of the most probable one.
+
+    The probability is of all ``poses`` together, the heatmap of the plain one.
 
     Raises:
         DecodeError: A photo can't be read.
@@ -198,7 +206,7 @@ def explanations(
     """
     done = 0
     for views in photo_batches(backbone, paths):
-        answers = probabilities(backbone, head, [views])
+        answers = probabilities(backbone, head, [views], poses=poses)
         chosen = answers.argmax(axis=1) if label is None else np.full(len(views), classes.index(label))
         maps = heatmaps(backbone, head, views, torch.from_numpy(chosen))
         for view, answer, number, heat in zip(views, answers, chosen, maps, strict=True):

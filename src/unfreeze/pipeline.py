@@ -9,7 +9,7 @@ from unfreeze.data.splits import FOLDS, split
 from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
 from unfreeze.exam import set_exam
 from unfreeze.inputs import open_backbone, open_photos, open_reference
-from unfreeze.models.saved import save_model
+from unfreeze.models.saved import Classifier, save_model
 from unfreeze.records import (
     describe,
     versions,
@@ -68,17 +68,15 @@ def run(config: TrainConfig) -> Run:
         with watch.measure("features"):
             renderer = suited(store, backbone, renderers, data, recipe)
             sources, at_head = gather(store, backbone, renderer, data, recipe)
-        with watch.measure("exam"):
-            exam = set_exam(store, backbone, recipe.boundary, renderer, test, reference)
-
         pretrained = backbone.snapshot(recipe.boundary)
         head = new_head(backbone, len(photos.classes), config.seed)
         rounds = validation_rounds(data, recipe.judges)
         with watch.measure("head"):
             first = phase_one(backbone, at_head, data, recipe, config.seed)
         with watch.measure("exam"):
+            exam = set_exam(store, backbone, recipe.boundary, renderer, test, reference, first.poses)
             first.final.install(backbone, head, pretrained)
-            head_only = exam.answers(backbone, head)
+            head_only = exam.answers(backbone, head, first.poses)
 
         second, two_phase, tried = None, None, []
         if recipe.candidates:
@@ -90,7 +88,7 @@ def run(config: TrainConfig) -> Run:
                 )
             with watch.measure("exam"):
                 second.final.install(backbone, head, pretrained)
-                two_phase = exam.answers(backbone, head)
+                two_phase = exam.answers(backbone, head, first.poses)
                 tried = [(weights, each.val) for weights, each in zip(second.round_finals, rounds, strict=True)]
         with watch.measure("exam"):
             own = exam.own_looks(backbone, sources[recipe.kept_from], pretrained, tried)
@@ -116,6 +114,7 @@ def run(config: TrainConfig) -> Run:
             depth=backbone.depths()[tuned_from],
             alpha=second.alpha if second is not None and ships is second else 0.0,
             bn=config.bn,
+            poses=tuple(pose.name.lower() for pose in first.poses),
             symmetry=renderer.augmentation.symmetry if renderer.augmentation is not None else None,
         ),
         scores=score_sheet(evidence, groups, ships.temperature, config.seed),
@@ -130,7 +129,7 @@ def run(config: TrainConfig) -> Run:
         ),
         versions=versions(),
     )
-    save_model(folder, backbone, head, photos.classes)
+    save_model(folder, Classifier(backbone, head, photos.classes, first.poses))
     write_card(folder, verdict, recipe)
     write_predictions(folder, photos, evidence)
     write_history(folder, first, second)

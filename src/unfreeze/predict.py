@@ -14,6 +14,7 @@ from torch import Tensor
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW, normalised
 from unfreeze.models.backbone import Backbone, Head
+from unfreeze.poses import UPRIGHT, Pose
 
 Probabilities = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -53,17 +54,30 @@ def place(x: Tensor, backbone: Backbone, start: int) -> Tensor:
     return x.to(device=backbone.device, dtype=torch.float32, memory_format=layout)
 
 
-def logits(backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0) -> Logits:
-    """Return the head's logits, shape (N, C), for batches of what crosses boundary ``start`` (0: rendered photos)."""
+def logits(
+    backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0, poses: Sequence[Pose] = UPRIGHT
+) -> Logits:
+    """Return the head's logits, shape (N, C), for batches of what crosses boundary ``start`` (0: rendered photos).
+
+    Rendered photos may be shown in several ``poses``: their logits are averaged.
+    """
+    assert start == 0 or poses == UPRIGHT, "only photos can be turned"
     evaluation_mode(backbone)
+
+    def said(x: Tensor) -> Tensor:
+        found: Tensor = head(backbone.run(place(x, backbone, start), start))
+        return found.float().cpu()
+
     with torch.inference_mode():
-        pieces = [head(backbone.run(place(x, backbone, start), start)).float().cpu() for x in batches]
+        pieces = [torch.stack([said(pose.of(x)) for pose in poses]).mean(dim=0) for x in batches]
     return torch.cat(pieces).numpy() if pieces else np.empty((0, head.out_features), dtype=np.float32)
 
 
-def probabilities(backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0) -> Probabilities:
+def probabilities(
+    backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0, poses: Sequence[Pose] = UPRIGHT
+) -> Probabilities:
     """Return class probabilities; see ``logits``."""
-    found: Probabilities = torch.softmax(torch.from_numpy(logits(backbone, head, batches, start)), dim=1).numpy()
+    found: Probabilities = torch.softmax(torch.from_numpy(logits(backbone, head, batches, start, poses)), dim=1).numpy()
     return found
 
 

@@ -126,6 +126,7 @@ def write_card(folder: RunFolder, verdict: Verdict, recipe: Recipe) -> None:
 - Classes: {classes}
 - Trained on {verdict.data.n_train} photos, recipe `{recipe.name}`, phase 2 from `{verdict.model.depth}`, \
 BatchNorm {verdict.model.bn}
+- Asked about each photo in these poses, the logits averaged: {", ".join(verdict.model.poses)}
 - Made with unfreeze {__version__}
 
 Its probabilities are calibrated. The scores hold for photos like those that were scored. On photos from another camera,

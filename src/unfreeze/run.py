@@ -15,8 +15,8 @@ from unfreeze.verdict import Verdict
 if TYPE_CHECKING:
     from unfreeze.evaluation.metrics import Scores
     from unfreeze.explain import Explanation
-    from unfreeze.models.backbone import Backbone, Head
-    from unfreeze.predict import Prediction
+    from unfreeze.models.saved import Classifier
+    from unfreeze.predict import Prediction, Probabilities
 
 CHUNK = 256  # photos that are predicted before the first answers come out
 
@@ -67,18 +67,17 @@ class Run:
         Raises:
             DecodeError: A photo can't be read, and none may be passed over.
         """
-        from unfreeze.predict import named, photo_batches, probabilities
+        from unfreeze.predict import named
 
-        backbone, head = self._model
         for start in range(0, len(paths), CHUNK):
             chunk = paths[start : start + CHUNK]
             try:
-                answers = probabilities(backbone, head, photo_batches(backbone, chunk))
+                answers = self._probabilities(chunk)
             except DecodeError:
                 if not skip_damaged:
                     raise
                 chunk = [path for path in chunk if _is_photo(path)]
-                answers = probabilities(backbone, head, photo_batches(backbone, chunk))
+                answers = self._probabilities(chunk)
             yield from named(chunk, answers, self.classes)
 
     def explain(
@@ -109,7 +108,8 @@ class Run:
         paths = find_photos([Path(place) for place in places])
         if skip_damaged:
             paths = [path for path in paths if _is_photo(path)]
-        return explanations(*self._model, paths, self.classes, label)
+        model = self._model
+        return explanations(model.backbone, model.head, paths, self.classes, label, model.poses)
 
     def evaluate(self, photos: str | Path) -> Scores:
         """Score the shipped model on labelled photos of its classes, whichever split they are in.
@@ -125,7 +125,6 @@ class Run:
         from unfreeze.data.sources import read_photos
         from unfreeze.errors import PhotosError
         from unfreeze.evaluation.metrics import score
-        from unfreeze.predict import photo_batches, probabilities
         from unfreeze.runtime import say
 
         found = readable(read_photos(Path(photos), to_train=False))
@@ -138,19 +137,24 @@ class Run:
                 where=photos,
                 mend="It knows: " + ", ".join(self.classes),
             )
-        backbone, head = self._model
         labels = np.array([self.classes.index(found.classes[sample.label]) for sample in found.samples])
-        answers = probabilities(backbone, head, photo_batches(backbone, [sample.path for sample in found.samples]))
+        answers = self._probabilities([sample.path for sample in found.samples])
         groups = [sample.group for sample in found.samples]
         return score(labels, answers.astype(np.float64), groups=groups)
 
+    def _probabilities(self, paths: Sequence[Path]) -> Probabilities:
+        from unfreeze.predict import photo_batches, probabilities
+
+        model = self._model
+        batches = photo_batches(model.backbone, paths)
+        return probabilities(model.backbone, model.head, batches, poses=model.poses)
+
     @cached_property
-    def _model(self) -> tuple[Backbone, Head]:
+    def _model(self) -> Classifier:
         from unfreeze.models.saved import load_model
         from unfreeze.runtime import choose_device
 
-        backbone, head, _ = load_model(self.folder, choose_device(self.device))
-        return backbone, head
+        return load_model(self.folder, choose_device(self.device))
 
 
 def _is_photo(path: Path) -> bool:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+WORTH_SHARING = 2**24  # multiplications: about 2 ms of one core, and many times what threads take to find together
 T = TypeVar("T")
 
 
@@ -89,6 +90,20 @@ def deterministic(seed: int) -> Iterator[None]:
         finally:
             torch.use_deterministic_algorithms(before, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark
+
+
+@contextmanager
+def threads_for(operations: float) -> Iterator[None]:
+    """Compute on one thread where a step has so few multiplications that threads would mostly wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    if operations < WORTH_SHARING:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Generator[T]:

@@ -34,6 +34,9 @@ def summary(verdict: Verdict) -> Iterator[str]:
             f"{'calibration':{LABEL}}temperature {calibration.temperature:.2f}: calibration error "
             f"{calibration.ece_before:.3f} -> {calibration.ece_after:.3f}"
         )
+    if len(verdict.model.poses) > 1:
+        poses = ", ".join(verdict.model.poses)
+        yield f"{'shown to the model':{LABEL}}{poses}: what it says of them is averaged (--no-tta: plain alone)"
     if verdict.tried:
         yield f"{'phase 2':{LABEL}}{_searched(verdict)}"
     yield from (f"{'setback':{LABEL}}{setback}" for setback in verdict.setbacks)

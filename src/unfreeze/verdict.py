@@ -40,6 +40,7 @@ class Model(_Part):
         alpha: Where the weights stand between phase 1 (0) and phase 2 (1).
         bn: BatchNorm's mode.
         symmetry: How views were turned: not at all, mirrored, or every way.
+        poses: In which a photo is shown to the model, to average its logits: plain, mirrored, or turned left, over, right.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Model(_Part):
     alpha: float
     bn: Literal["frozen", "train"]
     symmetry: Literal["none", "flip", "rotate"] | None = None
+    poses: tuple[str, ...] = ("plain",)
 
 
 class Tried(_Part):

@@ -24,7 +24,8 @@ from unfreeze.artifacts import RunFolder, write_text
 from unfreeze.cli import main
 from unfreeze.models.backbone import Architecture, assemble
 from unfreeze.models.networks import build
-from unfreeze.models.saved import save_model
+from unfreeze.models.saved import Classifier, save_model
+from unfreeze.poses import Pose
 from unfreeze.run import Run, load
 
 CLASSES = ("ant", "bee", "wasp")
@@ -68,7 +69,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.manual_seed(0)
     architecture = Architecture("timm", "test_efficientnet")
     backbone = assemble("timm/test_efficientnet", architecture, build(architecture), CPU)
-    save_model(folder, backbone, new_head(backbone, len(CLASSES), 0), CLASSES)
+    poses = (Pose.PLAIN, Pose.LEFT, Pose.OVER, Pose.RIGHT)
+    save_model(folder, Classifier(backbone, new_head(backbone, len(CLASSES), 0), CLASSES, poses))
     write_text(folder.verdict, verdict(CLASSES).to_json())
     return load(folder.root, "cpu")
 

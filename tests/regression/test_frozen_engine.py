@@ -13,7 +13,7 @@ from unfreeze.data.reference import read_reference
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision, computed_by
 from unfreeze.predict import photo_batches, place
-from unfreeze.training.activations import Rendered, crossings, plain_views
+from unfreeze.training.activations import Rendered, crossings
 
 pytestmark = pytest.mark.regression
 
@@ -35,7 +35,7 @@ def test_the_original_classifier_is_as_accurate_on_what_the_engine_computes(imag
     renderer = Renderer(tuple(paths), backbone.network.preprocessing)
     everything = list(range(len(paths)))
     with torch.inference_mode():
-        features = crossings(fast, Rendered(renderer), fast.head_boundary, everything, plain_views(everything))
+        features = crossings(fast, Rendered(renderer), fast.head_boundary, everything, [0] * len(everything))
         found = torch.cat([backbone.classifier(each.float()).argmax(1) for each in features]).numpy()
     exact, engine, agreement = (said == labels).mean(), (found == labels).mean(), (found == said).mean()
     print(

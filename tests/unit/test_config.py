@@ -20,7 +20,7 @@ def test_only_photos_has_no_default() -> None:
     plain = config()
     assert plain.photos == Path("photos")
     assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
-        "model": "efficientnet_lite0", "recipe": "auto", "subset": "all", "bn": "frozen", "seed": 0,
+        "model": "efficientnet_lite0", "recipe": "auto", "subset": "all", "tta": True, "bn": "frozen", "seed": 0,
         "device": "auto", "precision": "auto", "cache_gib": 10.0,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):

@@ -17,6 +17,7 @@ from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import Gain
 from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
 from unfreeze.models.freezing import StagePlan, StageRow
+from unfreeze.poses import UPRIGHT
 from unfreeze.predict import Logits
 from unfreeze.training.finetune import Weights
 from unfreeze.training.fit_head import fit_head
@@ -33,7 +34,8 @@ Answers = tuple[Logits, ...]
 
 def one(answers: Answers, temperature: float, calibrated_on: int = 30) -> PhaseOne:
     return PhaseOne(
-        final=NOTHING, validation=answers, temperature=temperature, calibrated_on=calibrated_on, round_finals=(),
+        final=NOTHING, poses=UPRIGHT, validation=answers, temperature=temperature, calibrated_on=calibrated_on,
+        round_finals=(),
         start=NOTHING, round_starts=(), history=(),
     )  # fmt: skip
 

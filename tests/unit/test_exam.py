@@ -18,7 +18,7 @@ from unfreeze.exam import Exam, set_exam
 from unfreeze.models.backbone import Architecture, Backbone, assemble
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.networks import build
-from unfreeze.models.saved import load_model, save_model
+from unfreeze.models.saved import Classifier, load_model, save_model
 from unfreeze.predict import photo_batches, place, probabilities
 from unfreeze.training.activations import Cached, Rendered, features, keep, keep_or_render
 from unfreeze.training.finetune import Weights, finetune
@@ -165,8 +165,9 @@ def test_a_model_trained_on_kept_features_answers_the_same_from_its_file(
     samples = [Sample(photos[photo], "", 0, digest=own.digests[photo]) for photo in test]
     backbone = replace(backbone, network=replace(backbone.network, outputs=0))  # it can't be asked of pooled features
     answers = softmax(set_exam(store, backbone, boundary, own, samples, None).answers(backbone, head))
-    save_model(RunFolder(tmp_path), backbone, head, tuple("abc"))
-    again, head_again, _ = load_model(RunFolder(tmp_path), CPU)
+    save_model(RunFolder(tmp_path), Classifier(backbone, head, tuple("abc")))
+    saved_model = load_model(RunFolder(tmp_path), CPU)
+    again, head_again = saved_model.backbone, saved_model.head
     from_file = probabilities(again, head_again, photo_batches(again, [photos[photo] for photo in test]))
     np.testing.assert_allclose(answers, from_file, rtol=1e-3, atol=1e-4)
     assert answers.std() > 0.05

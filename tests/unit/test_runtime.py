@@ -5,7 +5,17 @@ import pytest
 import torch
 
 from unfreeze.errors import ConfigError
-from unfreeze.runtime import Stopwatch, choose_device, deterministic, generator, peak_rss_mib, say, track
+from unfreeze.runtime import (
+    WORTH_SHARING,
+    Stopwatch,
+    choose_device,
+    deterministic,
+    generator,
+    peak_rss_mib,
+    say,
+    threads_for,
+    track,
+)
 
 
 def test_devices() -> None:
@@ -62,6 +72,25 @@ def test_an_error_in_a_deterministic_block_leaves_no_trace() -> None:
         raise KeyError
     assert not torch.are_deterministic_algorithms_enabled()
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(("operations", "expected"), [(WORTH_SHARING - 1, 1), (WORTH_SHARING, 3)])
+def test_little_work_is_left_to_one_thread_and_the_others_come_back(operations: float, expected: int) -> None:
+    before = torch.get_num_threads()
+    seen: list[int] = []
+
+    def fail() -> None:
+        with threads_for(operations):
+            seen.append(torch.get_num_threads())
+            raise ZeroDivisionError
+
+    try:
+        torch.set_num_threads(3)
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert (seen, torch.get_num_threads()) == ([expected], 3)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_progress_passes_every_item_on_and_keeps_stdout_clean(capsys: pytest.CaptureFixture[str]) -> None:

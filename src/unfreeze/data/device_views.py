@@ -17,6 +17,7 @@ from torch import Tensor
 from unfreeze.data.decode import decode
 from unfreeze.data.loaders import MEMORY, Chunks, Memory, Renderer, ahead
 from unfreeze.data.transforms import PLAIN_VIEW, Frame, draw_frame, plain
+from unfreeze.poses import Pose
 from unfreeze.preprocessing import Interpolation
 
 SHARE = 0.5  # of the card's free memory that photos may take: the rest is for training on them
@@ -37,7 +38,7 @@ class DeviceRenderer(Renderer):
 
     def identity(self, photo: int, view: int) -> str:
         """Return what decides the pixels of a view, apart from ``preprocessing``: rounding is among it."""
-        own = "" if view == PLAIN_VIEW else " in batches"
+        own = "" if view <= PLAIN_VIEW else " in batches"
         return super().identity(photo, view) + own
 
     def batches(self, chunks: Chunks) -> Iterator[Tensor]:
@@ -52,7 +53,7 @@ class DeviceRenderer(Renderer):
         Raises:
             DecodeError: The photo can't be read.
         """
-        path, kinds = self.paths[photo], sorted({view == PLAIN_VIEW for view in views})
+        path, kinds = self.paths[photo], sorted({view <= PLAIN_VIEW for view in views})
         found = {finished: held for finished in kinds if (held := self.memory.find((path, finished))) is not None}
         if len(found) < len(kinds):
             image = decode(path, self.preprocessing.enough)
@@ -60,12 +61,12 @@ class DeviceRenderer(Renderer):
                 shown = plain(image, self.preprocessing) if finished else image
                 found[finished] = torch.from_numpy(np.array(shown)).to(self.device)
                 self.memory.keep((path, finished), found[finished])
-        return [(found[view == PLAIN_VIEW], self._frame(photo, view, found[view == PLAIN_VIEW])) for view in views]
+        return [(found[view <= PLAIN_VIEW], self._frame(photo, view, found[view <= PLAIN_VIEW])) for view in views]
 
     def _frame(self, photo: int, view: int, pixels: Tensor) -> Frame:
         height, width, _ = pixels.shape
-        if view == PLAIN_VIEW:
-            return Frame((0, 0, width, height))
+        if view <= PLAIN_VIEW:
+            return Frame((0, 0, width, height), flip=view == Pose.MIRRORED, turns=Pose(view).turns)
         assert self.augmentation is not None, "only the plain view needs no augmentation"
         key = self.seed, view, self.content(photo)
         return draw_frame((width, height), self.preprocessing, self.augmentation, key)

@@ -84,8 +84,8 @@ class Renderer:
         """Return what decides the pixels of a view, apart from ``preprocessing``."""
         digest = self.digests[photo]
         assert digest, "the photo has been read"
-        if view == PLAIN_VIEW:
-            return digest
+        if view <= PLAIN_VIEW:
+            return f"{digest} {int(view)}" if view else digest
         return f"{digest} {view} {self.seed} {self.augmentation}"
 
     def views(self, photo: int, views: Sequence[int]) -> Tensor:

@@ -1,7 +1,8 @@
 """From an upright RGB photo to what a backbone wants to see: the plain view, and augmented ones.
 
 View 0 is the plain one: the evaluation rendering that the backbone's source prescribes.  View v > 0 is drawn from
-(seed, v, content) alone, so that it is the same in whichever order, thread, epoch or run it is rendered.
+(seed, v, content) alone, so that it is the same in whichever order, thread, epoch or run it is rendered.  View v < 0 is a
+pose: the plain view, mirrored or turned to the pixel.
 """
 
 from __future__ import annotations
@@ -14,15 +15,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import generator
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PLAIN_VIEW = 0
 LONGEST = 64  # no crop reaches further from the middle than half the short side
 TURNS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
+PLAIN_VIEW = Pose.PLAIN
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -55,6 +57,12 @@ class Augmentation:
         """How photos are turned."""
         return "rotate" if self.turns else "flip" if self.flip else "none"
 
+    def poses(self, size: tuple[int, int]) -> tuple[Pose, ...]:
+        """Return in which poses views of ``size`` mean the same, the plain one first."""
+        if self.turns:
+            return (Pose.PLAIN, Pose.LEFT, Pose.OVER, Pose.RIGHT) if size[0] == size[1] else (Pose.PLAIN, Pose.OVER)
+        return (Pose.PLAIN, Pose.MIRRORED) if self.flip else UPRIGHT
+
 
 def render(
     photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation | None, *key: int
@@ -68,8 +76,8 @@ def render(
         key: Seed, view and the photo's content as a number.
     """
     _, view, _ = key
-    if view == PLAIN_VIEW:
-        return plain(photo, preprocessing)
+    if view <= PLAIN_VIEW:
+        return _in_pose(plain(photo, preprocessing), Pose(view))
     assert augmentation is not None, "only the plain view needs no augmentation"
     return augment(photo, preprocessing, augmentation, key)
 
@@ -88,6 +96,12 @@ def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     canvas = photo if scaled == photo.size else photo.resize(scaled, RESAMPLING[preprocessing.interpolation])  # type: ignore[arg-type]
     left, top = _margin(scaled[0], crop_width), _margin(scaled[1], crop_height)
     return canvas.crop((left, top, left + crop_width, top + crop_height))
+
+
+def _in_pose(view: Image.Image, pose: Pose) -> Image.Image:
+    if pose is Pose.MIRRORED:
+        return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return view.transpose(TURNS[pose.turns]) if pose.turns else view
 
 
 def _middle(photo: Image.Image) -> Image.Image:

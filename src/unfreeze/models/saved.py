@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -19,24 +19,43 @@ from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.weights import load_into, read_weights
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.preprocessing import Preprocessing
 
 
-def save_model(folder: RunFolder, backbone: Backbone, head: Head, classes: tuple[str, ...]) -> None:
-    """Write the model that ``backbone`` and ``head`` are now."""
+@dataclass(frozen=True)
+class Classifier:
+    """A model that predicts.
+
+    Attributes:
+        backbone: From photos to features.
+        head: From features to logits.
+        classes: Their names, in the order of the logits.
+        poses: In which poses a photo is shown, to average the logits.
+    """
+
+    backbone: Backbone
+    head: Head
+    classes: tuple[str, ...]
+    poses: tuple[Pose, ...] = UPRIGHT
+
+
+def save_model(folder: RunFolder, model: Classifier) -> None:
+    """Write a model as its backbone and head are now."""
     from safetensors.torch import save
 
+    backbone, head = model.backbone, model.head
     place = backbone.network.classifier
     old = backbone.network.module.get_submodule(place).weight
     assert isinstance(old, Tensor)
     weight = head.weight.view(*head.weight.shape, *[1] * (old.dim() - 2))  # some classifiers are 1x1 convolutions
     tensors = {**backbone.weights(), f"{place}.weight": weight, f"{place}.bias": head.bias}
     write_bytes(folder.weights, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
-    write_text(folder.model_config, json.dumps(_config(backbone, classes), indent=2, ensure_ascii=False) + "\n")
+    write_text(folder.model_config, json.dumps(_config(model), indent=2, ensure_ascii=False) + "\n")
 
 
-def load_model(folder: RunFolder, device: torch.device) -> tuple[Backbone, Head, tuple[str, ...]]:
-    """Read a model that ``save_model`` wrote: the backbone, the head, and the class names.
+def load_model(folder: RunFolder, device: torch.device) -> Classifier:
+    """Read a model that ``save_model`` wrote.
 
     Raises:
         ModelError: Missing, damaged, or the installed library builds another network under that name.
@@ -49,7 +68,10 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[Backbone, Head,
         architecture = Architecture(own["library"], own["name"], own["arguments"])
         name = str(own["model"])
         preprocessing = Preprocessing.from_dict(own["preprocessing"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        poses = tuple(
+            Pose[pose.upper()] for pose in own.get("poses", ("plain",))
+        )  # older runs know the plain one alone
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged from error
     tensors = read_weights(folder.weights)
     network = replace(build(architecture), preprocessing=preprocessing, outputs=0, labels=())
@@ -68,10 +90,11 @@ def load_model(folder: RunFolder, device: torch.device) -> tuple[Backbone, Head,
         head.load_state_dict({"weight": weight.flatten(1), "bias": bias})
     except RuntimeError as error:
         raise damaged from error
-    return backbone, head.eval().requires_grad_(False), classes
+    return Classifier(backbone, head.eval().requires_grad_(False), classes, poses)
 
 
-def _config(backbone: Backbone, classes: tuple[str, ...]) -> dict[str, Any]:
+def _config(model: Classifier) -> dict[str, Any]:
+    backbone, classes = model.backbone, model.classes
     preprocessing = backbone.network.preprocessing
     height, width = preprocessing.size
     resize = preprocessing.resize if isinstance(preprocessing.resize, int) else preprocessing.resize[0]
@@ -103,5 +126,6 @@ def _config(backbone: Backbone, classes: tuple[str, ...]) -> dict[str, Any]:
             "name": backbone.architecture.name,
             "arguments": arguments,
             "preprocessing": asdict(preprocessing),
+            "poses": [pose.name.lower() for pose in model.poses],
         },
     }

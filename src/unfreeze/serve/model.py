@@ -17,8 +17,7 @@ from unfreeze.data.decode import Accepted, decode
 from unfreeze.data.transforms import plain, stack
 from unfreeze.errors import DecodeError, ModelError
 from unfreeze.explain import heatmaps, overlay
-from unfreeze.models.backbone import Backbone, Head
-from unfreeze.models.saved import load_model
+from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import probabilities
 from unfreeze.run import Run, load
 from unfreeze.runtime import choose_device
@@ -47,7 +46,8 @@ class Answer:
         name: Of the file.
         probabilities: Of every class, in the order of the model's classes.
         view: What the network sees of the photo, as a JPEG in base64, where it was asked for.
-        heatmap: The same with what speaks for the most probable class laid over it; some networks have none.
+        heatmap: The same with what speaks for the most probable class laid over it, as the plain pose has it; some networks
+            have none.
     """
 
     name: str
@@ -70,8 +70,7 @@ class Served:
     """A finished run and its model."""
 
     run: Run
-    backbone: Backbone
-    head: Head
+    model: Classifier
 
     def answer(
         self, uploads: Sequence[Upload], accepted: Accepted, *, explain: bool = False, until: float | None = None
@@ -94,13 +93,14 @@ class Served:
                 raise TimeoutError
             views.append(self._view(upload, accepted))
         batch = stack(views)
-        rows = probabilities(self.backbone, self.head, [batch])
+        backbone, head = self.model.backbone, self.model.head
+        rows = probabilities(backbone, head, [batch], poses=self.model.poses)
         answers = [Answer(upload.name, tuple(map(float, row))) for upload, row in zip(uploads, rows, strict=True)]
         if not explain:
             return answers
         shown = [replace(answer, view=_jpeg(view)) for answer, view in zip(answers, views, strict=True)]
         try:
-            maps = heatmaps(self.backbone, self.head, batch, torch.from_numpy(rows.argmax(axis=1)))
+            maps = heatmaps(backbone, head, batch, torch.from_numpy(rows.argmax(axis=1)))
         except ModelError:  # no features of this network have a place in the photo
             return shown
         return [
@@ -109,7 +109,7 @@ class Served:
         ]
 
     def _view(self, upload: Upload, accepted: Accepted) -> Image.Image:
-        preprocessing = self.backbone.network.preprocessing
+        preprocessing = self.model.backbone.network.preprocessing
         try:
             photo = decode(upload.file, preprocessing.enough, accepted)
         except DecodeError as error:
@@ -126,8 +126,7 @@ def open_model(folder: Path, device: str) -> Served:
         ConfigError: The device doesn't exist.
     """
     run = load(folder, device)
-    backbone, head, _ = load_model(run.folder, choose_device(device))
-    return Served(run, backbone, head)
+    return Served(run, load_model(run.folder, choose_device(device)))
 
 
 def _jpeg(picture: Image.Image) -> str:

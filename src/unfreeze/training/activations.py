@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
-from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, Head, pool
 from unfreeze.models.engine import computed_by, frozen_forward
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits, evaluation_mode, logits, place
 from unfreeze.runtime import track
 from unfreeze.training.store import Place, Store, read_rows
@@ -176,15 +176,15 @@ def features(cache: Cached, photos: Sequence[int], views: Sequence[int]) -> Tens
     return rows.view(len(photos), len(views), -1)
 
 
-def plain_views(photos: Sequence[int]) -> list[int]:
-    """Return the plain view for each photo."""
-    return [PLAIN_VIEW] * len(photos)
-
-
-def answers_from(backbone: Backbone, head: Head, source: Activations, photos: NDArray[np.int64]) -> Logits:
-    """Return the head's logits for the plain views of ``photos``, shape (N, C)."""
-    batches = source.batches(photos.tolist(), plain_views(photos.tolist()), EVALUATION_BATCH)
-    return logits(backbone, head, batches, source.boundary)
+def answers_from(
+    backbone: Backbone, head: Head, source: Activations, photos: NDArray[np.int64], poses: Sequence[Pose] = UPRIGHT
+) -> Logits:
+    """Return the head's logits for ``photos``, shape (N, C): the mean over ``poses``."""
+    chosen = photos.tolist()
+    batches = (source.batches(chosen, [pose] * len(chosen), EVALUATION_BATCH) for pose in poses)
+    said = np.stack([logits(backbone, head, batch, source.boundary) for batch in batches])
+    found: Logits = said.mean(axis=0)
+    return found
 
 
 def _keys(renderer: Renderer, wanted: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], str]:

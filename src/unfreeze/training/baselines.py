@@ -69,6 +69,7 @@ def _one_phase(name: str, augmentation: Augmentation, plan: StagePlan, schedule:
         candidates=(),
         alphas=(),
         forget_at_most=None,
+        averages=False,
         judges=0,
         boundary=0,
     )

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import SMALLEST_PROBABILITY
-from unfreeze.runtime import track
+from unfreeze.runtime import threads_for, track
 from unfreeze.training.logistic import BLOCK, logits, regressions, solve
 
 STRENGTHS = tuple(10.0**exponent for exponent in range(-1, -8, -1))  # penalty on features of mean squared length 1
@@ -83,9 +83,16 @@ def fit_head(
         smoothing: Of the labels in phase 2; 0 makes it start from the head of phase 1.
     """
     device = torch.device("cpu") if features.device.type == "mps" else features.device  # Apple's cards lack float64
-    labels = labels.to(device)
-    unit, space = _scaled(features.to(device).flatten(0, 1))
-    views = features.shape[1]
+    rows = features.to(device).flatten(0, 1)
+    with threads_for(len(rows) * min(rows.shape) * classes * (int(fold.max()) + 1)):
+        unit, space = _scaled(rows)
+        return _fit(unit, space, features.shape[1], labels.to(device), fold, classes, smoothing)
+
+
+def _fit(
+    unit: Tensor, space: _Space, views: int, labels: Tensor, fold: NDArray[np.int64], classes: int, smoothing: float
+) -> HeadFit:
+    device = labels.device
     rounds = [torch.from_numpy(fold == index).to(device) for index in range(int(fold.max()) + 1)]
     repeated = labels.repeat_interleave(views)
     fitted = ~torch.stack(rounds).repeat_interleave(views, dim=1)

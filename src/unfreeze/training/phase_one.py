@@ -7,20 +7,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from unfreeze.data.device_views import choose_renderer
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import Sample
-from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.evaluation.calibration import clearly_lower, fit_temperature, photo_losses
 from unfreeze.evaluation.resampling import FloatArray
 from unfreeze.models.backbone import Backbone, Head, Tensors
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits
 from unfreeze.training.activations import Activations, Cached, features, keep, keep_or_render
 from unfreeze.training.finetune import EpochRow, Indices, Tuned, Weights, finetune
 from unfreeze.training.fit_head import Linear, fit_head
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, validation_rounds
+from unfreeze.training.selection import Panel
 from unfreeze.training.store import Store
 
 TRIED_VIEWS = 2  # of each photo, the plain one included, to tell which way of turning photos a head learns more from
@@ -34,6 +36,7 @@ class PhaseOne:
 
     Attributes:
         final: The head-only model.
+        poses: In which poses a photo is shown to every model of this run, to average what it says.
         validation: What every round's head-only model says of the round's photos: logits, each of shape (V, C).
         temperature: Makes the model as sure as it is right (see ``calibration.py``).
         calibrated_on: Photos that it was fitted on: answers of models that never saw them.
@@ -44,6 +47,7 @@ class PhaseOne:
     """
 
     final: Weights
+    poses: tuple[Pose, ...]
     validation: tuple[Logits, ...]
     temperature: float
     calibrated_on: int
@@ -66,7 +70,8 @@ def gather(
     store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, recipe: Recipe
 ) -> tuple[Sources, Activations]:
     """Compute what the phases train on: activations at phase 2's boundaries, and what phase 1 trains on."""
-    views = data.views(recipe.kept_views)
+    poses = recipe.poses(renderer)
+    views = data.views(recipe.kept_views, poses)
     source = keep_or_render(store, backbone, renderer, recipe.kept_from, views, "reading training photos")
     sources = {recipe.kept_from: source}
     for boundary in sorted({each.plan.boundary for each in recipe.candidates} - {recipe.kept_from}):
@@ -75,7 +80,7 @@ def gather(
         )
     if not recipe.head_on_features:
         return sources, source
-    views = data.views(recipe.views)
+    views = data.views(recipe.views, poses)
     return sources, keep(store, backbone, source, backbone.head_boundary, views, "computing features")
 
 
@@ -137,6 +142,7 @@ def phase_one(backbone: Backbone, source: Activations, data: TrainingData, recip
     finals = tuple(tuned.weights for tuned in tried)
     return PhaseOne(
         final=final.weights,
+        poses=UPRIGHT,
         validation=validation,
         temperature=fit_temperature(joined(validation, data.classes), truth_of(rounds, data)),
         calibrated_on=sum(len(each.val) for each in rounds),
@@ -158,23 +164,43 @@ def _solved(at_head: Cached, data: TrainingData, rounds: tuple[Round, ...], reci
     train = data.train.tolist()
     found = features(at_head, train, range(recipe.views))
     fit = fit_head(found, data.labels[torch.from_numpy(data.train)], data.fold, data.classes, recipe.smoothing)
-    if rounds and len(data.val):
-        plain = features(at_head, data.val.tolist(), (PLAIN_VIEW,))[:, 0]
-        validation, finals, starts = [fit.head.logits(plain).numpy()], [fit.head], [fit.start]
-    else:
-        validation = [fit.out_of_fold[data.fold == fold] for fold in range(len(rounds))]
-        finals, starts = list(fit.fold_heads[: len(rounds)]), list(fit.fold_starts[: len(rounds)])
     learned = data.labels[torch.from_numpy(data.train)].numpy()
+    out_of_fold, poses = fit.out_of_fold.astype(np.float32), recipe.poses(at_head.renderer)
+    averaged = _asked_in_poses(fit.fold_heads, features(at_head, train, poses), data)
+    panel = Panel.of((out_of_fold,), (learned,), data)
+    if panel.ships(
+        (averaged,), panel.everyone
+    ):  # twice the work for every photo to come: as good a reason as phase 2 needs
+        out_of_fold = averaged
+    else:
+        poses = UPRIGHT
+    if rounds and len(data.val):
+        seen = features(at_head, data.val.tolist(), poses).mean(dim=1)
+        validation, finals, starts = [fit.head.logits(seen).numpy()], [fit.head], [fit.start]
+    else:
+        validation = [out_of_fold[data.fold == fold] for fold in range(len(rounds))]
+        finals, starts = list(fit.fold_heads[: len(rounds)]), list(fit.fold_starts[: len(rounds)])
     return PhaseOne(
         final=Weights([], head_weights(fit.head)),
-        validation=tuple(answers.astype(np.float32) for answers in validation),
-        temperature=fit_temperature(fit.out_of_fold, learned),
+        poses=poses,
+        validation=tuple(validation),
+        temperature=fit_temperature(out_of_fold, learned),
         calibrated_on=len(learned),
         round_finals=tuple(Weights([], head_weights(head)) for head in finals),
         start=Weights([], head_weights(fit.start)),
         round_starts=tuple(Weights([], head_weights(head)) for head in starts),
         history=(),
     )
+
+
+def _asked_in_poses(fold_heads: Sequence[Linear], found: Tensor, data: TrainingData) -> Logits:
+    """Return each training photo's logits by the head of the other folds (N, C), the mean over its poses (N, poses, D)."""
+    mean = found.mean(dim=1)  # the head is linear
+    answers = np.empty((len(mean), data.classes), np.float32)
+    for fold, head in enumerate(fold_heads):
+        own = data.fold == fold
+        answers[own] = head.logits(mean[torch.from_numpy(own)]).numpy()
+    return answers
 
 
 def head_weights(head: Linear) -> Tensors:

@@ -81,7 +81,7 @@ def phase_two(
     """
     rounds = validation_rounds(data, recipe.judges)
     pretrained = backbone.snapshot(recipe.boundary)
-    bench = Bench(backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, seed)
+    bench = Bench(backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, first.poses, seed)
     panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
     trials = search(bench, recipe.candidates, recipe.alphas, rounds, first.round_starts, panel, time_left)
     setbacks = [setback for trial in trials for setback in trial.setbacks()]

@@ -14,7 +14,8 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, exact
 from unfreeze.models.freezing import StagePlan
-from unfreeze.runtime import Stopwatch
+from unfreeze.poses import UPRIGHT
+from unfreeze.runtime import Stopwatch, threads_for
 from unfreeze.training.activations import BATCH, Activations, Rendered, answers_from, crossings, missing_views, nearest
 from unfreeze.training.finetune import Indices, Schedule, finetune
 from unfreeze.training.phase_one import TRIED_VIEWS, new_head
@@ -187,9 +188,12 @@ def count_work(
         test: The test photos.
         reference: How many photos of the original task there are; the store is taken to hold them if it holds the test
             photos.
+
+    Photos are taken to be shown in all the poses that phase 1 may choose.
     """
     head, (renderer, *others) = backbone.head_boundary, renderers
-    views = data.views(recipe.views)
+    poses = recipe.poses(renderer)
+    views = data.views(recipe.views, poses)
     rounds = validation_rounds(data, recipe.judges)
     final = 0 if len(data.val) and rounds else len(data.train)
     tried = sum(len(each.train) for each in rounds)
@@ -199,7 +203,7 @@ def count_work(
     onward = missing_views(store, backbone, renderer, head, views) if recipe.head_on_features else 0
     pixels = 0
     if recipe.kept_from:
-        kept = data.views(recipe.kept_views)
+        kept = data.views(recipe.kept_views, poses)
         pixels = missing_views(store, backbone, renderer, recipe.kept_from, kept)
         if nearest(store, backbone, renderer, recipe.kept_from, kept):
             pixels, onward = 0, onward + pixels
@@ -210,7 +214,7 @@ def count_work(
     }  # all renderers have the plain view in common
     turned = sum(missing_views(store, backbone, other, recipe.kept_from or head, augmented) for other in others)
     scored = len(test.paths) + reference
-    plain = dict.fromkeys(range(len(test.paths)), (PLAIN_VIEW,))
+    plain = dict.fromkeys(range(len(test.paths)), UPRIGHT)
     unread = bool(recipe.boundary and missing_views(store, exact(backbone), test, recipe.boundary, plain))
     return Work(
         views=pixels + turned,
@@ -218,9 +222,10 @@ def count_work(
         tried=tuple(each * tried for each in epochs),
         learned=tuple(each * final for each in epochs),
         head_learned=head_epochs * (tried + final),
-        validated=tuple((each + len(recipe.alphas) - 1) * judged for each in epochs),
-        unread=scored * unread,
-        asked=len(test.paths) * (1 + bool(recipe.candidates)) + 2 * scored * (backbone.network.outputs > 0),
+        validated=tuple((each + len(recipe.alphas) * len(poses) - 1) * judged for each in epochs),
+        unread=(scored + len(test.paths) * (len(poses) - 1)) * unread,
+        asked=len(test.paths) * len(poses) * (1 + bool(recipe.candidates))
+        + 2 * scored * (backbone.network.outputs > 0),
     )
 
 
@@ -324,8 +329,9 @@ def _solving(backbone: Backbone, data: TrainingData, recipe: Recipe) -> float:
             work()
         return (time.perf_counter() - started) / TIMED
 
-    read = seconds(lambda: some.T @ (some @ weight)) * rows / len(some)
-    return ITERATIONS * (read + seconds(lambda: torch.cholesky_solve(weight, factor)))
+    with threads_for(rows * rank * weight.shape[1]):
+        read = seconds(lambda: some.T @ (some @ weight)) * rows / len(some)
+        return ITERATIONS * (read + seconds(lambda: torch.cholesky_solve(weight, factor)))
 
 
 def _slope(work: Callable[[int], object]) -> float:

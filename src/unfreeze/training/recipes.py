@@ -11,11 +11,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from unfreeze.config import TrainConfig
+from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.models.lora import attention_layers
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.training.finetune import Schedule
 
 SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000
@@ -87,6 +89,7 @@ class Recipe:
         candidates: Ways to unfreeze, in the order in which they are tried; none where the recipe ends with the head.
         alphas: Points between the phases that may ship, from the nearest to phase 1 on; phase 2's own end is 1.
         forget_at_most: Points of the original task's accuracy that may be lost; None: any.
+        averages: Whether the models may be asked about several poses of a photo; phase 1 tells whether that is better.
         judges: Validation photos that are wanted, rounded up to whole folds; 0 where nothing is to be chosen.
         boundary: Everything below is a fixed function throughout the run, and is computed once.
     """
@@ -99,6 +102,7 @@ class Recipe:
     candidates: tuple[Candidate, ...]
     alphas: tuple[float, ...]
     forget_at_most: float | None
+    averages: bool
     judges: int
     boundary: int
 
@@ -114,6 +118,12 @@ class Recipe:
     def kept_views(self) -> int:
         """How many views of each training photo the two phases ask for together."""
         return max(self.views, *(each.schedule.kept_views for each in self.candidates), 0)
+
+    def poses(self, renderer: Renderer) -> tuple[Pose, ...]:
+        """Return the poses that photos may be shown in, as ``renderer`` turns them."""
+        if not self.averages or renderer.augmentation is None:
+            return UPRIGHT
+        return renderer.augmentation.poses(renderer.preprocessing.size)
 
     @property
     def kept_from(self) -> int:
@@ -141,6 +151,7 @@ def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: in
         candidates=(),
         alphas=(),
         forget_at_most=None,
+        averages=config.tta,
         judges=0,
         boundary=backbone.head_boundary - 1,  # pooled features would not serve the original classifier
     )
@@ -169,6 +180,7 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
         candidates=candidates,
         alphas=ALPHAS,
         forget_at_most=FORGET_AT_MOST if config.forget_at_most is None else config.forget_at_most,
+        averages=config.tta,
         judges=JUDGES,
         boundary=min(each.plan.boundary for each in candidates),
     )
@@ -259,6 +271,7 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
         candidates=(Candidate("all", 0, plan, schedule),),
         alphas=(1.0,),
         forget_at_most=None,
+        averages=False,
         judges=1,
         boundary=0,
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from unfreeze.data.sources import Sample
 from unfreeze.data.splits import Splits
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits
 
 Indices = NDArray[np.int64]
@@ -43,10 +44,11 @@ class TrainingData:
         count = len(splits.train)
         return cls(labels, np.arange(count), np.arange(count, len(samples)), splits.fold[splits.train], classes)
 
-    def views(self, count: int) -> dict[int, Sequence[int]]:
-        """Return the views that training asks for: ``count`` of photos to learn from, the plain one of others."""
-        learn: dict[int, Sequence[int]] = dict.fromkeys(self.train.tolist(), range(count))
-        return learn | dict.fromkeys(self.val.tolist(), range(1))
+    def views(self, count: int, poses: Sequence[Pose] = UPRIGHT) -> dict[int, Sequence[int]]:
+        """Return the views that training asks for: ``count`` of photos to learn from, and every photo in all ``poses``."""
+        turned = [pose for pose in poses if pose is not Pose.PLAIN]
+        learn: dict[int, Sequence[int]] = dict.fromkeys(self.train.tolist(), (*range(count), *turned))
+        return learn | dict.fromkeys(self.val.tolist(), (Pose.PLAIN, *turned))
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from unfreeze.models.backbone import Backbone, Head, Tensors
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits
 from unfreeze.training.activations import answers_from
 from unfreeze.training.finetune import EpochRow, Indices, Trouble, Tuned, Weights, finetune
@@ -61,21 +62,23 @@ class Bench:
     pretrained: list[Tensors]
     sources: Sources
     data: TrainingData
+    poses: tuple[Pose, ...]
     seed: int
 
     def train(self, candidate: Candidate, start: Weights, on: Round, phase: str) -> Tuned:
         """Go on from phase 1; leaves the backbone where training got to."""
-        floor = self.answers(start, candidate, on.val) if len(on.val) else None
+        source = self.sources[candidate.plan.boundary]
         start.install(self.backbone, self.head, self.pretrained)
+        floor = answers_from(self.backbone, self.head, source, on.val) if len(on.val) else None
         return finetune(
-            self.backbone, self.head, self.sources[candidate.plan.boundary], self.data.labels, candidate.plan,
-            candidate.schedule, phase=phase, train=on.train, val=on.val, seed=self.seed, floor=floor,
+            self.backbone, self.head, source, self.data.labels, candidate.plan, candidate.schedule,
+            phase=phase, train=on.train, val=on.val, seed=self.seed, floor=floor,
         )  # fmt: skip
 
     def answers(self, model: Weights, candidate: Candidate, photos: Indices) -> Logits:
         """Return what a model says of ``photos``, shape (V, C)."""
         model.install(self.backbone, self.head, self.pretrained)
-        return answers_from(self.backbone, self.head, self.sources[candidate.plan.boundary], photos)
+        return answers_from(self.backbone, self.head, self.sources[candidate.plan.boundary], photos, self.poses)
 
 
 def search(
@@ -146,7 +149,8 @@ def _on_rounds(
         finals.append(tuned.weights)
         for alpha, said in answers.items():
             model = between(bench.pretrained, start, tuned.weights, alpha)
-            said.append(tuned.validation if alpha == 1 else bench.answers(model, candidate, each.val))
+            known = alpha == 1 and bench.poses == UPRIGHT
+            said.append(tuned.validation if known else bench.answers(model, candidate, each.val))
     return Trial(
         candidate, {alpha: tuple(said) for alpha, said in answers.items()}, tuple(finals), tuple(history), None, 0.0
     )

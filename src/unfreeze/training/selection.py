@@ -90,9 +90,9 @@ class Panel:
         }
         return Choice(*min(heard, key=lambda option: float(heard[option].losses.mean())))
 
-    def ships(self, two_phase: Sequence[Logits], judges: Judges) -> bool:
-        """Tell whether phase 2 is good enough to ship instead of phase 1, by what it says of the rounds' photos."""
-        return not judges or better(self._heard(self.head_only, judges), self._heard(two_phase, judges))
+    def ships(self, answers: Sequence[Logits], judges: Judges) -> bool:
+        """Tell whether something else is good enough to ship instead of head-only, by what it says of the rounds' photos."""
+        return not judges or better(self._heard(self.head_only, judges), self._heard(answers, judges))
 
     def wants_more(self, trials: Sequence[Answers]) -> bool:
         """Tell whether a deeper candidate is worth trying for any that will have to choose: the rounds, and all together.
@@ -121,7 +121,7 @@ def _best(heard: Sequence[Verdicts]) -> Verdicts:
 
 
 def better(before: Verdicts, after: Verdicts) -> bool:
-    """Tell whether phase 2 is better: its log-loss is lower for certain, and it is not clearly less often right.
+    """Tell whether what came after is better: its log-loss is lower for certain, and it is not clearly less often right.
 
     Few photos say more by log-loss than by accuracy: it counts how far from a mistake each of them is.
     """

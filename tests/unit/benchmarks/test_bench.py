@@ -110,3 +110,16 @@ def test_every_arm_is_a_script_that_is_there() -> None:
 
 def test_rows_that_are_not_there_yet_are_none(tmp_path: Path) -> None:
     assert read_rows([tmp_path / "new.csv"]) == []
+
+
+def test_rows_without_times_count_for_their_scores_alone() -> None:
+    untimed = row("unfreeze auto", "4.0 0.80 0.7", seed="1") | dict.fromkeys(("clock", "wall", "cpu"), "")
+    peers = [row("fastai fine_tune", "100.0 0.75 0.6", seed=seed) for seed in "01"]
+    table = summarise([*peers, row("unfreeze auto", "20.0 0.80 0.8"), untimed])
+    assert "| aid150 | 0 | 75.0 | 100 | never | 5.0x | 5.0x |" in table
+    assert "| aid150 | 1 |" not in table
+    assert "| aid150 | - | - | - | - | +15.0 (2) | - | - | - | +0.0 (2) | 0.20 |" in table
+    assert (
+        "| aid150 | unfreeze auto | 0, 1 | 80.0 (80.0 to 80.0) | 75.0 (70.0 to 80.0) | 80.0 (80.0 to 80.0) | 20.0 |"
+        in table
+    )

@@ -58,7 +58,9 @@ def test_answers_are_those_of_the_files_on_disk(client: TestClient, model: Serve
     paths = [tmp_path / name for name in contents]
     for path in paths:
         path.write_bytes(contents[path.name])
-    expected = probabilities(model.backbone, model.head, photo_batches(model.backbone, paths))
+    backbone, head, poses = model.model.backbone, model.model.head, model.model.poses
+    expected = probabilities(backbone, head, photo_batches(backbone, paths), poses=poses)
+    assert len(poses) > 1
     reply = client.post("/predict", files=[("photos", item) for item in contents.items()])
     assert reply.status_code == 200
     answered = reply.json()
@@ -177,7 +179,7 @@ class Stuck(Served):
 
 @pytest.fixture
 def stuck(model: Served) -> Iterator[Stuck]:
-    made = Stuck(model.run, model.backbone, model.head)
+    made = Stuck(model.run, model.model)
     for event in (made.go, made.began):
         event.clear()
     made.turns.clear()

@@ -26,7 +26,6 @@ from unfreeze.training.activations import (
     keep_or_render,
     missing_views,
     nearest,
-    plain_views,
 )
 from unfreeze.training.finetune import finetune
 from unfreeze.training.recipes import TEXTBOOK
@@ -236,7 +235,7 @@ def test_predictions_are_those_of_the_whole_model_on_plain_views(photos: tuple[P
     source = keep_or_render(new_store(), backbone, renderer, boundary, dict.fromkeys(chosen.tolist(), (0,)), "test")
     answers = answers_from(backbone, head, source, chosen)
     backbone.network.module.eval()
-    plain = torch.cat([renderer.views(photo, plain_views([photo])) for photo in chosen.tolist()])
+    plain = torch.cat([renderer.views(photo, [0]) for photo in chosen.tolist()])
     with torch.no_grad():
         expected = head(backbone.run(place(plain, backbone, 0)))
     np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-5)

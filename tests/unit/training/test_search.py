@@ -24,6 +24,7 @@ from tests.support import (
 )
 
 from unfreeze.models.backbone import Backbone
+from unfreeze.poses import UPRIGHT
 from unfreeze.predict import place
 from unfreeze.training.finetune import Weights
 from unfreeze.training.interpolate import between
@@ -64,7 +65,7 @@ def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
     sources = {boundary: at(backbone, given, boundary) for boundary in (2, 3, 4)}
     return Setting(
         given=given,
-        bench=Bench(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot(2), sources, given.data, 0),
+        bench=Bench(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot(2), sources, given.data, UPRIGHT, 0),
         rounds=rounds,
         starts=list(first.round_starts),
         panel=Panel.of(first.validation, [truth_of((each,), given.data) for each in rounds], given.data),

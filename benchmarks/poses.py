@@ -1,0 +1,94 @@
+"""What it is worth to show a photo mirrored or turned, too, and to average what the head says of it.
+
+    python -m benchmarks.poses DATA [--sets hymenoptera ...] [--seeds 0] [--a-class 20]
+
+DATA is as for real_photos.py, which draws the photos.  Head-only, trained on mirrored views or on turned ones, on its test
+photos; log-losses are at the temperature that suits the answers.  "Taken" is what a run would do, by the folds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.real_photos import SETS, draw_table
+from numpy.typing import NDArray
+
+from unfreeze.config import make_config
+from unfreeze.data.checks import check
+from unfreeze.data.sources import read_photos
+from unfreeze.data.splits import split
+from unfreeze.evaluation.calibration import photo_losses
+from unfreeze.evaluation.metrics import balanced_accuracy
+from unfreeze.models.backbone import exact
+from unfreeze.models.backbones import load_backbone
+from unfreeze.models.engine import choose_precision
+from unfreeze.poses import UPRIGHT
+from unfreeze.predict import Logits
+from unfreeze.runtime import deterministic, prepare_process
+from unfreeze.training.activations import Rendered, answers_from, keep
+from unfreeze.training.phase_one import gather, new_head, phase_one, render_with
+from unfreeze.training.recipes import choose
+from unfreeze.training.rounds import TrainingData
+from unfreeze.training.store import open_store
+
+
+def measure(table: Path, seed: int, name: str) -> None:
+    """Print a row for each way to turn training views, asked about the plain view alone and in all poses."""
+    config = make_config({"photos": table, "recipe": "head-only", "seed": seed})
+    photos = check(read_photos(table))
+    splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
+    backbone = load_backbone(config.model, precision=choose_precision("auto", torch.device("cpu")))
+    recipe = choose(config, backbone, len(splits.train), len(photos.classes))
+    learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
+    data = TrainingData.of(learning, splits, len(photos.classes))
+    truth = np.array([sample.label for sample in test])
+    head, pretrained = new_head(backbone, data.classes, seed), backbone.snapshot(recipe.boundary)
+    store = open_store(None, 0)
+    for renderer in render_with(recipe, backbone, learning, seed):
+        poses = recipe.poses(renderer)
+        _, at_head = gather(store, backbone, renderer, data, recipe)
+        with deterministic(seed):
+            first = phase_one(backbone, at_head, data, recipe, seed)
+        first.final.install(backbone, head, pretrained)
+        papers = renderer.of(test)
+        photos_to_test = np.arange(len(test))
+        wanted = dict.fromkeys(photos_to_test.tolist(), poses)
+        kept = keep(store, exact(backbone), Rendered(papers), backbone.head_boundary, wanted, "reading test photos")
+        assert renderer.augmentation is not None
+        for shown in (UPRIGHT, poses):
+            said = answers_from(backbone, head, kept, photos_to_test, shown)
+            taken = "taken" if shown == first.poses else ""
+            print(
+                f"| {name} | {seed} | {renderer.augmentation.symmetry} | {len(shown)} | {_scores(said, truth)} | {taken} |",
+                flush=True,
+            )
+
+
+def _scores(said: Logits, truth: NDArray[np.int64]) -> str:
+    right = (said.argmax(axis=1) == truth).astype(float)
+    balanced = balanced_accuracy(truth, right)
+    return f"{right.mean() * 100:.1f} | {balanced * 100:.1f} | {photo_losses(said, truth).mean():.3f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", nargs="+", default=list(SETS), help="folders of DATA")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--a-class", type=int, default=20)
+    arguments = parser.parse_args()
+    prepare_process()
+    print("| set | seed | views | poses | accuracy | balanced | log-loss | by the folds |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as work:
+        for name in arguments.sets:
+            for seed in arguments.seeds:
+                measure(draw_table(arguments.data, name, arguments.a_class, seed, Path(work)), seed, name)
+
+
+if __name__ == "__main__":
+    main()

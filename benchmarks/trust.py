@@ -1,0 +1,126 @@
+"""Whether the search can be trusted: on photos from another camera, and where there is nothing to learn.
+
+    python -m benchmarks.trust shift SOURCE TARGET [--a-class 20] [--seeds 0 1 2 3 4]
+    python -m benchmarks.trust shuffled PHOTOS [--a-class 20] [--seeds 0 ... 19]
+
+``shift`` trains on photos of SOURCE and tests on all photos of TARGET, of the classes that have more than ``--a-class``
+photos in SOURCE: head-only, auto and the textbook's recipe with frozen BatchNorm.  ``shuffled`` trains auto on labels in
+random order: head-only should ship, and no gain be proven.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import unfreeze
+from unfreeze.data.sources import PhotoSet, read_photos
+from unfreeze.evaluation.metrics import Scores
+from unfreeze.runtime import generator
+
+TESTED = 300  # photos with shuffled labels to test on
+
+
+def draw(
+    photos: PhotoSet, classes: Sequence[str], a_class: int, seed: int
+) -> tuple[list[tuple[Path, str]], list[Path]]:
+    """Return ``a_class`` photos of each of ``classes`` with their labels, and the rest of the photos."""
+    order = [photos.samples[index] for index in generator(seed, 2026).permutation(len(photos.samples))]
+    taken: list[tuple[Path, str]] = []
+    rest: list[Path] = []
+    for name in classes:
+        own = [sample.path for sample in order if photos.classes[sample.label] == name]
+        taken += [(path, name) for path in own[:a_class]]
+        rest += own[a_class:]
+    return taken, rest
+
+
+def write(table: Path, train: Sequence[tuple[Path, str]], test: Sequence[tuple[Path, str]]) -> Path:
+    with table.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["file_name", "label", "split"])
+        writer.writerows((path, label, "train") for path, label in train)
+        writer.writerows((path, label, "test") for path, label in test)
+    return table
+
+
+def shift(source: Path, target: Path, a_class: int, seeds: Sequence[int], work: Path) -> None:
+    """Print balanced accuracy on the other camera, of every arm and seed."""
+    known, strange = read_photos(source), read_photos(target)
+    counts = {name: sum(known.classes[sample.label] == name for sample in known.samples) for name in known.classes}
+    classes = [name for name in known.classes if counts[name] > a_class and name in strange.classes]
+    test = [(each.path, strange.classes[each.label]) for each in strange.samples]
+    test = [(path, label) for path, label in test if label in classes]
+    print(f"{len(test)} photos to test on: {', '.join(classes)}\n")
+    print("| seed | arm | accuracy | balanced | log-loss |\n| --- | --- | --- | --- | --- |")
+    found: dict[str, list[Scores]] = {}
+    for seed in seeds:
+        train, _ = draw(known, classes, a_class, seed)
+        table = write(work / f"{seed}.csv", train, test)
+        ours = unfreeze.train(table, seed=seed, out=work / f"auto{seed}").verdict
+        textbook = unfreeze.train(table, seed=seed, recipe="classic", out=work / f"classic{seed}").verdict.scores
+        assert textbook.two_phase is not None
+        arms = {"head-only": ours.scores.head_only, f"auto ({ours.shipped})": ours.scores.shipped}
+        for arm, scores in (*arms.items(), ("classic, BatchNorm frozen", textbook.two_phase)):
+            found.setdefault(arm.partition(" (")[0], []).append(scores)
+            print(_row(str(seed), arm, [scores]), flush=True)
+    for arm, each in found.items():
+        print(_row("mean", arm, each))
+
+
+def _row(seed: str, arm: str, scores: Sequence[Scores]) -> str:
+    accuracy, balanced, loss = (
+        statistics.mean(values)
+        for values in zip(*((each.accuracy, each.balanced_accuracy, each.log_loss) for each in scores), strict=True)
+    )
+    return f"| {seed} | {arm} | {accuracy * 100:.1f} | {balanced * 100:.1f} | {loss:.3f} |"
+
+
+def shuffled(place: Path, a_class: int, seeds: Sequence[int], work: Path) -> None:
+    """Print what ships where labels say nothing."""
+    photos = read_photos(place)
+    print("| seed | ships | tried | gain, points | p | proven |\n| --- | --- | --- | --- | --- | --- |")
+    good = 0
+    for seed in seeds:
+        train, rest = draw(photos, photos.classes, a_class, seed)
+        random = generator(seed, 2028)
+        labels = [train[place][1] for place in random.permutation(len(train))]
+        wrong = [(path, label) for (path, _), label in zip(train, labels, strict=True)]
+        test = [
+            (rest[place], photos.classes[int(random.integers(len(photos.classes)))])
+            for place in random.permutation(len(rest))[:TESTED]
+        ]
+        verdict = unfreeze.train(write(work / f"{seed}.csv", wrong, test), seed=seed, out=work / str(seed)).verdict
+        assert verdict.gain is not None
+        good += verdict.shipped == "head_only" and not verdict.gain.proven
+        gain = verdict.gain
+        print(
+            f"| {seed} | {verdict.shipped} | {len(verdict.tried)} | {gain.accuracy * 100:+.1f} | {gain.p_value:.2f} "
+            f"| {'yes' if gain.proven else 'no'} |",
+            flush=True,
+        )
+    print(f"\nhead-only ships and nothing is proven in {good} of {len(seeds)} seeds")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["shift", "shuffled"])
+    parser.add_argument("photos", type=Path, nargs="+")
+    parser.add_argument("--a-class", type=int, default=20)
+    parser.add_argument("--seeds", type=int, nargs="+")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        if arguments.part == "shift":
+            source, target = arguments.photos
+            shift(source, target, arguments.a_class, arguments.seeds or range(5), Path(work))
+        else:
+            (place,) = arguments.photos
+            shuffled(place, arguments.a_class, arguments.seeds or range(20), Path(work))
+
+
+if __name__ == "__main__":
+    main()

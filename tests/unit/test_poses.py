@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tests.support import (
+    CLASSES,
+    CROPS,
+    PREPROCESSING,
+    bits,
+    candidate,
+    new_head,
+    new_store,
+    recipe,
+    renderer,
+    task,
+    tiny_cnn,
+)
+
+from unfreeze.data.device_views import on_device
+from unfreeze.data.transforms import Augmentation, plain, render, stack
+from unfreeze.evaluation.calibration import fit_temperature
+from unfreeze.models.backbone import Backbone
+from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.predict import logits
+from unfreeze.training.activations import Rendered, answers_from, keep
+from unfreeze.training.phase_one import PhaseOne, gather, phase_one
+from unfreeze.training.phase_two import phase_two
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRANSPOSED = {
+    Pose.MIRRORED: Image.Transpose.FLIP_LEFT_RIGHT,
+    Pose.LEFT: Image.Transpose.ROTATE_90,
+    Pose.OVER: Image.Transpose.ROTATE_180,
+    Pose.RIGHT: Image.Transpose.ROTATE_270,
+}
+
+
+def test_a_pose_is_the_plain_view_to_the_pixel_wherever_it_is_rendered(photos: tuple[Path, ...]) -> None:
+    own = renderer(photos[:2])
+    card = on_device(own, torch.device("cpu"), 0)
+    for photo, path in enumerate(own.paths):
+        with Image.open(path) as opened:
+            upright = plain(opened.convert("RGB"), PREPROCESSING)
+        for pose in Pose:
+            expected = stack([upright if pose is Pose.PLAIN else upright.transpose(TRANSPOSED[pose])])
+            with Image.open(path) as opened:
+                shown = render(opened.convert("RGB"), PREPROCESSING, None, 0, pose, 0)
+            assert torch.equal(stack([shown]), expected)
+            assert torch.equal(own.views(photo, [pose]), expected)
+            assert torch.equal(pose.of(own.views(photo, [0])), expected)
+            (batch,) = card.batches([[(photo, [pose])]])
+            assert torch.equal(batch, expected)
+
+
+def test_poses_are_kept_apart_from_each_other_and_from_views_that_are_drawn(photos: tuple[Path, ...]) -> None:
+    own = renderer(photos[:1])
+    views = [*Pose, 1, 2]
+    assert len({own.identity(0, view) for view in views}) == len(views)
+    assert replace(own, seed=1, augmentation=None).identity(0, Pose.LEFT) == own.identity(0, Pose.LEFT)
+
+
+@pytest.mark.parametrize(
+    ("augmentation", "size", "expected"),
+    [
+        (CROPS, (32, 48), (Pose.PLAIN, Pose.MIRRORED)),
+        (replace(CROPS, flip=0.0), (32, 32), UPRIGHT),
+        (replace(CROPS, turns=True), (32, 32), (Pose.PLAIN, Pose.LEFT, Pose.OVER, Pose.RIGHT)),
+        (replace(CROPS, turns=True), (32, 48), (Pose.PLAIN, Pose.OVER)),
+    ],
+)
+def test_a_photo_is_shown_as_training_turned_it(
+    augmentation: Augmentation, size: tuple[int, int], expected: tuple[Pose, ...]
+) -> None:
+    assert augmentation.poses(size) == expected
+
+
+def test_what_is_said_of_several_poses_is_averaged_alike_from_pixels_and_from_what_was_kept(
+    photos: tuple[Path, ...],
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=6)
+    head, poses = new_head(backbone, CLASSES, 0), (Pose.PLAIN, Pose.MIRRORED, Pose.RIGHT)
+    chosen = np.arange(6)
+    pixels = torch.cat([given.renderer.views(photo, [0]) for photo in range(6)])
+    apart = [logits(backbone, head, [pose.of(pixels)]) for pose in poses]
+    whole = logits(backbone, head, [pixels[:4], pixels[4:]], poses=poses)
+    np.testing.assert_allclose(whole, np.mean(apart, axis=0), atol=1e-5)
+    assert not np.allclose(whole, apart[0], atol=1e-3)
+    kept = keep(new_store(), backbone, Rendered(given.renderer), 2, given.data.views(1, poses), "test")
+    for source in (Rendered(given.renderer), kept):
+        np.testing.assert_allclose(answers_from(backbone, head, source, chosen, poses), whole, atol=1e-4)
+
+
+def drawn(folder: Path, *, tells: bool) -> tuple[Path, ...]:
+    """Draw coarse noise tinted by class, evenly; or, where the side ``tells``, mirrored photos are another class's."""
+    rng = np.random.default_rng(1)
+    for number in range(48):
+        pixels = np.kron(rng.integers(0, 255, (5, 5, 3)), np.ones((8, 8, 1), int))
+        if tells:
+            side = slice(20, 40) if number % CLASSES == 1 else slice(0, 20)
+            pixels[:, side] = 255 * (number % CLASSES < 2)
+        else:
+            pixels[..., number % CLASSES] += 40
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{number:02}.png")
+    return tuple(sorted(folder.iterdir()))
+
+
+def trained(paths: tuple[Path, ...], *, averages: bool, val: int = 0) -> tuple[Backbone, PhaseOne, list[bytes]]:
+    backbone, given = tiny_cnn(), task(paths, train=len(paths) - val, val=val)
+    how = recipe(backbone, candidate(backbone), averages=averages)
+    sources, at_head = gather(new_store(), backbone, given.renderer, given.data, how)
+    first = phase_one(backbone, at_head, given.data, how, 0)
+    second = phase_two(backbone, sources, given.data, how, first, 0)
+    head = new_head(backbone, CLASSES, 0)
+    held = [given.data.train[given.data.fold == fold] for fold in range(3)] if not val else [given.data.val]
+    for weights, answers, judged in zip(first.round_finals, first.validation, held, strict=True):
+        weights.install(backbone, head, backbone.snapshot())
+        pixels = torch.cat([given.renderer.views(int(photo), [0]) for photo in judged])
+        np.testing.assert_allclose(logits(backbone, head, [pixels], poses=first.poses), answers, atol=1e-3)
+    pretrained = backbone.snapshot()
+    for weights, answers, judged in zip(second.round_finals, second.validation, held, strict=True):
+        weights.install(backbone, head, pretrained)
+        pixels = torch.cat([given.renderer.views(int(photo), [0]) for photo in judged])
+        np.testing.assert_allclose(logits(backbone, head, [pixels], poses=first.poses), answers, atol=1e-3)
+        backbone.restore(pretrained)
+    if not val:
+        truth = given.data.labels[torch.from_numpy(np.concatenate(held))].numpy()
+        assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.validation), truth), rel=1e-3)
+    return backbone, first, bits(second.final)
+
+
+@pytest.mark.parametrize("val", [0, 9])
+def test_poses_are_averaged_where_that_is_better_on_photos_that_were_held_out(tmp_path: Path, val: int) -> None:
+    paths = drawn(tmp_path, tells=False)
+    _, first, _ = trained(paths, averages=True, val=val)
+    assert first.poses == (Pose.PLAIN, Pose.MIRRORED)
+    _, alone, _ = trained(paths, averages=False, val=val)
+    assert alone.poses == UPRIGHT
+    assert bits(first.final) == bits(alone.final)
+
+
+def test_poses_are_left_alone_where_they_are_no_better(tmp_path: Path) -> None:
+    _, first, _ = trained(drawn(tmp_path, tells=True), averages=True)
+    assert first.poses == UPRIGHT
