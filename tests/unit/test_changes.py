@@ -20,6 +20,7 @@ from unfreeze.evaluation.significance import changed
 from unfreeze.evidence import Evidence
 from unfreeze.explain import GAP, as_photo, encoded, heatmaps, overlay, side_by_side
 from unfreeze.models.backbone import Backbone, Head
+from unfreeze.poses import UPRIGHT
 from unfreeze.predict import logits, photo_batches
 from unfreeze.training.finetune import Weights
 from unfreeze.training.phase_one import PhaseOne
@@ -62,7 +63,7 @@ class Scene:
         for each, *models in self.answered_by:
             for answers, weights in zip(said, models, strict=True):
                 answers[each.val] = softmax(self.logits(weights, each.val))
-        self.first = PhaseOne(before[0], (), 1.0, 0, tuple(before[:3]) if folds else (), before[0], (), ())
+        self.first = PhaseOne(before[0], UPRIGHT, (), 1.0, 0, tuple(before[:3]) if folds else (), before[0], (), ())
         self.second = PhaseTwo(
             after[0], Trial(candidate(self.backbone), {}, (), (), None, 0.0), 1.0, (), 1.0, 0, True, (),
             tuple(after[:3]) if folds else (), (), (), (),
