@@ -81,8 +81,8 @@ def _deepest_maps(backbone: Backbone, head: Head, images: Tensor, classes: Tenso
     size = images.shape[2], images.shape[3]
     for start in reversed(range(len(backbone.stages))):
         with torch.no_grad():
-            below = backbone.run(place(images, backbone, 0), 0, start)
-        if isinstance(below, tuple):  # of tensors: further down, where it is made, it is looked into
+            below: object = backbone.run(place(images, backbone, 0), 0, start)
+        if not isinstance(below, Tensor):  # several: further down, where they are made, they are looked into
             continue
         with torch.enable_grad():
             below = below.detach().requires_grad_()
@@ -124,7 +124,8 @@ def _as_maps(x: Tensor, size: tuple[int, int]) -> Tensor | None:
     elif x.dim() == 3:
         tokens = x.shape[1]
         rows, columns = math.isqrt(tokens * height // width), math.isqrt(tokens * width // height)
-        x = x[:, tokens - rows * columns :].transpose(1, 2).unflatten(2, (rows, columns))
+        x = x[:, tokens - rows * columns :].transpose(1, 2)
+        x = x.reshape(*x.shape[:2], rows, columns)
     else:
         return None
     return x if x.shape[2] * x.shape[3] > 1 else None

@@ -73,7 +73,7 @@ class Scene:
             "cross_fitted" if folds else "test", np.arange(len(photos)), truth, said[0], said[1], said[1], said[1], 1
         )
 
-    def logits(self, weights: Weights, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray:  # type: ignore[type-arg]
+    def logits(self, weights: Weights, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray:
         weights.install(self.backbone, self.head, self.pretrained)
         batches = photo_batches(self.backbone, [self.photos[photo] for photo in which])
         return logits(self.backbone, self.head, batches).astype(float)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from unfreeze.predict import photo_batches, probabilities
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NETWORKS = (
+NETWORKS: tuple[tuple[Library, str, tuple[int, int], dict[str, Any]], ...] = (
     ("timm", "test_efficientnet", (96, 96), {}),
     ("timm", "test_resnet", (64, 128), {}),
     ("timm", "test_convnext", (96, 96), {}),
