@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -108,13 +107,13 @@ def answers(place: Path) -> Answers:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep the exporter's own talk off the terminal; errors still come up."""
+    """Keep what torch and ONNX's packages say to their own developers off the terminal; errors still come up."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(torch|onnx)")
             yield
     finally:
         exporter.setLevel(level)

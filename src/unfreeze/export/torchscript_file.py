@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
         ModelError: The network can't be traced.
     """
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # tracing warns of what is computed from shapes: the answers are compared
+        with _quiet(), torch.no_grad():
             traced = torch.jit.trace(Deployed(model), example(model), check_trace=False)  # type: ignore[no-untyped-call]
             frozen = torch.jit.freeze(traced)
     except Exception as error:  # it runs foreign code on recorded tensors: it may fail in any way
@@ -33,15 +33,13 @@ def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
             where=model.backbone.name,
             mend="Export it with --onnx or --safetensors.",
         ) from error
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+    with _quiet():
         torch.jit.save(frozen, str(place), _extra_files={f"{name}.json": text for name, text in told.items()})
 
 
 def answers(place: Path) -> Answers:
     """Return what torch computes from the file, without our code."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*torch.jit", category=DeprecationWarning)
+    with _quiet():
         loaded = torch.jit.load(str(place), "cpu")  # type: ignore[no-untyped-call]
 
     def ask(views: Tensor) -> Any:
@@ -49,3 +47,12 @@ def answers(place: Path) -> Answers:
             return loaded(views.contiguous()).numpy()
 
     return ask
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence that TorchScript is deprecated, and that a trace holds for one path through the network: that is checked."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        yield
