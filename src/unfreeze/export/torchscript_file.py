@@ -54,5 +54,5 @@ def _quiet() -> Iterator[None]:
     """Silence that TorchScript is deprecated, and that a trace holds for one path through the network: that is checked."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", category=torch.jit._trace.TracerWarning)
         yield
