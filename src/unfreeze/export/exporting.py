@@ -59,7 +59,7 @@ class Exported:
 
     def lines(self) -> list[str]:
         """Return it for people."""
-        told = f"largest difference {self.difference:.0e} on {self.photos} photos"
+        told = f"largest difference {self.difference:.1g} on {self.photos} photos"
         first = f"{self.format:12} {self.path}  {self.size / 2**20:.1f} MiB  {told}"
         return [first, *([self.note] if self.note else []), *([self.cost.sentence()] if self.cost else [])]
 

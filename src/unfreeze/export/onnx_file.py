@@ -114,6 +114,7 @@ def quiet() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"(torch|onnx)")
+            warnings.filterwarnings("ignore", message=r".*treespec", category=FutureWarning)  # torch, by way of copyreg
             yield
     finally:
         exporter.setLevel(level)
