@@ -93,6 +93,12 @@ def export(
     _refuse_foreign(folder, wanted)
     model = load_model(run.folder, torch.device("cpu"))
     material = find_material(run, Path(photos) if photos is not None else None)
+    if "int8" in wanted and not material.learnt:
+        raise PhotosError(
+            "int8 is fitted on training photos and measured on test photos, and the run's are not where they were.",
+            where="--int8",
+            mend="Say with --photos where they are now.",
+        )
     views = torch.cat(list(photo_batches(model.backbone, material.compared())))
     sha256 = hashlib.sha256(run.folder.weights.read_bytes()).hexdigest()
     work = _Work(run, model, material, views, metadata(model, sha256))
@@ -143,12 +149,6 @@ class _Work:
         """Write the int8 form of the ONNX file, and measure on all test photos what it costs."""
         material, backbone = self.material, self.model.backbone
         scored = material.test or material.learnt
-        if not scored or not material.learnt:
-            raise PhotosError(
-                "int8 is fitted on training photos and measured on test photos, and the run's are not where they were.",
-                where="--int8",
-                mend="Say with --photos where they are now.",
-            )
         seen = [photo.path for photo in spread(material.learnt, int8.CALIBRATED)]
         int8.write(source, place, photo_batches(backbone, seen, int8.BATCH))
         files = onnx_file.answers(source), onnx_file.answers(place)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unfreeze.artifacts import RunFolder
 from unfreeze.data.transforms import normalised
+from unfreeze.errors import reason
 from unfreeze.export.parity import Answers, Rows
 from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import logits
@@ -34,7 +35,7 @@ def answers(model: Classifier, place: Path) -> tuple[Answers, str | None]:
         network = _by_timm(model, place)
     except (RuntimeError, ValueError) as error:
         own = load_model(RunFolder(place.parent), torch.device("cpu"))
-        note = f"timm can't open {place.name}/ ({(str(error).splitlines() or ['unknown'])[0]}); unfreeze can, for one: "
+        note = f"timm can't open {place.name}/ ({reason(error)}); unfreeze can, for one: "
         return (
             lambda views: logits(own.backbone, own.head, [views]),
             f"{note}unfreeze.train(photos, model=FOLDER)",

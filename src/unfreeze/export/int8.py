@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from unfreeze.errors import ModelError
+from unfreeze.errors import ModelError, reason
 from unfreeze.evaluation.metrics import balanced_accuracy, hits
 from unfreeze.evaluation.resampling import FloatArray, Groups, IntArray, Interval
 from unfreeze.evaluation.significance import gain
@@ -124,7 +124,8 @@ def write(source: Path, place: Path, batches: Iterable[Tensor]) -> None:
                 weight_type=QuantType.QInt8,
             )
         except Exception as error:  # a foreign tool on any network: it may fail in any way
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(f"This network can't be computed in int8: {reason}", mend="Leave --int8 out.") from error
+            raise ModelError(
+                f"This network can't be computed in int8: {reason(error)}", mend="Leave --int8 out."
+            ) from error
         finally:
             logging.disable(logging.NOTSET)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unfreeze.errors import MissingExtraError, ModelError
+from unfreeze.errors import MissingExtraError, ModelError, reason
 from unfreeze.export.deployed import INPUT, OUTPUT, Deployed, example
 from unfreeze.export.parity import Answers
 from unfreeze.models.saved import Classifier
@@ -70,7 +70,7 @@ def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
         proto = program.model_proto
     except Exception as error:  # it runs the network on stand-ins for tensors: it may fail in any way
         raise ModelError(
-            f"This network can't be exported to ONNX: {(str(error).splitlines() or [type(error).__name__])[0]}",
+            f"This network can't be exported to ONNX: {reason(error)}",
             where=model.backbone.name,
             mend="Export it with --torchscript or --safetensors.",
         ) from error

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unfreeze.errors import ModelError
+from unfreeze.errors import ModelError, reason
 
 LARGEST = 1e-4
 """How far a probability may be off; of logits, as a share of the largest.  Float32 of two runtimes differs by 1e-6."""
@@ -44,8 +44,9 @@ def difference(answers: Answers, views: Tensor, expected: Rows, place: Path) -> 
     try:
         alone, together = answers(views[:1]), asked(answers, torch.split(views, BATCH))
     except Exception as error:  # a foreign runtime: it may fail in any way
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"The exported file can't be run, and is removed: {reason}", where=place.name) from error
+        raise ModelError(
+            f"The exported file can't be run, and is removed: {reason(error)}", where=place.name
+        ) from error
     worst = max(float(np.abs(alone - expected[:1]).max()), float(np.abs(together - expected).max()))
     if not worst <= LARGEST * max(1.0, float(np.abs(expected).max())):
         raise ModelError(

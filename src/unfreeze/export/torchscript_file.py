@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unfreeze.errors import ModelError
+from unfreeze.errors import ModelError, reason
 from unfreeze.export.deployed import Deployed, example
 from unfreeze.export.parity import Answers
 from unfreeze.models.saved import Classifier
@@ -29,7 +29,7 @@ def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
             frozen = torch.jit.freeze(traced)
     except Exception as error:  # it runs foreign code on recorded tensors: it may fail in any way
         raise ModelError(
-            f"This network can't be traced: {(str(error).splitlines() or [type(error).__name__])[0]}",
+            f"This network can't be traced: {reason(error)}",
             where=model.backbone.name,
             mend="Export it with --onnx or --safetensors.",
         ) from error

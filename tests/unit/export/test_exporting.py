@@ -16,7 +16,7 @@ import pytest
 import tomli_w
 import torch
 from tests.serving import noise, verdict
-from tests.support import CPU
+from tests.support import CPU, tiny_cnn
 from torch import Tensor, nn
 
 import unfreeze
@@ -286,13 +286,13 @@ def test_a_model_that_is_too_large_for_onnx_is_refused(small: Run, monkeypatch: 
     assert list(small.folder.export.iterdir()) == []
 
 
-def test_a_network_that_can_not_be_exported_is_named(small: Run, tmp_path: Path) -> None:
+def test_a_network_that_can_not_be_exported_is_named(tmp_path: Path) -> None:
     class Fickle(Head):
         def forward(self, input: Tensor) -> Tensor:
             logits = super().forward(input)
             return logits if int(logits.sum() * 1000) % 2 else -logits
 
-    model = Classifier(small._model.backbone, Fickle(small._model.backbone.feature_dim, 3), CLASSES)
-    with pytest.raises(ModelError, match="test_efficientnet"):
-        onnx_file.write(model, tmp_path / "model.onnx", {})
+    backbone = tiny_cnn()
+    with pytest.raises(ModelError, match=r"exported to ONNX: .*data-dependent(.|\n)*tiny_cnn"):
+        onnx_file.write(Classifier(backbone, Fickle(backbone.feature_dim, 3), CLASSES), tmp_path / "model.onnx", {})
     assert not (tmp_path / "model.onnx").exists()
