@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 from unfreeze.artifacts import write_text
-from unfreeze.errors import PhotosError, RunError
+from unfreeze.errors import ConfigError, PhotosError, RunError
 from unfreeze.export import hub_folder, int8, onnx_file, torchscript_file
 from unfreeze.export.deployed import metadata
 from unfreeze.export.parity import BATCH, asked, difference
 from unfreeze.export.photos import Material, find_material, spread
 from unfreeze.models.saved import Classifier, load_model
-from unfreeze.predict import logits, photo_batches, probabilities
+from unfreeze.predict import Probabilities, logits, photo_batches, probabilities
 from unfreeze.run import Run
 from unfreeze.version import __version__
 
@@ -81,11 +81,16 @@ def export(
         One for each format.
 
     Raises:
+        ConfigError: There is no such format.
         MissingExtraError: The packages for a format are not installed.
         ModelError: The network can't be exported, or the answers differ.
         PhotosError: There are no photos to compare on.
         RunError: The folder can't be written, or holds files of somebody else's.
     """
+    strangers = [each for each in formats if each not in NAMES]
+    if strangers:
+        mend = "It can be: " + ", ".join(NAMES)
+        raise ConfigError(f"There is no format called {strangers[0]!r}.", where="formats", mend=mend)
     wanted: list[Format] = [each for each in NAMES if each in formats or (each == "onnx" and "int8" in formats)]
     if "onnx" in wanted:
         onnx_file.require()
@@ -101,7 +106,8 @@ def export(
         )
     views = torch.cat(list(photo_batches(model.backbone, material.compared())))
     sha256 = hashlib.sha256(run.folder.weights.read_bytes()).hexdigest()
-    work = _Work(run, model, material, views, metadata(model, sha256))
+    expected = probabilities(model.backbone, model.head, torch.split(views, BATCH), poses=model.poses)
+    work = _Work(run, model, material, views, expected, metadata(model, sha256))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
@@ -122,13 +128,13 @@ class _Work:
     model: Classifier
     material: Material
     views: Tensor
+    expected: Probabilities
     told: dict[str, str]
 
     def write(self, kind: Format, scratch: Path, folder: Path) -> Exported:
         """Write one format into ``scratch``, and compare."""
-        place, model, views, cost, note = scratch / NAMES[kind], self.model, self.views, None, None
-        batches = torch.split(views, BATCH)
-        expected = probabilities(model.backbone, model.head, batches, poses=model.poses)
+        place, model, views, expected = scratch / NAMES[kind], self.model, self.views, self.expected
+        batches, cost, note = torch.split(views, BATCH), None, None
         if kind == "onnx":
             onnx_file.write(model, place, self.told)
             worst = difference(onnx_file.answers(place), views, expected, place)

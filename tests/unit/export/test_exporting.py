@@ -22,7 +22,7 @@ from torch import Tensor, nn
 import unfreeze
 from unfreeze.artifacts import RunFolder, write_table, write_text
 from unfreeze.data.transforms import normalised
-from unfreeze.errors import MissingExtraError, ModelError, PhotosError, RunError
+from unfreeze.errors import ConfigError, MissingExtraError, ModelError, PhotosError, RunError
 from unfreeze.export import Exported, export, onnx_file, torchscript_file
 from unfreeze.export.exporting import Format
 from unfreeze.models.backbone import Architecture, Head, assemble
@@ -275,6 +275,11 @@ def test_photos_that_have_moved_are_asked_for(small: Run, tmp_path: Path) -> Non
     (others / "other1.png").unlink()
     with pytest.raises(PhotosError, match="compared on real photos"):
         export(small, ["safetensors"], photos=others)
+
+
+def test_an_unknown_format_is_refused(small: Run) -> None:
+    with pytest.raises(ConfigError, match="onxx"):
+        export(small, ["onxx"])  # type: ignore[list-item]
 
 
 def test_what_no_export_wrote_is_not_overwritten(small: Run, tmp_path: Path) -> None:
