@@ -74,6 +74,11 @@ class RunFolder:
         return self.root / "explained"
 
     @property
+    def export(self) -> Path:
+        """Where ``unfreeze export`` writes what it isn't told to write elsewhere."""
+        return self.root / "export"
+
+    @property
     def rows(self) -> Path:
         """Of a comparison: a row for every arm and seed."""
         return self.root / "compare.csv"

@@ -27,6 +27,7 @@ app = App(
 app.command("unfreeze.cli.train:train", help="Train on a folder of labelled photos, and print the verdict.")
 app.command("unfreeze.cli.train:compare", help="Train our way and others on the same photos: one table, one plot.")
 app.command("unfreeze.cli.train:demo", help="Draw photos of metal surfaces with defects, and train on them.")
+app.command("unfreeze.cli.export:export", help="Write the model of a finished run for other runtimes: ONNX and others.")
 
 
 @app.command
