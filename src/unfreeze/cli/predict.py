@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -17,15 +18,16 @@ if TYPE_CHECKING:
     from unfreeze.cli.outputs import Write
 
 STANDARD = Path("-")  # in place of a file: stdin, stdout
+Output = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
 
 
 def predict(
     run: Path,
-    places: Annotated[list[Path], Parameter(negative=())],
+    places: Annotated[list[Path], Parameter(negative=(), json_list=False, allow_leading_hyphen=True)],
     /,
     *,
-    csv: Path | None = None,
-    json: Path | None = None,
+    csv: Output = None,
+    json: Output = None,
     top: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
     null: Annotated[bool, Parameter(name=["--null", "-0"], negative=())] = False,
     device: str = "auto",
@@ -46,6 +48,9 @@ def predict(
     from unfreeze.run import load
     from unfreeze.runtime import prepare_process, say, track
 
+    for place in (*places, csv or STANDARD, json or STANDARD):
+        if str(place).startswith("-") and place != STANDARD and not place.exists():
+            raise ConfigError("There is no such option.", where=place, mend="unfreeze predict --help lists them all.")
     from_stdin = STANDARD in places
     if from_stdin and len(places) > 1:
         raise ConfigError("- takes all photos from stdin.", where="PLACES", mend="Put the other places on the list.")
@@ -60,7 +65,7 @@ def predict(
     paths: Iterable[Path]
     total = None
     if from_stdin:
-        paths = listed(sys.stdin.buffer, null=null)
+        paths = listed(cast(BufferedIOBase, sys.stdin.buffer), null=null)
     else:
         given = expanded(places)
         paths, total = each_photo(given), sum(1 for _ in each_photo(given))
@@ -115,7 +120,7 @@ def _fills_the_terminal(csv: Path | None, json: Path | None, total: int | None) 
 
 def explain(
     run: Path,
-    places: Annotated[list[Path], Parameter(negative=())],
+    places: Annotated[list[Path], Parameter(negative=(), json_list=False)],
     /,
     *,
     out: Path | None = None,
