@@ -20,12 +20,12 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from unfreeze import Run, load
 from unfreeze.data.places import find_photos
 from unfreeze.models.engine import Forward, frozen_forward
 from unfreeze.models.openvino_engine import openvino_version
 from unfreeze.models.saved import load_model
 from unfreeze.predict import BATCH, WORTH_BUILDING, evaluation_mode, photo_batches, place
+from unfreeze.run import Run, load
 from unfreeze.runtime import choose_device, prepare_process
 
 BARE = "bare forward pass, torch as it is"
