@@ -66,6 +66,11 @@ class RunFolder:
         """The folder of the report's plots."""
         return self.root / "plots"
 
+    @property
+    def tensorboard(self) -> Path:
+        """Where TensorBoard finds the run, if it is tracked there."""
+        return self.root / "tensorboard"
+
     def heatmap(self, row: int) -> Path:
         """Of a photo, by its row in ``predictions.csv`` from 0: what both models saw in it, where they differ."""
         return self.root / "heatmaps" / f"{row}.jpg"

@@ -6,6 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from cyclopts import App, CycloptsError
 
@@ -42,6 +43,19 @@ def report(run: Path, /) -> None:
     from unfreeze.report import write_report
 
     print(write_report(open_run(run)))
+
+
+@app.command
+def track(run: Path, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
+    """Write a finished run into a tracker, and print where it is there.
+
+    Args:
+        run: The run's folder.
+        to: tensorboard writes into the run's folder; mlflow to MLFLOW_TRACKING_URI, or else to mlflow.db in this folder.
+    """
+    from unfreeze.trackers import track_run
+
+    print(track_run(run, to))
 
 
 @app.command
