@@ -19,7 +19,7 @@ from unfreeze.cli import main
 from unfreeze.errors import MissingExtraError, RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
-from unfreeze.evaluation.significance import paired_gain
+from unfreeze.evaluation.significance import gain
 from unfreeze.trackers import Name, check_tracker, read_record, track_run
 from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
 
@@ -48,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
         data=Data(n_train=200, n_test=60, classes=("cat", "dog", "eel"), left_out=0),
         model=Model(name="efficientnet_lite0", boundary=5, depth="blocks.5", alpha=0.75, bn="frozen"),
         scores=ScoreSheet(evidence="test", head_only=SCORES, two_phase=SCORES, shipped=SCORES),
-        gain=paired_gain(LABELS, STATED, STATED),
+        gain=gain(LABELS, STATED, STATED),
         forgetting=Forgetting(drop=0.02, drop_ci95=(0.01, 0.03)),
         cost=Cost(seconds={"total": 12.5}),
     )
