@@ -12,7 +12,7 @@ import numpy as np
 
 from unfreeze.artifacts import read_table
 from unfreeze.data.locate import locate
-from unfreeze.data.sources import find_photos
+from unfreeze.data.places import find_photos
 from unfreeze.errors import PhotosError, RunError
 from unfreeze.run import Run
 
