@@ -28,7 +28,7 @@ def export(
         onnx: One ONNX file; what is written where no format is named.
         torchscript: One TorchScript file, for torch without unfreeze.
         safetensors: A folder that timm and model hubs understand: config.json, model.safetensors, README.md.
-        int8: The ONNX file also with 8-bit integers, and what they cost in accuracy.
+        int8: The ONNX file also with 8-bit integers, a third of the size, and what they cost in accuracy.
         photos: Where the run's photos are now, or others like them, to compare answers on; left out, where they were.
         out: The folder to write to; left out, export in the run's folder.
     """

@@ -72,8 +72,9 @@ def export(
     Args:
         run: A finished run.
         formats: ``onnx``: one file for ONNX Runtime and others.  ``torchscript``: one for torch without our code.
-            ``safetensors``: a folder in timm's and the model hubs' format.  ``int8``: the ONNX file, smaller and faster
-            with 8-bit integers, and what that costs; it comes with ``onnx``.
+            ``safetensors``: a folder in timm's and the model hubs' format.  ``int8``: the ONNX file at a third of its
+            size, with 8-bit integers, and what they cost; it comes with ``onnx``.  On a CPU without instructions for them
+            (VNNI) it is slower.
         photos: Where the run's photos are now, or others like them; None: where they were.
         out: The folder; None: ``export`` in the run's.
 

@@ -1,4 +1,9 @@
-"""An ONNX file whose convolutions and matrix products compute in 8-bit integers, and what that costs."""
+"""An ONNX file whose convolutions and matrix products compute in 8-bit integers, and what that costs.
+
+Depthwise convolutions stay float32.  They hold 5 % of an EfficientNet-Lite0's weights, and their channels are so unlike each
+other that one scale for all of a layer's activations loses the small ones: with them in 8 bits, a classifier of blood cells
+lost 45 points of accuracy on 180 photos, and without 3.
+"""
 
 from __future__ import annotations
 
@@ -85,6 +90,21 @@ def cost(labels: IntArray, before: FloatArray, after: FloatArray, groups: Groups
     )
 
 
+def _depthwise(prepared: Path) -> list[str]:
+    """Return the names of an ONNX file's depthwise convolutions, of which each filter sees one channel."""
+    import onnx
+
+    graph = onnx.load(prepared).graph
+    seen = {tensor.name: tensor.dims[1] for tensor in graph.initializer if len(tensor.dims) == 4}
+    return [
+        node.name
+        for node in graph.node
+        if node.op_type == "Conv"
+        and seen.get(node.input[1]) == 1
+        and any(a.name == "group" and a.i > 1 for a in node.attribute)
+    ]
+
+
 def write(source: Path, place: Path, batches: Iterable[Tensor]) -> None:
     """Write the int8 form of an ONNX file.
 
@@ -118,8 +138,9 @@ def write(source: Path, place: Path, batches: Iterable[Tensor]) -> None:
                 Photos(),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=KINDS,
+                nodes_to_exclude=_depthwise(prepared),
                 per_channel=True,
-                reduce_range=True,  # 7 bits of weights: sums of more saturate on CPUs without VNNI, to other answers
+                reduce_range=True,  # 7 bits of a weight: 8 overflow on CPUs without VNNI, which then answer otherwise
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
             )

@@ -23,7 +23,7 @@ import unfreeze
 from unfreeze.artifacts import RunFolder, write_table, write_text
 from unfreeze.data.transforms import normalised
 from unfreeze.errors import ConfigError, MissingExtraError, ModelError, PhotosError, RunError
-from unfreeze.export import Exported, export, onnx_file, torchscript_file
+from unfreeze.export import Exported, export, int8, onnx_file, torchscript_file
 from unfreeze.export.exporting import Format
 from unfreeze.models.backbone import Architecture, Head, assemble
 from unfreeze.models.networks import build
@@ -180,36 +180,51 @@ def test_a_file_tells_how_to_use_it(case: Case) -> None:
 
 
 def test_int8_is_measured_on_the_test_photos(tiny: Case) -> None:
-    int8 = tiny.exported["int8"]
-    assert int8.cost is not None
+    small = tiny.exported["int8"]
+    assert small.cost is not None
     model, paths = classifier("tiny_cnn"), [tiny.run.folder.root.parent / "photos" / f"{n}.png" for n in range(12, 18)]
     images = torch.cat(list(photo_batches(model.backbone, paths)))
     labels = np.arange(12, 18) % 3
     before, after = (by_onnx(tiny.exported[kind].path, images).argmax(axis=1) for kind in ("onnx", "int8"))
-    assert int8.cost.n == 6
-    assert int8.cost.unseen
-    assert int8.cost.accuracy == pytest.approx(float((before == labels).mean()))
-    assert int8.cost.accuracy_change == pytest.approx(float((after == labels).mean() - (before == labels).mean()))
-    assert int8.cost.agreement == pytest.approx(float((before == after).mean()))
-    assert "on 6 test photos" in int8.cost.sentence()
-    told = {entry.key: entry.value for entry in onnx.load(int8.path).metadata_props}
+    assert small.cost.n == 6
+    assert small.cost.unseen
+    assert small.cost.accuracy == pytest.approx(float((before == labels).mean()))
+    assert small.cost.accuracy_change == pytest.approx(float((after == labels).mean() - (before == labels).mean()))
+    assert small.cost.agreement == pytest.approx(float((before == after).mean()))
+    assert "on 6 test photos" in small.cost.sentence()
+    told = {entry.key: entry.value for entry in onnx.load(small.path).metadata_props}
     assert json.loads(told["int8_cost"])["n"] == 6
     assert tuple(json.loads(told["labels"])) == CLASSES
-    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(int8.path).graph.node)
+    assert any(node.op_type == "QuantizeLinear" for node in onnx.load(small.path).graph.node)
     table = json.loads((tiny.run.folder.export / "export.json").read_text("utf-8"))
     assert table["files"]["int8"]["cost"]["n"] == 6
+
+
+def test_depthwise_convolutions_stay_float(case: Case, tmp_path: Path) -> None:
+    int8.write(case.exported["onnx"].path, tmp_path / "int8.onnx", torch.split(views(case.run), 6))
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    grouped: dict[str, list[bool]] = {"Conv": [], "depthwise": []}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            groups = next((entry.i for entry in node.attribute if entry.name == "group"), 1)
+            kind = "depthwise" if groups > 1 else "Conv"
+            grouped[kind].append(made_by.get(node.input[1]) == "DequantizeLinear")
+    assert all(grouped["Conv"])
+    assert not any(grouped["depthwise"])
+    assert bool(grouped["depthwise"]) == ("efficientnet" in case.run.folder.model_config.read_text("utf-8"))
 
 
 def test_int8_of_a_cross_fitted_run_claims_no_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = classifier("tiny_cnn", UPRIGHT)
     monkeypatch.setattr("unfreeze.export.exporting.load_model", lambda folder, device: model)
     run = make(tmp_path, model, tested=False)
-    exact, int8 = export(run, ["int8"])
-    assert (exact.format, int8.format) == ("onnx", "int8")
-    assert int8.cost is not None
-    assert int8.cost.accuracy is None
-    assert int8.cost.n == 18
-    assert "that the model was trained on" in int8.cost.sentence()
+    exact, small = export(run, ["int8"])
+    assert (exact.format, small.format) == ("onnx", "int8")
+    assert small.cost is not None
+    assert small.cost.accuracy is None
+    assert small.cost.n == 18
+    assert "that the model was trained on" in small.cost.sentence()
 
 
 def test_the_folder_holds_the_files_and_what_was_measured_alone(case: Case) -> None:
