@@ -160,7 +160,12 @@ def _to_mlflow(folder: RunFolder, record: Record) -> str:
         status = "FINISHED"
     finally:
         client.set_terminated(run, status)
-    return f"run {run} of the experiment {title} in {client.tracking_uri}"
+    return f"run {run} of the experiment {title} in {_without_password(client.tracking_uri)}"
+
+
+def _without_password(address: str) -> str:
+    """Return an address without the name and password that may stand before the host."""
+    return re.sub(r"^([\w+]+://)[^/]*@", r"\1", address)
 
 
 def _spelled(name: str) -> str:

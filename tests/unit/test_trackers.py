@@ -20,7 +20,7 @@ from unfreeze.errors import MissingExtraError, RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import gain
-from unfreeze.trackers import Name, check_tracker, read_record, track_run
+from unfreeze.trackers import Name, _without_password, check_tracker, read_record, track_run
 from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
 
 LABELS = np.arange(60) % 3
@@ -193,3 +193,8 @@ def test_a_tracker_that_fails_says_why(
         track_run(folder.root, "tensorboard")
     assert command("track", str(folder.root), "--to", "tensorboard") == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_no_password_is_printed() -> None:
+    assert _without_password("https://me:secret@host:5000/a@b") == "https://host:5000/a@b"
+    assert _without_password("sqlite:///a@b/mlflow.db") == "sqlite:///a@b/mlflow.db"

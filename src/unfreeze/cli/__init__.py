@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -117,7 +118,8 @@ def main(words: Sequence[str] | None = None) -> None:
         print("unfreeze: interrupted; an unfinished run has no verdict.json", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Python flushes what is left once more as it ends, and would complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(OUR_MISTAKE)
     except Exception:
         traceback.print_exc()
