@@ -1,0 +1,213 @@
+"""README and docs: every command and every Python block is run as it is printed, on drawn photos.
+
+Only the surroundings are small: the packaged backbone sees 64 pixels, and phase 2 takes two epochs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unfreeze.cli import app, main
+from unfreeze.demo import DEFECTS, draw_photos
+from unfreeze.preprocessing import Preprocessing
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = {
+    page.relative_to(ROOT).as_posix(): page
+    for page in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+    if "_build" not in page.parts
+}
+LANGUAGES = {"console", "python", "text", "toml", "json"}  # text, toml and json are shown, not run
+PROGRAM = [sys.executable, "-c", "from unfreeze.cli import main; main()"]
+NOT_RUN = {
+    "make demo": "minutes; `unfreeze demo` is tested in test_command_line.py",
+    "unfreeze demo": "minutes; tested in test_command_line.py",
+    "make test": "runs this very test",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    line: int
+
+    @property
+    def commands(self) -> list[str]:
+        return [line for line in self.text.splitlines() if shlex.split(line, comments=True)]
+
+
+def blocks(page: Path) -> list[Block]:
+    """Return the fenced blocks of a page; a directive's begins with a brace."""
+    text = page.read_text("utf-8")
+    fenced = re.finditer(r"^```(\S*)[^\n]*\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [Block(found[1], found[2], text.count("\n", 0, found.start()) + 1) for found in fenced]
+
+
+def plain(command: str) -> str:
+    """Return a command without its comment and superfluous spaces."""
+    return " ".join(re.sub(r"\s#\s.*", "", command).split())
+
+
+COMMANDS = {
+    plain(command)
+    for page in PAGES.values()
+    for block in blocks(page)
+    if block.language == "console"
+    for command in block.commands
+}
+RUNNABLE = [
+    name
+    for name, page in PAGES.items()
+    if any(
+        block.language == "python" or any(plain(command) not in NOT_RUN for command in block.commands)
+        for block in blocks(page)
+        if block.language in ("console", "python")
+    )
+]
+
+
+@contextmanager
+def small() -> Iterator[None]:
+    """Let the packaged backbone see 64 pixels, and phase 2 take two epochs over two views."""
+    from unfreeze.models import networks
+    from unfreeze.training import recipes
+
+    usual = networks.timm_preprocessing
+
+    def tiny(cfg: dict[str, Any]) -> Preprocessing:
+        return replace(usual(cfg), size=(64, 64), resize=72)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "timm_preprocessing", tiny)
+        patch.setattr(recipes, "EPOCHS", (2, 2))
+        patch.setattr(recipes, "HEAD_VIEWS", 2)
+        patch.setattr(recipes, "KEPT_VIEWS", 2)
+        yield
+
+
+@pytest.fixture(scope="module")
+def desk(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What lies in the folder in which a reader of the pages works."""
+    desk = tmp_path_factory.mktemp("desk")
+    draw_photos(desk / "photos", a_class=6)
+    draw_photos(desk / "photos_of_another_camera", a_class=2, seed=1)
+    draw_photos(desk / "drawn", a_class=3, seed=2)
+    (desk / "more_photos").mkdir()
+    for name in DEFECTS:
+        shutil.copy(desk / "drawn" / name / "000.jpg", desk / "more_photos" / f"{name}.jpg")
+    for wnid, name in (("n01440764", "scratch"), ("n01443537", "stain")):  # any photos will do for a before and after
+        shutil.copytree(desk / "drawn" / name, desk / "imagenet_photos" / wnid)
+    shutil.copy(desk / "more_photos" / "scratch.jpg", desk / "a.jpg")
+    shutil.rmtree(desk / "drawn")
+    rows = [f"photos/{name}/{n:03}.jpg,{name},{name}-{n // 2}\n" for name in DEFECTS for n in range(6)]
+    (desk / "photos.csv").write_text("file_name,label,group\n" + "".join(rows), "utf-8")
+    with small():
+        main_in(desk, "unfreeze train photos --depth head --out runs/train")
+        yield desk
+
+
+def main_in(folder: Path, command: str) -> None:
+    """Run a command of ours in this process, in a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        try:
+            main(shlex.split(command, comments=True)[1:])
+        except SystemExit as end:
+            assert not end.code, f"{command} ended with {end.code}"
+
+
+@contextmanager
+def server(folder: Path, command: str) -> Iterator[None]:
+    """Run a server as long as the block does."""
+    words = [*PROGRAM, *shlex.split(command, comments=True)[1:]]
+    process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "Ctrl-C" in line:
+            break
+    assert process.poll() is None, "".join(said)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
+@pytest.mark.parametrize("name", RUNNABLE)
+def test_every_command_and_every_python_block_runs(name: str, desk: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "desk"
+    shutil.copytree(desk, folder, symlinks=True)
+    names: dict[str, object] = {"__name__": "__main__"}
+    with ExitStack() as stack:
+        stack.enter_context(small())
+        for block in blocks(PAGES[name]):
+            if block.language == "python":
+                stack.enter_context(pytest.MonkeyPatch.context()).chdir(folder)
+                exec(compile("\n" * block.line + block.text, PAGES[name], "exec"), names)
+            elif block.language == "console":
+                for command in block.commands:
+                    if plain(command) in NOT_RUN:
+                        continue
+                    if command.startswith("unfreeze serve"):
+                        stack.enter_context(server(folder, command))
+                    elif command.startswith("unfreeze ") and not set("|><*") & set(plain(command)):
+                        main_in(folder, command)
+                    else:
+                        in_a_shell(folder, command)
+
+
+def in_a_shell(folder: Path, command: str) -> None:
+    """Run a command of the shell's, which finds ours."""
+    bin_ = folder.parent / "bin"
+    bin_.mkdir(exist_ok=True)
+    ours = bin_ / "unfreeze"
+    ours.write_text(f"#!/bin/sh\nexec {shlex.join(PROGRAM)} \"$@\"\n", "utf-8")
+    ours.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-ec", command], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_what_is_not_run_is_printed_somewhere() -> None:
+    assert set(NOT_RUN) - COMMANDS == set()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_command_hides(name: str) -> None:
+    """In a block of no language, in an indented one, or named in passing and not there."""
+    text = PAGES[name].read_text("utf-8")
+    languages = {block.language for block in blocks(PAGES[name])}
+    assert {language for language in languages if not language.startswith("{")} - LANGUAGES == set()
+    outside = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    assert re.findall(r"^ {4,}(?:unfreeze|make|pip|python3?|curl) .*", outside, re.MULTILINE) == []
+    known = {name for name in app if not name.startswith("-")}
+    assert set(re.findall(r"`unfreeze ([a-z]+)", outside)) - known == set()
+
+
+def test_every_flag_that_is_named_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"--help", "--version"}
+    for command in (name for name in app if not name.startswith("-")):
+        app([command, "--help"], exit_on_error=False, result_action="return_value")
+        known |= set(re.findall(r"--[a-z][a-z0-9-]+", capsys.readouterr().out))
+    ours = (re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S) for page in PAGES.values())
+    named = {flag for text in ours for flag in re.findall(r"`(--[a-z][a-z0-9-]+)", text)}
+    assert named - known == set()
