@@ -4,7 +4,7 @@ from unfreeze.version import __version__
 
 project = "unfreeze"
 author = "the unfreeze authors"
-copyright = "the unfreeze authors, Apache-2.0"  # noqa: A001 (Sphinx reads this name)
+copyright = "the unfreeze authors, Apache-2.0"
 version = release = __version__
 
 extensions = [

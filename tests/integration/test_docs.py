@@ -1,7 +1,4 @@
-"""README and docs: every command and every Python block is run as it is printed, on drawn photos.
-
-Only the surroundings are small: the packaged backbone sees 64 pixels, and phase 2 takes two epochs.
-"""
+"""README and docs: every command and every Python block is run as it is printed, on drawn photos."""
 
 from __future__ import annotations
 
@@ -14,15 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from tests.desk import lay_out, run_command, small
 
-from unfreeze.cli import app, main
-from unfreeze.demo import DEFECTS, draw_photos
-from unfreeze.preprocessing import Preprocessing
+from unfreeze.cli import app
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -81,54 +76,9 @@ RUNNABLE = [
 ]
 
 
-@contextmanager
-def small() -> Iterator[None]:
-    """Let the packaged backbone see 64 pixels, and phase 2 take two epochs over two views."""
-    from unfreeze.models import networks
-    from unfreeze.training import recipes
-
-    usual = networks.timm_preprocessing
-
-    def tiny(cfg: dict[str, Any]) -> Preprocessing:
-        return replace(usual(cfg), size=(64, 64), resize=72)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(networks, "timm_preprocessing", tiny)
-        patch.setattr(recipes, "EPOCHS", (2, 2))
-        patch.setattr(recipes, "HEAD_VIEWS", 2)
-        patch.setattr(recipes, "KEPT_VIEWS", 2)
-        yield
-
-
 @pytest.fixture(scope="module")
-def desk(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What lies in the folder in which a reader of the pages works."""
-    desk = tmp_path_factory.mktemp("desk")
-    draw_photos(desk / "photos", a_class=6)
-    draw_photos(desk / "photos_of_another_camera", a_class=2, seed=1)
-    draw_photos(desk / "drawn", a_class=3, seed=2)
-    (desk / "more_photos").mkdir()
-    for name in DEFECTS:
-        shutil.copy(desk / "drawn" / name / "000.jpg", desk / "more_photos" / f"{name}.jpg")
-    for wnid, name in (("n01440764", "scratch"), ("n01443537", "stain")):  # any photos will do for a before and after
-        shutil.copytree(desk / "drawn" / name, desk / "imagenet_photos" / wnid)
-    shutil.copy(desk / "more_photos" / "scratch.jpg", desk / "a.jpg")
-    shutil.rmtree(desk / "drawn")
-    rows = [f"photos/{name}/{n:03}.jpg,{name},{name}-{n // 2}\n" for name in DEFECTS for n in range(6)]
-    (desk / "photos.csv").write_text("file_name,label,group\n" + "".join(rows), "utf-8")
-    with small():
-        main_in(desk, "unfreeze train photos --depth head --out runs/train")
-        yield desk
-
-
-def main_in(folder: Path, command: str) -> None:
-    """Run a command of ours in this process, in a folder."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        try:
-            main(shlex.split(command, comments=True)[1:])
-        except SystemExit as end:
-            assert not end.code, f"{command} ended with {end.code}"
+def desk(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return lay_out(tmp_path_factory.mktemp("docs") / "desk")
 
 
 @contextmanager
@@ -168,7 +118,7 @@ def test_every_command_and_every_python_block_runs(name: str, desk: Path, tmp_pa
                     if command.startswith("unfreeze serve"):
                         stack.enter_context(server(folder, command))
                     elif command.startswith("unfreeze ") and not set("|><*") & set(plain(command)):
-                        main_in(folder, command)
+                        run_command(folder, command)
                     else:
                         in_a_shell(folder, command)
 
@@ -178,7 +128,7 @@ def in_a_shell(folder: Path, command: str) -> None:
     bin_ = folder.parent / "bin"
     bin_.mkdir(exist_ok=True)
     ours = bin_ / "unfreeze"
-    ours.write_text(f"#!/bin/sh\nexec {shlex.join(PROGRAM)} \"$@\"\n", "utf-8")
+    ours.write_text(f'#!/bin/sh\nexec {shlex.join(PROGRAM)} "$@"\n', "utf-8")
     ours.chmod(0o755)
     environment = {**os.environ, "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(
