@@ -2,8 +2,8 @@
 
     python examples/two_phase_by_hand.py PHOTOS [--epochs 5]
 
-PHOTOS has a folder for each class.  Every fourth photo is held out.  Besides accuracy, the original classifier is asked before
-and after whether it still says the same of the test photos: how far the backbone has moved.
+PHOTOS has a folder for each class.  Every fourth photo is held out.  Besides accuracy, the original classifier is asked
+before and after whether it still says the same of the test photos: how far the backbone has moved.
 """
 
 from __future__ import annotations
