@@ -46,6 +46,7 @@ def test_the_notebook_runs(
 ) -> None:
     cells = json.loads((EXAMPLES / "two_phases.ipynb").read_text("utf-8"))["cells"]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("matplotlib.pyplot.show", lambda: None)
     names: dict[str, object] = {"__name__": "__main__"}
     for number, cell in enumerate(cells):
         if cell["cell_type"] == "code":
