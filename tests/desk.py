@@ -11,26 +11,45 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from unfreeze.cli import main
+from unfreeze.config import TrainConfig
 from unfreeze.demo import DEFECTS, draw_photos
+from unfreeze.models.backbone import Architecture, Backbone, assemble
 from unfreeze.preprocessing import Preprocessing
 
 
 @contextmanager
 def small() -> Iterator[None]:
-    """Let timm's backbones, the packaged one among them, see 64 pixels, and phase 2 take two epochs over two views."""
-    from unfreeze.models import networks
+    """Let timm's smallest network stand in for the packaged one, at 64 pixels, and epochs and views be two.
+
+    The packaged weights themselves are what ``test_command_line.py`` trains.
+    """
+    from unfreeze import compare
+    from unfreeze.models import backbones, networks
     from unfreeze.training import recipes
 
-    usual = networks.timm_preprocessing
+    usual, contenders = networks.timm_preprocessing, compare.contenders
 
     def tiny(cfg: dict[str, Any]) -> Preprocessing:
         return replace(usual(cfg), size=(64, 64), resize=72)
 
+    def stand_in(_: str, device: torch.device) -> Backbone:
+        architecture = Architecture("timm", "test_efficientnet")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return assemble("efficientnet_lite0", architecture, backbones.build(architecture), device)
+
+    def quick(config: TrainConfig, _: int, *rest: Any) -> tuple[compare.Contender, ...]:
+        return contenders(config, 2, *rest)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "timm_preprocessing", tiny)
+        patch.setitem(backbones.FAMILIES, "efficientnet_lite0", stand_in)
+        patch.setattr(compare, "contenders", quick)
         patch.setattr(recipes, "EPOCHS", (2, 2))
+        patch.setattr(recipes, "CLASSIC_EPOCHS", 1)
         patch.setattr(recipes, "HEAD_VIEWS", 2)
         patch.setattr(recipes, "KEPT_VIEWS", 2)
         yield
