@@ -12,6 +12,7 @@ import argparse
 import csv
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,9 @@ def train(network: nn.Module, photos: Photos, learning: nn.Module, lr: float, ep
     optimizer = torch.optim.Adam(learning.parameters(), lr)
     for _ in range(epochs):
         network.train(not frozen)  # True is the textbooks' line: it moves BatchNorm's statistics, whatever is frozen
-        for batch in torch.randperm(len(photos.train)).split(BATCH):
-            chosen = [photos.train[i] for i in batch.tolist()]
+        order = torch.randperm(len(photos.train)).tolist()
+        for start in range(0, len(order), BATCH):
+            chosen = [photos.train[i] for i in order[start : start + BATCH]]
             labels = torch.tensor([label for _, label in chosen])
             loss = nn.functional.cross_entropy(network(images(chosen, augmented=True)), labels)
             optimizer.zero_grad()
@@ -114,7 +116,7 @@ def main() -> None:
     photos = divide(asked.photos)
     print(f"{len(photos.train)} photos train, {len(photos.test)} test")
     print(f"{'':28}{'accuracy':>10}{'original same':>16}{'seconds':>10}")
-    ways = {
+    ways: dict[str, Callable[[], tuple[float, float]]] = {
         "textbook, as it is": lambda: textbook(photos, asked.epochs, frozen=False),
         "textbook, BatchNorm frozen": lambda: textbook(photos, asked.epochs, frozen=True),
         "unfreeze": lambda: ours(photos),

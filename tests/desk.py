@@ -19,6 +19,8 @@ from unfreeze.demo import DEFECTS, draw_photos
 from unfreeze.models.backbone import Architecture, Backbone, assemble
 from unfreeze.preprocessing import Preprocessing
 
+A_CLASS = 5  # photos
+
 
 @contextmanager
 def small() -> Iterator[None]:
@@ -39,7 +41,7 @@ def small() -> Iterator[None]:
         architecture = Architecture("timm", "test_efficientnet")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return assemble("efficientnet_lite0", architecture, backbones.build(architecture), device)
+            return assemble("efficientnet_lite0", architecture, networks.build(architecture), device)
 
     def quick(config: TrainConfig, _: int, *rest: Any) -> tuple[compare.Contender, ...]:
         return contenders(config, 2, *rest)
@@ -57,7 +59,7 @@ def small() -> Iterator[None]:
 
 def lay_out(desk: Path) -> Path:
     """Draw the photos that the pages speak of, as a folder and as a table, and train the run that they look at."""
-    draw_photos(desk / "photos", a_class=6)
+    draw_photos(desk / "photos", a_class=A_CLASS)
     draw_photos(desk / "photos_of_another_camera", a_class=2, seed=1)
     (desk / "more_photos").mkdir()
     for name in DEFECTS:
@@ -65,7 +67,7 @@ def lay_out(desk: Path) -> Path:
     shutil.copy(desk / "more_photos" / "scratch.jpg", desk / "a.jpg")
     for wnid, name in (("n01440764", "scratch"), ("n01443537", "stain")):  # any photos will do for a before and after
         shutil.copytree(desk / "photos_of_another_camera" / name, desk / "imagenet_photos" / wnid)
-    rows = [f"photos/{name}/{n:03}.jpg,{name},{name}-{n // 2}\n" for name in DEFECTS for n in range(6)]
+    rows = [f"photos/{name}/{n:03}.jpg,{name},{name}-{n // 2}\n" for name in DEFECTS for n in range(A_CLASS)]
     (desk / "photos.csv").write_text("file_name,label,group\n" + "".join(rows), "utf-8")
     with small():
         run_command(desk, "unfreeze train photos --depth head --out runs/train")
