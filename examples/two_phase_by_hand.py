@@ -74,10 +74,11 @@ def train(network: nn.Module, photos: Photos, learning: nn.Module, lr: float, ep
 
 def textbook(photos: Photos, epochs: int, *, frozen: bool) -> tuple[float, float]:
     """Train both phases; return accuracy, and how often the original classifier still says the same."""
-    network = load_backbone("efficientnet_lite0").network.module.eval()
+    backbone = load_backbone("efficientnet_lite0")
+    network = backbone.network.module.eval()
     test, truth = images(photos.test, augmented=False), torch.tensor([label for _, label in photos.test])
     original = network.get_submodule("classifier")
-    head = nn.Linear(1280, len(photos.classes))
+    head = nn.Linear(backbone.feature_dim, len(photos.classes))
     with torch.no_grad():
         before = network(test).argmax(1)
 
