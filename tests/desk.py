@@ -64,7 +64,8 @@ def lay_out(desk: Path) -> Path:
     (desk / "more_photos").mkdir()
     for name in DEFECTS:
         shutil.copy(desk / "photos_of_another_camera" / name / "000.jpg", desk / "more_photos" / f"{name}.jpg")
-    shutil.copy(desk / "more_photos" / "scratch.jpg", desk / "a.jpg")
+    for copy in ("a.jpg", "photo.jpg"):
+        shutil.copy(desk / "more_photos" / "scratch.jpg", desk / copy)
     for wnid, name in (("n01440764", "scratch"), ("n01443537", "stain")):  # any photos will do for a before and after
         shutil.copytree(desk / "photos_of_another_camera" / name, desk / "imagenet_photos" / wnid)
     rows = [f"photos/{name}/{n:03}.jpg,{name},{name}-{n // 2}\n" for name in DEFECTS for n in range(A_CLASS)]

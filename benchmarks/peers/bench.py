@@ -288,12 +288,13 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def read_rows(paths: list[Path]) -> list[Row]:
-    rows: list[Row] = []
+    """Return the rows of all files; of two that measure the same, the one of the later file."""
+    rows: dict[tuple[str, ...], Row] = {}
     for path in paths:
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
-                rows += csv.DictReader(file)
-    return rows
+                rows |= {tuple(row[key] for key in FIELDS[:4]): row for row in csv.DictReader(file)}
+    return list(rows.values())
 
 
 def main() -> None:

@@ -6,9 +6,11 @@ import csv
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 from unfreeze.errors import RunError
 
@@ -64,6 +66,11 @@ class RunFolder:
         """The folder of the report's plots."""
         return self.root / "plots"
 
+    @property
+    def tensorboard(self) -> Path:
+        """Where TensorBoard finds the run, if it is tracked there."""
+        return self.root / "tensorboard"
+
     def heatmap(self, row: int) -> Path:
         """Of a photo, by its row in ``predictions.csv`` from 0: what both models saw in it, where they differ."""
         return self.root / "heatmaps" / f"{row}.jpg"
@@ -72,6 +79,11 @@ class RunFolder:
     def explained(self) -> Path:
         """Where ``unfreeze explain`` draws what it isn't told to draw elsewhere."""
         return self.root / "explained"
+
+    @property
+    def export(self) -> Path:
+        """Where ``unfreeze export`` writes what it isn't told to write elsewhere."""
+        return self.root / "export"
 
     @property
     def rows(self) -> Path:
@@ -198,26 +210,61 @@ def replace_file(path: Path, content: bytes) -> None:
     Raises:
         OSError: It can't be written; nothing new is left.
     """
+    with _replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def rewriting(path: Path) -> Iterator[TextIO]:
+    """Give a text file to write into piece by piece; it is there, whole, once the block is left without an error.
+
+    Raises:
+        RunError: The disk is full, or the folder can't be written: where it can't, nothing in the block is run.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _replacing(path) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+            yield text
+            text.detach()
+    except BrokenPipeError:  # of the standard output, while the file is open
+        raise
+    except OSError as error:
+        raise RunError(f"The file can't be written: {error}", where=path, mend="Make room, or take another.") from error
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
-    except OSError:
+    except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Write a CSV file; a cell that a spreadsheet would run as a formula gets a quote in front."""
+    """Write a CSV file; see ``rows_into``."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([_inert(cell) for cell in header])
-    writer.writerows([_inert(cell) for cell in row] for row in rows)
+    write = rows_into(buffer)
+    for row in (header, *rows):
+        write(row)
     write_text(path, buffer.getvalue())
+
+
+def rows_into(file: TextIO) -> Callable[[Sequence[Cell]], None]:
+    """Return what writes a row of CSV; a cell that a spreadsheet would run as a formula gets a quote in front."""
+    writer = csv.writer(file, lineterminator="\n")
+
+    def write(row: Sequence[Cell]) -> None:
+        writer.writerow([_inert(cell) for cell in row])
+
+    return write
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:

@@ -6,6 +6,7 @@ and nothing else, and exits with 2; anything that is not an ``UnfreezeError`` is
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 
@@ -70,3 +71,11 @@ class MissingExtraError(UnfreezeError):
             f"{purpose} needs the optional package {package}, which is not installed.",
             mend=f'pip install "unfreeze[{extra}]"',
         )
+
+
+def reason(error: BaseException) -> str:
+    """Return what another package's error comes down to: the first line of its deepest cause, without colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()
+    return text.splitlines()[0] if text else type(error).__name__

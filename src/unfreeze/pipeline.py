@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from unfreeze.artifacts import new_run, write_text
+from unfreeze.card import write_card
 from unfreeze.changes import write_changes
 from unfreeze.config import TrainConfig
 from unfreeze.data.splits import FOLDS, split
@@ -14,7 +15,6 @@ from unfreeze.records import (
     describe,
     versions,
     write_arguments,
-    write_card,
     write_checks,
     write_history,
     write_predictions,
@@ -130,7 +130,7 @@ def run(config: TrainConfig) -> Run:
         versions=versions(),
     )
     save_model(folder, Classifier(backbone, head, photos.classes, first.poses))
-    write_card(folder, verdict, recipe)
+    write_card(folder, verdict, recipe, backbone.architecture, photos, splits)
     write_predictions(folder, photos, evidence)
     write_history(folder, first, second)
     write_text(folder.verdict, verdict.to_json())

@@ -1,9 +1,11 @@
-"""A model and batches of photos in, class probabilities out."""
+"""A model and photos in, class probabilities out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unfreeze.data.loaders import Renderer
-from unfreeze.data.transforms import PLAIN_VIEW, normalised
+from unfreeze.data.decode import decode
+from unfreeze.data.loaders import Renderer, ahead
+from unfreeze.data.transforms import PLAIN_VIEW, normalised, plain, stack
+from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, Head
+from unfreeze.models.engine import Forward, frozen_forward
+from unfreeze.models.saved import Classifier
 from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.preprocessing import Preprocessing
 
 Probabilities = NDArray[np.float32]
 Logits = NDArray[np.float32]
+
+BATCH = 32  # photos that the network is shown at once
+WORTH_BUILDING = 128  # photos, of which a fast engine saves as much time as it takes to build (benchmarks/predict.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,19 @@ class Prediction:
     label: str
     probability: float
     probabilities: tuple[float, ...]
+
+    def top(self, classes: Sequence[str], count: int) -> list[tuple[str, float]]:
+        """Return the most probable of the model's classes with their probabilities: ``count``, or all if there are fewer."""
+        ranked = sorted(zip(classes, self.probabilities, strict=True), key=lambda pair: -pair[1])
+        return ranked[:count]
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A photo that can't be read, and why."""
+
+    path: Path
+    error: DecodeError
 
 
 def evaluation_mode(backbone: Backbone) -> None:
@@ -63,14 +86,54 @@ def logits(
     """
     assert start == 0 or poses == UPRIGHT, "only photos can be turned"
     evaluation_mode(backbone)
-
-    def said(x: Tensor) -> Tensor:
-        found: Tensor = head(backbone.run(place(x, backbone, start), start))
-        return found.float().cpu()
-
+    forward = partial(backbone.run, start=start)
     with torch.inference_mode():
-        pieces = [torch.stack([said(pose.of(x)) for pose in poses]).mean(dim=0) for x in batches]
+        pieces = [_averaged(backbone, head, forward, x, start, poses) for x in batches]
     return torch.cat(pieces).numpy() if pieces else np.empty((0, head.out_features), dtype=np.float32)
+
+
+def _averaged(backbone: Backbone, head: Head, forward: Forward, x: Tensor, start: int, poses: Sequence[Pose]) -> Tensor:
+    """Return the logits of one batch, averaged over the poses; ``forward`` computes the stages from ``start`` on."""
+    said = [head(forward(place(pose.of(x), backbone, start))).float().cpu() for pose in poses]
+    return torch.stack(said).mean(dim=0)
+
+
+def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction | Unread]:
+    """Yield what the model says of each photo file, or why it can't be read: in order, in constant memory, without a halt.
+
+    Threads decode ahead of the network.  ``WORTH_BUILDING`` photos or more are computed by the engine that computes frozen
+    layers in training (``models/engine.py``): it is checked against the plain network on the first photos, and differs from
+    it by rounding alone, 1e-5 of a probability or so.
+    """
+    backbone, queue = model.backbone, iter(paths)
+    first = list(islice(queue, WORTH_BUILDING))
+    forward: Forward | None = backbone.run if len(first) < WORTH_BUILDING else None
+    evaluation_mode(backbone)
+    look = partial(_look, preprocessing=backbone.network.preprocessing)
+    for seen in ahead(look, _in_batches(chain(first, queue))):
+        views = [view for _, view in seen if isinstance(view, Tensor)]
+        rows: Iterator[list[float]] = iter(())
+        if views:
+            x = torch.cat(views)
+            with torch.inference_mode():
+                forward = forward or frozen_forward(backbone, 0, backbone.head_boundary, place(x, backbone, 0))
+                logits = _averaged(backbone, model.head, forward, x, 0, model.poses)
+                rows = iter(torch.softmax(logits, dim=1).tolist())
+        for path, view in seen:
+            yield Unread(path, view) if isinstance(view, DecodeError) else _named(path, next(rows), model.classes)
+
+
+def _look(path: Path, preprocessing: Preprocessing) -> tuple[Path, Tensor | DecodeError]:
+    """Return a photo's plain view, uint8, shape (1, 3, height, width), or why there is none."""
+    try:
+        return path, stack([plain(decode(path, preprocessing.enough), preprocessing)])
+    except DecodeError as error:
+        return path, error
+
+
+def _in_batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
+    while batch := list(islice(paths, BATCH)):
+        yield batch
 
 
 def probabilities(
@@ -81,14 +144,12 @@ def probabilities(
     return found
 
 
-def named(paths: Iterable[Path], rows: Probabilities, classes: tuple[str, ...]) -> Iterator[Prediction]:
-    """Yield one ``Prediction`` a photo."""
-    for path, row in zip(paths, rows, strict=True):
-        best = int(row.argmax())
-        yield Prediction(path, classes[best], float(row[best]), tuple(float(value) for value in row))
+def _named(path: Path, row: Sequence[float], classes: tuple[str, ...]) -> Prediction:
+    best = max(range(len(row)), key=row.__getitem__)
+    return Prediction(path, classes[best], row[best], tuple(row))
 
 
-def photo_batches(backbone: Backbone, paths: Sequence[Path], size: int = 32) -> Iterator[Tensor]:
+def photo_batches(backbone: Backbone, paths: Sequence[Path], size: int = BATCH) -> Iterator[Tensor]:
     """Yield plain views of photo files, uint8, shape (size, 3, height, width), for ``place`` to normalise."""
     renderer = Renderer(tuple(paths), backbone.network.preprocessing)
     starts = range(0, len(paths), size)

@@ -1,4 +1,4 @@
-"""What a run writes down: its tables, the model card, and what it says before it starts."""
+"""What a run writes down: its tables, and what it says before it starts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo
 from unfreeze.training.recipes import Recipe
-from unfreeze.verdict import Verdict
 from unfreeze.version import __version__
 
 
@@ -101,35 +100,4 @@ def write_history(folder: RunFolder, first: PhaseOne, second: PhaseTwo | None) -
         folder.history,
         ["phase", "epoch", "train_loss", "val_loss", "val_accuracy", "seconds"],
         [(row.phase, row.epoch, row.train_loss, row.val_loss, row.val_accuracy, round(row.seconds, 3)) for row in rows],
-    )
-
-
-def write_card(folder: RunFolder, verdict: Verdict, recipe: Recipe) -> None:
-    """Write the model card."""
-    sentences = " ".join(verdict.sentences())
-    scores = verdict.scores.shipped
-    table = "\n".join(
-        f"| {name} | {value:.4f} | {low:.4f} to {high:.4f} |" for name, value, (low, high) in scores.rows()
-    )
-    photos = "test photos" if verdict.scores.evidence == "test" else "photos, by models that never saw them"
-    classes = ", ".join(f"`{name}`" for name in verdict.data.classes)
-    write_text(
-        folder.model_card,
-        f"""# Image classifier, fine-tuned from {verdict.model.name}
-
-{sentences}
-
-| score on {scores.n} {photos} | value | 95 % interval |
-| --- | --- | --- |
-{table}
-
-- Classes: {classes}
-- Trained on {verdict.data.n_train} photos, recipe `{recipe.name}`, phase 2 from `{verdict.model.depth}`, \
-BatchNorm {verdict.model.bn}
-- Asked about each photo in these poses, the logits averaged: {", ".join(verdict.model.poses)}
-- Made with unfreeze {__version__}
-
-Its probabilities are calibrated. The scores hold for photos like those that were scored. On photos from another camera,
-place or time they may be worse: test there before you rely on it.
-""",
     )

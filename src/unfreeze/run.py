@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from unfreeze.evaluation.metrics import Scores
     from unfreeze.explain import Explanation
     from unfreeze.models.saved import Classifier
-    from unfreeze.predict import Prediction, Probabilities
-
-CHUNK = 256  # photos that are predicted before the first answers come out
+    from unfreeze.predict import Prediction, Unread
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Run:
         """Predict photos.
 
         Args:
-            places: Photos, or folders to search for them.
+            places: Photos, folders to search for them, or patterns such as ``photos/**/*.jpg``.
 
         Returns:
             One prediction a photo, in order; a photo that can't be read is an error.
@@ -53,11 +51,11 @@ class Run:
             PhotosError: A place doesn't exist, or holds no photos.
             DecodeError: A photo can't be read.
         """
-        from unfreeze.data.sources import find_photos
+        from unfreeze.data.places import find_photos
 
-        return list(self.stream(find_photos([Path(place) for place in places])))
+        return list(self.stream(find_photos(places)))
 
-    def stream(self, paths: Sequence[Path], *, skip_damaged: bool = False) -> Iterator[Prediction]:
+    def stream(self, paths: Iterable[Path], *, skip_damaged: bool = False) -> Iterator[Prediction]:
         """Yield one prediction a photo file, in order, in constant memory.
 
         Args:
@@ -67,18 +65,21 @@ class Run:
         Raises:
             DecodeError: A photo can't be read, and none may be passed over.
         """
-        from unfreeze.predict import named
+        from unfreeze.predict import Unread
 
-        for start in range(0, len(paths), CHUNK):
-            chunk = paths[start : start + CHUNK]
-            try:
-                answers = self._probabilities(chunk)
-            except DecodeError:
-                if not skip_damaged:
-                    raise
-                chunk = [path for path in chunk if _is_photo(path)]
-                answers = self._probabilities(chunk)
-            yield from named(chunk, answers, self.classes)
+        for answer in self.answers(paths):
+            if not isinstance(answer, Unread):
+                yield answer
+            elif skip_damaged:
+                _say_left_out(answer.error)
+            else:
+                raise answer.error
+
+    def answers(self, paths: Iterable[Path]) -> Iterator[Prediction | Unread]:
+        """Yield one prediction a photo file, or why it can't be read, in order; see ``predict.predictions``."""
+        from unfreeze.predict import predictions
+
+        return predictions(self._model, paths)
 
     def explain(
         self, places: Sequence[str | Path], *, label: str | None = None, skip_damaged: bool = False
@@ -86,7 +87,7 @@ class Run:
         """Yield, for one photo after the other, where in it the evidence for a class is; see ``explain.heatmaps``.
 
         Args:
-            places: Photos, or folders to search for them.
+            places: Photos, folders to search for them, or patterns.
             label: The class; None: each photo's most probable one.
             skip_damaged: Pass over a photo that can't be read, with a line on stderr.
 
@@ -97,7 +98,7 @@ class Run:
             ModelError: The network has no features with a place in the photo.
         """
         from unfreeze.data.folders import printable
-        from unfreeze.data.sources import find_photos
+        from unfreeze.data.places import find_photos
         from unfreeze.errors import ConfigError
         from unfreeze.explain import explanations
 
@@ -105,7 +106,7 @@ class Run:
         if label is not None and label not in self.classes:
             mend = "It knows: " + ", ".join(self.classes)
             raise ConfigError(f"The model doesn't know the class {label!r}.", where="--label", mend=mend)
-        paths = find_photos([Path(place) for place in places])
+        paths = find_photos(places)
         if skip_damaged:
             paths = [path for path in paths if _is_photo(path)]
         model = self._model
@@ -138,16 +139,9 @@ class Run:
                 mend="It knows: " + ", ".join(self.classes),
             )
         labels = np.array([self.classes.index(found.classes[sample.label]) for sample in found.samples])
-        answers = self._probabilities([sample.path for sample in found.samples])
+        answers = [answer.probabilities for answer in self.stream(sample.path for sample in found.samples)]
         groups = [sample.group for sample in found.samples]
-        return score(labels, answers.astype(np.float64), groups=groups)
-
-    def _probabilities(self, paths: Sequence[Path]) -> Probabilities:
-        from unfreeze.predict import photo_batches, probabilities
-
-        model = self._model
-        batches = photo_batches(model.backbone, paths)
-        return probabilities(model.backbone, model.head, batches, poses=model.poses)
+        return score(labels, np.array(answers), groups=groups)
 
     @cached_property
     def _model(self) -> Classifier:
@@ -160,14 +154,19 @@ class Run:
 def _is_photo(path: Path) -> bool:
     """Return whether the file can be decoded; say why where it can't."""
     from unfreeze.data.decode import decode
-    from unfreeze.runtime import say
 
     try:
         decode(path, enough=1)
     except DecodeError as error:
-        say(f"left out: {error}")
+        _say_left_out(error)
         return False
     return True
+
+
+def _say_left_out(reason: DecodeError) -> None:
+    from unfreeze.runtime import say
+
+    say(f"left out: {reason}")
 
 
 def load(folder: str | Path, device: str = "auto") -> Run:

@@ -60,12 +60,11 @@ def plain(command: str) -> str:
     return " ".join(re.sub(r"\s#\s.*", "", command).split())
 
 
-FIRST: dict[str, str] = {}  # of every command, the page that runs it: others may print it again
+RUN_BY: dict[str, str] = {}  # of every command, the last page that prints it: there, README's commands are explained
 for name, page in PAGES.items():
     for block in blocks(page):
         if block.language == "console":
-            for command in block.commands:
-                FIRST.setdefault(plain(command), name)
+            RUN_BY |= dict.fromkeys(map(plain, block.commands), name)
 RUNNABLE = [name for name, page in PAGES.items() if {block.language for block in blocks(page)} & {"console", "python"}]
 
 
@@ -106,7 +105,7 @@ def test_every_command_and_every_python_block_runs(name: str, desk: Path, tmp_pa
                 exec(compile("\n" * block.line + block.text, PAGES[name], "exec"), names)
             elif block.language == "console":
                 for command in block.commands:
-                    if plain(command) in NOT_RUN or FIRST[plain(command)] != name:
+                    if plain(command) in NOT_RUN or RUN_BY[plain(command)] != name:
                         continue
                     if "curl" in command and shutil.which("curl") is None:
                         pytest.skip("there is no curl here")
@@ -135,7 +134,7 @@ def in_a_shell(folder: Path, command: str) -> None:
 
 
 def test_what_is_not_run_is_printed_somewhere() -> None:
-    assert set(NOT_RUN) - set(FIRST) == set()
+    assert set(NOT_RUN) - set(RUN_BY) == set()
 
 
 @pytest.mark.parametrize("name", PAGES)

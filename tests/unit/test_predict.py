@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,24 @@ from tests.support import CLASSES, PREPROCESSING, SIZE, new_head, tiny_cnn, tiny
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone
-from unfreeze.predict import Prediction, logits, named, photo_batches, probabilities
+from unfreeze.models.saved import Classifier
+from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.predict import (
+    BATCH,
+    WORTH_BUILDING,
+    Prediction,
+    Unread,
+    logits,
+    photo_batches,
+    predictions,
+    probabilities,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ("cat", "dog", "owl")
+ENGINES = {"plain": 10**6, "built": 1}
+EVERY_WAY = tuple(Pose)
 
 
 def images(count: int = 10) -> torch.Tensor:
@@ -62,19 +76,100 @@ def test_no_photo_gives_no_answer(backbone: Backbone) -> None:
     assert probabilities(backbone, new_head(backbone, CLASSES, 0), []).shape == (0, CLASSES)
 
 
-def test_a_prediction_names_the_most_probable_class() -> None:
-    rows = np.array([[0.25, 0.5, 0.25], [0.0, 0.0, 1.0]], dtype=np.float32)
-    assert list(named([Path("a"), Path("b")], rows, NAMES)) == [
-        Prediction(Path("a"), "dog", 0.5, (0.25, 0.5, 0.25)),
-        Prediction(Path("b"), "owl", 1.0, (0.0, 0.0, 1.0)),
-    ]
-    with pytest.raises(ValueError, match="argument"):
-        list(named([Path("a")], rows, NAMES))
-
-
 def test_photo_files_are_rendered_as_in_training(photos: tuple[Path, ...], backbone: Backbone) -> None:
     chosen = [photos[4], photos[1], photos[4]]
     batches = list(photo_batches(backbone, chosen, size=2))
     assert [len(batch) for batch in batches] == [2, 1]
     expected = Renderer(photos, PREPROCESSING)
     assert torch.equal(torch.cat(batches), torch.cat([expected.views(photo, (0,)) for photo in (4, 1, 4)]))
+
+
+def classifier(backbone: Backbone, poses: tuple[Pose, ...] = UPRIGHT) -> Classifier:
+    head = new_head(backbone, CLASSES, 0)
+    with torch.no_grad():
+        head.weight.mul_(20)
+    return Classifier(backbone, head, NAMES, poses)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("poses", [UPRIGHT, (Pose.PLAIN, Pose.MIRRORED), EVERY_WAY])
+def test_every_engine_answers_in_order_and_averages_the_poses(
+    photos: tuple[Path, ...], backbone: Backbone, engine: str, poses: tuple[Pose, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unfreeze.predict.WORTH_BUILDING", ENGINES[engine])
+    monkeypatch.setattr("unfreeze.predict.BATCH", 7)
+    backbone.network.module.train()
+    model = classifier(backbone, poses)
+    answers = list(predictions(model, iter(photos)))
+    assert bool(backbone.built) == (engine == "built")
+    views = torch.cat(list(photo_batches(backbone, photos)))
+    turned = [torch.from_numpy(logits(backbone, model.head, [pose.of(views)])) for pose in poses]
+    expected = torch.softmax(torch.stack(turned).mean(dim=0), dim=1).numpy()
+    assert expected.std(axis=0).max() > 0.01  # the photos differ, so that an order can be seen
+    assert [answer.path for answer in answers] == list(photos)
+    assert all(isinstance(answer, Prediction) for answer in answers)
+    found = np.array([answer.probabilities for answer in answers if isinstance(answer, Prediction)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    for answer, row in zip(answers, found, strict=True):
+        assert isinstance(answer, Prediction)
+        assert (answer.label, answer.probability) == (NAMES[row.argmax()], row.max())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_damaged_photos_keep_their_places_and_spoil_no_other_answer(
+    photos: tuple[Path, ...], backbone: Backbone, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unfreeze.predict.WORTH_BUILDING", ENGINES[engine])
+    monkeypatch.setattr("unfreeze.predict.BATCH", 4)
+    (tmp_path / "cut.png").write_bytes(photos[0].read_bytes()[:200])
+    (tmp_path / "text.jpg").write_text("no photo")
+    bad = [tmp_path / "cut.png", tmp_path / "text.jpg", tmp_path / "gone.png", tmp_path]
+    mixed = [
+        *bad,
+        *photos[:5],
+        bad[1],
+        *photos[5:9],
+        bad[2],
+    ]  # a batch of damaged ones alone, one in a batch, the last one
+    model = classifier(backbone)
+    answers = list(predictions(model, mixed))
+    assert [answer.path for answer in answers] == mixed
+    assert [answer.path for answer in answers if isinstance(answer, Unread)] == [*bad, bad[1], bad[2]]
+    assert all(str(answer.path) in str(answer.error) for answer in answers if isinstance(answer, Unread))
+    alone = [answer for answer in predictions(model, photos[:9]) if isinstance(answer, Prediction)]
+    found = [answer for answer in answers if isinstance(answer, Prediction)]
+    np.testing.assert_allclose(
+        [answer.probabilities for answer in found], [answer.probabilities for answer in alone], atol=1e-6
+    )
+
+
+def test_no_photos_and_none_that_can_be_read(backbone: Backbone, tmp_path: Path) -> None:
+    model = classifier(backbone)
+    assert list(predictions(model, [])) == []
+    answers = list(predictions(model, [tmp_path / "gone.png"] * WORTH_BUILDING))
+    assert len(answers) == WORTH_BUILDING
+    assert all(isinstance(answer, Unread) for answer in answers)
+
+
+def test_photos_are_asked_for_a_few_batches_ahead(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = 0
+
+    def endless() -> Iterator[Path]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield photos[taken % len(photos)]
+
+    answers = predictions(classifier(tiny_cnn()), endless())
+    for _ in range(5 * BATCH):
+        next(answers)
+    assert taken <= max(WORTH_BUILDING, 8 * BATCH)
+    answers.close()  # type: ignore[attr-defined]
+
+
+def test_the_most_probable_classes_come_in_order() -> None:
+    answer = Prediction(Path("a"), "dog", 0.5, (0.2, 0.5, 0.3))
+    assert answer.top(NAMES, 1) == [("dog", 0.5)]
+    assert answer.top(NAMES, 2) == [("dog", 0.5), ("owl", 0.3)]
+    assert answer.top(NAMES, 9) == [("dog", 0.5), ("owl", 0.3), ("cat", 0.2)]
+    assert Prediction(Path("a"), "cat", 0.5, (0.5, 0.5)).top(NAMES[:2], 1) == [("cat", 0.5)]

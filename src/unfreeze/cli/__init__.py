@@ -6,11 +6,11 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError
 
-from unfreeze.errors import ConfigError, PhotosError, UnfreezeError
+from unfreeze.errors import ConfigError, UnfreezeError
 from unfreeze.version import __version__
 
 USER_MISTAKE, OUR_MISTAKE, INTERRUPTED = 2, 1, 130
@@ -23,106 +23,14 @@ app = App(
 )
 
 
-# These need pydantic, which takes as long to import as everything else here: they are loaded when they are called.
+# They are loaded when they are called: training needs pydantic, which takes as long to import as everything else here.
 app.command("unfreeze.cli.train:train", help="Train on a folder of labelled photos, and print the verdict.")
 app.command("unfreeze.cli.train:compare", help="Train our way and others on the same photos: one table, one plot.")
 app.command("unfreeze.cli.train:demo", help="Draw photos of metal surfaces with defects, and train on them.")
-
-
-@app.command
-def predict(
-    run: Path,
-    places: Annotated[list[Path], Parameter(negative=())],
-    /,
-    *,
-    csv: Path | None = None,
-    device: str = "auto",
-) -> None:
-    """Predict photos with the model of a finished run: a line a photo, or a table.
-
-    Args:
-        run: The run's folder.
-        places: Photos, or folders to search for them.
-        csv: Write every class's probability to this file instead of printing the best.
-        device: auto, cpu, cuda, mps.
-    """
-    from unfreeze.artifacts import write_table
-    from unfreeze.data.folders import printable
-    from unfreeze.data.sources import find_photos
-    from unfreeze.run import load
-    from unfreeze.runtime import track
-
-    finished = load(run, device)
-    paths = find_photos(places)
-    answered = 0
-    if csv is not None:
-        answers = track(finished.stream(paths, skip_damaged=True), "predicting", total=len(paths))
-        rows: list[list[str | float]] = [
-            [printable(str(answer.path)), answer.label, *(round(value, 6) for value in answer.probabilities)]
-            for answer in answers
-        ]
-        write_table(csv, ["file_name", "label", *finished.classes], rows)
-        print(f"{len(rows)} predictions in {csv}")
-        answered = len(rows)
-    else:
-        for answer in finished.stream(paths, skip_damaged=True):
-            print(f"{printable(str(answer.path))}\t{answer.label}\t{answer.probability:.3f}")
-            answered += 1
-    if answered < len(paths):
-        raise PhotosError(f"{len(paths) - answered} of {len(paths)} photos can't be read; the others were predicted.")
-
-
-@app.command
-def explain(
-    run: Path,
-    places: Annotated[list[Path], Parameter(negative=())],
-    /,
-    *,
-    out: Path | None = None,
-    label: str | None = None,
-    device: str = "auto",
-) -> None:
-    """Draw where in photos the evidence for a class is: a PNG a photo, whose path is printed.
-
-    Args:
-        run: The run's folder.
-        places: Photos, or folders to search for them.
-        out: The folder for the pictures; left out, explained in the run's folder.
-        label: The class; left out, each photo's most probable one.
-        device: auto, cpu, cuda, mps.
-    """
-    from unfreeze.artifacts import write_bytes
-    from unfreeze.data.folders import printable
-    from unfreeze.data.sources import find_photos
-    from unfreeze.explain import encoded
-    from unfreeze.run import load
-
-    finished = load(run, device)
-    paths = find_photos(places)
-    folder, drawn = out or finished.folder.explained, 0
-    for found in finished.explain(paths, label=label, skip_damaged=True):
-        write_bytes(folder / found.file_name, encoded(found.picture(), "PNG"))
-        print(printable(str(folder / found.file_name)))
-        drawn += 1
-    if drawn < len(paths):
-        raise PhotosError(f"{len(paths) - drawn} of {len(paths)} photos can't be read; the others were drawn.")
-
-
-@app.command(name="eval")
-def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
-    """Score the model of a finished run on other labelled photos.
-
-    Args:
-        run: The run's folder.
-        photos: Labelled photos, as for train; all that can be read are scored, whatever their split.
-        device: auto, cpu, cuda, mps.
-    """
-    from unfreeze.run import load
-
-    scores = load(run, device).evaluate(photos)
-    print(f"{scores.n} photos, with 95 % intervals")
-    for name, value, (low, high) in scores.rows():
-        print(f"{name:18} {value:.4f}  ({low:.4f} to {high:.4f})")
+app.command("unfreeze.cli.export:export", help="Write the model of a finished run for other runtimes: ONNX and others.")
+app.command("unfreeze.cli.predict:predict", help="Predict photos with the model of a finished run.")
+app.command("unfreeze.cli.predict:explain", help="Draw where in photos the evidence for a class is.")
+app.command("unfreeze.cli.predict:evaluate", name="eval", help="Score the model of a finished run on other photos.")
 
 
 @app.command
@@ -136,6 +44,19 @@ def report(run: Path, /) -> None:
     from unfreeze.report import write_report
 
     print(write_report(open_run(run)))
+
+
+@app.command
+def track(run: Path, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
+    """Write a finished run into a tracker, and print where it is there.
+
+    Args:
+        run: The run's folder.
+        to: tensorboard writes into the run's folder; mlflow to MLFLOW_TRACKING_URI, or else to mlflow.db in this folder.
+    """
+    from unfreeze.trackers import track_run
+
+    print(track_run(run, to))
 
 
 @app.command

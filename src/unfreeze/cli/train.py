@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -12,6 +12,7 @@ from unfreeze.config import CompareSettings, Settings, TrainConfig, make_compari
 from unfreeze.errors import ConfigError
 from unfreeze.runtime import say
 
+Tracker = Literal["tensorboard", "mlflow"]
 DEFAULTS = Settings()
 COMPARE_DEFAULTS = CompareSettings()
 
@@ -21,6 +22,7 @@ def train(
     /,
     *,
     config: Path | None = None,
+    track: Tracker | None = None,
     settings: Annotated[Settings, Parameter(name="*")] = DEFAULTS,
 ) -> None:
     """Train on a folder of labelled photos, and print the verdict.
@@ -28,6 +30,7 @@ def train(
     Args:
         photos: Folders PHOTOS/CLASS or PHOTOS/{train,val,test}/CLASS, or a CSV or Parquet table with file_name and label.
         config: A TOML file with any of these settings, such as a run's args.toml; flags win over it.
+        track: Write the finished run into this tracker, too: its folder's tensorboard, or MLFLOW_TRACKING_URI.
     """
     chosen = read_config(config) if config is not None else {}
     chosen |= settings.model_dump(include=settings.model_fields_set)
@@ -37,7 +40,11 @@ def train(
         raise ConfigError("Which photos?", where="PHOTOS", mend="unfreeze train PHOTOS")
     validated = make_config(chosen)
 
-    _train(validated, next_photos="PHOTO...")
+    if track is not None:
+        from unfreeze.trackers import check_tracker
+
+        check_tracker(track)
+    _train(validated, next_photos="PHOTO...", tracker=track)
 
 
 def compare(
@@ -70,7 +77,7 @@ def demo() -> None:
     _train(make_config({"photos": photos}), next_photos=str(photos / "scratch"))
 
 
-def _train(config: TrainConfig, next_photos: str) -> None:
+def _train(config: TrainConfig, next_photos: str, tracker: Tracker | None = None) -> None:
     from unfreeze.pipeline import run
     from unfreeze.summary import summary
 
@@ -83,6 +90,9 @@ def _train(config: TrainConfig, next_photos: str) -> None:
     report = _report(folder)
     if report is not None:
         print(f"report   {report}")
+    tracked = _track(folder, tracker) if tracker is not None else None
+    if tracked is not None:
+        print(f"tracked  {tracked}")
     print(f"next     unfreeze predict {folder.root} {next_photos}")
 
 
@@ -94,4 +104,15 @@ def _report(folder: RunFolder) -> Path | None:
         return write_report(folder)
     except Exception as error:
         say(f"the report can't be written: {error}\n`unfreeze report {folder.root}` tries again")
+        return None
+
+
+def _track(folder: RunFolder, tracker: Tracker) -> str | None:
+    """Write the run into a tracker; a run that finished has not failed where that can't be done."""
+    from unfreeze.trackers import track_run
+
+    try:
+        return track_run(folder.root, tracker)
+    except Exception as error:
+        say(f"the run is finished, but not tracked: {error}")
         return None

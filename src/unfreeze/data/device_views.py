@@ -43,7 +43,7 @@ class DeviceRenderer(Renderer):
 
     def batches(self, chunks: Chunks) -> Iterator[Tensor]:
         """Yield the views of each chunk as ``Renderer`` does, on the device."""
-        for parts in ahead(self.sources, chunks):
+        for parts in ahead(lambda wanted: self.sources(*wanted), chunks):
             sources = [source for part in parts for source in part]
             yield resample(sources, self.preprocessing.size, self.preprocessing.interpolation)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,9 +81,15 @@ class FolderWalk:
                 photos.append(entry)
         return photos
 
+    def each(self, folder: Path) -> Iterator[Path]:
+        """Yield the photos anywhere below ``folder``; of the folders, one at a time is listed."""
+        yield from self.files(folder)
+        for inner in self.folders(folder):
+            yield from self.each(inner)
+
     def photos(self, folder: Path) -> list[Path]:
         """Return the photos anywhere below ``folder``."""
-        return self.files(folder) + [photo for inner in self.folders(folder) for photo in self.photos(inner)]
+        return list(self.each(folder))
 
     def notes(self) -> list[str]:
         """Return a sentence on the side files, where there are any."""

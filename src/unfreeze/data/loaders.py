@@ -26,6 +26,7 @@ MEMORY = 2**29  # bytes of photos on the CPU: 1000 of ImageNet's size, and less 
 
 Key = tuple[Path, bool]
 Chunks = Iterable[Sequence[tuple[int, Sequence[int]]]]
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -105,7 +106,7 @@ class Renderer:
         """Yield the views of each chunk of (photo, views), in order: uint8, shape (views of the chunk, 3, H, W)."""
         import torch
 
-        for parts in ahead(self.views, chunks):
+        for parts in ahead(lambda wanted: self.views(*wanted), chunks):
             yield torch.cat(parts)
 
     def _decoded(self, photo: int) -> Image.Image:
@@ -121,15 +122,15 @@ class Renderer:
         return image
 
 
-def ahead(work: Callable[[int, Sequence[int]], T], chunks: Chunks) -> Iterator[list[T]]:
-    """Yield what ``work`` gives for each (photo, views) of each chunk, in order, computed in threads ahead of its use."""
+def ahead(work: Callable[[A], T], chunks: Iterable[Sequence[A]]) -> Iterator[list[T]]:
+    """Yield what ``work`` gives for each item of each chunk, in order, computed in threads ahead of its use."""
     workers = min(8, os.cpu_count() or 1)
     pending: deque[list[Future[T]]] = deque()
     queue = iter(chunks)
     with ThreadPoolExecutor(workers, thread_name_prefix="render") as pool:
         while True:
             while len(pending) < 3 and (chunk := next(queue, None)):  # two batches ahead of the network
-                pending.append([pool.submit(work, photo, views) for photo, views in chunk])
+                pending.append([pool.submit(work, item) for item in chunk])
             if not pending:
                 return
             yield [future.result() for future in pending.popleft()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,7 +11,7 @@ from unfreeze.data.folders import FolderWalk, LeftOut, listed, printable
 from unfreeze.data.tables import read_cells
 from unfreeze.errors import PhotosError
 
-__all__ = ["LeftOut", "PhotoSet", "Sample", "Split", "find_photos", "read_photos"]
+__all__ = ["LeftOut", "PhotoSet", "Sample", "Split", "read_photos"]
 
 Split = Literal["train", "val", "test"]
 
@@ -111,24 +110,6 @@ def _refuse_untrainable(photos: PhotoSet) -> None:
             where=photos.root,
             mend="Spell class names alike in all splits, or add training photos of these classes.",
         )
-
-
-def find_photos(places: Sequence[Path]) -> list[Path]:
-    """Return the given files, whatever their suffix, and all photos below the given folders; each once, in order.
-
-    Raises:
-        PhotosError: A place doesn't exist, or there is no photo in any.
-    """
-    found: dict[Path, None] = {}
-    for place in places:
-        if not _exists(place):
-            raise PhotosError("There is no such file or folder.", where=place)
-        found |= dict.fromkeys(FolderWalk(place).photos(place) if _is_folder(place) else [place])
-    if not found:
-        raise PhotosError(
-            "No photo was found.", where=", ".join(map(str, places)), mend="Name photos or folders of photos."
-        )
-    return list(found)
 
 
 class _Row(NamedTuple):

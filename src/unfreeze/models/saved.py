@@ -1,7 +1,7 @@
 """A finished model on disk, in timm's hub format: ``config.json`` and ``model.safetensors``.
 
 Where the backbone is timm's and has a single classifier, ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives
-the same logits.
+the same logits for a photo's plain view; averaging over poses is ours.
 """
 
 from __future__ import annotations

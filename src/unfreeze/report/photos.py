@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from PIL import Image
 
 from unfreeze.artifacts import PICTURED
 from unfreeze.data.decode import decode
-from unfreeze.data.sources import read_photos
+from unfreeze.data.locate import locate
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.evaluation.significance import changed
@@ -62,7 +61,7 @@ def photos(run: Material) -> Section | None:
             *kinds,
         ]
     plain = sorted({i for kind in kinds for i in kind.first if i not in kind.heatmaps})
-    files = find(_source(run), [said.file_names[i] for i in plain])
+    files = locate(_source(run), [said.file_names[i] for i in plain])
     thumbnails = {i: thumbnail(files.get(said.file_names[i])) for i in plain}
     galleries = [
         Gallery(
@@ -77,23 +76,6 @@ def photos(run: Material) -> Section | None:
         gone = sum(jpeg is None for jpeg in thumbnails.values())
         notes.append(Text(f"{gone} of {len(thumbnails)} photos are not where they were any more, or can't be read."))
     return Section("Photos", (*notes, *galleries))
-
-
-def find(source: Path | None, names: Sequence[str]) -> dict[str, Path]:
-    """Return where the photos of a source are, by the names that a run's tables give them; lost ones are absent."""
-    if source is None:
-        return {}
-    root = source if os.path.isdir(source) else source.parent  # noqa: PTH112 (Path.is_dir raises on odd paths)
-    found = {name: root / name for name in names if os.path.isfile(root / name)}  # noqa: PTH113
-    if len(found) < len(names):
-        # The tables have names as they are shown; on disk they may be spelled in another form of Unicode, or in none.
-        try:
-            listed = read_photos(source, to_train=False).samples
-        except (UnfreezeError, OSError):
-            return found
-        lost = set(names) - set(found)
-        found |= {sample.file_name: sample.path for sample in listed if sample.file_name in lost}
-    return found
 
 
 def thumbnail(path: Path | None) -> bytes | None:

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks.peers.bench import ARMS, LEFT_TO_TEST, Row, draw, read_rows, seconds_to, summarise
+from benchmarks.peers.bench import ARMS, FIELDS, LEFT_TO_TEST, Row, draw, read_rows, seconds_to, summarise
 
 from unfreeze.data.sources import PhotoSet, Sample, Split
 
@@ -110,6 +111,17 @@ def test_every_arm_is_a_script_that_is_there() -> None:
 
 def test_rows_that_are_not_there_yet_are_none(tmp_path: Path) -> None:
     assert read_rows([tmp_path / "new.csv"]) == []
+
+
+def test_of_two_rows_of_the_same_the_later_file_s_counts(tmp_path: Path) -> None:
+    files = []
+    for name, scores in (("first", ("0.70", "0.80")), ("second", ("0.90",))):
+        files.append(tmp_path / f"{name}.csv")
+        with files[-1].open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, FIELDS)
+            writer.writeheader()
+            writer.writerows(scored("unfreeze auto", score, seed=str(seed)) for seed, score in enumerate(scores))
+    assert [row["balanced"] for row in read_rows(files)] == ["0.90", "0.80"]
 
 
 def test_rows_without_times_count_for_their_scores_alone() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from unfreeze.data.sources import PhotoSet, find_photos, read_photos
+from unfreeze.data.sources import PhotoSet, read_photos
 from unfreeze.errors import MissingExtraError, PhotosError
 
 
@@ -189,14 +189,3 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"unfreeze\[parquet\]"):
         read_photos(tmp_path / "p.parquet")
-
-
-def test_find_photos(tmp_path: Path) -> None:
-    put(tmp_path, "in/b.png", "in/a/c.jpg", "in/notes.txt", "one.bin")
-    found = find_photos([tmp_path / "one.bin", tmp_path / "in", tmp_path / "in" / "b.png"])
-    assert found == [tmp_path / "one.bin", tmp_path / "in/b.png", tmp_path / "in/a/c.jpg"]
-    with pytest.raises(PhotosError, match="no such file"):
-        find_photos([tmp_path / "gone"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(PhotosError, match="No photo was found"):
-        find_photos([tmp_path / "empty"])

@@ -12,7 +12,7 @@ from tests.support import CPU, PREPROCESSING, shake, tiny_cnn, tiny_vit
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
-from unfreeze.models.engine import computed_by, frozen_forward
+from unfreeze.models.engine import choose_precision, computed_by, frozen_forward
 from unfreeze.models.networks import build
 from unfreeze.models.openvino_engine import compile_stages, openvino_version
 
@@ -26,6 +26,7 @@ def from_openvino(forward: Callable[[Tensor], Tensor]) -> bool:
     return isinstance(forward, partial) and forward.func.__module__ == compile_stages.__module__
 
 
+HAS_BF16 = choose_precision("auto", CPU) == torch.bfloat16
 RANGES = [(0, 1), (0, 5), (1, 4), (2, 3), (3, 5)]
 BOTH = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
 IMAGES = torch.randn(5, 3, *PREPROCESSING.size, generator=torch.Generator().manual_seed(0))
@@ -49,7 +50,8 @@ def test_every_range_of_stages_computes_the_same(
         torch.testing.assert_close(found, expected)
     else:
         assert (nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1)) > 0.999).all()
-        assert (start, stop) == (0, 1) or not torch.allclose(found, expected, rtol=1e-5, atol=1e-6)
+        rounded = (start, stop) != (0, 1) and HAS_BF16
+        assert not (rounded and torch.allclose(found, expected, rtol=1e-5, atol=1e-6))
     assert backbone.fingerprint() == before
 
 
@@ -149,6 +151,8 @@ def test_where_bf16_would_lose_the_photo_openvino_computes_in_float32() -> None:
     forward = frozen_forward(backbone, 0, backbone.head_boundary, bright)
     assert from_openvino(forward)
     torch.testing.assert_close(forward(bright), backbone.run(bright), rtol=1e-3, atol=1e-3)
+    if not HAS_BF16:  # OpenVINO then computes in float32, whatever it is asked for
+        return
     (bf16,) = compile_stages(nn.Sequential(*(stage.module for stage in backbone.stages)), [torch.bfloat16], bright)
     assert not torch.allclose(bf16(bright), backbone.run(bright), rtol=0.05, atol=0.05)
 

@@ -413,19 +413,6 @@ def test_a_photo_that_is_gone_or_damaged_becomes_a_text(tmp_path: Path) -> None:
     assert any("are not where they were any more" in text for text in shown.text)
 
 
-def test_a_photo_is_found_however_its_name_is_spelled(tmp_path: Path) -> None:
-    decomposed = "e\N{COMBINING ACUTE ACCENT}.png"
-    for place in (tmp_path / "cat" / decomposed, tmp_path / "dog" / "a.png"):
-        place.parent.mkdir()
-        Image.new("RGB", (4, 4)).save(place)
-    composed = "cat/\N{LATIN SMALL LETTER E WITH ACUTE}.png"
-    assert photos.find(tmp_path, [composed, "dog/a.png", "dog/b.png"]) == {
-        composed: tmp_path / "cat" / decomposed, "dog/a.png": tmp_path / "dog" / "a.png",
-    }  # fmt: skip
-    assert photos.find(tmp_path / "table.csv", ["dog/a.png", "x" * 5000]) == {"dog/a.png": tmp_path / "dog" / "a.png"}
-    assert photos.find(None, ["a.png"]) == {}
-
-
 def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
     classes = [f"a kind of bird that has a long name, number {number}" for number in range(100)]
     folder = make(tmp_path, classes=classes, count=5000, drawn=False)

@@ -1,0 +1,197 @@
+"""The model card: what the shipped model is for, what it was made of, how good it is, and where that ends."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from unfreeze.artifacts import RunFolder, write_text
+from unfreeze.data.sources import PhotoSet
+from unfreeze.data.splits import Splits
+from unfreeze.models.backbone import Architecture
+from unfreeze.training.recipes import Recipe
+from unfreeze.verdict import Verdict, counted
+from unfreeze.version import __version__
+
+LISTED = 100  # classes that are listed
+FEW = 20  # scored photos of a class below which its recall says little: one photo is 5 points
+SIDES = {"train": "to train on", "val": "to choose by", "test": "to test on"}
+BY_TIMM = """
+With timm, in the plain view alone:
+
+```python
+import timm
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+
+model = timm.create_model("local-dir:FOLDER_OF_THIS_FILE", pretrained=True).eval()
+transform = create_transform(**resolve_model_data_config(model), is_training=False)
+logits = model(transform(Image.open("photo.jpg").convert("RGB")).unsqueeze(0))
+print(model.pretrained_cfg["label_names"][int(logits.argmax())])
+```
+"""
+
+
+def write_card(
+    folder: RunFolder, verdict: Verdict, recipe: Recipe, architecture: Architecture, photos: PhotoSet, splits: Splits
+) -> None:
+    """Write the model card, in the format of model hubs."""
+    sections = (
+        _header(verdict, architecture),
+        ("Intended use", _use(verdict)),
+        ("Data", _data(verdict, photos, splits)),
+        ("Scores", _scores(verdict)),
+        ("Forgetting", _forgetting(verdict)),
+        ("Limits", _limits(verdict)),
+        ("How to use it", _loading(architecture)),
+        ("How it was trained", _training(verdict, recipe)),
+    )
+    front, *rest = sections
+    body = "\n\n".join(f"## {title}\n\n{text.strip()}" for title, text in rest)
+    write_text(folder.model_card, f"{front}\n\n{body}\n")
+
+
+def plain(text: str) -> str:
+    """Return a name that Markdown shows as it is: on one line, without any mark-up, in tables too."""
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$:])", r"\\\1", " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split()))
+
+
+def _header(verdict: Verdict, architecture: Architecture) -> str:
+    tags = "\n".join(
+        f"- {tag}" for tag in ("image-classification", architecture.library, "transfer-learning", "unfreeze")
+    )
+    return f"""---
+library_name: {architecture.library}
+pipeline_tag: image-classification
+tags:
+{tags}
+---
+
+# Image classifier, fine-tuned from {plain(verdict.model.name)}
+
+{" ".join(verdict.sentences())}"""
+
+
+def _use(verdict: Verdict) -> str:
+    classes = verdict.data.classes
+    names = ", ".join(plain(name) for name in classes[:LISTED]) + (", ..." if len(classes) > LISTED else "")
+    return f"""It tells photos of {len(classes)} classes apart: {names}.
+
+It is for photos like those that it was trained on: of the same things, taken in the same way. It is not for photos of
+anything else, as it always answers with one of its classes; nor should it alone decide what matters to people's health,
+safety or rights."""
+
+
+def _data(verdict: Verdict, photos: PhotoSet, splits: Splits) -> str:
+    counts = {
+        side: Counter(photos.samples[int(i)].label for i in getattr(splits, side))
+        for side in SIDES
+        if len(getattr(splits, side))
+    }
+    rows = [
+        (plain(name), *(str(of[label]) for of in counts.values()))
+        for label, name in list(enumerate(photos.classes))[:LISTED]
+    ]
+    totals = ("all", *(str(of.total()) for of in counts.values()))
+    notes = [counted(verdict.data.left_out, "file") + " left out"]
+    if len({sample.group for sample in photos.samples} - {None}):
+        notes.append("photos of one group (such as a patient) are on one side")
+    if verdict.scores.evidence == "cross_fitted":
+        notes.append("none was held out: each was scored by models of the folds that never saw it")
+    if len(photos.classes) > LISTED:
+        notes.append(f"the other {len(photos.classes) - LISTED} classes are not listed")
+    table = _table(("photos of", *(SIDES[side] for side in counts)), [*rows, totals])
+    return f"{table}\n\n{_sentence('; '.join(notes))}"
+
+
+def _scores(verdict: Verdict) -> str:
+    scores = verdict.scores.shipped
+    on = "test photos" if verdict.scores.evidence == "test" else "photos, by models that never saw them"
+    rows = [(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}") for name, value, (low, high) in scores.rows()]
+    known = [
+        (row.recall, row.n, plain(name))
+        for row, name in zip(scores.per_class, verdict.data.classes, strict=False)
+        if row.recall is not None
+    ]
+    weakest = "; ".join(f"{name} {recall:.2f} of {n}" for recall, n, name in sorted(known)[:3])
+    table = _table((f"score on {scores.n} {on}", "value", "95 % interval"), rows)
+    return table + (f"\n\nLowest recall: {weakest}." if weakest else "")
+
+
+def _forgetting(verdict: Verdict) -> str:
+    lost = verdict.forgetting
+    if verdict.shipped == "head_only" and verdict.model.bn == "frozen":
+        return "Nothing is forgotten: the pretrained backbone is part of the model as it was, and only the head is new."
+    told = []
+    if lost is not None and lost.drop is not None and lost.drop_ci95 is not None and lost.before is not None:
+        low, high = lost.drop_ci95
+        told.append(
+            f"The original classifier on this backbone lost {lost.drop * 100:.1f} points (95 % interval {low * 100:.1f} to "
+            f"{high * 100:.1f}) of {lost.before * 100:.1f} % accuracy on {lost.n} photos of its own task."
+        )
+    if lost is not None and lost.agreement is not None:
+        told.append(
+            f"On {lost.agreement_n} of the scored photos it still gives the same answer as before in "
+            f"{lost.agreement * 100:.1f} % of cases."
+        )
+    return " ".join(told) or "What the backbone forgot of its original task was not measured."
+
+
+def _limits(verdict: Verdict) -> str:
+    return "\n".join(f"- {limit}" for limit in _known_limits(verdict))
+
+
+def _known_limits(verdict: Verdict) -> Iterator[str]:
+    yield (
+        "The scores hold for photos like those that were scored. On photos from another camera, place or time they may be "
+        "worse: test there before you rely on it (`unfreeze eval`)."
+    )
+    if verdict.scores.calibration is not None:
+        yield "Its probabilities are calibrated for such photos alone, and for classes as frequent as they were there."
+    scarce = [
+        f"{plain(name)} ({row.n})"
+        for row, name in zip(verdict.scores.shipped.per_class, verdict.data.classes, strict=False)
+        if row.n < FEW
+    ]
+    if scarce:
+        shown = ", ".join(scarce[:LISTED]) + (", ..." if len(scarce) > LISTED else "")
+        yield f"Of these classes fewer than {FEW} photos were scored, so that little is known of each: {shown}."
+    if verdict.scores.evidence == "cross_fitted":
+        yield "The model itself was never tested on photos that it hadn't seen: models made in the same way were."
+    yield "Whatever is wrong with the photos' labels or choice is wrong with the model too; nobody has looked for bias."
+    yield "The licences of the pretrained weights and of the photos apply."
+
+
+def _loading(architecture: Architecture) -> str:
+    own = """With unfreeze, in the run's folder, as it was scored:
+
+    unfreeze predict RUN PHOTO...
+    unfreeze export RUN --onnx
+
+The second writes one file with preprocessing and labels for ONNX Runtime, in all poses."""
+    return own + ("\n" + BY_TIMM if architecture.library == "timm" else "")
+
+
+def _training(verdict: Verdict, recipe: Recipe) -> str:
+    model = verdict.model
+    rows = [
+        f"Recipe `{recipe.name}`: phase 1 trained a new head on the frozen backbone"
+        + (f"; phase 2 trained from `{model.depth}` up, BatchNorm {model.bn}" if recipe.candidates else "; no phase 2"),
+    ]
+    if verdict.shipped == "two_phase":
+        rows.append(f"The weights stand at {model.alpha:g} between phase 1 (0) and phase 2 (1)")
+    rows += [
+        f"Asked about each photo in these poses, the logits averaged: {', '.join(model.poses)}",
+        f"Made with unfreeze {__version__}; the run's `args.toml` and `verdict.json` have every setting and figure",
+    ]
+    return "\n".join(f"- {row}" for row in rows)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

@@ -1,0 +1,169 @@
+"""The commands that use a finished run's model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from io import BufferedIOBase
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from unfreeze.errors import ConfigError, PhotosError
+
+if TYPE_CHECKING:
+    from unfreeze.cli.outputs import Write
+
+STANDARD = Path("-")  # in place of a file: stdin, stdout
+Output = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
+
+
+def predict(
+    run: Path,
+    places: Annotated[list[Path], Parameter(negative=(), json_list=False, allow_leading_hyphen=True)],
+    /,
+    *,
+    csv: Output = None,
+    json: Output = None,
+    top: Annotated[int | None, Parameter(validator=Number(gte=1))] = None,
+    null: Annotated[bool, Parameter(name=["--null", "-0"], negative=())] = False,
+    device: str = "auto",
+) -> None:
+    """Predict photos with the model of a finished run: a line a photo, a CSV table, or a JSON object a line.
+
+    Args:
+        run: The run's folder.
+        places: Photos, folders to search for them, quoted patterns such as "photos/**/*.jpg", or - for a list on stdin.
+        csv: Write every class's probability to this file; - prints them.
+        json: Write an object a photo, each on a line of its own, to this file; - prints them.
+        top: So many of the most probable classes of each photo. Default: 1.
+        null: The list on stdin ends each name with a NUL, as find -print0 does.
+        device: auto, cpu, cuda, mps.
+    """
+    from unfreeze.data.places import each_photo, expanded, listed, no_photo
+    from unfreeze.predict import Unread
+    from unfreeze.run import load
+    from unfreeze.runtime import prepare_process, say, track
+
+    for place in (*places, csv or STANDARD, json or STANDARD):
+        if str(place).startswith("-") and place != STANDARD and not place.exists():
+            raise ConfigError("There is no such option.", where=place, mend="unfreeze predict --help lists them all.")
+    from_stdin = STANDARD in places
+    if from_stdin and len(places) > 1:
+        raise ConfigError("- takes all photos from stdin.", where="PLACES", mend="Put the other places on the list.")
+    if null and not from_stdin:
+        raise ConfigError("--null has no meaning without a list on stdin.", where="--null", mend="find ... | ... RUN -")
+    if csv == json == STANDARD:
+        raise ConfigError("Only one of them can be printed.", where="--csv - --json -")
+    if top is not None and csv is not None and json is None:
+        raise ConfigError("--top has no meaning with --csv, which has every class.", where="--top")
+    prepare_process()
+    finished = load(run, device)
+    paths: Iterable[Path]
+    total = None
+    if from_stdin:
+        paths = listed(cast(BufferedIOBase, sys.stdin.buffer), null=null)
+    else:
+        given = expanded(places)
+        paths, total = each_photo(given), sum(1 for _ in each_photo(given))
+        if not total:
+            raise no_photo(places)
+    read = unread = 0
+    with ExitStack() as stack:
+        writes = list(_outputs(stack, csv, json, top or 1, finished.classes))
+        answers = finished.answers(paths)
+        if not _fills_the_terminal(csv, json, total):
+            answers = track(answers, "predicting", total=total)
+        for answer in answers:
+            if isinstance(answer, Unread):
+                say(f"left out: {answer.error}")
+                unread += 1
+            else:
+                read += 1
+            for write in writes:
+                write(answer)
+        if not read + unread:
+            raise no_photo(places)
+    for file in (csv, json):
+        if file is not None and file != STANDARD:
+            print(f"{read} predictions in {file}", file=sys.stderr if STANDARD in (csv, json) else sys.stdout)
+    if unread:
+        raise PhotosError(f"{unread} of {read + unread} photos can't be read; the others were predicted.")
+
+
+def _outputs(
+    stack: ExitStack, csv: Path | None, json: Path | None, top: int, classes: tuple[str, ...]
+) -> Iterator[Write]:
+    """Yield what writes an answer, for each place that it goes to; ``stack`` ends them."""
+    from unfreeze.artifacts import rewriting
+    from unfreeze.cli.outputs import lines, objects, pages, table
+
+    out = sys.stdout  # a progress bar puts another in its place, which writes to stderr
+    for file, write_into in ((csv, table(classes)), (json, objects(classes, top))):
+        if file is not None:
+            yield write_into(out if file == STANDARD else stack.enter_context(rewriting(file)))
+    if csv is None and json is None:
+        yield stack.enter_context(pages(out, classes, top)) if out.isatty() else lines(classes, top)(out)
+
+
+def _fills_the_terminal(csv: Path | None, json: Path | None, total: int | None) -> bool:
+    """Return whether answers come to the terminal all the while, where a progress bar would be in their way."""
+    from unfreeze.cli.outputs import PAGE
+
+    if not sys.stdout.isatty():
+        return False
+    return STANDARD in (csv, json) or (csv is None and json is None and (total is None or total > PAGE))
+
+
+def explain(
+    run: Path,
+    places: Annotated[list[Path], Parameter(negative=(), json_list=False)],
+    /,
+    *,
+    out: Path | None = None,
+    label: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Draw where in photos the evidence for a class is: a PNG a photo, whose path is printed.
+
+    Args:
+        run: The run's folder.
+        places: Photos, folders to search for them, or quoted patterns such as "photos/**/*.jpg".
+        out: The folder for the pictures; left out, explained in the run's folder.
+        label: The class; left out, each photo's most probable one.
+        device: auto, cpu, cuda, mps.
+    """
+    from unfreeze.artifacts import write_bytes
+    from unfreeze.data.folders import printable
+    from unfreeze.data.places import find_photos
+    from unfreeze.explain import encoded
+    from unfreeze.run import load
+
+    finished = load(run, device)
+    paths = find_photos(places)
+    folder, drawn = out or finished.folder.explained, 0
+    for found in finished.explain(paths, label=label, skip_damaged=True):
+        write_bytes(folder / found.file_name, encoded(found.picture(), "PNG"))
+        print(printable(str(folder / found.file_name)))
+        drawn += 1
+    if drawn < len(paths):
+        raise PhotosError(f"{len(paths) - drawn} of {len(paths)} photos can't be read; the others were drawn.")
+
+
+def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
+    """Score the model of a finished run on other labelled photos.
+
+    Args:
+        run: The run's folder.
+        photos: Labelled photos, as for train; all that can be read are scored, whatever their split.
+        device: auto, cpu, cuda, mps.
+    """
+    from unfreeze.run import load
+
+    scores = load(run, device).evaluate(photos)
+    print(f"{scores.n} photos, with 95 % intervals")
+    for name, value, (low, high) in scores.rows():
+        print(f"{name:18} {value:.4f}  ({low:.4f} to {high:.4f})")

@@ -1,0 +1,27 @@
+"""Where the photos of a finished run are now, by the names that its tables give them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from unfreeze.data.sources import read_photos
+from unfreeze.errors import UnfreezeError
+
+
+def locate(source: Path | None, names: Sequence[str]) -> dict[str, Path]:
+    """Return where the photos of a source are, by the names that a run's tables give them; lost ones are absent."""
+    if source is None:
+        return {}
+    root = source if os.path.isdir(source) else source.parent  # noqa: PTH112 (Path.is_dir raises on odd paths)
+    found = {name: root / name for name in names if os.path.isfile(root / name)}  # noqa: PTH113
+    if len(found) < len(names):
+        # The tables have names as they are shown; on disk they may be spelled in another form of Unicode, or in none.
+        try:
+            listed = read_photos(source, to_train=False).samples
+        except (UnfreezeError, OSError):
+            return found
+        lost = set(names) - set(found)
+        found |= {sample.file_name: sample.path for sample in listed if sample.file_name in lost}
+    return found

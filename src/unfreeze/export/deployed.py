@@ -1,0 +1,75 @@
+"""The model as it is handed out: rendered photos as bytes in, probabilities out, and what else must be known beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import torch
+from torch import Tensor, nn
+
+from unfreeze.models.saved import Classifier
+from unfreeze.predict import evaluation_mode
+from unfreeze.version import __version__
+
+INPUT, OUTPUT = "images", "probabilities"
+
+
+class Deployed(nn.Module):
+    """Everything between a rendered photo and its probabilities: poses, normalisation, backbone, head, softmax.
+
+    Resizing and cropping stay outside: ``metadata`` says how they are done.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        evaluation_mode(model.backbone)
+        preprocessing = model.backbone.network.preprocessing
+        self.backbone = nn.Sequential(*(stage.module for stage in model.backbone.stages))
+        self.head = model.head
+        self.poses = model.poses
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1))
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return probabilities, shape (N, classes), of plain views, uint8, shape (N, 3, height, width)."""
+        views = torch.cat([pose.of(images) for pose in self.poses])
+        logits = self.head(self.backbone((views.float() / 255 - self.mean) / self.std))
+        averaged: Tensor = logits.view(len(self.poses), -1, logits.shape[1]).mean(dim=0)
+        return averaged.softmax(dim=1)
+
+
+def example(model: Classifier) -> Tensor:
+    """Return two views, to trace with."""
+    height, width = model.backbone.network.preprocessing.size
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+
+
+def metadata(model: Classifier, sha256: str) -> dict[str, str]:
+    """Return what a file tells of itself: whoever renders photos as it says gets the run's answers.
+
+    Args:
+        model: The run's.
+        sha256: Of the run's weights.
+    """
+    preprocessing = model.backbone.network.preprocessing
+    height, width = preprocessing.size
+    recipe = {
+        "color": "RGB, upright",
+        **asdict(preprocessing),
+        "crop": f"centre, {height} high and {width} wide",
+        "input": "uint8, N x 3 x height x width; mean and std are subtracted and divided by inside the graph",
+        "poses": [pose.name.lower() for pose in model.poses],
+    }
+    return {
+        "labels": json.dumps(list(model.classes), ensure_ascii=False),
+        "preprocessing": json.dumps(recipe),
+        "unfreeze_version": __version__,
+        "unfreeze_model": model.backbone.name,
+        "unfreeze_run_sha256": sha256,
+    }
