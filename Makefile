@@ -5,13 +5,16 @@ READY := .venv/.ready
 # Two test processes of one thread each suit two cores better than one process of two.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test bench regression lint types contract clean
+.PHONY: demo test docs bench regression lint types contract clean
 
 demo: $(READY)
 	$(BIN)/unfreeze demo
 
 test: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+
+docs: $(READY)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs docs/_build
 
 # Real photos: UNFREEZE_TEST_DATA names the folder that benchmarks/README.md describes.
 regression: $(READY)
@@ -46,4 +49,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf .venv .venv-peers .venv-autogluon dist demo
+	rm -rf .venv .venv-peers .venv-autogluon dist demo docs/_build

@@ -28,7 +28,7 @@ def train(photos: str | Path, **settings: Any) -> Run:
         settings: Any setting of ``unfreeze train``, by the same name: ``model``, ``recipe``, ``depth``, ...
 
     Returns:
-        The finished run: its verdict, its folder, and its model ready to predict.
+        The finished run, with its verdict, its folder, and its model ready to predict.
 
     Raises:
         UnfreezeError: Any mistake that you can mend; it says how.

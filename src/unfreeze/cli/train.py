@@ -28,7 +28,7 @@ def train(
     """Train on a folder of labelled photos, and print the verdict.
 
     Args:
-        photos: PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a CSV or Parquet table with file_name and label.
+        photos: Folders PHOTOS/CLASS or PHOTOS/{train,val,test}/CLASS, or a CSV or Parquet table with file_name and label.
         config: A TOML file with any of these settings, such as a run's args.toml; flags win over it.
         track: Write the finished run into this tracker, too: its folder's tensorboard, or MLFLOW_TRACKING_URI.
     """

@@ -1,0 +1,86 @@
+"""The folder in which a reader of the pages works, and surroundings in which what they print takes seconds."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from unfreeze.cli import main
+from unfreeze.config import TrainConfig
+from unfreeze.demo import DEFECTS, draw_photos
+from unfreeze.models.backbone import Architecture, Backbone, assemble
+from unfreeze.preprocessing import Preprocessing
+
+A_CLASS = 5  # photos
+
+
+@contextmanager
+def small() -> Iterator[None]:
+    """Let timm's smallest network stand in for the packaged one, at 64 pixels, and epochs and views be two.
+
+    The packaged weights themselves are what ``test_command_line.py`` trains.
+    """
+    from unfreeze import compare
+    from unfreeze.models import backbones, networks
+    from unfreeze.training import recipes
+
+    usual, contenders = networks.timm_preprocessing, compare.contenders
+
+    def tiny(cfg: dict[str, Any]) -> Preprocessing:
+        return replace(usual(cfg), size=(64, 64), resize=72)
+
+    def stand_in(_: str, device: torch.device) -> Backbone:
+        architecture = Architecture("timm", "test_efficientnet")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return assemble("efficientnet_lite0", architecture, networks.build(architecture), device)
+
+    def quick(config: TrainConfig, _: int, *rest: Any) -> tuple[compare.Contender, ...]:
+        return contenders(config, 2, *rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "timm_preprocessing", tiny)
+        patch.setitem(backbones.FAMILIES, "efficientnet_lite0", stand_in)
+        patch.setattr(compare, "contenders", quick)
+        patch.setattr(recipes, "EPOCHS", (2, 2))
+        patch.setattr(recipes, "CLASSIC_EPOCHS", 1)
+        patch.setattr(recipes, "HEAD_VIEWS", 2)
+        patch.setattr(recipes, "KEPT_VIEWS", 2)
+        yield
+
+
+def lay_out(desk: Path) -> Path:
+    """Draw the photos that the pages speak of, as a folder and as a table, and train the run that they look at."""
+    draw_photos(desk / "photos", a_class=A_CLASS)
+    draw_photos(desk / "photos_of_another_camera", a_class=2, seed=1)
+    (desk / "more_photos").mkdir()
+    for name in DEFECTS:
+        shutil.copy(desk / "photos_of_another_camera" / name / "000.jpg", desk / "more_photos" / f"{name}.jpg")
+    for copy in ("a.jpg", "photo.jpg"):
+        shutil.copy(desk / "more_photos" / "scratch.jpg", desk / copy)
+    for wnid, name in (("n01440764", "scratch"), ("n01443537", "stain")):  # any photos will do for a before and after
+        shutil.copytree(desk / "photos_of_another_camera" / name, desk / "imagenet_photos" / wnid)
+    rows = [f"photos/{name}/{n:03}.jpg,{name},{name}-{n // 2}\n" for name in DEFECTS for n in range(A_CLASS)]
+    (desk / "photos.csv").write_text("file_name,label,group\n" + "".join(rows), "utf-8")
+    with small():
+        run_command(desk, "unfreeze train photos --depth head --out runs/train")
+    return desk
+
+
+def run_command(folder: Path, command: str) -> None:
+    """Run a command of ours in this process, in a folder, and expect that it ends well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        try:
+            main(shlex.split(command, comments=True)[1:])
+        except SystemExit as end:
+            if end.code:
+                pytest.fail(f"{command} ended with {end.code}")
