@@ -31,13 +31,13 @@ LOCAL = "http://localhost"
 
 
 def verdict(classes: tuple[str, ...]) -> Verdict:
-    """Return the verdict of a head-only run on a few photos."""
+    """Return the verdict of a run on a few photos whose phase 2, from blocks.1 up, doesn't ship."""
     labels = np.arange(12) % len(classes)
     scores = score(labels, np.eye(len(classes))[labels] * 0.8 + 0.2 / len(classes))
     return Verdict(
         shipped="head_only",
         data=Data(n_train=30, n_test=12, classes=classes, left_out=0),
-        model=Model(name="tiny_cnn", boundary=5, depth="head", alpha=0, bn="frozen"),
+        model=Model(name="tiny_cnn", boundary=3, depth="blocks.1", alpha=0, bn="frozen"),
         scores=ScoreSheet(evidence="test", head_only=scores, shipped=scores),
         cost=Cost(seconds={"total": 1.0}),
     )

@@ -28,7 +28,7 @@ class ServedModel(BaseModel):
     """The model that answers."""
 
     name: str = Field(description="The backbone.")
-    depth: str = Field(description="The first stage that phase 2 trained; head: none.")
+    depth: str = Field(description="The first stage of this model that phase 2 trained; head: none.")
     shipped: Literal["two_phase", "head_only"] = Field(description="Which of the run's two models it is.")
 
 
@@ -108,7 +108,8 @@ def create_app(served: Served, names: frozenset[str], limits: Limits | None = No
     worker, metrics = Worker(limits.places), Metrics()
     classes = served.run.classes
     found = served.run.verdict
-    model = ServedModel(name=found.model.name, depth=found.model.depth, shipped=found.shipped)
+    depth = found.model.depth if found.shipped == "two_phase" else "head"
+    model = ServedModel(name=found.model.name, depth=depth, shipped=found.shipped)
     page = _page(served, limits)
 
     @asynccontextmanager
