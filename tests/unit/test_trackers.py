@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 import warnings
 from collections.abc import Callable
 from importlib.machinery import ModuleSpec
@@ -20,7 +19,8 @@ from unfreeze.errors import MissingExtraError, RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import gain
-from unfreeze.trackers import Name, _without_password, check_tracker, read_record, track_run
+from unfreeze.run import load
+from unfreeze.trackers import TRACKERS, Name, _without_password, check_tracker, read_record, track_run
 from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
 
 LABELS = np.arange(60) % 3
@@ -188,7 +188,7 @@ def broken(folder: RunFolder, record: object) -> str:
 def test_a_tracker_that_fails_says_why(
     folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(sys.modules["unfreeze.trackers"].TRACKERS, "tensorboard", broken)
+    monkeypatch.setitem(TRACKERS, "tensorboard", broken)
     with pytest.raises(RunError, match="the disk is full"):
         track_run(folder.root, "tensorboard")
     assert command("track", str(folder.root), "--to", "tensorboard") == 2
@@ -198,3 +198,20 @@ def test_a_tracker_that_fails_says_why(
 def test_no_password_is_printed() -> None:
     assert _without_password("https://me:secret@host:5000/a@b") == "https://host:5000/a@b"
     assert _without_password("sqlite:///a@b/mlflow.db") == "sqlite:///a@b/mlflow.db"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_that_is_trained_is_tracked_and_does_not_fail_with_the_tracker(
+    fails: bool, folder: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorboard")
+    finished = load(folder.root)
+    monkeypatch.setattr("unfreeze.pipeline.run", lambda config: finished)
+    monkeypatch.setattr("unfreeze.report.write_report", lambda folder: folder.report)
+    if fails:
+        monkeypatch.setitem(TRACKERS, "tensorboard", broken)
+    assert command("train", "photos", "--track", "tensorboard") == 0
+    told = capsys.readouterr()
+    assert (f"tracked  {folder.tensorboard}" in told.out.splitlines()) is not fails
+    assert ("finished, but not tracked" in told.err and "the disk is full" in told.err) is fails
+    assert told.out.splitlines()[-1].startswith("next ")
