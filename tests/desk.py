@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
+from tests.program import command
 
-from unfreeze.cli import main
 from unfreeze.config import TrainConfig
 from unfreeze.demo import DEFECTS, draw_photos
 from unfreeze.models.backbone import Architecture, Backbone, assemble
@@ -75,12 +75,10 @@ def lay_out(desk: Path) -> Path:
     return desk
 
 
-def run_command(folder: Path, command: str) -> None:
+def run_command(folder: Path, line: str) -> None:
     """Run a command of ours in this process, in a folder, and expect that it ends well."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        try:
-            main(shlex.split(command, comments=True)[1:])
-        except SystemExit as end:
-            if end.code:
-                pytest.fail(f"{command} ended with {end.code}")
+        code = command(*shlex.split(line, comments=True)[1:])
+    if code:
+        pytest.fail(f"{line} ended with {code}")

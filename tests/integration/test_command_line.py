@@ -15,9 +15,9 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.program import command
 
 import unfreeze
-from unfreeze.cli import main
 from unfreeze.demo import DEFECTS, draw_photos
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbones import load_backbone
@@ -46,15 +46,6 @@ def run(photos: Path, reference: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("runs") / "first"
     assert command("train", str(photos), *QUICK, "--reference", str(reference), "--out", str(folder)) == 0
     return folder
-
-
-def command(*words: str) -> int:
-    """Run the command line in this process and return its exit code."""
-    try:
-        main(words)
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 def test_the_run_folder_is_whole(run: Path) -> None:

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests.desk import lay_out, run_command, small
+from tests.program import PROGRAM, start_server
 
 from unfreeze.cli import app
 
@@ -27,7 +27,6 @@ PAGES = {
     if "_build" not in page.parts
 }
 LANGUAGES = {"console", "python", "text", "toml", "json"}  # text, toml and json are shown, not run
-PROGRAM = [sys.executable, "-c", "from unfreeze.cli import main; main()"]
 PROGRAMS = {"curl", "find", "unfreeze"}  # what a page may ask a shell for, and nothing else
 NOT_RUN = {
     "make demo": "minutes; `unfreeze demo` is tested in test_command_line.py",
@@ -77,14 +76,7 @@ def desk(one_thread: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def server(folder: Path, command: str) -> Iterator[None]:
     """Run a server as long as the block does."""
-    words = [*PROGRAM, *shlex.split(command, comments=True)[1:]]
-    process = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if "Ctrl-C" in line:
-            break
+    process, said = start_server(shlex.split(command, comments=True)[1:], folder)
     assert process.poll() is None, "".join(said)
     try:
         yield

@@ -11,21 +11,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from tests.program import command
 
 import unfreeze
-from unfreeze.cli import main
 from unfreeze.demo import DEFECTS, draw_photos
 from unfreeze.predict import photo_batches
 from unfreeze.run import Run
-
-
-def command(*words: str) -> int:
-    """Run the command line in this process and return its exit code."""
-    try:
-        main(words)
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.program import PROGRAM, command
 
 import unfreeze
-from unfreeze.cli import main
 from unfreeze.demo import draw_photos
 from unfreeze.predict import Prediction, Unread
 from unfreeze.run import Run
@@ -47,18 +47,9 @@ def photos(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list
     return names
 
 
-def command(*words: str | Path) -> int:
-    """Run the command line in this process and return its exit code."""
-    try:
-        main([str(word) for word in words])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 def process(*words: str | Path) -> list[str]:
     """Return what runs the command line in a process of its own."""
-    return [sys.executable, "-c", "from unfreeze.cli import main; main()", *map(str, words)]
+    return [*PROGRAM, *map(str, words)]
 
 
 def stdin(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from unfreeze.data.folders import is_folder
 from unfreeze.data.sources import read_photos
 from unfreeze.errors import UnfreezeError
 
@@ -14,7 +15,7 @@ def locate(source: Path | None, names: Sequence[str]) -> dict[str, Path]:
     """Return where the photos of a source are, by the names that a run's tables give them; lost ones are absent."""
     if source is None:
         return {}
-    root = source if os.path.isdir(source) else source.parent  # noqa: PTH112 (Path.is_dir raises on odd paths)
+    root = source if is_folder(source) else source.parent
     found = {name: root / name for name in names if os.path.isfile(root / name)}  # noqa: PTH113
     if len(found) < len(names):
         # The tables have names as they are shown; on disk they may be spelled in another form of Unicode, or in none.

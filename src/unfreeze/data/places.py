@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
 
-from unfreeze.data.folders import FolderWalk
+from unfreeze.data.folders import FolderWalk, exists, is_folder
 from unfreeze.errors import PhotosError
 
 _WILD = frozenset("*?[")
@@ -41,7 +41,7 @@ def each_photo(places: Sequence[Path]) -> Iterator[Path]:
     """
     seen: set[Path] = set()
     for place in places:
-        for photo in FolderWalk(place).each(place) if _is_folder(place) else (place,):
+        for photo in FolderWalk(place).each(place) if is_folder(place) else (place,):
             if len(places) == 1:
                 yield photo
             elif photo not in seen:
@@ -86,10 +86,10 @@ def _photos_at(names: Iterable[bytes], null: bool) -> Iterator[Path]:
 
 def _matches(place: Path) -> list[Path]:
     root, rest = Path(), list(place.parts)
-    while rest and (not _WILD & set(rest[0]) or _exists(root / rest[0])):
+    while rest and (not _WILD & set(rest[0]) or exists(root / rest[0])):
         root /= rest.pop(0)
     if not rest:
-        if not _exists(root):
+        if not exists(root):
             raise PhotosError("There is no such file or folder.", where=place)
         return [root]
     try:
@@ -104,12 +104,3 @@ def _matches(place: Path) -> list[Path]:
 def _hidden(path: Path, pattern: Sequence[str]) -> bool:
     """Return whether any part of the path is hidden, apart from those that the pattern spells out."""
     return any(part.startswith(".") and part not in pattern for part in path.parts)
-
-
-def _exists(path: Path) -> bool:
-    """Return whether the path exists; False too where it can't be looked up (a name too long, a closed folder)."""
-    return os.path.exists(path)  # noqa: PTH110
-
-
-def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from unfreeze.data.folders import FolderWalk, LeftOut, listed, printable
+from unfreeze.data.folders import FolderWalk, LeftOut, exists, is_folder, listed, printable
 from unfreeze.data.tables import read_cells
 from unfreeze.errors import PhotosError
 
@@ -73,9 +73,9 @@ def read_photos(source: Path, *, to_train: bool = True) -> PhotoSet:
         PhotosError: The source doesn't exist, has another layout, or can't be trained on though it should.
         MissingExtraError: It is a Parquet table and pyarrow isn't installed.
     """
-    if _is_folder(source):
+    if is_folder(source):
         photos = _read_folder(source)
-    elif not _exists(source):
+    elif not exists(source):
         raise PhotosError("There is no such folder or table of photos.", where=source, mend=_LAYOUT)
     elif source.suffix.lower() in (".csv", ".tsv", ".parquet"):
         photos = _read_table(source)
@@ -84,15 +84,6 @@ def read_photos(source: Path, *, to_train: bool = True) -> PhotoSet:
     if to_train:
         _refuse_untrainable(photos)
     return photos
-
-
-def _exists(path: Path) -> bool:
-    """Return whether the path exists; False too where it can't be looked up (a name too long, a closed folder)."""
-    return os.path.exists(path)  # noqa: PTH110
-
-
-def _is_folder(path: Path) -> bool:
-    return os.path.isdir(path)  # noqa: PTH112
 
 
 def _refuse_untrainable(photos: PhotoSet) -> None:
