@@ -76,7 +76,7 @@ def packed(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 def running(app: ASGIApp) -> Iterator[str]:
     """Serve on a free port while the block runs, and yield the address."""
     with listen("127.0.0.1", 0) as listening:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", ws="none"))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, log_level="error", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         while not server.started and thread.is_alive():

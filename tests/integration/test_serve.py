@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import torch
+from tests.program import start_server
 from tests.serving import noise, packed, verdict
 from tests.support import CPU, new_head
 
@@ -30,7 +31,6 @@ from unfreeze.run import Run, load
 
 CLASSES = ("ant", "bee", "wasp")
 MIB = 2**20
-PROGRAM = [sys.executable, "-c", "from unfreeze.cli import main; main()"]
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,8 @@ class Started:
 
 def start(folder: Path) -> Started:
     """Start a server on a free port, and wait until it says where."""
-    command = [*PROGRAM, "serve", str(folder), "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert process.stderr is not None
-    said = []
-    for line in process.stderr:
-        said.append(line)
-        if "Ctrl-C" in line:
-            break
+    words = ["serve", str(folder), "--port", "0", "--device", "cpu"]
+    process, said = start_server(words, env={**os.environ, "OMP_NUM_THREADS": "1"})
     found = re.search(r"^page +(http://\S+)/$", "".join(said), re.MULTILINE)
     assert found is not None, said
     return Started(process, found[1], said)
@@ -166,3 +160,20 @@ def test_open_to_others_it_warns(run: Run, capsys: pytest.CaptureFixture[str], m
         main(["serve", str(run.folder.root), "--host", "0.0.0.0", "--port", "0", "--device", "cpu"])
     assert end.value.code == 0
     assert "warning: whoever can reach this machine can use it" in capsys.readouterr().err
+
+
+def test_others_go_on_logging(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closes(logging.Handler):
+        """As absl's, which TensorBoard brings along, closes its stream."""
+
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+            super().close()
+
+    others = Closes()
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
+    with pytest.raises(SystemExit):
+        main(["serve", str(run.folder.root), "--port", "0", "--device", "cpu"])
+    assert not others.closed

@@ -52,6 +52,7 @@ def serve(folder: Path, host: str, port: int, device: str) -> None:
             say("warning: whoever can reach this machine can use it, for there is no authentication")
         config = uvicorn.Config(
             create_app(served, own_names(host)),
+            log_config=None,  # uvicorn's own resets the whole process's logging, and closes what others log to
             log_level="warning",
             access_log=False,
             server_header=False,
