@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tests.desk import small
 from tests.program import command
 
 import unfreeze
@@ -172,7 +173,8 @@ def test_compare_trains_every_arm_on_the_same_photos(
     capsys.readouterr()
     out = tmp_path / "compared"
     words = ("compare", str(few), "--seeds", "2", "--epochs", "2", "--reference", str(reference), "--out", str(out))
-    assert command(*words) == 0
+    with small():
+        assert command(*words) == 0
     lines = capsys.readouterr().out.splitlines()
     arms = [
         "head-only", "two-phase", "auto", "classic, BatchNorm frozen", "classic, as in textbooks", "naive: all at 1e-3",
@@ -308,10 +310,11 @@ def test_classic_moves_batch_norm_only_when_asked_to(photos: Path, tmp_path: Pat
     table = tmp_path / "few.csv"
     rows = [(photo, name) for name in DEFECTS for photo in sorted((photos / name).iterdir())[:5]]
     table.write_text("file_name,label\n" + "".join(f"{photo},{name}\n" for photo, name in rows), "utf-8")
-    finished = unfreeze.train(
-        table, recipe="classic", bn=bn, epochs=1, head_epochs=1, test_size=0.3, out=tmp_path / "run"
-    )
-    pretrained = load_backbone("efficientnet_lite0").weights()
+    with small():
+        finished = unfreeze.train(
+            table, recipe="classic", bn=bn, epochs=1, head_epochs=1, test_size=0.3, out=tmp_path / "run"
+        )
+        pretrained = load_backbone("efficientnet_lite0").weights()
     shipped = load_file(finished.folder.weights)
     statistics = [name for name in pretrained if "running_" in name]
     assert any(not torch.equal(shipped[name], pretrained[name]) for name in statistics) == moved

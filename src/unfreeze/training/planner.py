@@ -248,12 +248,22 @@ def measure_speed(backbone: Backbone, renderer: Renderer, data: TrainingData, re
             photo=_a_photo(backbone, source, data),
             learned=tuple(
                 _a_learned_photo(
-                    backbone, _drawn(backbone, renderer, each.plan.boundary), data, each.plan, each.schedule
+                    backbone,
+                    _drawn(backbone, renderer, each.plan.boundary),
+                    data,
+                    each.plan,
+                    each.schedule,
+                    tried + learned,
                 )
-                for each in recipe.candidates
+                for each, tried, learned in zip(recipe.candidates, work.tried, work.learned, strict=True)
             ),
             head_learned=_a_learned_photo(
-                backbone, at_head if recipe.head_on_features else source, data, recipe.head_plan, recipe.head_schedule
+                backbone,
+                at_head if recipe.head_on_features else source,
+                data,
+                recipe.head_plan,
+                recipe.head_schedule,
+                work.head_learned,
             ),
             solved=_solving(backbone, data, recipe) if recipe.head_plan is None else 0.0,
         )
@@ -296,18 +306,25 @@ def _a_photo(backbone: Backbone, source: Activations, data: TrainingData) -> flo
 
 
 def _a_learned_photo(
-    backbone: Backbone, source: Activations, data: TrainingData, plan: StagePlan | None, schedule: Schedule | None
+    backbone: Backbone,
+    source: Activations,
+    data: TrainingData,
+    plan: StagePlan | None,
+    schedule: Schedule | None,
+    ahead: int,
 ) -> float:
-    if plan is None or schedule is None:
+    """Return the seconds of a photo in a step; where few photos are ahead, of a single step and what comes with it."""
+    if plan is None or schedule is None or not ahead:
         return 0.0
+    batch = min(schedule.batch_size, len(data.train))
 
     def steps(count: int) -> None:
         finetune(
             backbone, new_head(backbone, data.classes, seed=0), source, data.labels, plan, replace(schedule, epochs=1),
-            phase="timing a few steps", train=_some(data.train, count * schedule.batch_size), val=data.train[:0], seed=0,
+            phase="timing a few steps", train=_some(data.train, count * batch), val=data.train[:0], seed=0,
         )  # fmt: skip
 
-    return _slope(steps) / schedule.batch_size
+    return (_slope if ahead >= WORTH_TIMING else _second)(steps) / batch
 
 
 def _solving(backbone: Backbone, data: TrainingData, recipe: Recipe) -> float:
@@ -336,13 +353,18 @@ def _solving(backbone: Backbone, data: TrainingData, recipe: Recipe) -> float:
 
 def _slope(work: Callable[[int], object]) -> float:
     """Return how many seconds one more batch takes: what every call costs once drops out."""
+    once = _second(work)
+    started = time.perf_counter()
+    work(1 + TIMED)
+    return max(0.0, time.perf_counter() - started - once) / TIMED
+
+
+def _second(work: Callable[[int], object]) -> float:
+    """Return the seconds of a batch by itself, after one that warms up."""
     work(1)
-    seconds = []
-    for count in (1, 1 + TIMED):
-        started = time.perf_counter()
-        work(count)
-        seconds.append(time.perf_counter() - started)
-    return max(0.0, seconds[1] - seconds[0]) / TIMED
+    started = time.perf_counter()
+    work(1)
+    return time.perf_counter() - started
 
 
 def _some(photos: Indices, count: int) -> Indices:

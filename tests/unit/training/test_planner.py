@@ -15,6 +15,7 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.runtime import Stopwatch
 from unfreeze.training.activations import keep, keep_or_render
+from unfreeze.training.finetune import Indices
 from unfreeze.training.planner import Deadline, Forecast, Speed, Work, count_up, count_work, duration, measure_speed
 from unfreeze.training.recipes import Recipe, choose
 from unfreeze.training.rounds import TrainingData
@@ -211,8 +212,9 @@ def test_timing_leaves_the_backbone_as_it_was(
 ) -> None:
     backbone = make()
     own, data, recipe = planned(photos, backbone, **settings)
+    work = replace(count_work(new_store(), backbone, [own], data, recipe, papers(own), 0), views=10)
     before, drawn = backbone.fingerprint(), torch.get_rng_state()
-    speed = measure_speed(backbone, own, data, recipe, replace(NO_WORK, views=10))
+    speed = measure_speed(backbone, own, data, recipe, work)
     assert backbone.fingerprint() == before
     assert torch.equal(torch.get_rng_state(), drawn)
     assert speed.view > 0
@@ -225,4 +227,24 @@ def test_where_nothing_is_left_to_read_nothing_is_read(photos: tuple[Path, ...])
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone)
     absent = replace(own, paths=tuple(Path("gone") / path.name for path in own.paths))
-    assert measure_speed(backbone, absent, data, recipe, NO_WORK).view == 0
+    work = replace(count_work(new_store(), backbone, [own], data, recipe, papers(own), 0), views=0, unread=0)
+    assert measure_speed(backbone, absent, data, recipe, work).view == 0
+
+
+@pytest.mark.parametrize("epochs", [3, 40])
+def test_a_forecast_trains_on_fewer_photos_than_it_speaks_of(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, epochs: int
+) -> None:
+    timed: list[int] = []
+
+    def counted(*arguments: object, train: Indices, **rest: object) -> None:
+        timed.append(len(train))
+
+    monkeypatch.setattr("unfreeze.training.planner.finetune", counted)
+    backbone = tiny_cnn()
+    own, data, recipe = planned(photos, backbone, recipe="classic", epochs=epochs, head_epochs=epochs)
+    work = count_work(new_store(), backbone, [own], data, recipe, papers(own), 0)
+    measure_speed(backbone, own, data, recipe, work)
+    ahead = work.head_learned + sum(work.tried) + sum(work.learned)
+    assert 0 < sum(timed) < ahead / 2
+    assert len(timed) == (4 if epochs == 3 else 6)
