@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.desk import small
 
 from unfreeze.cli import main
 from unfreeze.demo import DEFECTS, draw_photos
@@ -20,14 +22,16 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with photos, the cache of a run on them, and that run."""
     folder = tmp_path_factory.mktemp("first")
     draw_photos(folder / "photos", a_class=6)
-    train(folder, "run")
+    with small():
+        train(folder, "run")
     return folder
 
 
 @pytest.fixture
-def own(first: Path, tmp_path: Path) -> Path:
+def own(first: Path, tmp_path: Path) -> Iterator[Path]:
     """Return a copy of ``first`` that may be changed."""
-    return shutil.copytree(first, tmp_path / "own")
+    with small():
+        yield shutil.copytree(first, tmp_path / "own")
 
 
 def command(*words: str | Path) -> int:
