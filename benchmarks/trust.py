@@ -1,11 +1,13 @@
-"""Whether the search can be trusted: on photos from another camera, and where there is nothing to learn.
+"""Whether the search can be trusted: on photos from another camera, where there is nothing to learn, and with its time.
 
     python -m benchmarks.trust shift SOURCE TARGET [--a-class 20] [--seeds 0 1 2 3 4]
     python -m benchmarks.trust shuffled PHOTOS [--a-class 20] [--seeds 0 ... 19]
+    python -m benchmarks.trust budget PHOTOS [--a-class 20] [--seeds 0] [--budgets 0.1 0.25 0.5 0.75 1]
 
 ``shift`` trains on photos of SOURCE and tests on all photos of TARGET, of the classes that have more than ``--a-class``
 photos in SOURCE: head-only, auto and the textbook's recipe with frozen BatchNorm.  ``shuffled`` trains auto on labels in
-random order: head-only should ship, and no gain be proven.
+random order: head-only should ship, and no gain be proven.  ``budget`` trains auto with all the time that it likes, and then
+in shares of that time.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import argparse
 import csv
 import statistics
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -106,20 +109,45 @@ def shuffled(place: Path, a_class: int, seeds: Sequence[int], work: Path) -> Non
     print(f"\nhead-only ships and nothing is proven in {good} of {len(seeds)} seeds")
 
 
+def budget(place: Path, a_class: int, seeds: Sequence[int], shares: Sequence[float], work: Path) -> None:
+    """Print how long runs take that are given so much of the time that they would like."""
+    photos = read_photos(place)
+    print("| seed | minutes given | taken | of them | tried | ships |\n| --- | --- | --- | --- | --- | --- |")
+    for seed in seeds:
+        train, rest = draw(photos, photos.classes, a_class, seed)
+        truth = {sample.path: photos.classes[sample.label] for sample in photos.samples}
+        table = write(work / f"{seed}.csv", train, [(path, truth[path]) for path in rest[:TESTED]])
+        usual = 0.0
+        for share in (None, *shares):
+            minutes = None if share is None else share * usual
+            started = time.perf_counter()
+            verdict = unfreeze.train(
+                table, seed=seed, minutes=minutes, cache_gib=0, out=work / f"{seed}-{share}"
+            ).verdict
+            took = (time.perf_counter() - started) / 60
+            usual = usual or took
+            given, of = ("as many as it likes", "") if minutes is None else (f"{minutes:.2f}", f"{took / minutes:.2f}")
+            print(f"| {seed} | {given} | {took:.2f} | {of} | {len(verdict.tried)} | {verdict.shipped} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["shift", "shuffled"])
+    parser.add_argument("part", choices=["shift", "shuffled", "budget"])
     parser.add_argument("photos", type=Path, nargs="+")
     parser.add_argument("--a-class", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--budgets", type=float, nargs="+", default=(0.1, 0.25, 0.5, 0.75, 1.0))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         if arguments.part == "shift":
             source, target = arguments.photos
             shift(source, target, arguments.a_class, arguments.seeds or range(5), Path(work))
-        else:
+        elif arguments.part == "shuffled":
             (place,) = arguments.photos
             shuffled(place, arguments.a_class, arguments.seeds or range(20), Path(work))
+        else:
+            (place,) = arguments.photos
+            budget(place, arguments.a_class, arguments.seeds or [0], arguments.budgets, Path(work))
 
 
 if __name__ == "__main__":

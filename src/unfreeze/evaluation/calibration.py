@@ -14,6 +14,9 @@ SMALLEST_PROBABILITY = 1e-7  # a class that a fold's training part lacks has no 
 PRIOR = 1.0
 """Standard deviation of the logarithm around 0.  Photos that are all answered rightly would have every answer certain: the
 prior weighs about as much as one photo, and only there decides."""
+DOUBT = 1.0
+"""Photos that are taken to be answered wrongly, whatever was seen: of n photos that are all right, the next is right with a
+chance of (n + 1) / (n + 2) (Laplace's rule of succession; Platt 1999, section 2.2, fits a sigmoid to such targets)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +48,26 @@ def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
 
 
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
-    """Return the temperature with the lowest log-loss on photos that the model wasn't fitted on; 1 where there are none.
+    """Return the temperature that suits photos that the model wasn't fitted on; 1 where there are none.
+
+    It has the lowest log-loss, where each label is taken to be another one with the chance that ``DOUBT`` leaves: few photos
+    don't make a model certain, however right it is on them.
 
     Args:
         logits: Shape (N, C).
         labels: Classes (N,).
     """
-    from scipy.optimize import minimize_scalar
-
-    if not len(labels):
-        return 1.0
-    floored = _floored(logits)
-
-    def regret(log_temperature: float) -> float:
-        return float(_nats(floored, labels, math.exp(log_temperature)).sum() + (log_temperature / PRIOR) ** 2 / 2)
-
-    found = minimize_scalar(regret, bounds=LOG_RANGE, method="bounded", options={"xatol": 1e-4})
-    return math.exp(float(found.x))
+    return _temperature(_floored(logits), labels, DOUBT / (len(labels) + 2))
 
 
 def photo_losses(logits: FloatArray, labels: IntArray) -> FloatArray:
-    """Return each photo's log-loss (N,), in nats, at the temperature that suits the model.
+    """Return each photo's log-loss (N,), in nats, at the temperature where it is lowest.
 
     How sure a model is differs between the phases (phase 2's smoothed labels make it less so) and says nothing of what its
     features are worth: models are compared by this.
     """
-    return _nats(_floored(logits), labels, fit_temperature(logits, labels))
+    floored = _floored(logits)
+    return _nats(floored, labels, _temperature(floored, labels, doubt=0.0))
 
 
 def clearly_lower(losses: FloatArray, than: FloatArray, errors: float = 1.0) -> bool:
@@ -79,15 +76,37 @@ def clearly_lower(losses: FloatArray, than: FloatArray, errors: float = 1.0) -> 
     return bool(better.mean() > errors * better.std() / math.sqrt(len(better)))
 
 
+def _temperature(logits: FloatArray, labels: IntArray, doubt: float) -> float:
+    """Return the temperature with the lowest log-loss, each label being wrong with a chance of ``doubt``."""
+    from scipy.optimize import minimize_scalar
+
+    if not len(labels):
+        return 1.0
+    own = logits[np.arange(len(labels)), labels]
+    others = (logits.sum(axis=1) - own) / (logits.shape[1] - 1) if doubt else own
+    # of the loss with doubtful labels, all but the normalising term is linear in the logits
+    expected = (1 - doubt) * own + doubt * others
+
+    def regret(log_temperature: float) -> float:
+        temperature = math.exp(log_temperature)
+        losses = _normaliser(logits, temperature) - expected / temperature
+        return float(losses.sum() + (log_temperature / PRIOR) ** 2 / 2)
+
+    found = minimize_scalar(regret, bounds=LOG_RANGE, method="bounded", options={"xatol": 1e-4})
+    return math.exp(float(found.x))
+
+
 def _floored(logits: FloatArray) -> FloatArray:
     from scipy.special import log_softmax
 
     return np.asarray(log_softmax(logits.astype(np.float64), axis=1).clip(math.log(SMALLEST_PROBABILITY)))
 
 
-def _nats(logits: FloatArray, labels: IntArray, temperature: float) -> FloatArray:
+def _normaliser(logits: FloatArray, temperature: float) -> FloatArray:
     from scipy.special import logsumexp
 
-    scaled = logits / temperature
-    losses: FloatArray = logsumexp(scaled, axis=1) - scaled[np.arange(len(labels)), labels]
-    return losses
+    return np.asarray(logsumexp(logits / temperature, axis=1))
+
+
+def _nats(logits: FloatArray, labels: IntArray, temperature: float) -> FloatArray:
+    return _normaliser(logits, temperature) - logits[np.arange(len(labels)), labels] / temperature
