@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from unfreeze.runtime import generator
 
 SIDE = 160  # pixels
-PHOTOS_A_CLASS = 60
+PHOTOS_A_CLASS = 40
 
 
 def draw_photos(folder: Path, a_class: int = PHOTOS_A_CLASS, seed: int = 0) -> None:

@@ -92,9 +92,8 @@ class _NormedConvolution(nn.Module):
 
             x = pad_same(x, convolution.kernel_size, convolution.stride, convolution.dilation)
         assert not isinstance(padding, str)
-        if x.device.type == "cpu" and is_depthwise(convolution):
-            kind = x.device.type
-            x = x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+        if x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and is_depthwise(convolution):
+            x = x.to(torch.get_autocast_dtype("cpu"))
             return depthwise(x, weight, bias, convolution.stride, padding)  # type: ignore[arg-type]
         return nn.functional.conv2d(
             x, weight, bias, convolution.stride, padding, convolution.dilation, convolution.groups
