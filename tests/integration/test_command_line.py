@@ -449,7 +449,7 @@ def test_the_demo_says_that_its_photos_are_drawn(
     assert command("demo") == 0
     assert "drew: they are not real" in capsys.readouterr().err
     assert trained == [Path("demo/photos")]
-    assert len(list(tmp_path.glob("demo/photos/*/*.jpg"))) == 240
+    assert len(list(tmp_path.glob("demo/photos/*/*.jpg"))) == 160
 
 
 def test_models_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
