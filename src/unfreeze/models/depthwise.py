@@ -2,8 +2,8 @@
 
 In bf16 oneDNN has no fast kernel for the weight gradient of a depthwise convolution larger than 3 x 3, nor for the input
 gradient of one with a stride: they took half of a training step's time in an EfficientNet (benchmarks/step.py).  The weight
-gradient is therefore taken from 3 x 3 windows of the kernel, and strided input gradients are computed in float32.  In float32
-its own kernels are as fast or faster.
+gradient is therefore taken from 3 x 3 windows of the kernel, and strided input gradients are computed in float32.  For
+float32 its own kernels are as fast or faster.
 """
 
 from __future__ import annotations
