@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from unfreeze.errors import RunError
+from unfreeze.paths import is_folder
 
 RUNS = Path("runs")
 PICTURED = 12  # photos of a kind that the report shows: so many have heatmaps
@@ -172,7 +173,7 @@ def open_run(root: Path) -> RunFolder:
     Raises:
         RunError: There is none, or it never finished.
     """
-    if not os.path.isdir(root):  # noqa: PTH112 (Path.is_dir raises where a name is too long to be a path)
+    if not is_folder(root):
         raise RunError(
             "There is no such run folder.", where=root, mend="`unfreeze train` prints the folder that it makes."
         )

@@ -27,16 +27,6 @@ def printable(text: str) -> str:
     return unicodedata.normalize("NFC", os.fsencode(text).decode("utf-8", "replace"))
 
 
-def exists(path: Path) -> bool:
-    """Return whether the path exists; False too where it can't be looked up (a name too long, a closed folder)."""
-    return os.path.exists(path)  # noqa: PTH110
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether the path is a folder; likewise."""
-    return os.path.isdir(path)  # noqa: PTH112
-
-
 class FolderWalk:
     """One walk over a tree: enters every folder once, whatever the links in it say, and remembers what it passed over.
 

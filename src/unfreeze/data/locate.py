@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from unfreeze.data.folders import is_folder
 from unfreeze.data.sources import read_photos
 from unfreeze.errors import UnfreezeError
+from unfreeze.paths import is_file, is_folder
 
 
 def locate(source: Path | None, names: Sequence[str]) -> dict[str, Path]:
@@ -16,7 +15,7 @@ def locate(source: Path | None, names: Sequence[str]) -> dict[str, Path]:
     if source is None:
         return {}
     root = source if is_folder(source) else source.parent
-    found = {name: root / name for name in names if os.path.isfile(root / name)}  # noqa: PTH113
+    found = {name: root / name for name in names if is_file(root / name)}
     if len(found) < len(names):
         # The tables have names as they are shown; on disk they may be spelled in another form of Unicode, or in none.
         try:

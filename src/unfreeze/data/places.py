@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
 
-from unfreeze.data.folders import FolderWalk, exists, is_folder
+from unfreeze.data.folders import FolderWalk
 from unfreeze.errors import PhotosError
+from unfreeze.paths import exists, is_folder
 
 _WILD = frozenset("*?[")
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from unfreeze.data.folders import FolderWalk, LeftOut, exists, is_folder, listed, printable
+from unfreeze.data.folders import FolderWalk, LeftOut, listed, printable
 from unfreeze.data.tables import read_cells
 from unfreeze.errors import PhotosError
+from unfreeze.paths import exists, is_file, is_folder
 
 __all__ = ["LeftOut", "PhotoSet", "Sample", "Split", "read_photos"]
 
@@ -181,7 +182,7 @@ def _read_table(table: Path) -> PhotoSet:
         if not name or not label:
             left_out.append(LeftOut(printable(name) or f"row {number}", "has no label" if name else "names no file"))
             continue
-        if not os.path.isfile(path):  # noqa: PTH113
+        if not is_file(path):
             left_out.append(LeftOut(printable(name), "does not exist (paths start at the table's folder)"))
             continue
         row = _Row(path, printable(name), printable(label), cells.get("group") or None, _SPLITS[side] if side else None)

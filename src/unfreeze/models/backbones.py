@@ -6,7 +6,6 @@ A family is one entry of ``FAMILIES``.
 from __future__ import annotations
 
 import json
-import os
 import pickle
 import re
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from unfreeze.models.networks import (
     timm_preprocessing,
 )
 from unfreeze.models.weights import fill, read_weights
+from unfreeze.paths import exists
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 
@@ -56,7 +56,7 @@ def load_backbone(
     """
     ensure_torchvision()
     device = device or torch.device("cpu")
-    if os.path.exists(model):  # noqa: PTH110 (Path.exists raises where a name is too long to be a path)
+    if exists(model):
         return replace(_from_disk(Path(model), arch, device), precision=precision)
     family, _, name = model.partition("/")
     if family not in FAMILIES or (family == PACKAGED) == bool(name):
