@@ -83,7 +83,7 @@ def _temperature(logits: FloatArray, labels: IntArray, doubt: float) -> float:
     if not len(labels):
         return 1.0
     own = logits[np.arange(len(labels)), labels]
-    others = (logits.sum(axis=1) - own) / (logits.shape[1] - 1) if doubt else own
+    others = (logits.sum(axis=1) - own) / (logits.shape[1] - 1)
     # of the loss with doubtful labels, all but the normalising term is linear in the logits
     expected = (1 - doubt) * own + doubt * others
 
