@@ -5,6 +5,10 @@ import pytest
 import torch
 from tests.support import draw
 
+import unfreeze
+from unfreeze.demo import draw_photos
+from unfreeze.run import Run
+
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -18,6 +22,21 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     """30 drawn photos of three classes."""
     return draw(tmp_path_factory.mktemp("photos"), 30)
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with six photos of each class of the demo's."""
+    folder = tmp_path_factory.mktemp("drawn") / "photos"
+    draw_photos(folder, a_class=6)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A head-only run on them, of the packaged weights."""
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return unfreeze.train(drawn, recipe="head-only", views=1, test_size=0.35, tta=False, out=out)
 
 
 @pytest.fixture(scope="module")

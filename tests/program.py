@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from unfreeze.cli import main
 
 PROGRAM = [sys.executable, "-c", "from unfreeze.cli import main; main()"]
@@ -14,11 +16,9 @@ PROGRAM = [sys.executable, "-c", "from unfreeze.cli import main; main()"]
 
 def command(*words: str | Path) -> int:
     """Run the command line in this process and return its exit code."""
-    try:
+    with pytest.raises(SystemExit) as end:
         main([str(word) for word in words])
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
+    return int(end.value.code or 0)
 
 
 def start_server(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from tests.desk import small
+from tests.program import command
 
-from unfreeze.cli import main
 from unfreeze.demo import DEFECTS, draw_photos
 
 # In float32, as whether bf16 serves is decided by the photos that are computed first.
@@ -32,13 +32,6 @@ def own(first: Path, tmp_path: Path) -> Iterator[Path]:
     """Return a copy of ``first`` that may be changed."""
     with small():
         yield shutil.copytree(first, tmp_path / "own")
-
-
-def command(*words: str | Path) -> int:
-    """Run the command line in this process and return its exit code."""
-    with pytest.raises(SystemExit) as end:
-        main([str(word) for word in words])
-    return int(end.value.code or 0)
 
 
 def train(folder: Path, run: str, *words: str) -> str:

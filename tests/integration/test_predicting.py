@@ -18,22 +18,8 @@ import pytest
 from tests.program import PROGRAM, command
 
 import unfreeze
-from unfreeze.demo import draw_photos
 from unfreeze.predict import Prediction, Unread
 from unfreeze.run import Run
-
-
-@pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn") / "photos"
-    draw_photos(folder, a_class=6)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    return unfreeze.train(drawn, recipe="head-only", views=1, test_size=0.35, tta=False, out=out)
 
 
 @pytest.fixture

@@ -6,33 +6,19 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tests.program import command
 
 import unfreeze
-from unfreeze.cli import main
-from unfreeze.demo import draw_photos
 from unfreeze.errors import DecodeError, PhotosError
 from unfreeze.run import Run
 
 
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("drawn") / "photos"
-    draw_photos(folder, a_class=6)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def run(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    out = tmp_path_factory.mktemp("runs") / "run"
-    return unfreeze.train(photos, recipe="head-only", views=1, test_size=0.35, out=out)
-
-
 @pytest.fixture
-def mixed(photos: Path, tmp_path: Path) -> Path:
+def mixed(drawn: Path, tmp_path: Path) -> Path:
     """Two good photos and one that was cut short."""
     for name in ("000.jpg", "001.jpg"):
-        shutil.copy(photos / "pits" / name, tmp_path / name)
-    whole = (photos / "pits" / "002.jpg").read_bytes()
+        shutil.copy(drawn / "pits" / name, tmp_path / name)
+    whole = (drawn / "pits" / "002.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
     return tmp_path
 
@@ -45,9 +31,7 @@ def test_python_refuses_a_damaged_photo(run: Run, mixed: Path) -> None:
 def test_the_command_line_passes_over_it_says_so_and_keeps_the_rest(
     run: Run, mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["predict", str(run.folder.root), str(mixed), "--csv", str(tmp_path / "out.csv")])
-    assert end.value.code == 2
+    assert command("predict", run.folder.root, mixed, "--csv", tmp_path / "out.csv") == 2
     told = capsys.readouterr()
     assert "2 predictions" in told.out
     assert "cut.jpg" in told.err
@@ -55,28 +39,28 @@ def test_the_command_line_passes_over_it_says_so_and_keeps_the_rest(
     assert len((tmp_path / "out.csv").read_text("utf-8").splitlines()) == 3
 
 
-def test_photos_to_score_may_be_of_one_class(run: Run, photos: Path, tmp_path: Path) -> None:
-    shutil.copytree(photos / "stain", tmp_path / "one" / "stain")
+def test_photos_to_score_may_be_of_one_class(run: Run, drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn / "stain", tmp_path / "one" / "stain")
     assert run.evaluate(tmp_path / "one").n == 6
 
 
-def test_photos_to_score_may_all_be_test_photos(run: Run, photos: Path, tmp_path: Path) -> None:
+def test_photos_to_score_may_all_be_test_photos(run: Run, drawn: Path, tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
-    rows = [f"{photos / name / '000.jpg'},{name},test" for name in run.classes]
+    rows = [f"{drawn / name / '000.jpg'},{name},test" for name in run.classes]
     table.write_text("file_name,label,split\n" + "\n".join(rows) + "\n", "utf-8")
     assert run.evaluate(table).n == len(run.classes)
 
 
-def test_a_class_that_the_model_does_not_know_is_refused(run: Run, photos: Path, tmp_path: Path) -> None:
-    shutil.copytree(photos / "stain", tmp_path / "set" / "rust")
+def test_a_class_that_the_model_does_not_know_is_refused(run: Run, drawn: Path, tmp_path: Path) -> None:
+    shutil.copytree(drawn / "stain", tmp_path / "set" / "rust")
     with pytest.raises(PhotosError, match="rust"):
         run.evaluate(tmp_path / "set")
 
 
-def test_a_damaged_reference_photo_is_left_out(photos: Path, mixed: Path, tmp_path: Path) -> None:
+def test_a_damaged_reference_photo_is_left_out(drawn: Path, mixed: Path, tmp_path: Path) -> None:
     shutil.copytree(mixed, tmp_path / "reference" / "n01440764", ignore=shutil.ignore_patterns("reference"))
     finished = unfreeze.train(
-        photos,
+        drawn,
         recipe="head-only",
         views=1,
         test_size=0.35,
@@ -88,7 +72,5 @@ def test_a_damaged_reference_photo_is_left_out(photos: Path, mixed: Path, tmp_pa
 
 
 def test_a_run_is_repeated_from_its_arguments_in_another_place(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as end:
-        main(["train", "--config", str(run.folder.args), "--out", str(tmp_path / "again")])
-    assert end.value.code == 0
+    assert command("train", "--config", run.folder.args, "--out", tmp_path / "again") == 0
     assert unfreeze.load(tmp_path / "again").verdict.scores == run.verdict.scores

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.program import command
 
 from unfreeze.artifacts import RunFolder, write_table, write_text
-from unfreeze.cli import main
 from unfreeze.errors import MissingExtraError, RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
@@ -56,12 +56,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     made.plots.mkdir()
     Image.new("RGB", (8, 6), "red").save(made.plots / "curves.png")
     return made
-
-
-def command(*words: str) -> int:
-    with pytest.raises(SystemExit) as end:
-        main(words)
-    return int(end.value.code or 0)
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
