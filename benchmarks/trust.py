@@ -24,6 +24,7 @@ import unfreeze
 from unfreeze.data.sources import PhotoSet, read_photos
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.runtime import generator
+from unfreeze.verdict import Verdict
 
 TESTED = 300  # photos with shuffled labels to test on
 
@@ -112,22 +113,29 @@ def shuffled(place: Path, a_class: int, seeds: Sequence[int], work: Path) -> Non
 def budget(place: Path, a_class: int, seeds: Sequence[int], shares: Sequence[float], work: Path) -> None:
     """Print how long runs take that are given so much of the time that they would like."""
     photos = read_photos(place)
+    truth = {sample.path: photos.classes[sample.label] for sample in photos.samples}
     print("| seed | minutes given | taken | of them | tried | ships |\n| --- | --- | --- | --- | --- | --- |")
     for seed in seeds:
         train, rest = draw(photos, photos.classes, a_class, seed)
-        truth = {sample.path: photos.classes[sample.label] for sample in photos.samples}
         table = write(work / f"{seed}.csv", train, [(path, truth[path]) for path in rest[:TESTED]])
-        usual = 0.0
-        for share in (None, *shares):
-            minutes = None if share is None else share * usual
-            started = time.perf_counter()
-            verdict = unfreeze.train(
-                table, seed=seed, minutes=minutes, cache_gib=0, out=work / f"{seed}-{share}"
-            ).verdict
-            took = (time.perf_counter() - started) / 60
-            usual = usual or took
-            given, of = ("as many as it likes", "") if minutes is None else (f"{minutes:.2f}", f"{took / minutes:.2f}")
-            print(f"| {seed} | {given} | {took:.2f} | {of} | {len(verdict.tried)} | {verdict.shipped} |", flush=True)
+        usual, verdict = within(None, table, seed, work / f"{seed}")
+        print(
+            f"| {seed} | as many as it likes | {usual:.2f} |  | {len(verdict.tried)} | {verdict.shipped} |", flush=True
+        )
+        for share in shares:
+            minutes = share * usual
+            took, verdict = within(minutes, table, seed, work / f"{seed}-{share}")
+            print(
+                f"| {seed} | {minutes:.2f} | {took:.2f} | {took / minutes:.2f} | {len(verdict.tried)} | {verdict.shipped} |",
+                flush=True,
+            )
+
+
+def within(minutes: float | None, table: Path, seed: int, out: Path) -> tuple[float, Verdict]:
+    """Train auto with nothing kept from before, and return the minutes that it took and its verdict."""
+    started = time.perf_counter()
+    verdict = unfreeze.train(table, seed=seed, minutes=minutes, cache_gib=0, out=out).verdict
+    return (time.perf_counter() - started) / 60, verdict
 
 
 def main() -> None:
@@ -142,12 +150,12 @@ def main() -> None:
         if arguments.part == "shift":
             source, target = arguments.photos
             shift(source, target, arguments.a_class, arguments.seeds or range(5), Path(work))
-        elif arguments.part == "shuffled":
-            (place,) = arguments.photos
-            shuffled(place, arguments.a_class, arguments.seeds or range(20), Path(work))
         else:
             (place,) = arguments.photos
-            budget(place, arguments.a_class, arguments.seeds or [0], arguments.budgets, Path(work))
+            if arguments.part == "shuffled":
+                shuffled(place, arguments.a_class, arguments.seeds or range(20), Path(work))
+            else:
+                budget(place, arguments.a_class, arguments.seeds or [0], arguments.budgets, Path(work))
 
 
 if __name__ == "__main__":
