@@ -1,10 +1,10 @@
-"""What training on kept views costs in accuracy: phase 2 on 4 kept views of each photo, against a new view every epoch.
+"""What training on kept views costs in accuracy: phase 2 on 8 kept views of each photo, against a new view every epoch.
 
-    python -m benchmarks.cached_accuracy DATA [--sets hymenoptera ...] [--seeds 0 1 2 3 4] [--depth blocks.5] [--views 4]
+    python -m benchmarks.cached_accuracy DATA [--sets hymenoptera ...] [--seeds 0 1 2 3 4] [--depth blocks.5] [--views 8]
 
-DATA is as for real_photos.py, which draws the photos: 20 a class to train on, and up to 400 to test on.  Both arms begin
-with the same solved head and take the same steps under auto's schedule, without validation; they differ in the views alone,
-and in that what is kept may be in bf16.  Differences are kept less computed, in points, on the same test photos.
+DATA is as for peers/bench.py; real_photos.py draws the photos: 20 a class to train on, and up to 400 to test on.  Both arms
+begin with the same solved head and take the same steps under auto's schedule, without validation; they differ in the views
+alone, and in that what is kept may be in bf16.  Differences are kept less computed, in points, on the same test photos.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from benchmarks.real_photos import SETS, draw_table
+from benchmarks.peers.bench import SETS
+from benchmarks.real_photos import draw_table
 
 from unfreeze.config import make_config
 from unfreeze.data.checks import check
@@ -31,7 +32,7 @@ from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.activations import Rendered, answers_from, keep
 from unfreeze.training.finetune import Schedule, finetune
 from unfreeze.training.phase_one import new_head, phase_one
-from unfreeze.training.recipes import choose
+from unfreeze.training.recipes import KEPT_VIEWS, choose
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store
 
@@ -48,7 +49,15 @@ class Accuracies:
 def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accuracies:
     """Train both arms on one drawing of photos."""
     config = make_config(
-        {"photos": table, "model": model, "depth": depth, "views": views, "symmetry": "flip", "seed": seed}
+        {
+            "photos": table,
+            "model": model,
+            "depth": depth,
+            "views": views,
+            "symmetry": "flip",
+            "tta": False,
+            "seed": seed,
+        }
     )
     photos = check(read_photos(table))
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
@@ -114,7 +123,7 @@ def main() -> None:
     parser.add_argument("--a-class", type=int, default=20)
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--depth", default="blocks.5")
-    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--views", type=int, default=KEPT_VIEWS)
     arguments = parser.parse_args()
     prepare_process()
     found: dict[str, list[Accuracies]] = {}

@@ -1,32 +1,44 @@
 """Whether the search can be trusted: on photos from another camera, where there is nothing to learn, and with its time.
 
-    python -m benchmarks.trust shift SOURCE TARGET [--a-class 20] [--seeds 0 1 2 3 4]
+    python -m benchmarks.trust shift SOURCE TARGET [--a-class 20] [--seeds 0 1 2 3 4] [--arms auto ...]
     python -m benchmarks.trust shuffled PHOTOS [--a-class 20] [--seeds 0 ... 19]
     python -m benchmarks.trust budget PHOTOS [--a-class 20] [--seeds 0] [--budgets 0.1 0.25 0.5 0.75 1]
 
 ``shift`` trains on photos of SOURCE and tests on all photos of TARGET, of the classes that have more than ``--a-class``
-photos in SOURCE: head-only, auto and the textbook's recipe with frozen BatchNorm.  ``shuffled`` trains auto on labels in
-random order: head-only should ship, and no gain be proven.  ``budget`` trains auto with all the time that it likes, and then
-in shares of that time.
+photos in SOURCE: head-only and auto, in steady and in varied light, and the textbook's recipe with frozen BatchNorm.
+``shuffled`` trains auto on labels in random order: head-only should ship, and no gain be proven.  ``budget`` trains auto
+with all the time that it likes, and then in shares of that time.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import math
 import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from sklearn.metrics import balanced_accuracy_score
 
 import unfreeze
 from unfreeze.data.sources import PhotoSet, read_photos
-from unfreeze.evaluation.metrics import Scores
+from unfreeze.run import Run
 from unfreeze.runtime import generator
 from unfreeze.verdict import Verdict
 
 TESTED = 300  # photos with shuffled labels to test on
+ARMS: dict[str, dict[str, Any]] = {
+    "head-only": {"recipe": "head-only"},
+    "head-only, varied light": {"recipe": "head-only", "light": "varied"},
+    "auto": {},
+    "auto, varied light": {"light": "varied"},
+    "classic, BatchNorm frozen": {"recipe": "classic"},
+}
+Figures = tuple[float, float, float]
 
 
 def draw(
@@ -52,36 +64,43 @@ def write(table: Path, train: Sequence[tuple[Path, str]], test: Sequence[tuple[P
     return table
 
 
-def shift(source: Path, target: Path, a_class: int, seeds: Sequence[int], work: Path) -> None:
-    """Print balanced accuracy on the other camera, of every arm and seed."""
+def shift(source: Path, target: Path, a_class: int, seeds: Sequence[int], arms: Sequence[str], work: Path) -> None:
+    """Print balanced accuracy on the other camera, of every arm and seed, and on photos of the own one of what ships."""
     known, strange = read_photos(source), read_photos(target)
     counts = {name: sum(known.classes[sample.label] == name for sample in known.samples) for name in known.classes}
     classes = [name for name in known.classes if counts[name] > a_class and name in strange.classes]
     test = [(each.path, strange.classes[each.label]) for each in strange.samples]
     test = [(path, label) for path, label in test if label in classes]
+    truth = {sample.path: known.classes[sample.label] for sample in known.samples}
     print(f"{len(test)} photos to test on: {', '.join(classes)}\n")
-    print("| seed | arm | accuracy | balanced | log-loss |\n| --- | --- | --- | --- | --- |")
-    found: dict[str, list[Scores]] = {}
+    print("| seed | arm | accuracy | balanced | own camera: balanced |\n| --- | --- | --- | --- | --- |")
+    found: dict[str, list[Figures]] = {}
+
     for seed in seeds:
-        train, _ = draw(known, classes, a_class, seed)
+        train, rest = draw(known, classes, a_class, seed)
         table = write(work / f"{seed}.csv", train, test)
-        ours = unfreeze.train(table, seed=seed, out=work / f"auto{seed}").verdict
-        textbook = unfreeze.train(table, seed=seed, recipe="classic", out=work / f"classic{seed}").verdict.scores
-        assert textbook.two_phase is not None
-        arms = {"head-only": ours.scores.head_only, f"auto ({ours.shipped})": ours.scores.shipped}
-        for arm, scores in (*arms.items(), ("classic, BatchNorm frozen", textbook.two_phase)):
-            found.setdefault(arm.partition(" (")[0], []).append(scores)
-            print(_row(str(seed), arm, [scores]), flush=True)
+        for arm in arms:
+            run = unfreeze.train(table, seed=seed, out=work / f"{arm} {seed}", **ARMS[arm])
+            own, ships = scored(run, rest, [truth[path] for path in rest]), run.verdict.shipped
+            scores = run.verdict.scores.shipped
+            if arm.startswith("classic"):
+                assert run.verdict.scores.two_phase is not None
+                scores, own = run.verdict.scores.two_phase, own if ships == "two_phase" else math.nan
+            found.setdefault(arm, []).append((scores.accuracy, scores.balanced_accuracy, own))
+            print(_row(str(seed), f"{arm} ({ships})" if arm.startswith("auto") else arm, found[arm][-1:]), flush=True)
     for arm, each in found.items():
         print(_row("mean", arm, each))
 
 
-def _row(seed: str, arm: str, scores: Sequence[Scores]) -> str:
-    accuracy, balanced, loss = (
-        statistics.mean(values)
-        for values in zip(*((each.accuracy, each.balanced_accuracy, each.log_loss) for each in scores), strict=True)
-    )
-    return f"| {seed} | {arm} | {accuracy * 100:.1f} | {balanced * 100:.1f} | {loss:.3f} |"
+def scored(run: Run, photos: Sequence[Path], truth: Sequence[str]) -> float:
+    """Return the shipped model's balanced accuracy."""
+    said = [prediction.label for prediction in run.predict(photos)]
+    return float(balanced_accuracy_score(truth, said))
+
+
+def _row(seed: str, arm: str, figures: Sequence[Figures]) -> str:
+    means = (100 * statistics.mean(values) for values in zip(*figures, strict=True))
+    return f"| {seed} | {arm} | " + " | ".join("" if math.isnan(mean) else f"{mean:.1f}" for mean in means) + " |"
 
 
 def shuffled(place: Path, a_class: int, seeds: Sequence[int], work: Path) -> None:
@@ -144,12 +163,13 @@ def main() -> None:
     parser.add_argument("photos", type=Path, nargs="+")
     parser.add_argument("--a-class", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--budgets", type=float, nargs="+", default=(0.1, 0.25, 0.5, 0.75, 1.0))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as work:
         if arguments.part == "shift":
             source, target = arguments.photos
-            shift(source, target, arguments.a_class, arguments.seeds or range(5), Path(work))
+            shift(source, target, arguments.a_class, arguments.seeds or range(5), arguments.arms, Path(work))
         else:
             (place,) = arguments.photos
             if arguments.part == "shuffled":

@@ -96,6 +96,13 @@ class Settings(Common):
             "aerial and microscope photos). Default: flip or rotate, as phase 1 learns more from."
         ),
     ] = None
+    light: Annotated[
+        Literal["steady", "varied"],
+        Field(
+            description="varied: photos to come may be taken by another camera or in another light, so the strength of red, "
+            "green and blue varies from view to view in training."
+        ),
+    ] = "steady"
     tta: Annotated[
         bool,
         Field(
@@ -152,6 +159,8 @@ class TrainConfig(Settings):
             raise ValueError("--fresh-views has no meaning where every epoch draws new views")
         if (classic or head_only) and self.subset != "all":
             raise ValueError(f"--subset has no meaning with {'--recipe classic' if classic else 'the head alone'}")
+        if classic and self.light == "varied":
+            raise ValueError("--light varied has no meaning with --recipe classic: its views are the tutorials'")
         if classic and not self.tta:
             raise ValueError("--no-tta has no meaning with --recipe classic: it asks about the plain view alone")
         if head_only and self.bn == "train":

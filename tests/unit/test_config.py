@@ -21,7 +21,7 @@ def test_only_photos_has_no_default() -> None:
     assert plain.photos == Path("photos")
     assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
         "model": "efficientnet_lite0", "recipe": "auto", "subset": "all", "tta": True, "bn": "frozen", "seed": 0,
-        "device": "auto", "precision": "auto", "cache_gib": 10.0,
+        "light": "steady", "device": "auto", "precision": "auto", "cache_gib": 10.0,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):
         make_config({})
@@ -72,6 +72,8 @@ def test_only_photos_has_no_default() -> None:
         ("--bn", {"depth": "head", "bn": "train"}),
         ("--symmetry", {"symmetry": "diagonal"}),
         ("--symmetry", {"recipe": "classic", "symmetry": "flip"}),
+        ("--light", {"light": "dark"}),
+        ("--light", {"recipe": "classic", "light": "varied"}),
         ("--subset", {"subset": "some"}),
         ("--subset", {"recipe": "classic", "subset": "norms"}),
         ("--subset", {"recipe": "head-only", "subset": "biases"}),
@@ -130,7 +132,7 @@ def test_a_rate_that_ruins_pretrained_weights_is_refused_and_says_why() -> None:
         {"depth": "blocks.5", "lr": 1e-4, "epochs": 3, "views": 8, "batch_size": 16, "bn": "train"},
         {"depth": "head", "views": 3},
         {"minutes": 2.5, "symmetry": "rotate"},
-        {"recipe": "head-only", "symmetry": "none"},
+        {"recipe": "head-only", "symmetry": "none", "light": "varied"},
         {"depth": "head", "symmetry": "flip"},
         {"reference": Path("there"), "forget_at_most": 0},
     ],

@@ -140,13 +140,13 @@ def _resample(sources: Sequence[Source], size: tuple[int, int], interpolation: I
     for place, (photo, _) in zip(padded, sources, strict=True):
         place[: photo.shape[0], : photo.shape[1]] = photo
     numbers = torch.tensor([_numbers(photo, frame) for photo, frame in sources], dtype=torch.float64)
-    left, right, columns, top, bottom, rows, brightness, contrast = numbers.to(padded.device).T
+    left, right, columns, top, bottom, rows, *light, contrast = numbers.to(padded.device).T
     across = matrices(left, right, columns, width, size[1], interpolation)  # (N, out, width)
     down = matrices(top, bottom, rows, height, size[0], interpolation)
     lines = padded.permute(0, 3, 1, 2).reshape(len(sources), 3 * height, width).float()
     narrow = _rounded(lines @ across.mT).view(len(sources), 3, height, size[1])
     views = _rounded(down[:, None] @ narrow)
-    lit = _lit(views, brightness.float().view(-1, 1, 1, 1), contrast.float().view(-1, 1, 1, 1))
+    lit = _lit(views, torch.stack(light, 1).float()[:, :, None, None], contrast.float().view(-1, 1, 1, 1))
     return _turned(lit, [frame.turns for _, frame in sources]).to(torch.uint8, memory_format=torch.channels_last)
 
 
@@ -163,7 +163,7 @@ def _numbers(photo: Tensor, frame: Frame) -> tuple[float, ...]:
     if frame.flip:
         left, right = right, left
     height, width, _ = photo.shape
-    return left, right, width, top, bottom, height, frame.brightness, frame.contrast
+    return left, right, width, top, bottom, height, *frame.light, frame.contrast
 
 
 def matrices(low: Tensor, high: Tensor, sides: Tensor, side: int, out: int, interpolation: Interpolation) -> Tensor:
@@ -219,9 +219,9 @@ def _rounded(values: Tensor) -> Tensor:
     return values.add_(0.5).floor_().clamp_(0, 255)
 
 
-def _lit(views: Tensor, brightness: Tensor, contrast: Tensor) -> Tensor:
-    """Change brightness, then contrast about the mean grey, and cut decimals off after each, as Pillow does."""
-    bright = (views * brightness).clamp_(0, 255).floor_()
+def _lit(views: Tensor, light: Tensor, contrast: Tensor) -> Tensor:
+    """Change light, then contrast about the mean grey, and cut decimals off after each, as Pillow does."""
+    bright = (views * light).clamp_(0, 255).floor_()
     red, green, blue = bright.unbind(1)
     grey = ((LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue + 2**15) / 2**16).floor_()
     mean = (grey.mean(dim=(1, 2), dtype=torch.float64) + 0.5).floor().float().view(-1, 1, 1, 1)

@@ -44,6 +44,7 @@ class Augmentation:
         jitter: Brightness and contrast are each multiplied by a factor within 1 - jitter and 1 + jitter.
         turns: Whether the view is turned by any number of quarter turns, for photos that have no upright; views that aren't
             square by half turns alone.
+        tint: Red, green and blue are each multiplied by a factor between exp(-tint) and exp(tint).
     """
 
     area: tuple[float, float]
@@ -51,6 +52,7 @@ class Augmentation:
     flip: float
     jitter: float
     turns: bool = False
+    tint: float = 0.0
 
     @property
     def symmetry(self) -> Literal["none", "flip", "rotate"]:
@@ -126,14 +128,14 @@ class Frame:
     Attributes:
         box: Left, top, right and bottom, in pixels of the photo.
         flip: Whether left and right change places.
-        brightness: Factor on every pixel.
+        light: Factors on every pixel's red, green and blue.
         contrast: Factor on every pixel's distance from the view's mean grey.
         turns: Quarter turns to the left, of the finished view.
     """
 
     box: tuple[float, float, float, float]
     flip: bool = False
-    brightness: float = 1.0
+    light: tuple[float, float, float] = (1.0, 1.0, 1.0)
     contrast: float = 1.0
     turns: int = 0
 
@@ -158,7 +160,9 @@ def draw_frame(
     if augmentation.turns:
         square = preprocessing.size[0] == preprocessing.size[1]
         turns = int(random.integers(4)) if square else 2 * int(random.integers(2))
-    return Frame(box, flip, float(brightness), float(contrast), turns)
+    tints = np.exp(random.uniform(-augmentation.tint, augmentation.tint, size=3)) if augmentation.tint else np.ones(3)
+    red, green, blue = (brightness * tints).tolist()
+    return Frame(box, flip, (red, green, blue), float(contrast), turns)
 
 
 def augment(
@@ -169,9 +173,15 @@ def augment(
     view = photo.resize(preprocessing.size[::-1], RESAMPLING[preprocessing.interpolation], box=frame.box)
     if frame.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if augmentation.jitter:
-        view = ImageEnhance.Contrast(ImageEnhance.Brightness(view).enhance(frame.brightness)).enhance(frame.contrast)
+    if augmentation.jitter or augmentation.tint:
+        view = ImageEnhance.Contrast(_lit(view, frame.light)).enhance(frame.contrast)
     return view if not frame.turns else view.transpose(TURNS[frame.turns])
+
+
+def _lit(view: Image.Image, light: tuple[float, float, float]) -> Image.Image:
+    """Multiply red, green and blue; decimals are cut off, as ``ImageEnhance.Brightness`` does where all are equal."""
+    levels = np.arange(256, dtype=np.float32)
+    return view.point([int(level) for factor in light for level in np.minimum(levels * np.float32(factor), 255)])
 
 
 def stack(views: Sequence[Image.Image]) -> Tensor:

@@ -24,6 +24,7 @@ SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20,
 MILD = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
 TURNED = replace(MILD, turns=True)
 SYMMETRIES = {"none": (replace(MILD, flip=0.0),), "flip": (MILD,), "rotate": (TURNED,), None: (MILD, TURNED)}
+TINT = 0.3  # of views in varied light; what it gains and costs stands in benchmarks/RESULTS.md
 TEXTBOOK = Augmentation(
     area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0
 )  # torchvision's RandomResizedCrop
@@ -141,10 +142,14 @@ class Recipe:
         return self.candidates[0].schedule.smoothing if self.candidates else 0.0
 
 
+def _augmentations(config: TrainConfig) -> tuple[Augmentation, ...]:
+    return tuple(replace(each, tint=TINT if config.light == "varied" else 0.0) for each in SYMMETRIES[config.symmetry])
+
+
 def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
     return Recipe(
         name=config.recipe,
-        augmentations=SYMMETRIES[config.symmetry],
+        augmentations=_augmentations(config),
         views=config.views or HEAD_VIEWS,
         head_plan=None,
         head_schedule=None,
@@ -173,7 +178,7 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
     )
     return Recipe(
         name=config.recipe,
-        augmentations=SYMMETRIES[config.symmetry],
+        augmentations=_augmentations(config),
         views=config.views or HEAD_VIEWS,
         head_plan=None,
         head_schedule=None,

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from unfreeze.data.transforms import Augmentation, augment, draw_frame, normalised, plain, render, stack
+from unfreeze.data.transforms import Augmentation, _lit, augment, draw_frame, normalised, plain, render, stack
 from unfreeze.preprocessing import Interpolation, Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 
@@ -174,6 +174,35 @@ def test_jitter_changes_brightness_within_its_bounds() -> None:
     levels = [int(pixels(augment(grey, own, jitter, (0, 1, number)))[0, 0, 0]) for number in range(60)]
     assert 79 <= min(levels) < 90
     assert 110 < max(levels) <= 121
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.3, 0.9, 0.99, 1.0, 1.1, 1.7])
+def test_light_that_has_no_colour_is_pillows_brightness(factor: float) -> None:
+    image = photo(61, 40)
+    expected = ImageEnhance.Brightness(image).enhance(factor)
+    np.testing.assert_array_equal(pixels(_lit(image, (factor, factor, factor))), pixels(expected))
+
+
+def test_tint_changes_every_colour_by_itself_within_its_bounds() -> None:
+    own, grey = preprocessing(), Image.new("RGB", (40, 40), (100, 100, 100))
+    tint = Augmentation(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, jitter=0.0, tint=0.3)
+    levels = np.array([pixels(augment(grey, own, tint, (0, 1, number)))[0, 0] for number in range(100)], np.int64)
+    assert (levels.min(axis=0) >= 73).all()  # 100 exp(-0.3) is 74.1, and the contrast's middle is rounded
+    assert (levels.min(axis=0) < 80).all()
+    assert (levels.max(axis=0) > 126).all()
+    assert (levels.max(axis=0) <= 136).all()
+    red, green, blue = levels.T.astype(float)
+    assert all(abs(float(np.corrcoef(*pair)[0, 1])) < 0.3 for pair in ((red, green), (green, blue), (blue, red)))
+
+
+def test_without_tint_views_are_what_they_were() -> None:
+    own, image = preprocessing(), photo(61, 40)
+    frames = [
+        draw_frame(image.size, own, augmentation, (0, 1, 2)) for augmentation in (TURNED, replace(TURNED, tint=0.3))
+    ]
+    assert len(set(frames[0].light)) == 1
+    assert len(set(frames[1].light)) == 3
+    assert replace(frames[1], light=frames[0].light) == frames[0]
 
 
 def turns_of(own: Preprocessing, count: int) -> list[int]:

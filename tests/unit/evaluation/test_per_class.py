@@ -89,7 +89,7 @@ def test_intervals_of_means_hold_95_per_cent() -> None:
         f1_score(many, given, average="macro"), roc_auc_score(own, stated), average_precision_score(own, stated),
         cohen_kappa_score(many, given),
     )  # fmt: skip
-    sets = 1000
+    sets = 500
     held = np.zeros(4)
     for seed in range(sets):
         labels, stated = drawn(150, 4, seed)

@@ -110,7 +110,7 @@ def test_repeated_images_widen_the_interval_and_raise_p() -> None:
 
 def test_under_the_null_intervals_hold_and_little_is_proven() -> None:
     rng = np.random.default_rng(4)
-    draws = [gain(*pair(300, 0.08, 0.08, rng), seed=i) for i in range(1000)]
+    draws = [gain(*pair(300, 0.08, 0.08, rng), seed=i) for i in range(500)]
     covered = np.mean([d.accuracy_ci95[0] <= 0 <= d.accuracy_ci95[1] for d in draws])
     balanced = np.mean([d.balanced_accuracy_ci95[0] <= 0 <= d.balanced_accuracy_ci95[1] for d in draws])
     assert 0.93 <= covered <= 0.97

@@ -12,7 +12,7 @@ from unfreeze.config import make_config
 from unfreeze.data.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
-from unfreeze.training.recipes import BACK_OFF, FORGET_AT_MOST, MILD, TURNED, Candidate, Recipe, choose
+from unfreeze.training.recipes import BACK_OFF, FORGET_AT_MOST, MILD, TINT, TURNED, Candidate, Recipe, choose
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -123,6 +123,12 @@ def test_symmetry_decides_how_views_are_turned(
     symmetry: str | None, expected: tuple[Augmentation, ...], settings: dict[str, Any]
 ) -> None:
     assert chosen(tiny_cnn(), symmetry=symmetry, **settings).augmentations == expected
+
+
+@pytest.mark.parametrize("settings", [{}, {"recipe": "head-only"}, {"depth": "layer3"}])
+def test_varied_light_changes_the_light_alone(settings: dict[str, Any]) -> None:
+    varied = chosen(tiny_cnn(), light="varied", **settings).augmentations
+    assert varied == (replace(MILD, tint=TINT), replace(TURNED, tint=TINT))
 
 
 def test_the_budget_for_forgetting_is_the_users() -> None:
