@@ -62,6 +62,7 @@ ARMS = {
     "Lightning BackboneFinetuning": Arm("peers", ("lightning_finetuning",)),
     "AutoGluon": Arm("autogluon", ("autogluon_fit",)),
 }
+OURS = ("unfreeze head-only", "unfreeze auto")
 PEERS = {"fastai": "fastai fine_tune", "AutoGluon": "AutoGluon"}
 
 
@@ -189,7 +190,8 @@ def _margins(a_class: str, rows: list[Row]) -> list[str]:
         cells.append(_margin(found.setdefault("best", []), behind))
         times = [
             float(by_arm["unfreeze auto", seed]["clock"]) / float(by_arm[PEERS["fastai"], seed]["clock"])
-            for seed in seeds if (PEERS["fastai"], seed) in by_arm and _timed(by_arm["unfreeze auto", seed])
+            for seed in seeds
+            if (PEERS["fastai"], seed) in by_arm and _together(by_arm["unfreeze auto", seed], by_arm[PEERS["fastai"], seed])
         ]  # fmt: skip
         found.setdefault("time", []).extend([statistics.mean(times)] if times else [])
         lines.append(_line([*cells, f"{statistics.mean(times):.2f}" if times else "-"]))
@@ -200,6 +202,11 @@ def _margins(a_class: str, rows: list[Row]) -> list[str]:
 
 def _timed(row: Row) -> bool:
     return bool(row["clock"])
+
+
+def _together(one: Row, other: Row) -> bool:
+    """Tell whether the seconds of two rows may be compared: a file is of one machine."""
+    return _timed(one) and _timed(other) and one.get("file") == other.get("file")
 
 
 def _balanced(row: Row) -> float:
@@ -229,10 +236,11 @@ def _arms(a_class: str, rows: list[Row]) -> list[str]:
             cells += [_spread([100 * float(row[key]) for row in own]) for key in ("accuracy", "balanced", "original")]
             cells += [_spread([float(row[key]) for row in own if row[key]]) for key in (*TIMES, "peak_mib")]
             for peer in PEERS.values():
-                goals = {
-                    row["seed"]: float(row["accuracy"]) for row in rows if (row["set"], row["arm"]) == (name, peer)
-                }
-                found = [seconds_to(row, goals[row["seed"]]) for row in own if row["seed"] in goals and _timed(row)]
+                goals = {row["seed"]: row for row in rows if (row["set"], row["arm"]) == (name, peer)}
+                found = [
+                    seconds_to(row, float(goals[row["seed"]]["accuracy"])) for row in own
+                    if row["seed"] in goals and _together(row, goals[row["seed"]])
+                ]  # fmt: skip
                 cells.append(_reached(found))
             lines.append(_line(cells))
     return lines
@@ -247,15 +255,16 @@ def _ratios(a_class: str, peer: str, arm: str, rows: list[Row]) -> list[str]:
         _line(["---"] * len(header)),
     ]
     best: dict[str, list[float]] = {}
-    ours_timed = {(row["set"], row["seed"]) for row in rows if row["arm"].startswith("unfreeze") and _timed(row)}
-    for theirs in [row for row in rows if row["arm"] == arm and (row["set"], row["seed"]) in ours_timed]:
+    for theirs in [row for row in rows if row["arm"] == arm]:
+        ours = {
+            row["arm"]: row for row in rows
+            if row["arm"] in OURS and all(row[k] == theirs[k] for k in ("set", "seed")) and _together(row, theirs)
+        }  # fmt: skip
+        if not ours:
+            continue
         ratios: list[float | None] = []
-        for ours in ("unfreeze head-only", "unfreeze auto"):
-            same = [
-                row for row in rows
-                if row["arm"] == ours and _timed(row) and all(row[k] == theirs[k] for k in ("set", "seed"))
-            ]  # fmt: skip
-            reached = seconds_to(same[0], float(theirs["accuracy"])) if same else None
+        for own in OURS:
+            reached = seconds_to(ours[own], float(theirs["accuracy"])) if own in ours else None
             ratios.append(float(theirs["clock"]) / reached if reached else None)
         sooner = max((ratio for ratio in ratios if ratio is not None), default=None)
         best.setdefault(theirs["set"], []).append(sooner or 0.0)
@@ -288,12 +297,13 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def read_rows(paths: list[Path]) -> list[Row]:
-    """Return the rows of all files; of two that measure the same, the one of the later file."""
+    """Return the rows of all files, each with its file; of two that measure the same, the one of the later file."""
     rows: dict[tuple[str, ...], Row] = {}
     for path in paths:
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
-                rows |= {tuple(row[key] for key in FIELDS[:4]): row for row in csv.DictReader(file)}
+                found = ({**row, "file": str(path)} for row in csv.DictReader(file))
+                rows |= {tuple(row[key] for key in FIELDS[:4]): row for row in found}
     return list(rows.values())
 
 

@@ -135,3 +135,21 @@ def test_rows_without_times_count_for_their_scores_alone() -> None:
         "| aid150 | unfreeze auto | 0, 1 | 80.0 (80.0 to 80.0) | 75.0 (70.0 to 80.0) | 80.0 (80.0 to 80.0) | 20.0 |"
         in table
     )
+
+
+def test_seconds_of_two_files_are_of_two_machines_and_not_compared() -> None:
+    ours = {"file": "here.csv"} | row("unfreeze auto", "20.0 0.80 0.8")
+    for peer, expected in (({"file": "there.csv"}, "- |"), ({"file": "here.csv"}, "0.20 |"), ({"clock": ""}, "- |")):
+        table = summarise([ours, {"file": "here.csv"} | row("fastai fine_tune", "100.0 0.75 0.6") | peer])
+        (line,) = (line for line in table.splitlines() if line.startswith("| aid150") and "+20.0 (1)" in line)
+        assert line.endswith(expected)
+        assert ("Times sooner" in table) == (expected == "0.20 |")
+
+
+def test_rows_know_their_file(tmp_path: Path) -> None:
+    place = tmp_path / "rows.csv"
+    with place.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, FIELDS)
+        writer.writeheader()
+        writer.writerow(scored("tutorial", "0.7"))
+    assert [row["file"] for row in read_rows([place])] == [str(place)]
