@@ -1,0 +1,228 @@
+"""What could be added to phase 2 and is not: longer training, averaged weights, mixup, pulls towards phase 1, class priors.
+
+    python -m benchmarks.additions DATA [--sets magnetic_tile ...] [--a-class 20] [--seeds 7 8] [--additions plain EMA ...]
+
+Every addition trains auto's first candidate on all training photos, from the same solved head and the same kept activations,
+in the same order, and is scored on the test photos at its end and half way from phase 1.  "plain" is what unfreeze does.
+DATA and the drawing of photos are those of peers/bench.py; seeds differ from those of the results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from benchmarks.choices import Scored, scored
+from benchmarks.peers.bench import SETS, draw
+from torch import Tensor, nn
+from torch.nn import functional
+
+from unfreeze.config import TrainConfig
+from unfreeze.data.checks import check, readable
+from unfreeze.data.reference import read_reference
+from unfreeze.data.sources import PhotoSet, read_photos
+from unfreeze.data.splits import FOLDS, split
+from unfreeze.exam import set_exam
+from unfreeze.models.backbone import Backbone, Head
+from unfreeze.models.backbones import load_backbone
+from unfreeze.models.freezing import apply, parameter_groups
+from unfreeze.runtime import deterministic, generator, prepare_process
+from unfreeze.training.activations import Activations, answers_from
+from unfreeze.training.finetune import Schedule, Weights, views_of_epoch
+from unfreeze.training.interpolate import between
+from unfreeze.training.phase_one import gather, new_head, phase_one, render_with
+from unfreeze.training.recipes import Candidate, choose
+from unfreeze.training.rounds import TrainingData
+from unfreeze.training.store import open_store
+
+POINTS = (0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Addition:
+    """What differs from phase 2 as it is.
+
+    Attributes:
+        longer: Times the epochs.
+        views: Kept views of each photo.
+        average: Decay a step of an exponential mean of the weights, which is then the model (EMA); 0: the last weights.
+        mixup: The parameter of the Beta distribution by which kept activations and labels are mixed (Zhang et al. 2018;
+            manifold mixup, Verma et al. 2019); 0: none.
+        anchor: Strength of the squared distance to phase 1's backbone in the loss (L2-SP, Li et al. 2018).
+        distil: Weight of phase 1's own answers, softened by 2, in the loss (LwF, Li and Hoiem 2016).
+        priors: Strength of the log of the classes' shares that is added to logits in training (Menon et al. 2021).
+    """
+
+    longer: float = 1.0
+    views: int = 8
+    average: float = 0.0
+    mixup: float = 0.0
+    anchor: float = 0.0
+    distil: float = 0.0
+    priors: float = 0.0
+
+
+ADDITIONS = {
+    "plain": Addition(),
+    "1.5 times the epochs": Addition(longer=1.5),
+    "twice the epochs": Addition(longer=2),
+    "EMA 0.98": Addition(average=0.98),
+    "mixup 0.2": Addition(mixup=0.2),
+    "mixup 0.2, twice the epochs": Addition(mixup=0.2, longer=2),
+    "L2-SP 0.01": Addition(anchor=0.01),
+    "distillation 0.5": Addition(distil=0.5),
+    "logit adjustment in the loss": Addition(priors=1.0),
+}
+
+
+def train(
+    backbone: Backbone, head: Head, source: Activations, data: TrainingData, candidate: Candidate, schedule: Schedule,
+    addition: Addition, seed: int,
+) -> Weights:  # fmt: skip
+    """Train like ``finetune``, with an addition; the backbone and the head start from what they are, and are changed."""
+    plan = candidate.plan
+    groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
+    optimizer = torch.optim.AdamW(groups, fused=True)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    rates = [group["lr"] for group in groups]
+    shares = torch.bincount(data.labels[torch.from_numpy(data.train)], minlength=data.classes) / len(data.train)
+    start = [parameter.detach().clone() for stage in backbone.stages for parameter in stage.module.parameters()]
+    moved = [parameter for stage in backbone.stages for parameter in stage.module.parameters()]
+    soft = torch.from_numpy(answers_from(backbone, head, source, data.train))
+    place_of = {int(photo): place for place, photo in enumerate(data.train)}
+    apply(plan, backbone)
+    tail = nn.Sequential(*(stage.module for stage in backbone.stages[plan.boundary :]))
+    mean = {name: copy.deepcopy(module.state_dict()) for name, module in (("tail", tail), ("head", head))}
+    per_epoch = -(-len(data.train) // schedule.batch_size)
+    step = 0
+    dice = generator(seed, 99)
+    for epoch in range(1, schedule.epochs + 1):
+        order = generator(seed, epoch).permutation(data.train)
+        batches = source.batches(order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size)
+        for x, photos in zip(batches, torch.split(torch.from_numpy(order), schedule.batch_size), strict=True):
+            factor = schedule.rate(step, schedule.epochs * per_epoch)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor
+            x = x.float()
+            target = functional.one_hot(data.labels[photos], data.classes).float()
+            if addition.mixup:
+                share = float(dice.beta(addition.mixup, addition.mixup))
+                other = torch.from_numpy(dice.permutation(len(x)))
+                x, target = share * x + (1 - share) * x[other], share * target + (1 - share) * target[other]
+            with torch.no_grad():
+                x = backbone.run(x, source.boundary, plan.boundary)
+            logits = head(backbone.run(x, plan.boundary, len(backbone.stages)))
+            loss = functional.cross_entropy(
+                logits + addition.priors * shares.log(), target, label_smoothing=schedule.smoothing
+            )
+            if addition.distil:
+                loss = loss + addition.distil * softened(
+                    logits, soft[torch.tensor([place_of[int(photo)] for photo in photos])]
+                )
+            if addition.anchor:
+                pairs = zip(moved, start, strict=True)
+                loss = loss + addition.anchor / 2 * sum(
+                    ((now - before) ** 2).sum() for now, before in pairs if now.requires_grad
+                )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(parameters, schedule.clip or float("inf"))
+            optimizer.step()
+            step += 1
+            decay = min(addition.average, step / (step + 1))
+            follow(mean["tail"], tail, decay)
+            follow(mean["head"], head, decay)
+    tail.load_state_dict(mean["tail"])
+    head.load_state_dict(mean["head"])
+    return Weights(backbone.snapshot(plan.boundary), copy.deepcopy(dict(head.state_dict())))
+
+
+def softened(logits: Tensor, target: Tensor, heat: float = 2.0) -> Tensor:
+    """Return the distance of two answers at a temperature, scaled as Hinton et al. (2015) do."""
+    own, theirs = (functional.log_softmax(each / heat, dim=1) for each in (logits, target))
+    return heat**2 * functional.kl_div(own, theirs, log_target=True, reduction="batchmean")
+
+
+def follow(mean: dict[str, Tensor], module: nn.Module, decay: float) -> None:
+    """Let the mean go a step after the weights."""
+    for name, value in module.state_dict().items():
+        if value.is_floating_point():
+            mean[name].lerp_(value, 1 - decay)
+
+
+def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) -> Iterator[tuple[str, Scored]]:
+    """Yield what every addition is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
+    photos = read_photos(data / name)
+    train_side, test_side = draw(photos, a_class, seed)
+    sided = (*(replace(one, split="train") for one in train_side), *(replace(one, split="test") for one in test_side))
+    splits = split(check(PhotoSet(photos.root, photos.classes, sided)), test_size=None, folds=FOLDS, seed=seed)
+    drawn = check(PhotoSet(photos.root, photos.classes, sided))
+    learning, test = ([drawn.samples[i] for i in side] for side in (splits.learning, splits.test))
+    known = TrainingData.of(learning, splits, len(photos.classes))
+    backbone = load_backbone("efficientnet_lite0")
+    reference = readable(read_reference(data / "imagenet_train1k", backbone.network.labels), {})
+    some = replace(reference, samples=reference.samples[::3])
+    truth = np.array([sample.label for sample in test])
+    store = open_store(None, 0)
+    most = max(ADDITIONS[each].views for each in named)
+    recipe = choose(TrainConfig(photos=data, seed=seed, views=most), backbone, len(known.train), known.classes)
+    recipe = replace(recipe, views=4)
+    candidate = recipe.candidates[0]
+    (renderer,) = render_with(replace(recipe, augmentations=recipe.augmentations[:1]), backbone, learning, seed)
+    sources, at_head = gather(store, backbone, renderer, known, replace(recipe, augmentations=recipe.augmentations[:1]))
+    exam = set_exam(store, backbone, recipe.boundary, renderer, test, some)
+    pretrained, head = backbone.snapshot(recipe.boundary), new_head(backbone, known.classes, seed)
+    with deterministic(seed):
+        first = phase_one(backbone, at_head, known, recipe, seed)
+    yield "head-only", scored(first.final, backbone, head, pretrained, exam, truth)
+    for label in named:
+        addition = ADDITIONS[label]
+        schedule = replace(
+            candidate.schedule, epochs=round(addition.longer * candidate.schedule.epochs), views=addition.views
+        )
+        first.start.install(backbone, head, pretrained)
+        with deterministic(seed):
+            source = sources[candidate.plan.boundary]
+            tuned = train(backbone, head, source, known, candidate, schedule, addition, seed)
+        for alpha in POINTS:
+            model = between(pretrained, first.start, tuned, alpha)
+            yield f"{label}, alpha {alpha:g}", scored(model, backbone, head, pretrained, exam, truth)
+
+
+def table(rows: list[tuple[str, list[Scored]]], plain: str = "plain") -> Iterator[str]:
+    """Yield a line an addition: means over sets and seeds, and in how many of them it is better and worse than plain."""
+    yield "| addition | accuracy | balanced | lost, original task | balanced: better, worse than plain |"
+    yield "| --- | --- | --- | --- | --- |"
+    found = dict(rows)
+    for label, own in rows:
+        beside = found.get(f"{plain}, {label.rpartition(', ')[2]}")
+        apart = [mine[1] - theirs[1] for mine, theirs in zip(own, beside, strict=True)] if beside else []
+        figures = " | ".join(f"{value:.1f}" for value in np.mean(own, axis=0))
+        yield f"| {label} | {figures} | {sum(a > 0 for a in apart)}, {sum(a < 0 for a in apart)} of {len(apart)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--sets", nargs="+", default=["magnetic_tile", "wbc5_tecom"], choices=SETS)
+    parser.add_argument("--a-class", type=int, default=20)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[7, 8])
+    parser.add_argument("--additions", nargs="+", default=list(ADDITIONS), choices=list(ADDITIONS))
+    arguments = parser.parse_args()
+    prepare_process()
+    found: dict[str, list[Scored]] = {}
+    for name in arguments.sets:
+        for seed in arguments.seeds:
+            for label, figures in measure(arguments.data, name, arguments.a_class, seed, arguments.additions):
+                print(name, seed, label, *(f"{value:.1f}" for value in figures), flush=True)
+                found.setdefault(label, []).append(figures)
+    print("\n".join(table(list(found.items()))))
+
+
+if __name__ == "__main__":
+    main()
