@@ -3,7 +3,8 @@
     python -m benchmarks.additions DATA [--sets magnetic_tile ...] [--a-class 20] [--seeds 7 8] [--additions plain EMA ...]
 
 Every addition trains auto's first candidate on all training photos, from the same solved head and the same kept activations,
-in the same order, and is scored on the test photos at its end and half way from phase 1.  "plain" is what unfreeze does.
+in the same order, and is scored on the test photos at its end and half way from phase 1.  "plain" is what unfreeze does
+(in RESULTS.md: what it did, with 10 epochs where it has 15 now).
 DATA and the drawing of photos are those of peers/bench.py; seeds differ from those of the results.
 """
 
@@ -11,25 +12,20 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.choices import Scored, scored
-from benchmarks.peers.bench import SETS, draw
+from benchmarks.choices import Scored, gathered, prepare, scored
+from benchmarks.peers.bench import SETS
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unfreeze.config import TrainConfig
-from unfreeze.data.checks import check, readable
-from unfreeze.data.reference import read_reference
-from unfreeze.data.sources import PhotoSet, read_photos
-from unfreeze.data.splits import FOLDS, split
 from unfreeze.exam import set_exam
 from unfreeze.models.backbone import Backbone, Head
-from unfreeze.models.backbones import load_backbone
 from unfreeze.models.freezing import apply, parameter_groups
 from unfreeze.runtime import deterministic, generator, prepare_process
 from unfreeze.training.activations import Activations, answers_from
@@ -49,7 +45,6 @@ class Addition:
 
     Attributes:
         longer: Times the epochs.
-        views: Kept views of each photo.
         average: Decay a step of an exponential mean of the weights, which is then the model (EMA); 0: the last weights.
         mixup: The parameter of the Beta distribution by which kept activations and labels are mixed (Zhang et al. 2018;
             manifold mixup, Verma et al. 2019); 0: none.
@@ -59,7 +54,6 @@ class Addition:
     """
 
     longer: float = 1.0
-    views: int = 8
     average: float = 0.0
     mixup: float = 0.0
     anchor: float = 0.0
@@ -91,13 +85,15 @@ def train(
     parameters = [parameter for group in groups for parameter in group["params"]]
     rates = [group["lr"] for group in groups]
     shares = torch.bincount(data.labels[torch.from_numpy(data.train)], minlength=data.classes) / len(data.train)
-    start = [parameter.detach().clone() for stage in backbone.stages for parameter in stage.module.parameters()]
-    moved = [parameter for stage in backbone.stages for parameter in stage.module.parameters()]
-    soft = torch.from_numpy(answers_from(backbone, head, source, data.train))
-    place_of = {int(photo): place for place, photo in enumerate(data.train)}
+    soft = torch.from_numpy(
+        answers_from(backbone, head, source, data.train)
+    )  # photos to learn from have the first numbers
     apply(plan, backbone)
-    tail = nn.Sequential(*(stage.module for stage in backbone.stages[plan.boundary :]))
-    mean = {name: copy.deepcopy(module.state_dict()) for name, module in (("tail", tail), ("head", head))}
+    tail = nn.ModuleList(stage.module for stage in backbone.stages[plan.boundary :])
+    moved = [parameter for parameter in tail.parameters() if parameter.requires_grad]
+    start = [parameter.detach().clone() for parameter in moved]
+    model = nn.ModuleList([tail, head])
+    mean = copy.deepcopy(model.state_dict())
     per_epoch = -(-len(data.train) // schedule.batch_size)
     step = 0
     dice = generator(seed, 99)
@@ -121,24 +117,17 @@ def train(
                 logits + addition.priors * shares.log(), target, label_smoothing=schedule.smoothing
             )
             if addition.distil:
-                loss = loss + addition.distil * softened(
-                    logits, soft[torch.tensor([place_of[int(photo)] for photo in photos])]
-                )
+                loss = loss + addition.distil * softened(logits, soft[photos])
             if addition.anchor:
                 pairs = zip(moved, start, strict=True)
-                loss = loss + addition.anchor / 2 * sum(
-                    ((now - before) ** 2).sum() for now, before in pairs if now.requires_grad
-                )
+                loss = loss + addition.anchor / 2 * sum(((now - before) ** 2).sum() for now, before in pairs)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, schedule.clip or float("inf"))
             optimizer.step()
             step += 1
-            decay = min(addition.average, step / (step + 1))
-            follow(mean["tail"], tail, decay)
-            follow(mean["head"], head, decay)
-    tail.load_state_dict(mean["tail"])
-    head.load_state_dict(mean["head"])
+            follow(mean, model, min(addition.average, step / (step + 1)))
+    model.load_state_dict(mean)
     return Weights(backbone.snapshot(plan.boundary), copy.deepcopy(dict(head.state_dict())))
 
 
@@ -157,34 +146,22 @@ def follow(mean: dict[str, Tensor], module: nn.Module, decay: float) -> None:
 
 def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) -> Iterator[tuple[str, Scored]]:
     """Yield what every addition is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
-    photos = read_photos(data / name)
-    train_side, test_side = draw(photos, a_class, seed)
-    sided = (*(replace(one, split="train") for one in train_side), *(replace(one, split="test") for one in test_side))
-    splits = split(check(PhotoSet(photos.root, photos.classes, sided)), test_size=None, folds=FOLDS, seed=seed)
-    drawn = check(PhotoSet(photos.root, photos.classes, sided))
-    learning, test = ([drawn.samples[i] for i in side] for side in (splits.learning, splits.test))
-    known = TrainingData.of(learning, splits, len(photos.classes))
-    backbone = load_backbone("efficientnet_lite0")
-    reference = readable(read_reference(data / "imagenet_train1k", backbone.network.labels), {})
-    some = replace(reference, samples=reference.samples[::3])
-    truth = np.array([sample.label for sample in test])
+    task = prepare(data, name, a_class, seed)
+    backbone, known, truth = task.backbone, task.known, task.truth
     store = open_store(None, 0)
-    most = max(ADDITIONS[each].views for each in named)
-    recipe = choose(TrainConfig(photos=data, seed=seed, views=most), backbone, len(known.train), known.classes)
-    recipe = replace(recipe, views=4)
+    recipe = choose(task.config, backbone, len(known.train), known.classes)
+    recipe = replace(recipe, augmentations=recipe.augmentations[:1])
     candidate = recipe.candidates[0]
-    (renderer,) = render_with(replace(recipe, augmentations=recipe.augmentations[:1]), backbone, learning, seed)
-    sources, at_head = gather(store, backbone, renderer, known, replace(recipe, augmentations=recipe.augmentations[:1]))
-    exam = set_exam(store, backbone, recipe.boundary, renderer, test, some)
+    (renderer,) = render_with(recipe, backbone, task.train, seed)
+    sources, at_head = gather(store, backbone, renderer, known, recipe)
+    exam = set_exam(store, backbone, recipe.boundary, renderer, task.test, task.reference)
     pretrained, head = backbone.snapshot(recipe.boundary), new_head(backbone, known.classes, seed)
     with deterministic(seed):
         first = phase_one(backbone, at_head, known, recipe, seed)
     yield "head-only", scored(first.final, backbone, head, pretrained, exam, truth)
     for label in named:
         addition = ADDITIONS[label]
-        schedule = replace(
-            candidate.schedule, epochs=round(addition.longer * candidate.schedule.epochs), views=addition.views
-        )
+        schedule = replace(candidate.schedule, epochs=round(addition.longer * candidate.schedule.epochs))
         first.start.install(backbone, head, pretrained)
         with deterministic(seed):
             source = sources[candidate.plan.boundary]
@@ -215,13 +192,12 @@ def main() -> None:
     parser.add_argument("--additions", nargs="+", default=list(ADDITIONS), choices=list(ADDITIONS))
     arguments = parser.parse_args()
     prepare_process()
-    found: dict[str, list[Scored]] = {}
-    for name in arguments.sets:
-        for seed in arguments.seeds:
-            for label, figures in measure(arguments.data, name, arguments.a_class, seed, arguments.additions):
-                print(name, seed, label, *(f"{value:.1f}" for value in figures), flush=True)
-                found.setdefault(label, []).append(figures)
-    print("\n".join(table(list(found.items()))))
+    pairs = itertools.product(arguments.sets, arguments.seeds)
+    found = gathered(
+        (name, seed, measure(arguments.data, name, arguments.a_class, seed, arguments.additions))
+        for name, seed in pairs
+    )
+    print("\n".join(table(found)))
 
 
 if __name__ == "__main__":

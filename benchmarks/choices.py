@@ -10,8 +10,9 @@ what the original classifier loses on a third of the reference photos.  Seeds di
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from unfreeze.config import TrainConfig
 from unfreeze.data.checks import check, readable
 from unfreeze.data.reference import read_reference
-from unfreeze.data.sources import PhotoSet, read_photos
+from unfreeze.data.sources import PhotoSet, Sample, read_photos
 from unfreeze.data.splits import FOLDS, split
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.exam import Exam, set_exam
@@ -48,29 +49,58 @@ def ways(config: TrainConfig, named: list[str], backbone: Backbone, data: Traini
     return [choose(each, backbone, len(data.train), data.classes) for each in configs]
 
 
-def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) -> Iterator[tuple[str, Scored]]:
-    """Yield what every way is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
+@dataclass(frozen=True)
+class Task:
+    """One drawing of a set's photos, and what they are trained and judged with.
+
+    Attributes:
+        train: Photos to learn from.
+        test: Photos to be scored on.
+        known: The former, as training sees them.
+        truth: Labels of the latter.
+        backbone: Pretrained.
+        reference: A third of the reference photos.
+        config: The defaults.
+    """
+
+    train: list[Sample]
+    test: list[Sample]
+    known: TrainingData
+    truth: NDArray[np.int64]
+    backbone: Backbone
+    reference: PhotoSet
+    config: TrainConfig
+
+
+def prepare(data: Path, name: str, a_class: int, seed: int) -> Task:
+    """Draw the photos of a set, and load the backbone."""
     photos = read_photos(data / name)
     train, test = draw(photos, a_class, seed)
     sided = (*(replace(one, split="train") for one in train), *(replace(one, split="test") for one in test))
     drawn = check(PhotoSet(photos.root, photos.classes, sided))
     splits = split(drawn, test_size=None, folds=FOLDS, seed=seed)
     train, test = ([drawn.samples[i] for i in side] for side in (splits.learning, splits.test))
-    known = TrainingData.of(train, splits, len(photos.classes))
     backbone = load_backbone("efficientnet_lite0")
     reference = readable(read_reference(data / "imagenet_train1k", backbone.network.labels), {})
-    some = replace(reference, samples=reference.samples[::3])
-    config = TrainConfig(photos=data, seed=seed)
-    truth = np.array([sample.label for sample in test])
+    return Task(
+        train, test, TrainingData.of(train, splits, len(photos.classes)), np.array([sample.label for sample in test]),
+        backbone, replace(reference, samples=reference.samples[::3]), TrainConfig(photos=data, seed=seed),
+    )  # fmt: skip
+
+
+def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) -> Iterator[tuple[str, Scored]]:
+    """Yield what every way is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
+    task = prepare(data, name, a_class, seed)
+    backbone, known, truth = task.backbone, task.known, task.truth
     for label, augmentation, views in (
         ("4 views", MILD, 4), ("8 views", MILD, 8), ("16 views", MILD, 16), ("8 turned views", TURNED, 8),
     ):  # fmt: skip
         store = open_store(None, 0)
-        for number, recipe in enumerate(ways(config.model_copy(update={"views": views}), named, backbone, known)):
+        for number, recipe in enumerate(ways(task.config.model_copy(update={"views": views}), named, backbone, known)):
             own = replace(recipe, augmentations=(augmentation,), views=4)
-            (renderer,) = render_with(own, backbone, train, seed)
+            (renderer,) = render_with(own, backbone, task.train, seed)
             sources, at_head = gather(store, backbone, renderer, known, own)
-            exam = set_exam(store, backbone, own.boundary, renderer, test, some)
+            exam = set_exam(store, backbone, own.boundary, renderer, task.test, task.reference)
             pretrained, head = backbone.snapshot(own.boundary), new_head(backbone, known.classes, seed)
             with deterministic(seed):
                 first = phase_one(backbone, at_head, known, own, seed)
@@ -97,6 +127,16 @@ def scored(
     return 100 * float(right.mean()), 100 * balanced_accuracy(truth, right), 100 * lost
 
 
+def gathered(measured: Iterable[tuple[str, int, Iterable[tuple[str, Scored]]]]) -> list[tuple[str, list[Scored]]]:
+    """Print what was measured of each set and seed as it comes, and return it by label."""
+    found: dict[str, list[Scored]] = {}
+    for name, seed, rows in measured:
+        for label, figures in rows:
+            print(name, seed, label, *(f"{value:.1f}" for value in figures), flush=True)
+            found.setdefault(label, []).append(figures)
+    return list(found.items())
+
+
 def table(rows: list[tuple[str, list[Scored]]]) -> Iterator[str]:
     """Yield a line a way: means over the sets and seeds."""
     yield "| way | accuracy | balanced | lost, original task |"
@@ -114,13 +154,11 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", default=["blocks.6@1e-3", "blocks.5@3e-4", "blocks.5@1e-3"])
     arguments = parser.parse_args()
     prepare_process()
-    found: dict[str, list[Scored]] = {}
-    for name in arguments.sets:
-        for seed in arguments.seeds:
-            for label, scored in measure(arguments.data, name, arguments.a_class, seed, arguments.ways):
-                print(name, seed, label, *(f"{value:.1f}" for value in scored), flush=True)
-                found.setdefault(label, []).append(scored)
-    print("\n".join(table(list(found.items()))))
+    pairs = itertools.product(arguments.sets, arguments.seeds)
+    found = gathered(
+        (name, seed, measure(arguments.data, name, arguments.a_class, seed, arguments.ways)) for name, seed in pairs
+    )
+    print("\n".join(table(found)))
 
 
 if __name__ == "__main__":

@@ -22,11 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sklearn.metrics import balanced_accuracy_score
-
 import unfreeze
 from unfreeze.data.sources import PhotoSet, read_photos
-from unfreeze.run import Run
 from unfreeze.runtime import generator
 from unfreeze.verdict import Verdict
 
@@ -75,13 +72,13 @@ def shift(source: Path, target: Path, a_class: int, seeds: Sequence[int], arms: 
     print(f"{len(test)} photos to test on: {', '.join(classes)}\n")
     print("| seed | arm | accuracy | balanced | own camera: balanced |\n| --- | --- | --- | --- | --- |")
     found: dict[str, list[Figures]] = {}
-
     for seed in seeds:
         train, rest = draw(known, classes, a_class, seed)
         table = write(work / f"{seed}.csv", train, test)
+        others = write(work / f"{seed} others.csv", [], [(path, truth[path]) for path in rest])
         for arm in arms:
             run = unfreeze.train(table, seed=seed, out=work / f"{arm} {seed}", **ARMS[arm])
-            own, ships = scored(run, rest, [truth[path] for path in rest]), run.verdict.shipped
+            own, ships = run.evaluate(others).balanced_accuracy, run.verdict.shipped
             scores = run.verdict.scores.shipped
             if arm.startswith("classic"):
                 assert run.verdict.scores.two_phase is not None
@@ -90,12 +87,6 @@ def shift(source: Path, target: Path, a_class: int, seeds: Sequence[int], arms: 
             print(_row(str(seed), f"{arm} ({ships})" if arm.startswith("auto") else arm, found[arm][-1:]), flush=True)
     for arm, each in found.items():
         print(_row("mean", arm, each))
-
-
-def scored(run: Run, photos: Sequence[Path], truth: Sequence[str]) -> float:
-    """Return the shipped model's balanced accuracy."""
-    said = [prediction.label for prediction in run.predict(photos)]
-    return float(balanced_accuracy_score(truth, said))
 
 
 def _row(seed: str, arm: str, figures: Sequence[Figures]) -> str:

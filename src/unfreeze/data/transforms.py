@@ -180,8 +180,8 @@ def augment(
 
 def _lit(view: Image.Image, light: tuple[float, float, float]) -> Image.Image:
     """Multiply red, green and blue; decimals are cut off, as ``ImageEnhance.Brightness`` does where all are equal."""
-    levels = np.arange(256, dtype=np.float32)
-    return view.point([int(level) for factor in light for level in np.minimum(levels * np.float32(factor), 255)])
+    levels = np.outer(np.array(light, np.float32), np.arange(256, dtype=np.float32))
+    return view.point(np.minimum(levels, 255).astype(int).ravel().tolist())
 
 
 def stack(views: Sequence[Image.Image]) -> Tensor:
