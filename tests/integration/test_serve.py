@@ -154,6 +154,23 @@ def test_interrupted_it_ends_in_good_order(server: Started) -> None:
     assert rest == "ended\n"
 
 
+def test_interrupted_as_soon_as_that_is_offered_it_ends_in_good_order(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def interrupted(line: str) -> None:
+        said.append(line)
+        if line.startswith("Ctrl-C"):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("unfreeze.serve.server.say", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main(["serve", str(run.folder.root), "--port", "0", "--device", "cpu"])
+    assert end.value.code == 0
+    assert said[-2:] == ["Ctrl-C ends it", "ended"]
+
+
 def test_open_to_others_it_warns(run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: None)
     with pytest.raises(SystemExit) as end:

@@ -44,12 +44,6 @@ def serve(folder: Path, host: str, port: int, device: str) -> None:
         found = served.run.verdict
         address = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         arm = "two-phase" if found.shipped == "two_phase" else "head-only"
-        say(f"serving  {folder}: {found.model.name}, the {arm} model, {len(served.run.classes)} classes")
-        say(f"page     {address}/")
-        say(f"API      curl -F photos=@PHOTO {address}{PREDICT}; described in {address}/openapi.json")
-        say("Ctrl-C ends it")
-        if not is_loopback(host):
-            say("warning: whoever can reach this machine can use it, for there is no authentication")
         config = uvicorn.Config(
             create_app(served, own_names(host)),
             log_config=None,  # uvicorn's own resets the whole process's logging, and closes what others log to
@@ -61,8 +55,14 @@ def serve(folder: Path, host: str, port: int, device: str) -> None:
             limit_concurrency=CONNECTIONS,
             timeout_graceful_shutdown=GRACE,
         )
-        # uvicorn ends in good order, and then passes the signal on.
+        # As soon as Ctrl-C is offered it ends in good order; uvicorn does so, and then passes the signal on.
         with contextlib.suppress(KeyboardInterrupt):
+            say(f"serving  {folder}: {found.model.name}, the {arm} model, {len(served.run.classes)} classes")
+            say(f"page     {address}/")
+            say(f"API      curl -F photos=@PHOTO {address}{PREDICT}; described in {address}/openapi.json")
+            say("Ctrl-C ends it")
+            if not is_loopback(host):
+                say("warning: whoever can reach this machine can use it, for there is no authentication")
             uvicorn.Server(config).run(sockets=[listening])
         say("ended")
 
