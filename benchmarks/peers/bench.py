@@ -262,19 +262,21 @@ def _ratios(a_class: str, peer: str, arm: str, rows: list[Row]) -> list[str]:
         }  # fmt: skip
         if not ours:
             continue
-        ratios: list[float | None] = []
-        for own in OURS:
-            reached = seconds_to(ours[own], float(theirs["accuracy"])) if own in ours else None
-            ratios.append(float(theirs["clock"]) / reached if reached else None)
-        sooner = max((ratio for ratio in ratios if ratio is not None), default=None)
-        best.setdefault(theirs["set"], []).append(sooner or 0.0)
-        shown = ["never" if ratio is None else f"{ratio:.1f}x" for ratio in (*ratios, sooner)]
+        reached = {own: seconds_to(row, float(theirs["accuracy"])) for own, row in ours.items()}
+        ratios = {own: float(theirs["clock"]) / seconds if seconds else 0.0 for own, seconds in reached.items()}
+        sooner = max(ratios.values())
+        best.setdefault(theirs["set"], []).append(sooner)
+        shown = [_times(ratios[own]) if own in ratios else "-" for own in OURS] + [_times(sooner)]
         accuracy = f"{100 * float(theirs['accuracy']):.1f}"
         lines.append(_line([theirs["set"], theirs["seed"], accuracy, f"{float(theirs['clock']):.0f}", *shown]))
     if best:
         middle = statistics.median(statistics.median(found) for found in best.values())
         lines.append(_line(["median over sets", "", "", "", "", "", f"{middle:.1f}x"]))
     return lines if best else []
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}x" if ratio else "never"
 
 
 def _reached(found: list[float | None]) -> str:
