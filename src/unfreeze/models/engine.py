@@ -84,6 +84,12 @@ def frozen_forward(backbone: Backbone, start: int, stop: int, example: Tensor) -
     return backbone.built[wanted]
 
 
+def lowered(backbone: Backbone) -> bool:
+    """Return whether anything that was built for ``backbone`` computes in less than float32."""
+    exactly = {id(forward) for (precision, *_), forward in backbone.built.items() if precision == torch.float32}
+    return any(id(forward) not in exactly for forward in backbone.built.values())
+
+
 def _build(
     backbone: Backbone, start: int, stop: int, few: Tensor, exact: Forward | None
 ) -> tuple[Forward, torch.dtype]:

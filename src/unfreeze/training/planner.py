@@ -13,6 +13,7 @@ from torch import Tensor
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, exact
+from unfreeze.models.engine import lowered
 from unfreeze.models.freezing import StagePlan
 from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import Stopwatch, threads_for
@@ -60,7 +61,7 @@ class Speed:
 
     Attributes:
         view: One training view, from its file through the frozen stages.
-        read: The same for a photo of the exam, which is in float32; taken for the same where there are few.
+        read: The same for a photo of the exam; the same number where both are in float32, or there are few photos.
         building: What computes the exam's frozen stages, where it isn't built yet.
         photo: One photo through the stages above, forwards only.
         learned: One photo of a step of phase 2, for each candidate.
@@ -239,7 +240,7 @@ def measure_speed(backbone: Backbone, renderer: Renderer, data: TrainingData, re
         if work.views:
             view, building = _a_view(backbone, renderer, data.train, recipe.kept_from or backbone.head_boundary)
             read = view
-        if work.unread and (not view or work.unread >= WORTH_TIMING):
+        if work.unread and (not view or (work.unread >= WORTH_TIMING and lowered(backbone))):
             (read, _), building = _a_view(exact(backbone), renderer, data.train, recipe.boundary), 0.0
         speed = Speed(
             view=view,

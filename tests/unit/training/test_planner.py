@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from unfreeze.config import TrainConfig
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.runtime import Stopwatch
-from unfreeze.training.activations import keep, keep_or_render
+from unfreeze.training.activations import crossings, keep, keep_or_render
 from unfreeze.training.finetune import Indices
 from unfreeze.training.planner import Deadline, Forecast, Speed, Work, count_up, count_work, duration, measure_speed
 from unfreeze.training.recipes import Recipe, choose
@@ -229,6 +229,26 @@ def test_where_nothing_is_left_to_read_nothing_is_read(photos: tuple[Path, ...])
     absent = replace(own, paths=tuple(Path("gone") / path.name for path in own.paths))
     work = replace(count_work(new_store(), backbone, [own], data, recipe, papers(own), 0), views=0, unread=0)
     assert measure_speed(backbone, absent, data, recipe, work).view == 0
+
+
+@pytest.mark.parametrize(("precision", "read"), [(torch.float32, 1), (torch.bfloat16, 2)])
+def test_the_exams_photos_are_timed_where_they_are_computed_otherwise(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, precision: torch.dtype, read: int
+) -> None:
+    timed: list[torch.dtype] = []
+
+    def crossed(backbone: Backbone, *rest: object) -> Iterator[torch.Tensor]:
+        timed.append(backbone.precision)
+        return crossings(backbone, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("unfreeze.training.planner.crossings", crossed)
+    backbone = replace(tiny_cnn(), precision=precision)
+    own, data, recipe = planned(photos, backbone, recipe="head-only")
+    work = replace(count_work(new_store(), backbone, [own], data, recipe, papers(own), 0), unread=10**6)
+    speed = measure_speed(backbone, own, data, recipe, work)
+    assert timed == [precision, torch.float32][:read]
+    assert speed.read > 0
+    assert (speed.building > 0) == (read == 1)
 
 
 @pytest.mark.parametrize("epochs", [3, 40])
