@@ -25,7 +25,7 @@ from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, vali
 from unfreeze.training.selection import Panel
 from unfreeze.training.store import Store
 
-TRIED_VIEWS = 2  # of each photo, the plain one included, to tell which way of turning photos a head learns more from
+TRIED = 2  # views of each photo, the plain one included, and poses, to tell which way of turning photos is better
 
 Sources = Mapping[int, Activations]  # what crosses each boundary that a training starts from
 
@@ -87,19 +87,24 @@ def gather(
 def suited(
     store: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
 ) -> Renderer:
-    """Return the renderer whose views a solved head learns most from: the first, unless another is clearly better."""
+    """Return the renderer that serves a solved head best: the first, unless another is clearly better.
+
+    Turned views pay in two ways, which are judged together: the head learns from them, and its answers are averaged over them.
+    """
     best, *others = renderers
-    count = min(recipe.views, TRIED_VIEWS)
-    if not others or count < TRIED_VIEWS:
+    count = min(recipe.views, TRIED)
+    if not others or count < TRIED:
         return best
-    views, train = data.views(count), data.train.tolist()
+    train = data.train.tolist()
     labels = data.labels[torch.from_numpy(data.train)]
 
     def losses(renderer: Renderer) -> FloatArray:
+        poses = recipe.poses(renderer)[:TRIED]
+        views = data.views(count, poses)
         source = keep_or_render(store, backbone, renderer, recipe.kept_from, views, "reading training photos")
         at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
         fit = fit_head(features(at_head, train, range(count)), labels, data.fold, data.classes)
-        return photo_losses(fit.out_of_fold, labels.numpy())
+        return photo_losses(_asked_in_poses(fit.fold_heads, features(at_head, train, poses), data), labels.numpy())
 
     lowest = losses(best)
     for renderer in others:

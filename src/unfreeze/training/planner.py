@@ -19,7 +19,7 @@ from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import Stopwatch, threads_for
 from unfreeze.training.activations import BATCH, Activations, Rendered, answers_from, crossings, missing_views, nearest
 from unfreeze.training.finetune import Indices, Schedule, finetune
-from unfreeze.training.phase_one import TRIED_VIEWS, new_head
+from unfreeze.training.phase_one import TRIED, new_head
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import TrainingData, validation_rounds
 from unfreeze.training.store import Store
@@ -210,10 +210,7 @@ def count_work(
             pixels, onward = 0, onward + pixels
     elif not nearest(store, backbone, renderer, head, views):
         pixels, onward = onward, 0
-    augmented = {
-        photo: kinds[1:TRIED_VIEWS] for photo, kinds in views.items()
-    }  # all renderers have the plain view in common
-    turned = sum(missing_views(store, backbone, other, recipe.kept_from or head, augmented) for other in others)
+    turned = sum(_tried(store, backbone, other, data, recipe) for other in others)
     scored = len(test.paths) + reference
     plain = dict.fromkeys(range(len(test.paths)), UPRIGHT)
     unread = bool(recipe.boundary and missing_views(store, exact(backbone), test, recipe.boundary, plain))
@@ -228,6 +225,13 @@ def count_work(
         asked=len(test.paths) * len(poses) * (1 + bool(recipe.candidates))
         + 2 * scored * (backbone.network.outputs > 0),
     )
+
+
+def _tried(store: Store, backbone: Backbone, other: Renderer, data: TrainingData, recipe: Recipe) -> int:
+    """Count the views that trying another renderer adds; all have the plain one in common."""
+    wanted = data.views(min(recipe.views, TRIED), recipe.poses(other)[:TRIED])
+    added = {photo: views[1:] for photo, views in wanted.items()}
+    return missing_views(store, backbone, other, recipe.kept_from or backbone.head_boundary, added)
 
 
 def measure_speed(backbone: Backbone, renderer: Renderer, data: TrainingData, recipe: Recipe, work: Work) -> Speed:

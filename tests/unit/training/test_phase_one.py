@@ -29,6 +29,7 @@ from tests.support import (
 from unfreeze.data.sources import Sample
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import place
 from unfreeze.training.activations import Cached, Rendered, features, keep
 from unfreeze.training.finetune import Weights
@@ -245,8 +246,9 @@ def test_a_single_way_to_augment_is_taken_unseen(photos: tuple[Path, ...], monke
     assert suited(new_store(), backbone, [given.renderer], given.data, recipe(backbone)) is given.renderer
 
 
-def test_ways_to_augment_are_judged_on_photos_of_other_folds(
-    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("averages", [False, True])
+def test_ways_to_augment_are_judged_on_photos_of_other_folds_in_two_poses(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, averages: bool
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=6)
     seen: list[tuple[np.ndarray, np.ndarray]] = []
@@ -257,10 +259,15 @@ def test_ways_to_augment_are_judged_on_photos_of_other_folds(
 
     monkeypatch.setattr("unfreeze.training.phase_one.photo_losses", noted)
     renderers = [replace(given.renderer, augmentation=how) for how in (CROPS, TURNED)]
-    how = recipe(backbone)
+    how = replace(recipe(backbone), averages=averages)
     suited(new_store(), backbone, renderers, given.data, how)
-    for own, (logits, labels) in zip(renderers, seen, strict=True):
-        source = keep(new_store(), backbone, Rendered(own), 5, given.data.views(2), "test")
+    for own, pose, (logits, labels) in zip(renderers, (Pose.MIRRORED, Pose.LEFT), seen, strict=True):
+        poses = (Pose.PLAIN, pose) if averages else UPRIGHT
+        source = keep(new_store(), backbone, Rendered(own), 5, given.data.views(2, poses), "test")
         fit = fit_head(features(source, range(12), (0, 1)), given.data.labels[:12], given.data.fold, CLASSES)
-        np.testing.assert_allclose(logits, fit.out_of_fold, rtol=1e-3, atol=1e-4)
+        shown = features(source, range(12), poses).mean(dim=1)
+        expected = [fit.fold_heads[fold].logits(shown[photo]).numpy() for photo, fold in enumerate(given.data.fold)]
+        np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)
+        if not averages:
+            np.testing.assert_allclose(logits, fit.out_of_fold, rtol=1e-3, atol=1e-4)
         np.testing.assert_array_equal(labels, given.data.labels[:12])
