@@ -89,7 +89,7 @@ def suited(
 ) -> Renderer:
     """Return the renderer that serves a solved head best: the first, unless another is clearly better.
 
-    Turned views pay in two ways, which are judged together: the head learns from them, and its answers are averaged over them.
+    Turned views pay in two ways, judged together: the head learns from them, and its answers are averaged over them.
     """
     best, *others = renderers
     count = min(recipe.views, TRIED)
