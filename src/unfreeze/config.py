@@ -93,7 +93,7 @@ class Settings(Common):
         Literal["none", "flip", "rotate"] | None,
         Field(
             description="How a photo may be turned without changing its class: left and right (flip), or every way (rotate: "
-            "aerial and microscope photos). Default: flip or rotate, as phase 1 learns more from."
+            "aerial and microscope photos). Default: flip or rotate, as serves phase 1 better."
         ),
     ] = None
     light: Annotated[

@@ -83,7 +83,7 @@ class Recipe:
 
     Attributes:
         name: As asked for.
-        augmentations: Of views other than the plain one; of several, the one that phase 1 learns most from on the folds.
+        augmentations: Of views other than the plain one; of several, the one that serves phase 1 best on the folds.
         views: How many views of each training photo phase 1 sees, the plain one included.
         head_plan: Phase 1 by gradient, together with ``head_schedule``; None where the head is solved.
         head_schedule: See ``head_plan``.
