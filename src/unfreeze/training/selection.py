@@ -95,14 +95,11 @@ class Panel:
         return not judges or better(self._heard(self.head_only, judges), self._heard(answers, judges))
 
     def wants_more(self, trials: Sequence[Answers]) -> bool:
-        """Tell whether a deeper candidate is worth trying for any that will have to choose: the rounds, and all together.
+        """Tell whether a deeper candidate is worth trying: the last one is clearly better than all before it, all the way.
 
-        Where the last one was best halfway, the pretrained weights are worth staying near to: more of them need not move.
+        Where it was best halfway, the pretrained weights are worth staying near to: more of them need not move.
         """
-        return any(self._wants_more(trials, judges) for judges in (self.everyone, *map(self.others, self.everyone)))
-
-    def _wants_more(self, trials: Sequence[Answers], judges: Judges) -> bool:
-        """Tell whether the last candidate is clearly better than what there was before it, and best all the way."""
+        judges = self.everyone
         if not judges or not trials:
             return bool(judges)
         *earlier, last = ([self._heard(said, judges) for said in answers.values()] for answers in trials)

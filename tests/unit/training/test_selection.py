@@ -77,11 +77,11 @@ def test_where_the_way_was_best_halfway_no_deeper_one_is_wanted(halfway: float, 
     assert panel(answers(truth, 0.0), truth).wants_more([trial]) is more
 
 
-def test_one_round_that_wants_more_is_enough() -> None:
+def test_what_one_round_wants_is_not_enough() -> None:
     truth = truths(120)
     weak, strong = answers(truth, 1.0), answers(truth, 4.0, 1)
     judging = panel(weak, truth)
-    assert judging.wants_more([{1.0: (strong[0], said(truth[1], -3.0))}])  # the second round's judge is the first
+    assert not judging.wants_more([{1.0: (strong[0], said(truth[1], -3.0))}])
 
 
 def test_where_everything_went_wrong_the_next_is_tried() -> None:
