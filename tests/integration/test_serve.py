@@ -162,7 +162,7 @@ def test_interrupted_as_soon_as_that_is_offered_it_ends_in_good_order(
     def interrupted(line: str) -> None:
         said.append(line)
         if line.startswith("Ctrl-C"):
-            signal.raise_signal(signal.SIGINT)
+            raise KeyboardInterrupt
 
     monkeypatch.setattr("unfreeze.serve.server.say", interrupted)
     with pytest.raises(SystemExit) as end:
