@@ -72,10 +72,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def server(run: Run) -> Iterator[Started]:
     started = start(run.folder.root)
-    yield started
-    if started.process.poll() is None:
+    with started.process:  # waits for it, and closes its pipes
+        yield started
         started.process.kill()
-        started.process.wait()
 
 
 def test_it_says_what_is_served_and_where(server: Started, run: Run) -> None:
