@@ -84,10 +84,10 @@ def frozen_forward(backbone: Backbone, start: int, stop: int, example: Tensor) -
     return backbone.built[wanted]
 
 
-def lowered(backbone: Backbone) -> bool:
+def is_lowered(backbone: Backbone) -> bool:
     """Return whether anything that was built for ``backbone`` computes in less than float32."""
-    exactly = {id(forward) for (precision, *_), forward in backbone.built.items() if precision == torch.float32}
-    return any(id(forward) not in exactly for forward in backbone.built.values())
+    built = backbone.built
+    return any(forward is not built.get((torch.float32, *what)) for (_, *what), forward in built.items())
 
 
 def _build(

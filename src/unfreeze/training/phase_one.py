@@ -92,18 +92,16 @@ def suited(
     Turned views pay in two ways, judged together: the head learns from them, and its answers are averaged over them.
     """
     best, *others = renderers
-    count = min(recipe.views, TRIED)
-    if not others or count < TRIED:
+    if not others or recipe.views < TRIED:
         return best
     train = data.train.tolist()
     labels = data.labels[torch.from_numpy(data.train)]
 
     def losses(renderer: Renderer) -> FloatArray:
-        poses = recipe.poses(renderer)[:TRIED]
-        views = data.views(count, poses)
+        poses, views = recipe.poses(renderer)[:TRIED], tried_views(renderer, data, recipe)
         source = keep_or_render(store, backbone, renderer, recipe.kept_from, views, "reading training photos")
         at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
-        fit = fit_head(features(at_head, train, range(count)), labels, data.fold, data.classes)
+        fit = fit_head(features(at_head, train, range(TRIED)), labels, data.fold, data.classes)
         return photo_losses(_asked_in_poses(fit.fold_heads, features(at_head, train, poses), data), labels.numpy())
 
     lowest = losses(best)
@@ -112,6 +110,11 @@ def suited(
         if clearly_lower(found, lowest):
             best, lowest = renderer, found
     return best
+
+
+def tried_views(renderer: Renderer, data: TrainingData, recipe: Recipe) -> dict[int, Sequence[int]]:
+    """Return the views that ``suited`` judges a renderer by, the plain one first; none where it tries nothing."""
+    return data.views(TRIED, recipe.poses(renderer)[:TRIED]) if recipe.views >= TRIED else {}
 
 
 def phase_one(backbone: Backbone, source: Activations, data: TrainingData, recipe: Recipe, seed: int) -> PhaseOne:

@@ -13,13 +13,13 @@ from torch import Tensor
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import PLAIN_VIEW
 from unfreeze.models.backbone import Backbone, exact
-from unfreeze.models.engine import lowered
+from unfreeze.models.engine import is_lowered
 from unfreeze.models.freezing import StagePlan
 from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import Stopwatch, threads_for
 from unfreeze.training.activations import BATCH, Activations, Rendered, answers_from, crossings, missing_views, nearest
 from unfreeze.training.finetune import Indices, Schedule, finetune
-from unfreeze.training.phase_one import TRIED, new_head
+from unfreeze.training.phase_one import new_head, tried_views
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import TrainingData, validation_rounds
 from unfreeze.training.store import Store
@@ -229,8 +229,7 @@ def count_work(
 
 def _tried(store: Store, backbone: Backbone, other: Renderer, data: TrainingData, recipe: Recipe) -> int:
     """Count the views that trying another renderer adds; all have the plain one in common."""
-    wanted = data.views(min(recipe.views, TRIED), recipe.poses(other)[:TRIED])
-    added = {photo: views[1:] for photo, views in wanted.items()}
+    added = {photo: views[1:] for photo, views in tried_views(other, data, recipe).items()}
     return missing_views(store, backbone, other, recipe.kept_from or backbone.head_boundary, added)
 
 
@@ -244,7 +243,7 @@ def measure_speed(backbone: Backbone, renderer: Renderer, data: TrainingData, re
         if work.views:
             view, building = _a_view(backbone, renderer, data.train, recipe.kept_from or backbone.head_boundary)
             read = view
-        if work.unread and (not view or (work.unread >= WORTH_TIMING and lowered(backbone))):
+        if work.unread and (not view or (work.unread >= WORTH_TIMING and is_lowered(backbone))):
             (read, _), building = _a_view(exact(backbone), renderer, data.train, recipe.boundary), 0.0
         speed = Speed(
             view=view,

@@ -90,7 +90,7 @@ def search(
     panel: Panel,
     time_left: TimeLeft,
 ) -> tuple[Trial, ...]:
-    """Try candidates in order, until no part of the panel wants a further one or there is no time for it.
+    """Try candidates in order, until the panel wants no further one or there is no time for it.
 
     Args:
         bench: What trains.

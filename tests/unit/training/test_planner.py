@@ -169,6 +169,17 @@ def test_another_way_to_augment_adds_a_view_and_a_pose_of_each_photo(
     assert both == replace(alone, views=alone.views + 2 * 24, onward=alone.onward + onward)
 
 
+def test_where_phase_one_sees_one_view_no_other_way_is_tried(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    own, data, recipe = planned(photos, backbone, recipe="head-only", views=1)
+    turned = replace(own, augmentation=recipe.augmentations[1])
+    alone, both = (
+        count_work(new_store(), backbone, renderers, data, recipe, papers(own), 0)
+        for renderers in ([own], [own, turned])
+    )
+    assert both == alone
+
+
 def test_head_only_takes_pixels_to_the_head(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, recipe="head-only")
