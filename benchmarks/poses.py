@@ -3,15 +3,13 @@
     python -m benchmarks.poses DATA [--sets hymenoptera ...] [--seeds 0] [--a-class 20]
 
 DATA is as for real_photos.py, which draws the photos.  Head-only, trained on mirrored views or on turned ones, on its test
-photos; log-losses are at the temperature that suits the answers.  "Taken" is what a run takes, by the folds: if it told
-mirrored from turned by the plain view alone, and by two poses, as it does.
+photos; log-losses are at the temperature that suits the answers.  "Taken" is what a run takes, by the folds.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +50,7 @@ def measure(table: Path, seed: int, name: str) -> None:
     store = open_store(None, 0)
     renderers = render_with(recipe, backbone, learning, seed)
     with deterministic(seed):
-        by_one, by_two = (
-            suited(store, backbone, renderers, data, replace(recipe, averages=averages)) for averages in (False, True)
-        )
+        chosen = suited(store, backbone, renderers, data, recipe)
     for renderer in renderers:
         poses = recipe.poses(renderer)
         _, at_head = gather(store, backbone, renderer, data, recipe)
@@ -68,8 +64,8 @@ def measure(table: Path, seed: int, name: str) -> None:
         assert renderer.augmentation is not None
         for shown in (UPRIGHT, poses):
             said = answers_from(backbone, head, kept, photos_to_test, shown)
-            taken = ["taken" if shown == first.poses and renderer is chosen else "" for chosen in (by_one, by_two)]
-            cells = [name, seed, renderer.augmentation.symmetry, len(shown), _scores(said, truth), *taken]
+            taken = "taken" if shown == first.poses and renderer is chosen else ""
+            cells = [name, seed, renderer.augmentation.symmetry, len(shown), _scores(said, truth), taken]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
@@ -87,8 +83,8 @@ def main() -> None:
     parser.add_argument("--a-class", type=int, default=20)
     arguments = parser.parse_args()
     prepare_process()
-    print("| set | seed | views | poses | accuracy | balanced | log-loss | by the plain view | by two poses |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| set | seed | views | poses | accuracy | balanced | log-loss | |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as work:
         for name in arguments.sets:
             for seed in arguments.seeds:

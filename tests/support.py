@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from unfreeze.config import TrainConfig
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import Augmentation
 from unfreeze.models.backbone import Architecture, Backbone, Head, Network, Tensors, assemble
@@ -23,7 +24,7 @@ from unfreeze.preprocessing import Preprocessing
 from unfreeze.training.activations import Activations, keep_or_render
 from unfreeze.training.finetune import Indices, Schedule, Tuned, Weights, finetune
 from unfreeze.training.phase_one import new_head
-from unfreeze.training.recipes import Candidate, Recipe
+from unfreeze.training.recipes import Candidate, Recipe, choose
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import Store, open_store
 
@@ -240,6 +241,18 @@ def recipe(
         judges=judges,
         boundary=min(each.plan.boundary for each in candidates),
     )
+
+
+def planned(photos: tuple[Path, ...], backbone: Backbone, **settings: object) -> tuple[Renderer, TrainingData, Recipe]:
+    """Return what renders 30 photos, of which 24 are learned from, in 4 folds, and what ``auto`` does with them."""
+    data = TrainingData(torch.arange(30) % 3, np.arange(24), np.arange(0), np.arange(24) % 4, 3)
+    recipe = choose(TrainConfig(photos=Path(), **settings), backbone, 24, 3)  # type: ignore[arg-type]
+    return replace(renderer(photos), augmentation=recipe.augmentations[0]), data, recipe
+
+
+def papers(own: Renderer) -> Renderer:
+    """Return what renders the 6 photos that ``planned`` leaves for testing."""
+    return replace(own, paths=own.paths[24:], digests=own.digests[24:])
 
 
 def at(backbone: Backbone, given: Task, boundary: int) -> Activations:

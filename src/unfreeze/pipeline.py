@@ -24,9 +24,11 @@ from unfreeze.run import Run
 from unfreeze.runtime import Stopwatch, deterministic, peak_rss_mib, say
 from unfreeze.training.phase_one import gather, new_head, phase_one, render_with, suited
 from unfreeze.training.phase_two import chosen, phase_two
-from unfreeze.training.planner import Deadline, count_up, count_work, measure_speed
+from unfreeze.training.planner import Deadline, count_up
 from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData, validation_rounds
+from unfreeze.training.speed import measure_speed
+from unfreeze.training.work import count_work, likeliest_first
 from unfreeze.verdict import Cost, Data, Model, Verdict
 
 
@@ -55,10 +57,11 @@ def run(config: TrainConfig) -> Run:
     learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
     data = TrainingData.of(learning, splits, len(photos.classes))  # training knows no other photo
     renderers = render_with(recipe, backbone, learning, config.seed)
-    with watch.measure("forecast"):
+    with deterministic(config.seed), watch.measure("forecast"):
         references = len(reference.samples) if reference is not None else 0
-        work = count_work(store, backbone, renderers, data, recipe, renderers[0].of(test), references)
-        planned = count_up(work, measure_speed(backbone, renderers[0], data, recipe, work))
+        likely, papers = likeliest_first(store, backbone, renderers, data, recipe), renderers[0].of(test)
+        work = count_work(store, backbone, likely, data, recipe, papers, references)
+        planned = count_up(work, measure_speed(store, backbone, likely, data, recipe, papers, work))
         deadline = Deadline(planned, config.minutes, watch)
         if recipe.candidates and not deadline.time_left(0):
             recipe, planned = recipe.without_phase_two(), planned.without_phase_two()

@@ -141,7 +141,7 @@ def test_poses_are_averaged_where_that_is_better_on_photos_that_were_held_out(tm
     assert first.poses == (Pose.PLAIN, Pose.MIRRORED)
     _, alone, _ = trained(paths, averages=False, val=val)
     assert alone.poses == UPRIGHT
-    assert bits(first.final) == bits(alone.final)
+    assert bits(first.final) != bits(alone.final), "poses that may be asked about are learned from"
 
 
 def test_poses_are_left_alone_where_they_are_no_better(tmp_path: Path) -> None:

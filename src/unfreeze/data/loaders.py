@@ -17,6 +17,7 @@ from PIL import Image
 from unfreeze.data.decode import decode
 from unfreeze.data.sources import Sample
 from unfreeze.data.transforms import PLAIN_VIEW, Augmentation, render, stack
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class Renderer:
         """Return the same renderer for other photos, which have been read."""
         paths, digests = tuple(sample.path for sample in samples), tuple(sample.digest for sample in samples)
         return replace(self, paths=paths, digests=digests)
+
+    @property
+    def poses(self) -> tuple[Pose, ...]:
+        """In which poses a photo means the same, the plain one first."""
+        return self.augmentation.poses(self.preprocessing.size) if self.augmentation is not None else UPRIGHT
 
     def identity(self, photo: int, view: int) -> str:
         """Return what decides the pixels of a view, apart from ``preprocessing``."""

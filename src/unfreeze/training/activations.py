@@ -107,16 +107,16 @@ def keep(
     keys = _keys(source.renderer, wanted)
     shelf = store.shelf(*_kinds(backbone, source.renderer)[boundary])
     found = shelf.find(keys.values())
-    missing = {key: pair for pair, key in keys.items() if key not in found}  # byte-identical photos share a key
-    if missing:
-        start = nearest(store, backbone, source.renderer, boundary, _wanted(missing.values()))
+    absent = {key: pair for pair, key in keys.items() if key not in found}  # byte-identical photos share a key
+    if absent:
+        start = nearest(store, backbone, source.renderer, boundary, by_photo(absent.values()))
         if start > source.boundary:
-            source = keep(store, backbone, source, start, _wanted(missing.values()), description)
-        order = list(missing)
-        photos, views = [photo for photo, _ in missing.values()], [view for _, view in missing.values()]
+            source = keep(store, backbone, source, start, by_photo(absent.values()), description)
+        order = list(absent)
+        photos, views = [photo for photo, _ in absent.values()], [view for _, view in absent.values()]
         batches = crossings(backbone, source, boundary, photos, views)
         with shelf.write() as draft:
-            for crossing in track(batches, description, total=-(-len(missing) // BATCH)):
+            for crossing in track(batches, description, total=-(-len(absent) // BATCH)):
                 done = len(draft.keys)
                 draft.append(order[done : done + len(crossing)], crossing)
         found |= draft.places
@@ -140,12 +140,18 @@ def crossings(
         yield out.cpu()
 
 
-def missing_views(
+def missing(
     store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Mapping[int, Sequence[int]]
-) -> int:
-    """Count the wanted views whose activations the store doesn't hold."""
-    keys = set(_keys(renderer, wanted).values())
-    return len(keys) - store.shelf(*_kinds(backbone, renderer)[boundary]).count(keys)
+) -> list[tuple[int, int]]:
+    """Return the wanted (photo, view) pairs whose activations the store doesn't hold, byte-identical photos but once."""
+    pairs = {key: pair for pair, key in _keys(renderer, wanted).items()}
+    held = store.shelf(*_kinds(backbone, renderer)[boundary]).listed(pairs)
+    return [pair for key, pair in pairs.items() if key not in held]
+
+
+def by_photo(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+    """Return the views of each photo of (photo, view) pairs."""
+    return {photo: [view for _, view in views] for photo, views in groupby(sorted(pairs), key=lambda pair: pair[0])}
 
 
 def nearest(
@@ -153,7 +159,7 @@ def nearest(
 ) -> int:
     """Return the deepest boundary below ``boundary`` at which the store holds all that is wanted; 0, the pixels, if none."""
     keys, kinds = set(_keys(renderer, wanted).values()), _kinds(backbone, renderer)
-    held = (b for b in range(boundary - 1, 0, -1) if store.shelf(*kinds[b]).count(keys) == len(keys))
+    held = (b for b in range(boundary - 1, 0, -1) if store.shelf(*kinds[b]).listed(keys) == keys)
     return next(held, 0)
 
 
@@ -189,10 +195,6 @@ def answers_from(
 
 def _keys(renderer: Renderer, wanted: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], str]:
     return {(photo, view): renderer.identity(photo, view) for photo, views in wanted.items() for view in views}
-
-
-def _wanted(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
-    return {photo: [view for _, view in views] for photo, views in groupby(sorted(pairs), key=lambda pair: pair[0])}
 
 
 def _kinds(backbone: Backbone, renderer: Renderer) -> list[tuple[str, ...]]:

@@ -22,10 +22,11 @@ from unfreeze.training.finetune import EpochRow, Indices, Tuned, Weights, finetu
 from unfreeze.training.fit_head import Linear, fit_head
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, validation_rounds
-from unfreeze.training.selection import Panel
+from unfreeze.training.selection import CERTAIN, Panel
 from unfreeze.training.store import Store
 
-TRIED = 2  # views of each photo, the plain one included, and poses, to tell which way of turning photos is better
+TRIED = 2  # poses, the plain one included, that tell whether photos may be turned so
+ENOUGH = 400  # photos to tell it by: 200 found it on all aerial photos, too, with less to spare (benchmarks/RESULTS.md)
 
 Sources = Mapping[int, Activations]  # what crosses each boundary that a training starts from
 
@@ -87,34 +88,35 @@ def gather(
 def suited(
     store: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
 ) -> Renderer:
-    """Return the renderer that serves a solved head best: the first, unless another is clearly better.
+    """Return the renderer that serves a solved head best: the first, unless another is better for certain.
 
     Turned views pay in two ways, judged together: the head learns from them, and its answers are averaged over them.
     """
     best, *others = renderers
-    if not others or recipe.views < TRIED:
+    if not others:
         return best
-    train = data.train.tolist()
-    labels = data.labels[torch.from_numpy(data.train)]
+    some = data.at_most(ENOUGH)
+    train, labels = some.train.tolist(), some.labels[torch.from_numpy(some.train)]
 
     def losses(renderer: Renderer) -> FloatArray:
-        poses, views = recipe.poses(renderer)[:TRIED], tried_views(renderer, data, recipe)
+        views = tried_views(renderer, data)
         source = keep_or_render(store, backbone, renderer, recipe.kept_from, views, "reading training photos")
         at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
-        fit = fit_head(features(at_head, train, range(TRIED)), labels, data.fold, data.classes)
-        return photo_losses(_asked_in_poses(fit.fold_heads, features(at_head, train, poses), data), labels.numpy())
+        found = features(at_head, train, renderer.poses[:TRIED])
+        fit = fit_head(found, labels, some.fold, some.classes)
+        return photo_losses(_asked_in_poses(fit.fold_heads, found, some), labels.numpy())
 
     lowest = losses(best)
     for renderer in others:
         found = losses(renderer)
-        if clearly_lower(found, lowest):
+        if clearly_lower(found, lowest, CERTAIN):
             best, lowest = renderer, found
     return best
 
 
-def tried_views(renderer: Renderer, data: TrainingData, recipe: Recipe) -> dict[int, Sequence[int]]:
-    """Return the views that ``suited`` judges a renderer by, the plain one first; none where it tries nothing."""
-    return data.views(TRIED, recipe.poses(renderer)[:TRIED]) if recipe.views >= TRIED else {}
+def tried_views(renderer: Renderer, data: TrainingData) -> dict[int, Sequence[int]]:
+    """Return the views that ``suited`` judges a renderer by: the plain one, and another that should mean the same."""
+    return dict.fromkeys(data.at_most(ENOUGH).train.tolist(), renderer.poses[:TRIED])
 
 
 def phase_one(backbone: Backbone, source: Activations, data: TrainingData, recipe: Recipe, seed: int) -> PhaseOne:
@@ -170,7 +172,7 @@ def new_head(backbone: Backbone, classes: int, seed: int) -> Head:
 
 def _solved(at_head: Cached, data: TrainingData, rounds: tuple[Round, ...], recipe: Recipe) -> PhaseOne:
     train = data.train.tolist()
-    found = features(at_head, train, range(recipe.views))
+    found = features(at_head, train, recipe.learned(at_head.renderer))
     fit = fit_head(found, data.labels[torch.from_numpy(data.train)], data.fold, data.classes, recipe.smoothing)
     learned = data.labels[torch.from_numpy(data.train)].numpy()
     out_of_fold, poses = fit.out_of_fold.astype(np.float32), recipe.poses(at_head.renderer)

@@ -28,7 +28,7 @@ TINT = 0.3  # of views in varied light; what it gains and costs stands in benchm
 TEXTBOOK = Augmentation(
     area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0
 )  # torchvision's RandomResizedCrop
-HEAD_VIEWS = 4  # the plain view and three augmented ones
+HEAD_VIEWS = 2  # the plain view and an augmented one, next to its poses; 4 gain no more (benchmarks/RESULTS.md)
 KEPT_VIEWS = 8  # of phase 2, which learns more from each of them; 16 gain no more (benchmarks/RESULTS.md)
 STEPS = 80  # a scarce set is seen until it has taken so many steps, within the epochs below
 EPOCHS = (15, 20)  # 10 are few for 100 photos a class (benchmarks/RESULTS.md, "What could be added to phase 2")
@@ -84,7 +84,7 @@ class Recipe:
     Attributes:
         name: As asked for.
         augmentations: Of views other than the plain one; of several, the one that serves phase 1 best on the folds.
-        views: How many views of each training photo phase 1 sees, the plain one included.
+        views: How many views of each training photo phase 1 sees, the plain one included, next to its other poses.
         head_plan: Phase 1 by gradient, together with ``head_schedule``; None where the head is solved.
         head_schedule: See ``head_plan``.
         candidates: Ways to unfreeze, in the order in which they are tried; none where the recipe ends with the head.
@@ -122,9 +122,11 @@ class Recipe:
 
     def poses(self, renderer: Renderer) -> tuple[Pose, ...]:
         """Return the poses that photos may be shown in, as ``renderer`` turns them."""
-        if not self.averages or renderer.augmentation is None:
-            return UPRIGHT
-        return renderer.augmentation.poses(renderer.preprocessing.size)
+        return renderer.poses if self.averages else UPRIGHT
+
+    def learned(self, renderer: Renderer) -> tuple[int, ...]:
+        """Return the views of each photo that a solved head is fitted on, the plain one first."""
+        return (*range(self.views), *self.poses(renderer)[1:])
 
     @property
     def kept_from(self) -> int:

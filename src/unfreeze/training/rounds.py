@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -43,6 +43,11 @@ class TrainingData:
         labels = torch.tensor([sample.label for sample in samples])
         count = len(splits.train)
         return cls(labels, np.arange(count), np.arange(count, len(samples)), splits.fold[splits.train], classes)
+
+    def at_most(self, count: int) -> TrainingData:
+        """Return the same with so many photos to learn from, spread evenly, if there are more."""
+        some = np.linspace(0, len(self.train) - 1, min(count, len(self.train)), dtype=np.int64)
+        return replace(self, train=self.train[some], fold=self.fold[some])
 
     def views(self, count: int, poses: Sequence[Pose] = UPRIGHT) -> dict[int, Sequence[int]]:
         """Return the views that training asks for: ``count`` of photos to learn from, and every photo in all ``poses``."""

@@ -157,13 +157,13 @@ class Shelf:
             found |= whole
         return found
 
-    def count(self, keys: Iterable[str]) -> int:
-        """Return how many of ``keys`` are listed; unlike ``find`` it doesn't look whether their rows are whole."""
+    def listed(self, keys: Iterable[str]) -> set[str]:
+        """Return which of ``keys`` are there; unlike ``find`` it doesn't look whether their rows are whole."""
         listed: set[str] = set()
         for index in self.root.glob("*.json"):
             opened = _open(index)
             listed |= set(opened[1]) if opened is not None else set()
-        return len(listed & set(keys))
+        return listed & set(keys)
 
     @contextmanager
     def write(self) -> Iterator[Draft]:

@@ -24,7 +24,7 @@ from unfreeze.training.activations import (
     features,
     keep,
     keep_or_render,
-    missing_views,
+    missing,
     nearest,
 )
 from unfreeze.training.finetune import finetune
@@ -189,7 +189,7 @@ def test_what_decides_an_activation_decides_whether_it_is_found(
     assert computed(store, backbone, own, 3, wanted) == 2
     next(backbone.stages[2].module.parameters()).mul_(2)  # a frozen weight
     assert computed(store, backbone, own, 3, wanted) == 2
-    assert missing_views(store, replace(backbone, precision=torch.bfloat16), own, 3, wanted) == 2
+    assert len(missing(store, replace(backbone, precision=torch.bfloat16), own, 3, wanted)) == 2
     other = replace(backbone, architecture=replace(backbone.architecture, arguments={"output_stride": 16}))
     assert computed(store, other, own, 3, wanted) == 2
     assert computed(store, backbone, own, 3, wanted) == 0
@@ -203,7 +203,7 @@ def test_activations_of_another_engine_are_not_found(photos: tuple[Path, ...], m
     monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
     assert computed(store, backbone, own, 3, WANTED) == 7
     monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: "another")
-    assert missing_views(store, backbone, own, 3, WANTED) == 7
+    assert len(missing(store, backbone, own, 3, WANTED)) == 7
 
 
 def test_byte_identical_photos_are_computed_once(photos: tuple[Path, ...], tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ import pytest
 from tests.support import tiny_cnn, tiny_vit
 
 from unfreeze.config import make_config
+from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
+from unfreeze.poses import Pose
 from unfreeze.training.recipes import BACK_OFF, FORGET_AT_MOST, MILD, TINT, TURNED, Candidate, Recipe, choose
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -123,6 +125,24 @@ def test_symmetry_decides_how_views_are_turned(
     symmetry: str | None, expected: tuple[Augmentation, ...], settings: dict[str, Any]
 ) -> None:
     assert chosen(tiny_cnn(), symmetry=symmetry, **settings).augmentations == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "augmentation", "expected"),
+    [
+        ({}, MILD, (0, 1, Pose.MIRRORED)),
+        ({"recipe": "head-only"}, TURNED, (0, 1, Pose.LEFT, Pose.OVER, Pose.RIGHT)),
+        ({"recipe": "head-only", "views": 1}, MILD, (0, Pose.MIRRORED)),
+        ({"views": 4}, replace(MILD, flip=0.0), (0, 1, 2, 3)),
+        ({"tta": False}, TURNED, (0, 1)),
+    ],
+)
+def test_a_solved_head_learns_from_few_views_and_every_pose_that_may_be_asked_about(
+    settings: dict[str, Any], augmentation: Augmentation, expected: tuple[int, ...]
+) -> None:
+    backbone = tiny_cnn()
+    renderer = Renderer((), backbone.network.preprocessing, augmentation)
+    assert chosen(backbone, **settings).learned(renderer) == expected
 
 
 @pytest.mark.parametrize("settings", [{}, {"recipe": "head-only"}, {"depth": "layer3"}])

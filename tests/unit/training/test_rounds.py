@@ -42,6 +42,18 @@ def test_training_knows_its_photos_by_its_own_numbers() -> None:
     assert (data.labels.tolist(), data.classes) == ([2, 0, 1, 1, 2], 3)
 
 
+@pytest.mark.parametrize(
+    ("count", "expected"), [(3, [0, 4, 9]), (4, [0, 3, 6, 9]), (10, list(range(10))), (400, list(range(10)))]
+)
+def test_some_of_the_photos_are_spread_over_all(count: int, expected: list[int]) -> None:
+    data = data_of(10, val=2)
+    some = data.at_most(count)
+    assert some.train.tolist() == expected
+    assert some.fold.tolist() == [photo % 5 for photo in expected]
+    assert (some.val.tolist(), some.classes) == ([10, 11], 3)
+    assert some.labels is data.labels
+
+
 # Who judges
 
 

@@ -1,0 +1,124 @@
+"""What a run has left to compute, counted: what the store holds costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unfreeze.data.loaders import Renderer
+from unfreeze.models.backbone import Backbone, exact
+from unfreeze.poses import UPRIGHT
+from unfreeze.training.activations import missing, nearest
+from unfreeze.training.phase_one import tried_views
+from unfreeze.training.recipes import Recipe
+from unfreeze.training.rounds import TrainingData, validation_rounds
+from unfreeze.training.store import Store
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to compute, in photos or views; what the store holds doesn't count.
+
+    Attributes:
+        views: Training views that go from pixels through the frozen stages.
+        onward: Kept views that go on to the head.
+        tried: Of each candidate, photos times epochs that it trains on in its rounds.
+        learned: The same of its training on all photos.
+        head_learned: The same of phase 1, where it isn't solved.
+        validated: Of each candidate, photos times epochs that it is judged on.
+        unread: Test and reference photos that go from pixels through the frozen stages.
+        asked: Test and reference photos times the questions they are asked.
+    """
+
+    views: int
+    onward: int
+    tried: tuple[int, ...]
+    learned: tuple[int, ...]
+    head_learned: int
+    validated: tuple[int, ...]
+    unread: int
+    asked: int
+
+
+def count_work(
+    store: Store,
+    backbone: Backbone,
+    renderers: Sequence[Renderer],
+    data: TrainingData,
+    recipe: Recipe,
+    test: Renderer,
+    reference: int,
+) -> Work:
+    """Count what a run has to compute.
+
+    Args:
+        store: What it holds costs nothing.
+        backbone: Pretrained.
+        renderers: The photos; the first way to render them is taken to be the one that will be chosen.
+        data: The photos that training may see.
+        recipe: What will be done.
+        test: The test photos.
+        reference: How many photos of the original task there are; the store is taken to hold them if it holds the test
+            photos.
+
+    Photos are taken to be shown in all the poses that phase 1 may choose.
+    """
+    renderer = renderers[0]
+    poses = recipe.poses(renderer)
+    rounds = validation_rounds(data, recipe.judges)
+    final = 0 if len(data.val) and rounds else len(data.train)
+    tried = sum(len(each.train) for each in rounds)
+    judged = sum(len(each.val) for each in rounds)
+    epochs = [each.schedule.epochs for each in recipe.candidates]
+    head_epochs = recipe.head_schedule.epochs if recipe.head_schedule is not None else 0
+    pixels, onward = _gathered(store, backbone, renderer, data, recipe)
+    added = only_tried(renderers, data, recipe)
+    turned = [
+        len(missing(store, backbone, renderer, boundary, added))
+        for boundary in dict.fromkeys((recipe.kept_from or backbone.head_boundary, backbone.head_boundary))
+    ]
+    scored = len(test.paths) + reference
+    plain = dict.fromkeys(range(len(test.paths)), UPRIGHT)
+    unread = bool(recipe.boundary and missing(store, exact(backbone), test, recipe.boundary, plain))
+    return Work(
+        views=pixels + turned[0],
+        onward=onward + sum(turned[1:]),
+        tried=tuple(each * tried for each in epochs),
+        learned=tuple(each * final for each in epochs),
+        head_learned=head_epochs * (tried + final),
+        validated=tuple((each + len(recipe.alphas) * len(poses) - 1) * judged for each in epochs),
+        unread=(scored + len(test.paths) * (len(poses) - 1)) * unread,
+        asked=len(test.paths) * len(poses) * (1 + bool(recipe.candidates))
+        + 2 * scored * (backbone.network.outputs > 0),
+    )
+
+
+def likeliest_first(
+    store: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
+) -> list[Renderer]:
+    """Return the renderers, the one that an earlier run seems to have chosen first: the store holds most of its views."""
+    return sorted(renderers, key=lambda each: sum(_gathered(store, backbone, each, data, recipe)))
+
+
+def _gathered(
+    store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, recipe: Recipe
+) -> tuple[int, int]:
+    """Count the views that ``gather`` computes from pixels, and those that it takes on to the head."""
+    head, poses = backbone.head_boundary, recipe.poses(renderer)
+    views = data.views(recipe.views, poses)
+    onward = len(missing(store, backbone, renderer, head, views)) if recipe.head_on_features else 0
+    if not recipe.kept_from:
+        return (0, onward) if nearest(store, backbone, renderer, head, views) else (onward, 0)
+    kept = data.views(recipe.kept_views, poses)
+    pixels = len(missing(store, backbone, renderer, recipe.kept_from, kept))
+    return (0, onward + pixels) if nearest(store, backbone, renderer, recipe.kept_from, kept) else (pixels, onward)
+
+
+def only_tried(renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe) -> dict[int, list[int]]:
+    """Return the views that only the trial of renderers asks for: plain poses, the same in the eyes of each."""
+    wanted = data.views(recipe.views, recipe.poses(renderers[0]))
+    added: dict[int, list[int]] = {}
+    for renderer in renderers if len(renderers) > 1 else ():
+        for photo, views in tried_views(renderer, data).items():
+            added.setdefault(photo, []).extend(view for view in views if view not in wanted[photo])
+    return added
