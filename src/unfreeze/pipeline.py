@@ -27,7 +27,7 @@ from unfreeze.training.phase_two import chosen, phase_two
 from unfreeze.training.planner import Deadline, count_up
 from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData, validation_rounds
-from unfreeze.training.speed import measure_speed
+from unfreeze.training.speed import measure_reading, measure_speed
 from unfreeze.training.work import count_work, likeliest_first
 from unfreeze.verdict import Cost, Data, Model, Verdict
 
@@ -43,7 +43,8 @@ def run(config: TrainConfig) -> Run:
     with watch.measure("decode"):
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
     backbone = open_backbone(config, watch)
-    reference = open_reference(config.reference, backbone, photos, store, known)
+    with watch.measure("exam"):
+        reference = open_reference(config.reference, backbone, photos, store, known)
     recipe = choose(config, backbone, len(splits.train), len(photos.classes))
     if not len(splits.test):
         recipe = recipe.judged_by_all(len(splits.train))
@@ -57,16 +58,21 @@ def run(config: TrainConfig) -> Run:
     learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
     data = TrainingData.of(learning, splits, len(photos.classes))  # training knows no other photo
     renderers = render_with(recipe, backbone, learning, config.seed)
-    with deterministic(config.seed), watch.measure("forecast"):
-        references = len(reference.samples) if reference is not None else 0
-        likely, papers = likeliest_first(store, backbone, renderers, data, recipe), renderers[0].of(test)
-        work = count_work(store, backbone, likely, data, recipe, papers, references)
-        planned = count_up(work, measure_speed(store, backbone, likely, data, recipe, papers, work))
-        deadline = Deadline(planned, config.minutes, watch)
-        if recipe.candidates and not deadline.time_left(0):
-            recipe, planned = recipe.without_phase_two(), planned.without_phase_two()
-            say(f"there is no time for phase 2 in {config.minutes:g} minutes")
-        say(planned.sentence())
+    references = len(reference.samples) if reference is not None else 0
+    papers = renderers[0].of(test)
+    with deterministic(config.seed):
+        with watch.measure("forecast"):
+            likely = likeliest_first(store, backbone, renderers, data, recipe)
+            work = count_work(store, backbone, likely, data, recipe, papers, references)
+            speed = measure_speed(store, backbone, likely, data, recipe, work)
+        with watch.measure("exam"):
+            speed = measure_reading(store, backbone, papers, recipe, work, speed)
+    planned = count_up(work, speed)
+    deadline = Deadline(planned, config.minutes, watch)
+    if recipe.candidates and not deadline.time_left(0):
+        recipe, planned = recipe.without_phase_two(), planned.without_phase_two()
+        say(f"there is no time for phase 2 in {config.minutes:g} minutes")
+    say(planned.sentence())
     with deterministic(config.seed):
         with watch.measure("features"):
             renderer = suited(store, backbone, renderers, data, recipe)

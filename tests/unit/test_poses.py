@@ -50,7 +50,7 @@ def test_a_pose_is_the_plain_view_to_the_pixel_wherever_it_is_rendered(photos: t
         for pose in Pose:
             expected = stack([upright if pose is Pose.PLAIN else upright.transpose(TRANSPOSED[pose])])
             with Image.open(path) as opened:
-                shown = render(opened.convert("RGB"), PREPROCESSING, None, 0, pose, 0)
+                shown = render(opened.convert("RGB"), PREPROCESSING, None, 0, [pose], 0)[0]
             assert torch.equal(stack([shown]), expected)
             assert torch.equal(own.views(photo, [pose]), expected)
             assert torch.equal(pose.of(own.views(photo, [0])), expected)

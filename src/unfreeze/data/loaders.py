@@ -102,7 +102,7 @@ class Renderer:
             DecodeError: The photo can't be read.
         """
         image, content = self._decoded(photo), self.content(photo)
-        return stack([render(image, self.preprocessing, self.augmentation, self.seed, view, content) for view in views])
+        return stack(render(image, self.preprocessing, self.augmentation, self.seed, views, content))
 
     def content(self, photo: int) -> int:
         """Return what views are drawn from, besides seed and view; only the plain one can do without."""

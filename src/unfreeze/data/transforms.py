@@ -67,21 +67,32 @@ class Augmentation:
 
 
 def render(
-    photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation | None, *key: int
-) -> Image.Image:
-    """Return one view of a photo, in RGB, as large as the backbone's input.
+    photo: Image.Image,
+    preprocessing: Preprocessing,
+    augmentation: Augmentation | None,
+    seed: int,
+    views: Sequence[int],
+    content: int,
+) -> list[Image.Image]:
+    """Return views of a photo, in RGB, as large as the backbone's input; poses are turned from one plain view.
 
     Args:
         photo: An upright RGB photo.
         preprocessing: The backbone's own.
-        augmentation: What views other than the plain one may change.
-        key: Seed, view and the photo's content as a number.
+        augmentation: What views other than the plain one and its poses may change.
+        seed: Decides, with the view and the content, how.
+        views: Which ones.
+        content: The photo's content as a number.
     """
-    _, view, _ = key
-    if view <= PLAIN_VIEW:
-        return _in_pose(plain(photo, preprocessing), Pose(view))
-    assert augmentation is not None, "only the plain view needs no augmentation"
-    return augment(photo, preprocessing, augmentation, key)
+    upright = plain(photo, preprocessing) if any(view <= PLAIN_VIEW for view in views) else photo
+
+    def rendered(view: int) -> Image.Image:
+        if view <= PLAIN_VIEW:
+            return _in_pose(upright, Pose(view))
+        assert augmentation is not None, "only the plain view needs no augmentation"
+        return augment(photo, preprocessing, augmentation, (seed, view, content))
+
+    return [rendered(view) for view in views]
 
 
 def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:

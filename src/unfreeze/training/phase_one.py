@@ -97,11 +97,11 @@ def suited(
         return best
     some = data.at_most(ENOUGH)
     train, labels = some.train.tolist(), some.labels[torch.from_numpy(some.train)]
+    views = tried_views(renderers, data)  # plain poses, the same in the eyes of every renderer
+    source = keep_or_render(store, backbone, best, recipe.kept_from, views, "reading training photos")
+    at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
 
     def losses(renderer: Renderer) -> FloatArray:
-        views = tried_views(renderer, data)
-        source = keep_or_render(store, backbone, renderer, recipe.kept_from, views, "reading training photos")
-        at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
         found = features(at_head, train, renderer.poses[:TRIED])
         fit = fit_head(found, labels, some.fold, some.classes)
         return photo_losses(_asked_in_poses(fit.fold_heads, found, some), labels.numpy())
@@ -114,9 +114,10 @@ def suited(
     return best
 
 
-def tried_views(renderer: Renderer, data: TrainingData) -> dict[int, Sequence[int]]:
-    """Return the views that ``suited`` judges a renderer by: the plain one, and another that should mean the same."""
-    return dict.fromkeys(data.at_most(ENOUGH).train.tolist(), renderer.poses[:TRIED])
+def tried_views(renderers: Sequence[Renderer], data: TrainingData) -> dict[int, Sequence[int]]:
+    """Return the views that ``suited`` judges by: of each renderer the plain one, and another that should mean the same."""
+    poses = tuple(dict.fromkeys(pose for renderer in renderers for pose in renderer.poses[:TRIED]))
+    return dict.fromkeys(data.at_most(ENOUGH).train.tolist(), poses) if len(renderers) > 1 else {}
 
 
 def phase_one(backbone: Backbone, source: Activations, data: TrainingData, recipe: Recipe, seed: int) -> PhaseOne:

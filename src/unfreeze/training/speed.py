@@ -75,7 +75,6 @@ def measure_speed(
     renderers: Sequence[Renderer],
     data: TrainingData,
     recipe: Recipe,
-    test: Renderer,
     work: Work,
 ) -> Speed:
     """Time a few batches and steps of this run on this machine; the backbone stays as it is.
@@ -86,21 +85,16 @@ def measure_speed(
     pretrained = backbone.snapshot()
     at_head = Drawn(renderer, backbone.head_boundary, (backbone.feature_dim,))
     source = _drawn(backbone, renderer, recipe.boundary)
-    plain = dict.fromkeys(range(len(test.paths)), UPRIGHT)
     with torch.random.fork_rng(devices=[]):
-        view, read, building, timed = 0.0, 0.0, 0.0, 0
+        view, building, timed = 0.0, 0.0, 0
         if work.views:
             boundary, added = recipe.kept_from or backbone.head_boundary, only_tried(renderers, data, recipe)
             wanted = data.views(recipe.kept_views, recipe.poses(renderer))
             wanted |= {photo: (*wanted[photo], *views) for photo, views in added.items()}
             view, building, timed = _a_view(store, backbone, renderer, boundary, wanted)
-            read = view
-        if work.unread and (not view or (work.unread >= WORTH_TIMING and is_lowered(backbone))):
-            read, _, _ = _a_view(store, exact(backbone), test, recipe.boundary, plain)
-            building = 0.0
         speed = Speed(
             view=view,
-            read=read,
+            read=view,
             building=building,
             timed=timed,
             photo=_a_photo(backbone, source, data),
@@ -127,6 +121,17 @@ def measure_speed(
         )
     backbone.restore(pretrained)
     return speed
+
+
+def measure_reading(
+    store: Store, backbone: Backbone, test: Renderer, recipe: Recipe, work: Work, speed: Speed
+) -> Speed:
+    """Time a few photos of the exam, too, where they are computed otherwise and are many; the exam finds them kept."""
+    if not work.unread or (speed.view and not (work.unread >= WORTH_TIMING and is_lowered(backbone))):
+        return speed
+    plain = dict.fromkeys(range(len(test.paths)), UPRIGHT)
+    read, building, _ = _a_view(store, exact(backbone), test, recipe.boundary, plain)
+    return replace(speed, read=read, building=building)
 
 
 def _drawn(backbone: Backbone, renderer: Renderer, boundary: int) -> Activations:

@@ -114,11 +114,8 @@ def _gathered(
     return (0, onward + pixels) if nearest(store, backbone, renderer, recipe.kept_from, kept) else (pixels, onward)
 
 
-def only_tried(renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe) -> dict[int, list[int]]:
-    """Return the views that only the trial of renderers asks for: plain poses, the same in the eyes of each."""
+def only_tried(renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe) -> dict[int, Sequence[int]]:
+    """Return the views that only the trial of renderers asks for."""
     wanted = data.views(recipe.views, recipe.poses(renderers[0]))
-    added: dict[int, list[int]] = {}
-    for renderer in renderers if len(renderers) > 1 else ():
-        for photo, views in tried_views(renderer, data).items():
-            added.setdefault(photo, []).extend(view for view in views if view not in wanted[photo])
-    return added
+    tried = tried_views(renderers, data)
+    return {photo: [view for view in views if view not in wanted[photo]] for photo, views in tried.items()}

@@ -10,6 +10,7 @@ from PIL import Image, ImageEnhance
 from torch import Tensor
 
 from unfreeze.data.transforms import Augmentation, _lit, augment, draw_frame, normalised, plain, render, stack
+from unfreeze.poses import Pose
 from unfreeze.preprocessing import Interpolation, Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 
@@ -79,7 +80,7 @@ def test_the_plain_view_is_timms(size: tuple[int, int], crop_pct: float) -> None
     own = preprocessing(resize=int(32 / crop_pct))
     expected: Tensor = theirs(photo(*size))
     torch.testing.assert_close(
-        normalised(stack([render(photo(*size), own, None, 0, 0, 0)]), own)[0], expected, rtol=0, atol=1e-6
+        normalised(stack(render(photo(*size), own, None, 0, [0], 0)), own)[0], expected, rtol=0, atol=1e-6
     )
 
 
@@ -107,29 +108,35 @@ def test_normalising_is_torchvisions() -> None:
 
 def test_a_view_depends_on_seed_view_and_photo_alone() -> None:
     image, own = photo(50, 40), preprocessing()
-    first = render(image, own, MILD, 3, 1, 7)
+    first = render(image, own, MILD, 3, [1], 7)
     np.random.default_rng(0).random()
     torch.rand(1)
-    assert render(image, own, MILD, 3, 1, 7) == first
-    for key in ((4, 1, 7), (3, 2, 7), (3, 1, 8)):
-        assert render(image, own, MILD, *key) != first
+    assert render(image, own, MILD, 3, [1], 7) == first
+    for seed, view, content in ((4, 1, 7), (3, 2, 7), (3, 1, 8)):
+        assert render(image, own, MILD, seed, [view], content) != first
+
+
+def test_views_that_are_asked_for_together_are_the_same_as_one_by_one() -> None:
+    image, own = photo(50, 40), preprocessing()
+    views = [2, Pose.LEFT, 0, 1, Pose.MIRRORED, Pose.LEFT]
+    assert render(image, own, MILD, 3, views, 7) == [render(image, own, MILD, 3, [view], 7)[0] for view in views]
 
 
 def test_the_plain_view_depends_on_nothing() -> None:
     image, own = photo(50, 40), preprocessing()
-    assert render(image, own, MILD, 3, 0, 7) == render(image, own, None, 4, 0, 8)
+    assert render(image, own, MILD, 3, [0], 7) == render(image, own, None, 4, [0], 8)
 
 
 def test_only_the_plain_view_needs_no_augmentation() -> None:
     with pytest.raises(AssertionError, match="plain view"):
-        render(photo(50, 40), preprocessing(), None, 0, 1, 0)
+        render(photo(50, 40), preprocessing(), None, 0, [1], 0)
 
 
 def test_rendering_leaves_the_photo_alone() -> None:
     image = photo(50, 40)
     before = pixels(image).copy()
     for view in range(4):
-        render(image, preprocessing(), MILD, 0, view, 0)
+        render(image, preprocessing(), MILD, 0, [view], 0)
     np.testing.assert_array_equal(pixels(image), before)
 
 
@@ -138,7 +145,7 @@ def test_rendering_leaves_the_photo_alone() -> None:
 def test_any_photo_gives_a_full_view(size: tuple[int, int], shape: tuple[int, int]) -> None:
     own = preprocessing(shape, 48)
     for view in range(6):
-        assert stack([render(photo(*size), own, MILD, 0, view, 0)]).shape == (1, 3, *shape)
+        assert stack(render(photo(*size), own, MILD, 0, [view], 0)).shape == (1, 3, *shape)
 
 
 def test_an_augmentation_that_changes_nothing_shows_the_whole_photo() -> None:
@@ -246,4 +253,6 @@ def test_without_turns_nothing_is_turned() -> None:
 
 def test_the_plain_view_is_never_turned() -> None:
     image, own = photo(50, 40), preprocessing()
-    assert {render(image, own, TURNED, 0, 0, number).tobytes() for number in range(20)} == {plain(image, own).tobytes()}
+    assert {render(image, own, TURNED, 0, [0], number)[0].tobytes() for number in range(20)} == {
+        plain(image, own).tobytes()
+    }

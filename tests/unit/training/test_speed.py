@@ -12,7 +12,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.training.activations import BATCH
 from unfreeze.training.finetune import Indices
 from unfreeze.training.phase_one import gather, suited
-from unfreeze.training.speed import _a_view, measure_speed
+from unfreeze.training.speed import _a_view, measure_reading, measure_speed
 from unfreeze.training.store import Store
 from unfreeze.training.work import Work, count_work, likeliest_first
 
@@ -33,7 +33,7 @@ def test_timing_leaves_the_backbone_as_it_was(
     own, data, recipe = planned(photos, backbone, **settings)
     work = replace(count_work(new_store(), backbone, [own], data, recipe, papers(own), 0), views=10)
     before, drawn = backbone.fingerprint(), torch.get_rng_state()
-    speed = measure_speed(new_store(), backbone, [own], data, recipe, papers(own), work)
+    speed = measure_speed(new_store(), backbone, [own], data, recipe, work)
     assert backbone.fingerprint() == before
     assert torch.equal(torch.get_rng_state(), drawn)
     assert speed.view > 0
@@ -47,7 +47,7 @@ def test_where_nothing_is_left_to_read_nothing_is_read(photos: tuple[Path, ...])
     own, data, recipe = planned(photos, backbone)
     absent = replace(own, paths=tuple(Path("gone") / path.name for path in own.paths))
     work = replace(count_work(new_store(), backbone, [own], data, recipe, papers(own), 0), views=0, unread=0)
-    assert measure_speed(new_store(), backbone, [absent], data, recipe, papers(absent), work).view == 0
+    assert measure_speed(new_store(), backbone, [absent], data, recipe, work).view == 0
 
 
 @pytest.mark.parametrize(("precision", "read"), [(torch.float32, 1), (torch.bfloat16, 2)])
@@ -65,11 +65,12 @@ def test_the_exams_photos_are_timed_where_they_are_computed_otherwise(
     backbone = replace(tiny_cnn(), precision=precision)
     own, data, recipe = planned(photos, backbone, recipe="head-only")
     work = replace(count_work(new_store(), backbone, [own], data, recipe, papers(own), 0), unread=10**6)
-    speed = measure_speed(new_store(), backbone, [own], data, recipe, papers(own), work)
+    speed = measure_speed(new_store(), backbone, [own], data, recipe, work)
+    speed = measure_reading(new_store(), backbone, papers(own), recipe, work, speed)
     assert timed == [precision, torch.float32][:read]
     assert (speed.view, speed.read, speed.building, speed.timed) == (
         0.5,
-        *((0.5, 3.0) if read == 1 else (0.25, 0.0)),
+        *((0.5, 3.0) if read == 1 else (0.25, 3.0)),
         48,
     )
 
@@ -86,7 +87,7 @@ def test_views_that_are_timed_are_some_that_the_run_asks_for_and_are_kept(
         return count_work(store, backbone, both, data, recipe, papers(own), 0)
 
     first = left()
-    speed = measure_speed(store, backbone, both, data, recipe, papers(own), first)
+    speed = measure_speed(store, backbone, both, data, recipe, first)
     assert speed.timed == 3 * BATCH
     assert left() == replace(first, views=first.views - speed.timed)
     renderer = suited(store, backbone, both, data, recipe)
@@ -103,7 +104,8 @@ def test_an_exam_that_alone_is_left_is_timed_on_its_own_photos(photos: tuple[Pat
     gather(store, backbone, own, data, recipe)
     work = count_work(store, backbone, [own], data, recipe, papers(own), 0)
     assert (work.views, work.unread) == (0, 12)
-    speed = measure_speed(store, backbone, [own], data, recipe, papers(own), work)
+    speed = measure_speed(store, backbone, [own], data, recipe, work)
+    speed = measure_reading(store, backbone, papers(own), recipe, work, speed)
     assert (speed.view, speed.timed) == (0, 0)
     assert speed.read > 0
     assert count_work(store, backbone, [own], data, recipe, papers(own), 0).unread == 0
@@ -122,7 +124,7 @@ def test_a_forecast_trains_on_fewer_photos_than_it_speaks_of(
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, recipe="classic", epochs=epochs, head_epochs=epochs)
     work = count_work(new_store(), backbone, [own], data, recipe, papers(own), 0)
-    measure_speed(new_store(), backbone, [own], data, recipe, papers(own), work)
+    measure_speed(new_store(), backbone, [own], data, recipe, work)
     ahead = work.head_learned + sum(work.tried) + sum(work.learned)
     assert 0 < sum(timed) < ahead / 2
     assert len(timed) == (4 if epochs == 3 else 6)
