@@ -52,7 +52,6 @@ def small() -> Iterator[None]:
         patch.setattr(compare, "contenders", quick)
         patch.setattr(recipes, "EPOCHS", (2, 2))
         patch.setattr(recipes, "CLASSIC_EPOCHS", 1)
-        patch.setattr(recipes, "HEAD_VIEWS", 2)
         patch.setattr(recipes, "KEPT_VIEWS", 2)
         yield
 
