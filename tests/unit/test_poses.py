@@ -27,7 +27,8 @@ from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import logits
-from unfreeze.training.activations import Rendered, answers_from, keep
+from unfreeze.training.activations import Cached, Rendered, answers_from, features, keep
+from unfreeze.training.fit_head import fit_head
 from unfreeze.training.phase_one import PhaseOne, gather, phase_one
 from unfreeze.training.phase_two import phase_two
 
@@ -142,6 +143,17 @@ def test_poses_are_averaged_where_that_is_better_on_photos_that_were_held_out(tm
     _, alone, _ = trained(paths, averages=False, val=val)
     assert alone.poses == UPRIGHT
     assert bits(first.final) != bits(alone.final), "poses that may be asked about are learned from"
+
+
+def test_the_solved_head_is_fitted_on_the_poses_too(tmp_path: Path) -> None:
+    backbone, given = tiny_cnn(), task(drawn(tmp_path, tells=False), train=48)
+    how = recipe(backbone, candidate(backbone), averages=True)
+    _, at_head = gather(new_store(), backbone, given.renderer, given.data, how)
+    assert isinstance(at_head, Cached)
+    found = features(at_head, range(48), (0, 1, Pose.MIRRORED))
+    fit = fit_head(found, given.data.labels[:48], given.data.fold, CLASSES, how.smoothing)
+    final = phase_one(backbone, at_head, given.data, how, 0).final
+    torch.testing.assert_close(final.head["weight"], fit.head.weight.float(), rtol=0, atol=0)
 
 
 def test_poses_are_left_alone_where_they_are_no_better(tmp_path: Path) -> None:

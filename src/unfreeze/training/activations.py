@@ -105,11 +105,12 @@ def keep(
         CacheError: They can't be kept.
     """
     keys = _keys(source.renderer, wanted)
-    shelf = store.shelf(*_kinds(backbone, source.renderer)[boundary])
+    kinds = _kinds(backbone, source.renderer)
+    shelf = store.shelf(*kinds[boundary])
     found = shelf.find(keys.values())
     absent = {key: pair for pair, key in keys.items() if key not in found}  # byte-identical photos share a key
     if absent:
-        start = nearest(store, backbone, source.renderer, boundary, by_photo(absent.values()))
+        start = _nearest(store, kinds, boundary, set(absent))
         if start > source.boundary:
             source = keep(store, backbone, source, start, by_photo(absent.values()), description)
         order = list(absent)
@@ -158,7 +159,10 @@ def nearest(
     store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Mapping[int, Sequence[int]]
 ) -> int:
     """Return the deepest boundary below ``boundary`` at which the store holds all that is wanted; 0, the pixels, if none."""
-    keys, kinds = set(_keys(renderer, wanted).values()), _kinds(backbone, renderer)
+    return _nearest(store, _kinds(backbone, renderer), boundary, set(_keys(renderer, wanted).values()))
+
+
+def _nearest(store: Store, kinds: Sequence[tuple[str, ...]], boundary: int, keys: set[str]) -> int:
     held = (b for b in range(boundary - 1, 0, -1) if store.shelf(*kinds[b]).listed(keys) == keys)
     return next(held, 0)
 

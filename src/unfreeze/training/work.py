@@ -73,16 +73,14 @@ def count_work(
     head_epochs = recipe.head_schedule.epochs if recipe.head_schedule is not None else 0
     pixels, onward = _gathered(store, backbone, renderer, data, recipe)
     added = only_tried(renderers, data, recipe)
-    turned = [
-        len(missing(store, backbone, renderer, boundary, added))
-        for boundary in dict.fromkeys((recipe.kept_from or backbone.head_boundary, backbone.head_boundary))
-    ]
+    turned = len(missing(store, backbone, renderer, recipe.kept_from or backbone.head_boundary, added))
+    turned_onward = len(missing(store, backbone, renderer, backbone.head_boundary, added)) if recipe.kept_from else 0
     scored = len(test.paths) + reference
     plain = dict.fromkeys(range(len(test.paths)), UPRIGHT)
     unread = bool(recipe.boundary and missing(store, exact(backbone), test, recipe.boundary, plain))
     return Work(
-        views=pixels + turned[0],
-        onward=onward + sum(turned[1:]),
+        views=pixels + turned,
+        onward=onward + turned_onward,
         tried=tuple(each * tried for each in epochs),
         learned=tuple(each * final for each in epochs),
         head_learned=head_epochs * (tried + final),
@@ -97,7 +95,13 @@ def likeliest_first(
     store: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
 ) -> list[Renderer]:
     """Return the renderers, the one that an earlier run seems to have chosen first: the store holds most of its views."""
-    return sorted(renderers, key=lambda each: sum(_gathered(store, backbone, each, data, recipe)))
+    boundary = recipe.kept_from or backbone.head_boundary
+
+    def absent(renderer: Renderer) -> int:
+        wanted = data.views(recipe.kept_views, recipe.poses(renderer))
+        return len(missing(store, backbone, renderer, boundary, wanted))
+
+    return sorted(renderers, key=absent) if len(renderers) > 1 else list(renderers)
 
 
 def _gathered(
