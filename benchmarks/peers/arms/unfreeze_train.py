@@ -11,7 +11,6 @@ from benchmarks.peers.protocol import Report, read_task
 
 import unfreeze
 from unfreeze.evaluation.metrics import Scores
-from unfreeze.torchvision_shim import ensure_torchvision
 
 ARMS: dict[str, dict[str, Any]] = {
     "head-only": {"recipe": "head-only"},
@@ -26,9 +25,6 @@ def point(seconds: float, scores: Scores) -> tuple[float, float, float]:
 
 
 def main(arm: str) -> None:
-    ensure_torchvision()
-    import timm  # noqa: F401  # what is imported when it is needed, is imported before the clock starts, as other arms' is
-
     task = read_task()
     report = Report(task)
     with tempfile.TemporaryDirectory() as work:
