@@ -34,7 +34,7 @@ from unfreeze.data.transforms import PLAIN_VIEW, plain
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision, frozen_forward
-from unfreeze.models.openvino_engine import compile_stages, openvino_version
+from unfreeze.models.openvino_engine import convert_stages, openvino_version
 from unfreeze.predict import photo_batches, place
 from unfreeze.runtime import prepare_process
 from unfreeze.training.activations import BATCH, Rendered, features, keep
@@ -73,7 +73,7 @@ def bare_openvino(stages: nn.Module, x: Tensor) -> dict[str, Forward]:
     """Return the stages in OpenVINO as its own hints have it, a batch in one request; empty where it is not installed."""
     if openvino_version() is None:
         return {}
-    next(compile_stages(stages, [torch.float32], x))  # imports it without its telemetry
+    convert_stages(stages, x)  # imports it without its telemetry
     import openvino
 
     with warnings.catch_warnings():
@@ -176,7 +176,7 @@ def whole_phase_one(photos: Path, model: str, arch: str | None, rounds: int) -> 
             low = copy.deepcopy(stages).to(precision)
             arms: dict[str, Forward] = {f"torch bare, {precision}": lambda x, low=low: low(x.to(precision))}  # type: ignore[misc]
             if openvino_version() is not None:
-                arms[f"OpenVINO, a photo a thread, {precision}"] = next(compile_stages(stages, [precision], decoded[0]))
+                arms[f"OpenVINO, a photo a thread, {precision}"] = convert_stages(stages, decoded[0])(precision)
             for name, forward in arms.items():
                 forward(decoded[0])
                 started = time.perf_counter()

@@ -22,6 +22,7 @@ from unfreeze.models.engine import Forward, frozen_forward
 from unfreeze.models.saved import Classifier
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.preprocessing import Preprocessing
+from unfreeze.runtime import threads_for
 
 Probabilities = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -72,7 +73,8 @@ def place(x: Tensor, backbone: Backbone, start: int) -> Tensor:
     Rendered views travel as bytes, a quarter of the way's traffic, and are normalised where they arrive.
     """
     if x.dtype == torch.uint8:
-        return normalised(x.to(backbone.device), backbone.network.preprocessing)
+        with threads_for(x.numel()):
+            return normalised(x.to(backbone.device), backbone.network.preprocessing)
     layout = torch.channels_last if x.dim() == 4 else torch.preserve_format
     return x.to(device=backbone.device, dtype=torch.float32, memory_format=layout)
 

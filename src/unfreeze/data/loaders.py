@@ -19,6 +19,7 @@ from unfreeze.data.sources import Sample
 from unfreeze.data.transforms import PLAIN_VIEW, Augmentation, render, stack
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.preprocessing import Preprocessing
+from unfreeze.runtime import threads_for
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +114,9 @@ class Renderer:
         import torch
 
         for parts in ahead(lambda wanted: self.views(*wanted), chunks):
-            yield torch.cat(parts)
+            with threads_for(sum(part.numel() for part in parts)):
+                batch = torch.cat(parts)
+            yield batch
 
     def _decoded(self, photo: int) -> Image.Image:
         import torch

@@ -3,13 +3,18 @@ a CPU has it installed.
 
 What the machine has decides, and not a timing, so that the same command gives the same bits again; and whatever is chosen
 must agree with plain float32 on the first photos, or the next choice is taken.
+
+Where bf16 throughout doesn't agree, the lower half of the network is computed in float32: what is rounded in the first
+layers goes through all others, and in EfficientNet-Lite0 it is nearly all of the difference (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Literal
 
 import torch
@@ -18,13 +23,27 @@ from torch import Tensor, nn
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.folding import fold
-from unfreeze.models.openvino_engine import compile_stages, openvino_version
+from unfreeze.models.openvino_engine import convert_stages, openvino_version
 
 Forward = Callable[[Tensor], Tensor]
+Compiler = Callable[[torch.dtype], Forward]
 
 CHECKED = 4  # photos that a choice is checked on
 ROUNDING = 1e-4  # of the output's length; float32 rounding through a hundred layers stays a tenth of that
 COSINE = 0.999  # of each photo's output in bf16 and in float32
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """Parts of a network, each computed in its own precision, as one function."""
+
+    parts: tuple[Forward, ...]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Send ``x`` through all parts."""
+        for part in self.parts:
+            x = part(x)
+        return x
 
 
 def choose_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
@@ -94,37 +113,41 @@ def _build(
     backbone: Backbone, start: int, stop: int, few: Tensor, exact: Forward | None
 ) -> tuple[Forward, torch.dtype]:
     """Return what computes the stages, and in which precision; ``exact`` is what does so in float32, if it is built."""
+    middle = min(max(len(backbone.stages) // 2, start), stop)
+    crossing = backbone.run(few, start, middle)
+    expected = backbone.run(crossing, middle, stop)
+    halves = [half for half in ((start, middle, few), (middle, stop, crossing)) if half[0] < half[1]]
+    for compilers in _ways(backbone, halves):
+        for precisions in _mixes(backbone.precision, len(halves)):
+            lowest = precisions[-1]
+            if lowest == torch.float32 and exact is not None:
+                return exact, lowest
+            try:
+                pairs = zip(compilers, precisions, strict=True)
+                candidate = InTurn(tuple(compiler(precision) for compiler, precision in pairs))
+                if agrees(candidate(few), expected, lowest):
+                    return candidate, lowest
+            except Exception:  # a network may ask its BatchNorm for more, need float32, or be too odd for OpenVINO
+                continue
+    return partial(backbone.run, start=start, stop=stop), torch.float32
 
-    def plain(x: Tensor) -> Tensor:
-        return backbone.run(x, start, stop)
 
-    expected = plain(few)
-    for precision, build in _candidates(backbone, start, stop, few):
-        if precision == torch.float32 and exact is not None:
-            return exact, precision
-        try:
-            candidate = build()
-            if agrees(candidate(few), expected, precision):
-                return candidate, precision
-        except Exception:  # a network may ask its BatchNorm for more, need float32, or do what OpenVINO has no name for
-            continue
-    return plain, torch.float32
+def _mixes(lowest: torch.dtype, halves: int) -> dict[tuple[torch.dtype, ...], None]:
+    """Return in which precisions to compute the halves, the fastest first."""
+    exactly = torch.float32
+    everywhere, above = (lowest,) * halves, (exactly,) * (halves - 1) + (lowest,)
+    return dict.fromkeys((everywhere, above, (exactly,) * halves))
 
 
-def _candidates(
-    backbone: Backbone, start: int, stop: int, example: Tensor
-) -> Iterator[tuple[torch.dtype, Callable[[], Forward]]]:
-    """Yield what builds a function and its precision, the fastest one first; the next one serves where one is wrong."""
-    stages = nn.Sequential(*(stage.module for stage in backbone.stages[start:stop]))
-    folded = nn.Sequential(*(fold(stage) for stage in stages))
+def _ways(backbone: Backbone, halves: Sequence[tuple[int, int, Tensor]]) -> Iterator[list[Compiler]]:
+    """Yield what compiles the halves, each from its first stage to its last on what crosses it; the fastest way first."""
+    plain = [nn.Sequential(*(stage.module for stage in backbone.stages[start:stop])) for start, stop, _ in halves]
+    folded = [nn.Sequential(*(fold(stage) for stage in half)) for half in plain]
     if _has_openvino(backbone.device):
-        precisions = dict.fromkeys((backbone.precision, torch.float32))
-        compiled = compile_stages(folded, precisions, example)
-        yield from ((precision, partial(next, compiled)) for precision in precisions)
-    if backbone.precision != torch.float32:
-        yield backbone.precision, partial(_lowered, folded, backbone.precision)
-        yield backbone.precision, partial(_lowered, stages, backbone.precision)
-    yield torch.float32, lambda: folded
+        with suppress(Exception):
+            yield [cache(convert_stages(half, example)) for half, (_, _, example) in zip(folded, halves, strict=True)]
+    for way in (folded, plain):
+        yield [cache(partial(_in_torch, half)) for half in way]
 
 
 def agrees(found: Tensor, expected: Tensor, precision: torch.dtype) -> bool:
@@ -137,7 +160,9 @@ def agrees(found: Tensor, expected: Tensor, precision: torch.dtype) -> bool:
     return bool((nn.functional.cosine_similarity(found.flatten(1), expected.flatten(1)) > COSINE).all())
 
 
-def _lowered(stages: nn.Module, precision: torch.dtype) -> Forward:
+def _in_torch(stages: nn.Module, precision: torch.dtype) -> Forward:
+    if precision == torch.float32:
+        return stages
     low = copy.deepcopy(stages).to(dtype=precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def lowered(x: Tensor) -> Tensor:

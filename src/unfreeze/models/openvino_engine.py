@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from unfreeze.runtime import threads_for
 
 
 def openvino_version() -> str | None:
@@ -25,18 +27,17 @@ def openvino_version() -> str | None:
         return None
 
 
-def compile_stages(
-    stages: nn.Module, precisions: Iterable[torch.dtype], example: Tensor
-) -> Iterator[Callable[[Tensor], Tensor]]:
-    """Yield ``stages`` as a function from float32 to float32 for each precision within, on torch's number of threads.
+def convert_stages(stages: nn.Module, example: Tensor) -> Callable[[torch.dtype], Callable[[Tensor], Tensor]]:
+    """Return what compiles ``stages`` to compute in a precision, on torch's number of threads: from float32 to float32.
+
+    Converting takes most of the time, and is done once for all precisions.
 
     Args:
-        stages: In evaluation mode.
-        precisions: float32 or bfloat16; a second one costs little, for the stages are converted once.
+        stages: In evaluation mode; no weight asks for a gradient.
         example: What will cross them, for one photo or more.
 
     Raises:
-        Exception: OpenVINO can't compute them; it may say so in any way.
+        Exception: OpenVINO can't compute them; it may say so in any way, and when they are compiled, too.
     """
     # Merely importing OpenVINO would tell its makers so over the network; without this module it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
@@ -45,25 +46,41 @@ def compile_stages(
     one = example[:1]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracing warns of whatever a network computes from shapes: here they are fixed
-        traced = torch.jit.trace(stages, one, check_trace=False)  # type: ignore[no-untyped-call]
-        model = openvino.convert_model(traced, example_input=one)
+        traced = torch.jit.trace(_Closed(stages).eval(), one, check_trace=False)  # type: ignore[no-untyped-call]
+        model = openvino.convert_model(torch.jit.freeze(traced), example_input=one)
     model.reshape(list(one.shape))
-    threads = torch.get_num_threads()
-    for precision in precisions:
+
+    def compiled(precision: torch.dtype) -> Callable[[Tensor], Tensor]:
+        threads = torch.get_num_threads()
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": threads,
             "ENABLE_CPU_PINNING": False,  # photos are decoded on the same cores
         }
-        yield partial(_photo_by_photo, openvino.Core().compile_model(model, "CPU", options))
+        return partial(_photo_by_photo, openvino.Core().compile_model(model, "CPU", options))
+
+    return compiled
+
+
+class _Closed(nn.Module):
+    """Stages as one module without parts, which is traced and converted in half the time."""
+
+    def __init__(self, stages: nn.Module) -> None:
+        super().__init__()
+        self._run = stages.forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self._run(x)
+        return out
 
 
 def _photo_by_photo(compiled: Any, x: Tensor) -> Tensor:
-    photos = [photo.contiguous().numpy() for photo in torch.split(x, 1)]
-    requests = [compiled.create_infer_request() for _ in photos]
-    for request, photo in zip(requests, photos, strict=True):
-        request.start_async([photo], share_inputs=True)
-    for request in requests:
-        request.wait()
-    return torch.cat([torch.from_numpy(request.get_output_tensor().data) for request in requests])
+    with threads_for(x.numel()):
+        photos = [photo.contiguous().numpy() for photo in torch.split(x, 1)]
+        requests = [compiled.create_infer_request() for _ in photos]
+        for request, photo in zip(requests, photos, strict=True):
+            request.start_async([photo], share_inputs=True)
+        for request in requests:
+            request.wait()
+        return torch.cat([torch.from_numpy(request.get_output_tensor().data) for request in requests])

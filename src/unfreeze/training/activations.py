@@ -27,7 +27,7 @@ from unfreeze.training.store import Place, Store, read_rows
 
 EVALUATION_BATCH = 64
 BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
-FORMAT = "3"  # of what is kept; another one makes older activations unfindable
+FORMAT = "4"  # of what is kept; another one makes older activations unfindable
 
 
 class Activations(Protocol):
@@ -134,7 +134,8 @@ def crossings(
         with torch.inference_mode():
             # A batch that isn't full is filled up: with fewer rows, other kernels round otherwise, and what is computed
             # anew would differ from what was kept.
-            x = place(batch[torch.arange(BATCH) % len(batch)], backbone, source.boundary)
+            full = batch if len(batch) == BATCH else batch[torch.arange(BATCH) % len(batch)]
+            x = place(full, backbone, source.boundary)
             forward = forward or frozen_forward(backbone, source.boundary, boundary, x)
             out = forward(x)[: len(batch)]
             out = pool(out) if boundary == backbone.head_boundary else out.to(backbone.precision)
@@ -203,11 +204,11 @@ def _keys(renderer: Renderer, wanted: Mapping[int, Sequence[int]]) -> dict[tuple
 
 def _kinds(backbone: Backbone, renderer: Renderer) -> list[tuple[str, ...]]:
     """Return everything that decides what crosses each boundary, apart from the photo and the view."""
-    depths = backbone.depths()
+    depths, engine = backbone.depths(), computed_by(backbone.device)
     return [
         (
             FORMAT,
-            computed_by(backbone.device),
+            engine,
             PIL.__version__,
             f"{backbone.device.type} {backbone.precision}",
             f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",

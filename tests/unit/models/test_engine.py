@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Architecture, Backbone, BatchNorm, Network, assemble
-from unfreeze.models.engine import choose_precision, computed_by, frozen_forward
+from unfreeze.models.engine import Forward, InTurn, choose_precision, computed_by, frozen_forward, is_lowered
 from unfreeze.models.folding import fold
 from unfreeze.models.networks import build
 from unfreeze.torchvision_shim import ensure_torchvision
@@ -52,7 +52,8 @@ def test_real_architectures_compute_the_same(name: str, left: int) -> None:
     backbone = real(name)
     before = backbone.fingerprint()
     forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
-    assert isinstance(forward, nn.Sequential)
+    assert isinstance(forward, InTurn)
+    assert all(isinstance(part, nn.Sequential) for part in forward.parts)
     torch.testing.assert_close(forward(IMAGES * 0.7), backbone.run(IMAGES * 0.7), rtol=1e-3, atol=1e-3)
     copies = [fold(stage.module) for stage in backbone.stages]
     assert sum(isinstance(layer, BatchNorm) for copied in copies for layer in copied.modules()) == left
@@ -76,6 +77,12 @@ def test_every_range_of_stages_computes_the_same(make: Callable[[], Backbone], p
             else:
                 assert not torch.equal(found, expected)
                 torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+
+
+def lowered(forward: Forward) -> list[bool]:
+    """Whether each part is computed in less than float32."""
+    assert isinstance(forward, InTurn)
+    return [not isinstance(part, nn.Module) for part in forward.parts]
 
 
 class Swapped(nn.Module):
@@ -148,8 +155,15 @@ class Delicate(Swapped):
     """Subtracts nearly the same again, so that bf16 is left with noise."""
 
     def forward(self, x: Tensor) -> Tensor:
-        big = self.first(x)
-        logits: Tensor = self.fc(self.flatten(self.pooling(self.second((big + 1000) - 1000))))
+        logits: Tensor = self.fc(self.flatten(self.pooling((self.second(self.first(x)) + 1000) - 1000)))
+        return logits
+
+
+class DelicateBelow(Swapped):
+    """Does so in the first of its two stages."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.flatten(self.pooling(self.second((self.first(x) + 1000) - 1000))))
         return logits
 
 
@@ -160,12 +174,29 @@ def test_where_bf16_would_lose_the_photo_float32_is_used() -> None:
     backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
     backbone = replace(backbone, precision=torch.bfloat16)
     forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
+    assert lowered(forward) == [False, False]
     torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES))
     exactly = replace(backbone, precision=torch.float32)
     assert frozen_forward(exactly, 0, backbone.head_boundary, IMAGES) is forward  # nothing is built twice
     other = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
     first = frozen_forward(other, 0, other.head_boundary, IMAGES)
     assert frozen_forward(replace(other, precision=torch.bfloat16), 0, other.head_boundary, IMAGES) is first
+
+
+@torch.no_grad()
+def test_where_bf16_would_lose_the_photo_below_it_is_used_above() -> None:
+    torch.manual_seed(0)
+    module = DelicateBelow().eval()
+    backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+    low = replace(backbone, precision=torch.bfloat16)
+    forward = frozen_forward(low, 0, backbone.head_boundary, IMAGES)
+    assert lowered(forward) == [False, True]
+    assert not torch.equal(forward(IMAGES), backbone.run(IMAGES))
+    torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES), rtol=0.05, atol=0.05)
+    assert is_lowered(low)
+    below, crossing = frozen_forward(low, 0, 1, IMAGES), backbone.run(IMAGES, 0, 1)
+    assert lowered(below) == [False]
+    assert lowered(frozen_forward(low, 1, 2, crossing)) == [True]
 
 
 @torch.no_grad()
@@ -176,7 +207,7 @@ def test_bf16_survives_where_folding_does_not() -> None:
     backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
     backbone = replace(backbone, precision=torch.bfloat16)
     forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
-    assert forward.__name__ == "lowered"
+    assert lowered(forward) == [True] * 2
     torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES), rtol=0.05, atol=0.05)
 
 

@@ -12,9 +12,9 @@ from tests.support import CPU, PREPROCESSING, shake, tiny_cnn, tiny_vit
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
-from unfreeze.models.engine import choose_precision, computed_by, frozen_forward
+from unfreeze.models.engine import InTurn, choose_precision, computed_by, frozen_forward
 from unfreeze.models.networks import build
-from unfreeze.models.openvino_engine import compile_stages, openvino_version
+from unfreeze.models.openvino_engine import convert_stages, openvino_version
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -23,7 +23,9 @@ pytestmark = [
 
 
 def from_openvino(forward: Callable[[Tensor], Tensor]) -> bool:
-    return isinstance(forward, partial) and forward.func.__module__ == compile_stages.__module__
+    return isinstance(forward, InTurn) and all(
+        isinstance(part, partial) and part.func.__module__ == convert_stages.__module__ for part in forward.parts
+    )
 
 
 HAS_BF16 = choose_precision("auto", CPU) == torch.bfloat16
@@ -74,10 +76,10 @@ def test_a_photos_bits_depend_on_nothing_else(make: Callable[[], Backbone], prec
 @torch.no_grad()
 def test_the_number_of_threads_does_not_change_the_bits() -> None:
     stages = nn.Sequential(*(stage.module for stage in tiny_cnn().stages))
-    one = next(compile_stages(stages, [torch.bfloat16], IMAGES))(IMAGES)
+    one = convert_stages(stages, IMAGES)(torch.bfloat16)(IMAGES)
     torch.set_num_threads(2)
     try:
-        two = next(compile_stages(stages, [torch.bfloat16], IMAGES))(IMAGES)
+        two = convert_stages(stages, IMAGES)(torch.bfloat16)(IMAGES)
     finally:
         torch.set_num_threads(1)
     assert torch.equal(one, two)
@@ -101,7 +103,7 @@ def test_real_architectures_compute_the_same(name: str) -> None:
 
 
 class Odd(nn.Module):
-    """Has one block between two convolutions."""
+    """Has one block between two convolutions: two stages, the block in the first."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
@@ -153,7 +155,7 @@ def test_where_bf16_would_lose_the_photo_openvino_computes_in_float32() -> None:
     torch.testing.assert_close(forward(bright), backbone.run(bright), rtol=1e-3, atol=1e-3)
     if not HAS_BF16:  # OpenVINO then computes in float32, whatever it is asked for
         return
-    (bf16,) = compile_stages(nn.Sequential(*(stage.module for stage in backbone.stages)), [torch.bfloat16], bright)
+    bf16 = convert_stages(nn.Sequential(*(stage.module for stage in backbone.stages)), bright)(torch.bfloat16)
     assert not torch.allclose(bf16(bright), backbone.run(bright), rtol=0.05, atol=0.05)
 
 
@@ -167,10 +169,10 @@ import sys
 import torch
 import unfreeze.pipeline
 from torch import nn
-from unfreeze.models.openvino_engine import compile_stages
+from unfreeze.models.openvino_engine import convert_stages
 assert "openvino" not in sys.modules
 images = torch.randn(2, 3, 8, 8)
-(forward,) = compile_stages(nn.Conv2d(3, 4, 3).eval(), [torch.float32], images)
+forward = convert_stages(nn.Conv2d(3, 4, 3).eval().requires_grad_(False), images)(torch.float32)
 print(tuple(forward(images).shape))
 assert "openvino" in sys.modules
 assert sys.modules["openvino_telemetry"] is None
