@@ -39,6 +39,15 @@ def run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return unfreeze.train(drawn, recipe="head-only", views=1, test_size=0.35, tta=False, out=out)
 
 
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    """As a machine with more cores has them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
     """Tiny layers are not worth a second thread's waiting."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from tests.desk import small
-from tests.program import command
+from tests.program import PROGRAM, command
 
 import unfreeze
 from unfreeze.demo import DEFECTS, draw_photos
@@ -467,3 +468,22 @@ def test_help_does_not_import_torch() -> None:
     told = subprocess.run([sys.executable, "-c", f"import sys\n{script}"], capture_output=True, text=True, check=False)
     assert "train" in told.stdout
     assert told.stdout.splitlines()[-1] == "False"
+
+
+def test_interrupted_it_says_what_is_left(photos: Path, tmp_path: Path) -> None:
+    words = ["train", str(photos), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
+    listening = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a job in the background isn't
+    )
+    with subprocess.Popen(
+        [*PROGRAM[:-1], f"{listening}; {PROGRAM[-1]}", *words], stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith("this will take"):
+                break
+        process.send_signal(signal.SIGINT)
+        left = process.stderr.read()
+    assert process.returncode == 130
+    assert left == "unfreeze: interrupted; an unfinished run has no verdict.json\n"
+    assert not (tmp_path / "run" / "verdict.json").exists()

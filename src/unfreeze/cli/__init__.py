@@ -21,6 +21,7 @@ app = App(
     help="Two-phase fine-tuning of pretrained image classifiers on your own photos, with proof of what phase 2 was worth.",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # ``main`` says what is left
 )
 
 

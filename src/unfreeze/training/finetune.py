@@ -22,6 +22,7 @@ from unfreeze.models.tuning import tuned_forward
 from unfreeze.predict import Logits, place
 from unfreeze.runtime import generator, track
 from unfreeze.training.activations import Activations, answers_from
+from unfreeze.training.side_by_side import Follow
 
 COLLAPSED = 2.0  # standard errors by which validation must be below where it began to count as collapsed
 PATIENCE = 3  # and for how many epochs of the second half: while the rate is high there is a dip, which is made good
@@ -134,6 +135,7 @@ def finetune(
     val: Indices,
     seed: int,
     floor: Logits | None = None,
+    follow: Follow = track,
 ) -> Tuned:
     """Train the stages that ``plan`` unfreezes, and the head, from ``source``'s activations.
 
@@ -150,6 +152,7 @@ def finetune(
         seed: Decides the order of the photos.
         floor: What the given weights say of ``val``, shape (V, C): a training that stays clearly below it is broken off,
             like one whose loss is no number.
+        follow: Shows how far it is.
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
     with low_rank(plan, backbone):
@@ -159,7 +162,7 @@ def finetune(
         parameters = [parameter for group in groups for parameter in group["params"]]
         rates = [group["lr"] for group in groups]
         per_epoch = -(-len(train) // schedule.batch_size)
-        steps = track(range(schedule.epochs * per_epoch), phase, total=schedule.epochs * per_epoch)
+        steps = follow(range(schedule.epochs * per_epoch), phase, schedule.epochs * per_epoch)
         truth = labels[torch.from_numpy(val)].numpy()
         history: list[EpochRow] = []
         predicted = np.empty((0, head.out_features), np.float32)

@@ -1,4 +1,4 @@
-"""Phase 2: ways to unfreeze are tried in rounds, and what the rounds like best is trained on every training photo.
+"""Phase 2: ways to unfreeze are tried in rounds, each trained on every training photo, too; what the rounds like best ships.
 
 Where there are several rounds, what is said of a round's photos is never chosen by them: the other rounds choose.  So with a
 round for every fold, the answers are evidence as good as a test set's (``evidence.py``).
@@ -6,8 +6,8 @@ round for every fold, the answers are evidence as good as a test set's (``eviden
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
@@ -16,8 +16,8 @@ from unfreeze.training.finetune import EpochRow, Weights
 from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import PhaseOne, Sources, new_head
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, validation_rounds
-from unfreeze.training.search import Bench, TimeLeft, Trial, search, try_out
+from unfreeze.training.rounds import TrainingData, joined, trainings_of, truth_of, validation_rounds
+from unfreeze.training.search import Bench, TimeLeft, Trial, search
 from unfreeze.training.selection import Choice, Judges, Panel
 
 Forgets = Callable[[Weights], float]
@@ -83,7 +83,9 @@ def phase_two(
     pretrained = backbone.snapshot(recipe.boundary)
     bench = Bench(backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, first.poses, seed)
     panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
-    trials = search(bench, recipe.candidates, recipe.alphas, rounds, first.round_starts, panel, time_left)
+    trainings = trainings_of(data, recipe.judges)
+    starts = (*first.round_starts, first.start)[: len(trainings)]
+    trials = search(bench, recipe.candidates, recipe.alphas, trainings, starts, panel, time_left)
     setbacks = [setback for trial in trials for setback in trial.setbacks()]
     backbone.restore(pretrained)
     good = [trial for trial in trials if trial.answers]
@@ -92,15 +94,10 @@ def phase_two(
 
     heard = [trial.answers for trial in good]
     choice = panel.choose(heard, panel.everyone)
-    whole = _whole(bench, good[choice.trial], first.start, rounds)
-    setbacks += whole.setbacks()
-    backbone.restore(pretrained)
-    if not whole.answers:
-        return _rolled_back(first, trials, setbacks, whole.history)
     models = {0.0: first.final}
     for alpha in recipe.alphas:
         if alpha <= choice.alpha:
-            models[alpha] = between(pretrained, first.start, whole.finals[0], alpha)
+            models[alpha] = between(pretrained, first.start, good[choice.trial].finals[-1], alpha)
     allowed = 1.0
     if forgets is not None and recipe.forget_at_most is not None:
         farthest = _farthest(models, forgets, recipe.forget_at_most)
@@ -113,8 +110,7 @@ def phase_two(
 
     def ships(choice: Choice, judges: Judges) -> bool:
         alpha = min(choice.alpha, allowed)
-        judged = whole.trouble is None  # at a tenth of the rates it is not the model that the rounds have judged
-        return judged and alpha > 0 and panel.ships(heard[choice.trial][alpha], judges)
+        return alpha > 0 and panel.ships(heard[choice.trial][alpha], judges)
 
     reached = min(choice.alpha, allowed)
     said, finals, ship = [], [], []
@@ -136,18 +132,10 @@ def phase_two(
         not_worse=ships(choice, panel.everyone),
         rounds_not_worse=tuple(ship),
         round_finals=tuple(finals),
-        history=tuple(row for trial in (*trials, whole) for row in trial.history),
+        history=tuple(row for trial in trials for row in trial.history),
         trials=trials,
         setbacks=tuple(setbacks),
     )
-
-
-def _whole(bench: Bench, trial: Trial, start: Weights, rounds: Sequence[Round]) -> Trial:
-    """Train a candidate on all photos; where the user named photos to choose by, its only round has done that."""
-    if len(bench.data.val) and rounds:
-        return replace(trial, history=(), trouble=None)
-    everything = Round(bench.data.train, bench.data.train[:0], None)
-    return try_out(bench, trial.candidate, (1.0,), [everything], [start], "phase 2")
 
 
 def _farthest(models: dict[float, Weights], forgets: Forgets, budget: float) -> float:
@@ -155,9 +143,7 @@ def _farthest(models: dict[float, Weights], forgets: Forgets, budget: float) -> 
     return next(alpha for alpha in sorted(models, reverse=True) if not alpha or forgets(models[alpha]) * 100 <= budget)
 
 
-def _rolled_back(
-    first: PhaseOne, trials: tuple[Trial, ...], setbacks: list[str], last: tuple[EpochRow, ...] = ()
-) -> PhaseTwo:
+def _rolled_back(first: PhaseOne, trials: tuple[Trial, ...], setbacks: list[str]) -> PhaseTwo:
     """Return phase 1 in the place of a phase 2 that went wrong at every rate."""
     return PhaseTwo(
         final=first.final,
@@ -169,7 +155,7 @@ def _rolled_back(
         not_worse=False,
         rounds_not_worse=tuple(False for _ in first.validation),
         round_finals=first.round_finals,
-        history=(*(row for trial in trials for row in trial.history), *last),
+        history=tuple(row for trial in trials for row in trial.history),
         trials=trials,
         setbacks=tuple(setbacks),
     )

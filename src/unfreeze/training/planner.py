@@ -14,23 +14,21 @@ class Forecast:
     """How many seconds each part of a run will take; the parts are those of ``verdict.cost``.
 
     Attributes:
-        tries: Of each candidate of phase 2, its rounds.
-        finals: Of each, its training on all photos.
+        tries: Of each candidate of phase 2, its trainings.
     """
 
     features: float
     head: float
     tries: tuple[float, ...]
-    finals: tuple[float, ...]
     exam: float
 
     def without_phase_two(self) -> Forecast:
         """Return the same for a run that ends with the head."""
-        return replace(self, tries=(), finals=())
+        return replace(self, tries=())
 
     def finetune(self, tried: int) -> float:
-        """Return what phase 2 takes where the first ``tried`` candidates are tried, and the slowest of them is best."""
-        return sum(self.tries[:tried]) + max(self.finals[:tried], default=0.0)
+        """Return what phase 2 takes where the first ``tried`` candidates are tried."""
+        return sum(self.tries[:tried])
 
     def seconds(self, tried: int) -> dict[str, float]:
         """Return it part by part, where ``tried`` candidates are tried."""
@@ -63,10 +61,10 @@ class Deadline:
     watch: Stopwatch
 
     def time_left(self, tried: int) -> bool:
-        """Tell whether there is time for one more candidate after so many, for training the best on all, and for scoring."""
+        """Tell whether there is time for one more candidate after so many, and for scoring."""
         if self.minutes is None:
             return True
-        ahead = self.forecast.tries[tried] + max(self.forecast.finals[: tried + 1]) + self.forecast.exam
+        ahead = self.forecast.tries[tried] + self.forecast.exam
         if not tried:
             ahead += self.forecast.features + self.forecast.head
         return self.watch.report()["total"] + ahead <= 60 * self.minutes
@@ -81,7 +79,6 @@ def count_up(work: Work, speed: Speed) -> Forecast:
             tried * learned + validated * speed.photo
             for tried, validated, learned in zip(work.tried, work.validated, speed.learned, strict=True)
         ),
-        finals=tuple(photos * learned for photos, learned in zip(work.learned, speed.learned, strict=True)),
         exam=work.unread * speed.read + bool(work.unread) * speed.building + work.asked * speed.photo,
     )
 

@@ -76,6 +76,12 @@ def validation_rounds(data: TrainingData, judges: int) -> tuple[Round, ...]:
     return tuple(Round(data.train[data.fold != f], data.train[data.fold == f], f) for f in range(count))
 
 
+def trainings_of(data: TrainingData, judges: int) -> tuple[Round, ...]:
+    """Return the rounds, and the training on all photos that judges nothing where none of them is that."""
+    rounds = validation_rounds(data, judges)
+    return rounds if len(data.val) and rounds else (*rounds, Round(data.train, data.train[:0], None))
+
+
 def truth_of(rounds: Sequence[Round], data: TrainingData) -> Indices:
     """Return the labels of the photos that the rounds judge by, in their order."""
     judges = np.concatenate([each.val for each in rounds]) if rounds else data.train[:0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from dataclasses import dataclass, replace
 from unfreeze.models.backbone import Backbone, Head, Tensors
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits
+from unfreeze.runtime import track
 from unfreeze.training.activations import answers_from
 from unfreeze.training.finetune import EpochRow, Indices, Trouble, Tuned, Weights, finetune
 from unfreeze.training.interpolate import between
@@ -16,6 +18,7 @@ from unfreeze.training.phase_one import Sources
 from unfreeze.training.recipes import BACK_OFF, Candidate
 from unfreeze.training.rounds import Round, TrainingData
 from unfreeze.training.selection import Panel
+from unfreeze.training.side_by_side import Follow, how_many, side_by_side
 
 TimeLeft = Callable[[int], bool]
 WORDS: dict[Trouble, str] = {
@@ -26,13 +29,13 @@ WORDS: dict[Trouble, str] = {
 
 @dataclass(frozen=True)
 class Trial:
-    """A candidate on all rounds.
+    """A candidate, trained on every round and on all photos.
 
     Attributes:
         candidate: As it was asked for, or, after trouble, at a tenth of its rates.
         answers: Of every alpha, what each round's model says of the round's photos, each of shape (V, C); none where it went
             wrong at the lower rates, too.
-        finals: The model of every round, at alpha 1.
+        finals: The model of every round, at alpha 1; the last one is that of all training photos.
         history: A row an epoch.
         trouble: What went wrong at the rates that were asked for.
         seconds: What all of it took.
@@ -65,20 +68,34 @@ class Bench:
     poses: tuple[Pose, ...]
     seed: int
 
-    def train(self, candidate: Candidate, start: Weights, on: Round, phase: str) -> Tuned:
+    def train(self, candidate: Candidate, start: Weights, on: Round, phase: str, follow: Follow = track) -> Tuned:
         """Go on from phase 1; leaves the backbone where training got to."""
         source = self.sources[candidate.plan.boundary]
         start.install(self.backbone, self.head, self.pretrained)
         floor = answers_from(self.backbone, self.head, source, on.val) if len(on.val) else None
         return finetune(
             self.backbone, self.head, source, self.data.labels, candidate.plan, candidate.schedule,
-            phase=phase, train=on.train, val=on.val, seed=self.seed, floor=floor,
+            phase=phase, train=on.train, val=on.val, seed=self.seed, floor=floor, follow=follow,
         )  # fmt: skip
 
     def answers(self, model: Weights, candidate: Candidate, photos: Indices) -> Logits:
         """Return what a model says of ``photos``, shape (V, C)."""
         model.install(self.backbone, self.head, self.pretrained)
         return answers_from(self.backbone, self.head, self.sources[candidate.plan.boundary], photos, self.poses)
+
+    def twins(self, count: int) -> list[Bench]:
+        """Return this bench and others for trainings beside it, ``count`` in all.
+
+        Their weights are their own from the lowest boundary up; what lies below is shared.
+        """
+        return [self, *(self._twin() for _ in range(count - 1))]
+
+    def _twin(self) -> Bench:
+        changed = self.backbone.stages[len(self.backbone.stages) - len(self.pretrained) :]
+        own = {id(value) for stage in changed for value in stage.module.parameters()}
+        parameters = [value for value in self.backbone.network.module.parameters() if id(value) not in own]
+        shared = {id(value): value for value in (*parameters, self.backbone.built)}
+        return replace(self, backbone=copy.deepcopy(self.backbone, shared), head=copy.deepcopy(self.head))
 
 
 def search(
@@ -96,7 +113,7 @@ def search(
         bench: What trains.
         candidates: From the head downwards; the first is always tried.
         alphas: Points between the phases, up to 1.
-        rounds: Where candidates are judged.
+        rounds: Where candidates are judged; the last one learns from all training photos, and may judge nothing.
         starts: What each round's training goes on from.
         panel: Who judges.
         time_left: Whether there is time for another one, after so many.
@@ -137,20 +154,30 @@ def _on_rounds(
     starts: Sequence[Weights],
     phase: str,
 ) -> Trial:
+    judging = sum(bool(len(each.val)) for each in rounds)
+
+    def on_round(bench: Bench, number: int, follow: Follow) -> tuple[Tuned, dict[float, Logits]]:
+        own, start = rounds[number], starts[number]
+        name = f"{phase}, validating {number + 1} of {judging}" if len(own.val) else phase
+        tuned = bench.train(candidate, start, own, name, follow)
+        said: dict[float, Logits] = {}
+        for alpha in alphas if len(own.val) and tuned.trouble is None else ():
+            model = between(bench.pretrained, start, tuned.weights, alpha)
+            known = alpha == 1 and bench.poses == UPRIGHT
+            said[alpha] = tuned.validation if known else bench.answers(model, candidate, own.val)
+        return tuned, said
+
     history: list[EpochRow] = []
     finals: list[Weights] = []
     answers: dict[float, list[Logits]] = {alpha: [] for alpha in alphas}
-    for number, (each, start) in enumerate(zip(rounds, starts, strict=True), 1):
-        name = f"{phase}, validating {number} of {len(rounds)}" if len(each.val) else phase
-        tuned = bench.train(candidate, start, each, name)
+    count = how_many(bench.backbone, bench.sources[candidate.plan.boundary], candidate.plan, len(rounds))
+    for tuned, said in side_by_side(bench.twins(count), range(len(rounds)), on_round):
         history.extend(tuned.history)
         if tuned.trouble is not None:
             return Trial(candidate, {}, (), tuple(history), tuned.trouble, 0.0)
         finals.append(tuned.weights)
-        for alpha, said in answers.items():
-            model = between(bench.pretrained, start, tuned.weights, alpha)
-            known = alpha == 1 and bench.poses == UPRIGHT
-            said.append(tuned.validation if known else bench.answers(model, candidate, each.val))
+        for alpha, of_round in said.items():
+            answers[alpha].append(of_round)
     return Trial(
         candidate, {alpha: tuple(said) for alpha, said in answers.items()}, tuple(finals), tuple(history), None, 0.0
     )

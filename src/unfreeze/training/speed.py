@@ -19,8 +19,9 @@ from unfreeze.runtime import threads_for
 from unfreeze.training.activations import BATCH, Activations, Rendered, answers_from, by_photo, keep, missing
 from unfreeze.training.finetune import Indices, Schedule, finetune
 from unfreeze.training.phase_one import new_head
-from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingData
+from unfreeze.training.recipes import Candidate, Recipe
+from unfreeze.training.rounds import TrainingData, trainings_of
+from unfreeze.training.side_by_side import how_many, pace
 from unfreeze.training.store import Store
 from unfreeze.training.work import Work, only_tried
 
@@ -40,7 +41,7 @@ class Speed:
         building: What computes the exam's frozen stages, where it isn't built yet.
         timed: How many training views were computed to be timed.
         photo: One photo through the stages above, forwards only.
-        learned: One photo of a step of phase 2, for each candidate.
+        learned: One photo of a step of phase 2, for each candidate; less where its trainings run side by side.
         head_learned: One photo of a step of phase 1, where it isn't solved.
         solved: Solving it.
     """
@@ -99,15 +100,8 @@ def measure_speed(
             timed=timed,
             photo=_a_photo(backbone, source, data),
             learned=tuple(
-                _a_learned_photo(
-                    backbone,
-                    _drawn(backbone, renderer, each.plan.boundary),
-                    data,
-                    each.plan,
-                    each.schedule,
-                    tried + learned,
-                )
-                for each, tried, learned in zip(recipe.candidates, work.tried, work.learned, strict=True)
+                _in_phase_two(backbone, _drawn(backbone, renderer, each.plan.boundary), data, each, recipe, ahead)
+                for each, ahead in zip(recipe.candidates, work.tried, strict=True)
             ),
             head_learned=_a_learned_photo(
                 backbone,
@@ -163,6 +157,16 @@ def _a_view(
 def _a_photo(backbone: Backbone, source: Activations, data: TrainingData) -> float:
     head = new_head(backbone, data.classes, seed=0)
     return _slope(lambda batches: answers_from(backbone, head, source, _some(data.train, batches * BATCH))) / BATCH
+
+
+def _in_phase_two(
+    backbone: Backbone, source: Activations, data: TrainingData, candidate: Candidate, recipe: Recipe, ahead: int
+) -> float:
+    """Return the seconds of a photo in a step of a candidate, of which several may train side by side."""
+    trainings = len(trainings_of(data, recipe.judges))
+    together = how_many(backbone, source, candidate.plan, trainings)
+    seconds = _a_learned_photo(backbone, source, data, candidate.plan, candidate.schedule, ahead)
+    return seconds * pace(trainings, together, torch.get_num_threads())
 
 
 def _a_learned_photo(

@@ -14,13 +14,14 @@ import math
 import os
 import shutil
 import tempfile
+import threading
 import time
 import uuid
 import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
@@ -39,7 +40,7 @@ DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.f
 
 @dataclass(frozen=True, eq=False)
 class Book:
-    """One open file of rows.
+    """One open file of rows; several threads may read it.
 
     Attributes:
         file: Read from anywhere; stays readable on POSIX when the book is evicted meanwhile.
@@ -52,6 +53,7 @@ class Book:
     shape: tuple[int, ...]
     dtype: torch.dtype
     checksums: tuple[int, ...]
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         weakref.finalize(self, self.file.close)
@@ -64,8 +66,10 @@ class Book:
     def read_into(self, place: int, row: memoryview[int]) -> bool:
         """Fill ``row`` with the bytes of row ``place``; return whether they are those that were written."""
         try:
-            self.file.seek(place * len(row))
-            return self.file.readinto(row) == len(row) and zlib.crc32(row) == self.checksums[place]
+            with self._lock:
+                self.file.seek(place * len(row))
+                count = self.file.readinto(row)
+            return count == len(row) and zlib.crc32(row) == self.checksums[place]
         except OSError:  # a bad sector, or a network folder that went away
             return False
 

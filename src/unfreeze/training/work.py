@@ -11,7 +11,7 @@ from unfreeze.poses import UPRIGHT
 from unfreeze.training.activations import missing, nearest
 from unfreeze.training.phase_one import tried_views
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingData, validation_rounds
+from unfreeze.training.rounds import TrainingData, trainings_of, validation_rounds
 from unfreeze.training.store import Store
 
 
@@ -22,8 +22,7 @@ class Work:
     Attributes:
         views: Training views that go from pixels through the frozen stages.
         onward: Kept views that go on to the head.
-        tried: Of each candidate, photos times epochs that it trains on in its rounds.
-        learned: The same of its training on all photos.
+        tried: Of each candidate, photos times epochs that it trains on, in its rounds and on all photos.
         head_learned: The same of phase 1, where it isn't solved.
         validated: Of each candidate, photos times epochs that it is judged on.
         unread: Test and reference photos that go from pixels through the frozen stages.
@@ -33,7 +32,6 @@ class Work:
     views: int
     onward: int
     tried: tuple[int, ...]
-    learned: tuple[int, ...]
     head_learned: int
     validated: tuple[int, ...]
     unread: int
@@ -66,8 +64,7 @@ def count_work(
     renderer = renderers[0]
     poses = recipe.poses(renderer)
     rounds = validation_rounds(data, recipe.judges)
-    final = 0 if len(data.val) and rounds else len(data.train)
-    tried = sum(len(each.train) for each in rounds)
+    tried = sum(len(each.train) for each in trainings_of(data, recipe.judges))
     judged = sum(len(each.val) for each in rounds)
     epochs = [each.schedule.epochs for each in recipe.candidates]
     head_epochs = recipe.head_schedule.epochs if recipe.head_schedule is not None else 0
@@ -82,8 +79,7 @@ def count_work(
         views=pixels + turned,
         onward=onward + turned_onward,
         tried=tuple(each * tried for each in epochs),
-        learned=tuple(each * final for each in epochs),
-        head_learned=head_epochs * (tried + final),
+        head_learned=head_epochs * tried,
         validated=tuple((each + len(recipe.alphas) * len(poses) - 1) * judged for each in epochs),
         unread=(scored + len(test.paths) * (len(poses) - 1)) * unread,
         asked=len(test.paths) * len(poses) * (1 + bool(recipe.candidates))

@@ -12,6 +12,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.training.activations import BATCH
 from unfreeze.training.finetune import Indices
 from unfreeze.training.phase_one import gather, suited
+from unfreeze.training.side_by_side import pace
 from unfreeze.training.speed import _a_view, measure_reading, measure_speed
 from unfreeze.training.store import Store
 from unfreeze.training.work import Work, count_work, likeliest_first
@@ -40,6 +41,24 @@ def test_timing_leaves_the_backbone_as_it_was(
     assert speed.photo >= 0
     assert (speed.solved > 0) == (recipe.head_plan is None)
     assert len(speed.learned) == len(recipe.candidates)
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_trainings_that_run_side_by_side_take_less(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny_cnn()
+    own, data, recipe = planned(photos, backbone)
+    work = count_work(new_store(), backbone, [own], data, recipe, papers(own), 0)
+    monkeypatch.setattr("unfreeze.training.speed._a_learned_photo", lambda *_: 3.0)
+    asked: list[int] = []
+
+    def two(_backbone: Backbone, _source: object, _plan: object, trainings: int) -> int:
+        asked.append(trainings)
+        return 2
+
+    monkeypatch.setattr("unfreeze.training.speed.how_many", two)
+    speed = measure_speed(new_store(), backbone, [own], data, recipe, work)
+    assert set(asked) == {5}  # four rounds and all photos
+    assert speed.learned == pytest.approx((3 * pace(5, 2, 4),) * len(recipe.candidates))
 
 
 def test_where_nothing_is_left_to_read_nothing_is_read(photos: tuple[Path, ...]) -> None:
@@ -125,6 +144,6 @@ def test_a_forecast_trains_on_fewer_photos_than_it_speaks_of(
     own, data, recipe = planned(photos, backbone, recipe="classic", epochs=epochs, head_epochs=epochs)
     work = count_work(new_store(), backbone, [own], data, recipe, papers(own), 0)
     measure_speed(new_store(), backbone, [own], data, recipe, work)
-    ahead = work.head_learned + sum(work.tried) + sum(work.learned)
+    ahead = work.head_learned + sum(work.tried)
     assert 0 < sum(timed) < ahead / 2
     assert len(timed) == (4 if epochs == 3 else 6)

@@ -9,6 +9,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from io import FileIO
 from pathlib import Path
 
@@ -61,6 +62,20 @@ def test_a_row_that_is_no_block_of_memory_is_written_as_it_reads(tmp_path: Path)
     turned = ROWS.permute(0, 2, 1)
     write(own, rows=turned)
     assert torch.equal(found(own, ["c"])["c"], turned[2])
+
+
+def test_several_threads_read_one_book(tmp_path: Path) -> None:
+    own = shelf(tmp_path)
+    rows = torch.arange(64.0).repeat_interleave(20_000).view(64, -1)
+    write(own, [str(number) for number in range(64)], rows)
+    places = own.find([str(number) for number in range(64)])
+
+    def read(offset: int) -> bool:
+        order = [(offset + step) % 64 for step in range(64)]
+        return torch.equal(read_rows([places[str(number)] for number in order]), rows[order])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, range(64)))
 
 
 def test_books_add_up(tmp_path: Path) -> None:

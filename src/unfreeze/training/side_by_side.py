@@ -1,0 +1,116 @@
+"""Trainings side by side on a CPU, in threads: torch lets go of Python's lock while it computes.
+
+A step on 16 photos keeps no two cores busy all the time, and eight even less; two trainings do (benchmarks/RESULTS.md).
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.freezing import StagePlan, apply, learning
+from unfreeze.predict import place
+from unfreeze.runtime import track
+from unfreeze.training.activations import Activations
+
+MEMORY = 2**30  # bytes for what trainings side by side have each of its own, activations not counted
+W = TypeVar("W")
+I = TypeVar("I")  # noqa: E741
+T = TypeVar("T")
+Follow = Callable[[Iterable[int], str, int], Generator[int]]
+"""What a training hands its steps to, as to ``runtime.track``, and takes them from."""
+
+
+class HaltedError(Exception):
+    """Another training failed, or the run was interrupted."""
+
+
+def how_many(backbone: Backbone, source: Activations, plan: StagePlan, rounds: int) -> int:
+    """Return how many of the rounds can train side by side: 1 on a card, which one training fills, and where steps draw
+    from torch's one random generator.
+
+    Args:
+        backbone: Before or after any training; its layers' modes are changed.
+        source: What trainings start from.
+        plan: What learns.
+        rounds: How many there are.
+    """
+    pairs = list(zip(backbone.stages, plan.rows, strict=True))
+    learned = sum(value.nbytes for stage, row in pairs for value in learning(stage.module, row))
+    most = min(rounds, torch.get_num_threads(), MEMORY // (4 * learned + 1))  # weights, gradients and two moments
+    if most < 2 or backbone.device.type != "cpu" or _draws(backbone, source, plan):
+        return 1
+    return most
+
+
+def _draws(backbone: Backbone, source: Activations, plan: StagePlan) -> bool:
+    """Tell whether a training draws random numbers, for dropout or the like, or moves statistics that others read."""
+    if any(row.bn == "train" or (row.trainable and row.subset == "lora") for row in plan.rows):
+        return True
+    (x,) = source.batches([0], [0], 1)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        before = torch.get_rng_state()
+        apply(plan, backbone)
+        backbone.run(place(x, backbone, source.boundary), source.boundary)
+        return not torch.equal(torch.get_rng_state(), before)
+
+
+def pace(count: int, together: int, threads: int) -> float:
+    """Estimate what ``count`` trainings take, so many of them together, as a share of what they take one after the other.
+
+    On n threads a step takes 1 / sqrt(n) of what it takes on one: 0.68 to 0.75 on two, where it was measured.
+    """
+    groups = [together] * (count // together) + [count % together] * bool(count % together)
+    return sum(math.sqrt(threads / (threads // size)) for size in groups) / max(1, count)
+
+
+def side_by_side(workers: Sequence[W], items: Sequence[I], work: Callable[[W, I, Follow], T]) -> Iterator[T]:
+    """Yield ``work(worker, item, follow)`` for every item, in order; as many at once as there are workers.
+
+    They share torch's threads evenly; the last ones, where they are fewer, have more each.  Progress is that of the first.
+    What they compute depends on the number of threads and of workers alone, as long as none draws from torch's generator.
+    """
+    threads = torch.get_num_threads()
+    for begin in range(0, len(items), len(workers)):
+        group = items[begin : begin + len(workers)]
+        if len(group) == 1:
+            yield work(workers[0], group[0], track)
+        else:
+            yield from _together(workers, group, work, threads)
+
+
+def _together(workers: Sequence[W], group: Sequence[I], work: Callable[[W, I, Follow], T], threads: int) -> list[T]:
+    stop = threading.Event()
+
+    def quietly(steps: Iterable[int], _description: str, _total: int) -> Generator[int]:
+        for step in steps:
+            if stop.is_set():
+                raise HaltedError
+            yield step
+
+    def shown(steps: Iterable[int], description: str, total: int) -> Generator[int]:
+        yield from track(quietly(steps, description, total), description, total)
+
+    def on_its_share(worker: W, item: I, follow: Follow) -> T:
+        torch.set_num_threads(max(1, threads // len(group)))
+        torch.set_flush_denormal(True)  # holds for a thread, as ``prepare_process`` has it for the first
+        return work(worker, item, follow)
+
+    # What a training tries out it does with a seeded generator, and puts back what the generator was.
+    with torch.random.fork_rng(devices=[]), ThreadPoolExecutor(len(group), thread_name_prefix="train") as pool:
+        try:
+            running = [
+                pool.submit(on_its_share, worker, item, quietly if place else shown)
+                for place, (worker, item) in enumerate(zip(workers, group, strict=False))
+            ]
+            return [each.result() for each in running]
+        finally:
+            stop.set()  # nobody waits longer than a step for the others
+            pool.shutdown()
+            torch.set_num_threads(threads)
