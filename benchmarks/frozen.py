@@ -33,7 +33,8 @@ from unfreeze.data.sources import read_photos
 from unfreeze.data.transforms import PLAIN_VIEW, plain
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision, frozen_forward
+from unfreeze.models.engine import COSINE, InTurn, choose_precision, frozen_forward
+from unfreeze.models.folding import fold
 from unfreeze.models.openvino_engine import convert_stages, openvino_version
 from unfreeze.predict import photo_batches, place
 from unfreeze.runtime import prepare_process
@@ -42,6 +43,7 @@ from unfreeze.training.fit_head import fit_head
 from unfreeze.training.store import open_store
 
 BATCHES = 6
+ROUNDED = 4  # batches of photos whose features are compared
 Forward = Callable[[Tensor], object]
 
 
@@ -147,6 +149,34 @@ def reading_times(model: str, arch: str | None, rounds: int) -> None:
     print(f"| drawn | {spread(whole)} | {spread(reduced)} | {spread(ratios)} |")
 
 
+def rounding(model: str, arch: str | None, photos: Path, rounds: int) -> None:
+    """Compare features whose lower stages alone are computed in float32 with those of float32 throughout, in OpenVINO."""
+    backbone = load_backbone(model, arch=arch)
+    paths = [sample.path for sample in check(read_photos(photos)).samples]
+    some = paths[:: max(1, len(paths) // (ROUNDED * BATCH))][: ROUNDED * BATCH]
+    with torch.inference_mode():
+        batches = [place(batch, backbone, 0) for batch in photo_batches(backbone, some, BATCH)]
+        exact: list[Tensor] = []
+        print(f"\n| {photos.name}, bf16 from | photos per second | cosine, worst photo | photos above 0.999 |")
+        print("| --- | --- | --- | --- |")
+        for boundary in range(backbone.head_boundary, -1, -1):
+            crossing, parts = batches[0], []
+            for start, stop, precision in (
+                (0, boundary, torch.float32), (boundary, backbone.head_boundary, torch.bfloat16)
+            ):  # fmt: skip
+                if start < stop:
+                    stages = nn.Sequential(*(fold(stage.module) for stage in backbone.stages[start:stop]))
+                    parts.append(convert_stages(stages, crossing)(precision))
+                    crossing = parts[-1](crossing)
+            forward = InTurn(tuple(parts))
+            found = [forward(x) for x in batches]
+            exact = exact or found
+            alike = nn.functional.cosine_similarity(torch.cat(found), torch.cat(exact))
+            speed = spread([rate(forward, batches[0]) for _ in range(rounds)])
+            name = "nowhere" if boundary == backbone.head_boundary else backbone.depths()[boundary]
+            print(f"| {name} | {speed} | {alike.min():.4f} | {(alike > COSINE).float().mean():.0%} |")
+
+
 def whole_phase_one(photos: Path, model: str, arch: str | None, rounds: int) -> None:
     """Time phase 1 in all (checks, one view of each photo, the head) against bare forward passes over the same photos."""
     backbone = load_backbone(model, arch=arch)
@@ -220,11 +250,12 @@ def main() -> None:
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--arch", help="for a checkpoint file")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=("forward", "phase1", "reading", "run"))
+    parser.add_argument("--only", choices=("forward", "rounding", "phase1", "reading", "run"))
     arguments = parser.parse_args()
     prepare_process()
     parts: dict[str, Callable[[], None]] = {
         "forward": lambda: forward_rates(arguments.model, arguments.arch, arguments.photos, arguments.rounds),
+        "rounding": lambda: rounding(arguments.model, arguments.arch, arguments.photos, arguments.rounds),
         "phase1": lambda: whole_phase_one(arguments.photos, arguments.model, arguments.arch, arguments.rounds),
         "reading": lambda: reading_times(arguments.model, arguments.arch, arguments.rounds),
         "run": lambda: run_times(arguments.photos, arguments.model, arguments.arch, arguments.rounds),

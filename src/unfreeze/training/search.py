@@ -170,7 +170,8 @@ def _on_rounds(
     history: list[EpochRow] = []
     finals: list[Weights] = []
     answers: dict[float, list[Logits]] = {alpha: [] for alpha in alphas}
-    count = how_many(bench.backbone, bench.sources[candidate.plan.boundary], candidate.plan, len(rounds))
+    source, batch_size = bench.sources[candidate.plan.boundary], candidate.schedule.batch_size
+    count = how_many(bench.backbone, source, candidate.plan, batch_size, len(rounds))
     for tuned, said in side_by_side(bench.twins(count), range(len(rounds)), on_round):
         history.extend(tuned.history)
         if tuned.trouble is not None:

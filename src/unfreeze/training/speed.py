@@ -164,7 +164,7 @@ def _in_phase_two(
 ) -> float:
     """Return the seconds of a photo in a step of a candidate, of which several may train side by side."""
     trainings = len(trainings_of(data, recipe.judges))
-    together = how_many(backbone, source, candidate.plan, trainings)
+    together = how_many(backbone, source, candidate.plan, candidate.schedule.batch_size, trainings)
     seconds = _a_learned_photo(backbone, source, data, candidate.plan, candidate.schedule, ahead)
     return seconds * pace(trainings, together, torch.get_num_threads())
 

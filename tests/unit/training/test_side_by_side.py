@@ -96,24 +96,31 @@ def test_there_are_no_more_than_rounds_threads_and_memory(
 ) -> None:
     backbone = make()
     source, how = source_of(backbone, photos), plan(backbone)
-    assert how_many(backbone, source, how, 1) == 1
-    assert how_many(backbone, source, how, 3) == 3
-    assert how_many(backbone, source, how, 9) == 4
+    assert how_many(backbone, source, how, 16, 1) == 1
+    assert how_many(backbone, source, how, 16, 3) == 3
+    assert how_many(backbone, source, how, 16, 9) == 4
     learned = sum(value.nbytes for stage in backbone.stages[3:] for value in stage.module.parameters())
     monkeypatch.setattr("unfreeze.training.side_by_side.MEMORY", 9 * learned)
-    assert how_many(backbone, source, how, 9) == 2
+    assert how_many(backbone, source, how, 16, 9) == 2
 
 
 @pytest.mark.usefixtures("four_threads")
 def test_where_steps_draw_random_numbers_there_is_one(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     source = source_of(backbone, photos)
-    assert how_many(backbone, source, plan(backbone, bn="train"), 3) == 1
+    assert how_many(backbone, source, plan(backbone, bn="train"), 16, 3) == 1
     top = backbone.stages[-1]
     dropped = replace(top, module=nn.Sequential(top.module, nn.Dropout(0.5)))
-    assert how_many(replace(backbone, stages=(*backbone.stages[:-1], dropped)), source, plan(backbone), 3) == 1
+    assert how_many(replace(backbone, stages=(*backbone.stages[:-1], dropped)), source, plan(backbone), 16, 3) == 1
     vit = tiny_vit()
-    assert how_many(vit, source_of(vit, photos), plan(vit, subset="lora"), 3) == 1
+    assert how_many(vit, source_of(vit, photos), plan(vit, subset="lora"), 16, 3) == 1
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("batch_size", "together"), [(1, 3), (32, 3), (33, 1)])
+def test_where_steps_are_on_many_photos_there_is_one(photos: tuple[Path, ...], batch_size: int, together: int) -> None:
+    backbone = tiny_cnn()
+    assert how_many(backbone, source_of(backbone, photos), plan(backbone), batch_size, 3) == together
 
 
 @pytest.mark.usefixtures("four_threads")
@@ -121,7 +128,7 @@ def test_a_card_trains_one_at_a_time(photos: tuple[Path, ...], monkeypatch: pyte
     backbone = tiny_cnn()
     source = source_of(backbone, photos)
     monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
-    assert how_many(backbone, source, plan(backbone), 3) == 1
+    assert how_many(backbone, source, plan(backbone), 16, 3) == 1
 
 
 @pytest.mark.parametrize(

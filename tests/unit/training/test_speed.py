@@ -51,7 +51,7 @@ def test_trainings_that_run_side_by_side_take_less(photos: tuple[Path, ...], mon
     monkeypatch.setattr("unfreeze.training.speed._a_learned_photo", lambda *_: 3.0)
     asked: list[int] = []
 
-    def two(_backbone: Backbone, _source: object, _plan: object, trainings: int) -> int:
+    def two(_backbone: Backbone, _source: object, _plan: object, _batch_size: int, trainings: int) -> int:
         asked.append(trainings)
         return 2
 

@@ -1,0 +1,84 @@
+"""Trainings of phase 2 side by side, against one after the other on all threads.
+
+    python benchmarks/side_by_side.py [--model efficientnet_lite0] [--depth blocks.5] [--photos 40] [--epochs 10]
+
+Random activations of as many photos, in six trainings (five folds and all photos); the arms take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from unfreeze.config import TrainConfig
+from unfreeze.data.loaders import Renderer
+from unfreeze.models.backbones import load_backbone
+from unfreeze.models.engine import choose_precision
+from unfreeze.poses import UPRIGHT
+from unfreeze.runtime import prepare_process
+from unfreeze.training.finetune import Weights
+from unfreeze.training.phase_one import new_head
+from unfreeze.training.recipes import choose
+from unfreeze.training.rounds import TrainingData, trainings_of
+from unfreeze.training.search import Bench
+from unfreeze.training.side_by_side import Follow, side_by_side
+from unfreeze.training.speed import Drawn
+
+CLASSES, FOLDS = 2, 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="efficientnet_lite0")
+    parser.add_argument("--depth", default="blocks.5")
+    parser.add_argument("--photos", type=int, default=40)
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    prepare_process()
+    backbone = load_backbone(arguments.model, precision=choose_precision("auto", torch.device("cpu")))
+    count = arguments.photos
+    numbers = np.arange(count)
+    data = TrainingData(torch.from_numpy(numbers % CLASSES), numbers, numbers[:0], numbers // CLASSES % FOLDS, CLASSES)
+    config = TrainConfig(photos=Path(), depth=arguments.depth, epochs=arguments.epochs)
+    recipe = choose(config, backbone, count, CLASSES)
+    (candidate,) = recipe.candidates
+    trainings = trainings_of(data, recipe.judges)
+    blank = torch.zeros(1, 3, *backbone.network.preprocessing.size)
+    shape = tuple(backbone.run(blank, 0, candidate.boundary).shape[1:])
+    source = Drawn(Renderer((), backbone.network.preprocessing), candidate.boundary, shape)
+    pretrained, head = backbone.snapshot(candidate.boundary), new_head(backbone, CLASSES, 0)
+    bench = Bench(backbone, head, pretrained, {candidate.boundary: source}, data, UPRIGHT, 0)
+    start = Weights([], {name: value.clone() for name, value in head.state_dict().items()})
+
+    def train(bench: Bench, number: int, follow: Follow) -> None:
+        bench.train(candidate, start, trainings[number], "benchmark", follow)
+
+    together = min(len(trainings), torch.get_num_threads())
+    seconds: dict[int, list[float]] = {1: [], together: []}
+    for _ in range(arguments.rounds):
+        for workers, found in seconds.items():
+            started = time.perf_counter()
+            list(side_by_side(bench.twins(workers), range(len(trainings)), train))
+            found.append(time.perf_counter() - started)
+    ratios = [one / other for one, other in zip(seconds[together], seconds[1], strict=True)]
+    print(f"{count} photos, {len(trainings)} trainings of {candidate.schedule.epochs} epochs")
+    print(f"{torch.get_num_threads()} threads\n")
+    print(
+        "| trained from | one after the other, s | so many side by side | s | ratio |\n| --- | --- | --- | --- | --- |"
+    )
+    cells = spread(seconds[1]), str(together), spread(seconds[together]), spread(ratios)
+    print(f"| {arguments.depth} | {' | '.join(cells)} |")
+
+
+def spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
+
+
+if __name__ == "__main__":
+    main()
