@@ -109,7 +109,9 @@ def speed(work: Path, sizes: list[int], model: list[str], rounds: int) -> None:
     for _ in range(rounds):
         for size in sizes:
             cache = work / "speed"
-            found = train(photos(work, size), work, cache, model, "--recipe", "head-only", "--views", "1")
+            found = train(
+                photos(work, size), work, cache, model, "--recipe", "head-only", "--views", "1", "--symmetry", "flip"
+            )
             rates[size].append(found.trained_on / found.parts["features"])
             checked[size].append(size / found.parts["decode"])
             shutil.rmtree(cache)
