@@ -27,7 +27,7 @@ from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData, trainings_of
 from unfreeze.training.search import Bench
 from unfreeze.training.side_by_side import Follow, side_by_side
-from unfreeze.training.speed import Drawn
+from unfreeze.training.speed import drawn
 
 CLASSES, FOLDS = 2, 5
 
@@ -49,9 +49,7 @@ def main() -> None:
     recipe = choose(config, backbone, count, CLASSES)
     (candidate,) = recipe.candidates
     trainings = trainings_of(data, recipe.judges)
-    blank = torch.zeros(1, 3, *backbone.network.preprocessing.size)
-    shape = tuple(backbone.run(blank, 0, candidate.boundary).shape[1:])
-    source = Drawn(Renderer((), backbone.network.preprocessing), candidate.boundary, shape)
+    source = drawn(backbone, Renderer((), backbone.network.preprocessing), candidate.boundary)
     pretrained, head = backbone.snapshot(candidate.boundary), new_head(backbone, CLASSES, 0)
     bench = Bench(backbone, head, pretrained, {candidate.boundary: source}, data, UPRIGHT, 0)
     start = Weights([], {name: value.clone() for name, value in head.state_dict().items()})

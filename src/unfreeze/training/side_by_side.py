@@ -21,9 +21,9 @@ from unfreeze.training.activations import Activations
 
 MEMORY = 2**30  # bytes for what trainings side by side have each of its own, activations not counted
 FEW = 8  # photos of a step for each thread; with 16, side by side takes 0.93 of the time and a training's memory more
-W = TypeVar("W")
-I = TypeVar("I")  # noqa: E741
-T = TypeVar("T")
+Worker = TypeVar("Worker")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 Follow = Callable[[Iterable[int], str, int], Generator[int]]
 """What a training hands its steps to, as to ``runtime.track``, and takes them from."""
 
@@ -76,7 +76,9 @@ def pace(count: int, together: int, threads: int) -> float:
     return sum(math.sqrt(threads / (threads // size)) for size in groups) / max(1, count)
 
 
-def side_by_side(workers: Sequence[W], items: Sequence[I], work: Callable[[W, I, Follow], T]) -> Iterator[T]:
+def side_by_side(
+    workers: Sequence[Worker], items: Sequence[Item], work: Callable[[Worker, Item, Follow], Result]
+) -> Iterator[Result]:
     """Yield ``work(worker, item, follow)`` for every item, in order; as many at once as there are workers.
 
     They share torch's threads evenly; the last ones, where they are fewer, have more each.  Progress is that of the first.
@@ -91,7 +93,9 @@ def side_by_side(workers: Sequence[W], items: Sequence[I], work: Callable[[W, I,
             yield from _together(workers, group, work, threads)
 
 
-def _together(workers: Sequence[W], group: Sequence[I], work: Callable[[W, I, Follow], T], threads: int) -> list[T]:
+def _together(
+    workers: Sequence[Worker], group: Sequence[Item], work: Callable[[Worker, Item, Follow], Result], threads: int
+) -> list[Result]:
     stop = threading.Event()
 
     def quietly(steps: Iterable[int], _description: str, _total: int) -> Generator[int]:
@@ -103,7 +107,7 @@ def _together(workers: Sequence[W], group: Sequence[I], work: Callable[[W, I, Fo
     def shown(steps: Iterable[int], description: str, total: int) -> Generator[int]:
         yield from track(quietly(steps, description, total), description, total)
 
-    def on_its_share(worker: W, item: I, follow: Follow) -> T:
+    def on_its_share(worker: Worker, item: Item, follow: Follow) -> Result:
         torch.set_num_threads(max(1, threads // len(group)))
         torch.set_flush_denormal(True)  # holds for a thread, as ``prepare_process`` has it for the first
         return work(worker, item, follow)

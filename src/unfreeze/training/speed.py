@@ -85,7 +85,7 @@ def measure_speed(
     renderer = renderers[0]
     pretrained = backbone.snapshot()
     at_head = Drawn(renderer, backbone.head_boundary, (backbone.feature_dim,))
-    source = _drawn(backbone, renderer, recipe.boundary)
+    source = drawn(backbone, renderer, recipe.boundary)
     with torch.random.fork_rng(devices=[]):
         view, building, timed = 0.0, 0.0, 0
         if work.views:
@@ -100,7 +100,7 @@ def measure_speed(
             timed=timed,
             photo=_a_photo(backbone, source, data),
             learned=tuple(
-                _in_phase_two(backbone, _drawn(backbone, renderer, each.plan.boundary), data, each, recipe, ahead)
+                _in_phase_two(backbone, drawn(backbone, renderer, each.plan.boundary), data, each, recipe, ahead)
                 for each, ahead in zip(recipe.candidates, work.tried, strict=True)
             ),
             head_learned=_a_learned_photo(
@@ -128,7 +128,8 @@ def measure_reading(
     return replace(speed, read=read, building=building)
 
 
-def _drawn(backbone: Backbone, renderer: Renderer, boundary: int) -> Activations:
+def drawn(backbone: Backbone, renderer: Renderer, boundary: int) -> Activations:
+    """Return random tensors of the shape that crosses ``boundary``; at 0 the photos themselves."""
     if not boundary:
         return Rendered(renderer)
     blank = torch.zeros(1, 3, *backbone.network.preprocessing.size, device=backbone.device)

@@ -85,6 +85,10 @@ def lowered(forward: Forward) -> list[bool]:
     return [not isinstance(part, nn.Module) for part in forward.parts]
 
 
+def odd(module: nn.Module) -> Backbone:
+    return assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+
+
 class Swapped(nn.Module):
     """Names its layers in another order than it runs them."""
 
@@ -128,7 +132,7 @@ def test_where_folding_would_change_the_answer_nothing_is_folded(make: type[nn.M
     torch.manual_seed(0)
     module = make()
     shake(module)
-    backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+    backbone = odd(module)
     forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
     assert torch.equal(forward(IMAGES), backbone.run(IMAGES))
 
@@ -171,14 +175,14 @@ class DelicateBelow(Swapped):
 def test_where_bf16_would_lose_the_photo_float32_is_used() -> None:
     torch.manual_seed(0)
     module = Delicate().eval()
-    backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+    backbone = odd(module)
     backbone = replace(backbone, precision=torch.bfloat16)
     forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
     assert lowered(forward) == [False, False]
     torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES))
     exactly = replace(backbone, precision=torch.float32)
     assert frozen_forward(exactly, 0, backbone.head_boundary, IMAGES) is forward  # nothing is built twice
-    other = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+    other = odd(module)
     first = frozen_forward(other, 0, other.head_boundary, IMAGES)
     assert frozen_forward(replace(other, precision=torch.bfloat16), 0, other.head_boundary, IMAGES) is first
 
@@ -187,7 +191,7 @@ def test_where_bf16_would_lose_the_photo_float32_is_used() -> None:
 def test_where_bf16_would_lose_the_photo_below_it_is_used_above() -> None:
     torch.manual_seed(0)
     module = DelicateBelow().eval()
-    backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+    backbone = odd(module)
     low = replace(backbone, precision=torch.bfloat16)
     forward = frozen_forward(low, 0, backbone.head_boundary, IMAGES)
     assert lowered(forward) == [False, True]
@@ -204,7 +208,7 @@ def test_bf16_survives_where_folding_does_not() -> None:
     torch.manual_seed(0)
     module = Swapped()
     shake(module)
-    backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+    backbone = odd(module)
     backbone = replace(backbone, precision=torch.bfloat16)
     forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
     assert lowered(forward) == [True] * 2
