@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+import warnings
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -107,6 +109,40 @@ def threads_for(operations: float) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+class _Quiet:
+    """Silence some warnings while a block runs, whatever other threads silence meanwhile.
+
+    ``warnings.catch_warnings`` alone swaps one list for the whole process: of two blocks that overlap, the first to end
+    would take the other's silence away, and the second leave the first's behind.  Here the first one in swaps the list and
+    the last one out puts it back; so long everything stays silent that any of them asked for.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher = warnings.catch_warnings()
+
+    @contextmanager
+    def __call__(self, *, message: str = "", category: type[Warning] = Warning, module: str = "") -> Iterator[None]:
+        """Silence what ``message`` and ``module``, regular expressions, and ``category`` all fit."""
+        with self._lock:
+            if self._inside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+            warnings.filterwarnings("ignore", message, category, module)
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if self._inside == 0:
+                    self._catcher.__exit__(None, None, None)
+
+
+quiet = _Quiet()
 
 
 def track(items: Iterable[T], description: str, total: int | None = None) -> Generator[T]:

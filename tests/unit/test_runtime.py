@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import threading
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +15,7 @@ from unfreeze.runtime import (
     deterministic,
     generator,
     peak_rss_mib,
+    quiet,
     say,
     threads_for,
     track,
@@ -116,3 +120,24 @@ def test_a_stopwatch_adds_up_and_counts_what_failed() -> None:
 def test_peak_memory_is_in_mib() -> None:
     peak = peak_rss_mib()
     assert peak is None or 20 < peak < 1e6
+
+
+def test_a_thread_that_ends_first_does_not_let_anothers_warnings_out() -> None:
+    before = list(warnings.filters)
+    entered, leave = threading.Event(), threading.Event()
+
+    def other() -> None:
+        with quiet(module="PIL"):
+            entered.set()
+            leave.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    entered.wait()
+    with quiet(message="of no interest"):
+        leave.set()
+        thread.join()
+        warnings.warn("of no interest", stacklevel=1)  # an error under pytest, were it not silenced
+        with pytest.raises(UserWarning, match="of interest"):
+            warnings.warn("of interest", stacklevel=1)
+    assert list(warnings.filters) == before

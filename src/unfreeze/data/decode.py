@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from unfreeze.errors import DecodeError, FormatError, MissingExtraError, SizeError, UnfreezeError
+from unfreeze.runtime import quiet
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -85,7 +84,8 @@ def decode(photo: Path | BinaryIO, enough: int | None = None, accepted: Accepted
     """
     path = photo if isinstance(photo, Path) else None
     try:
-        with _QUIET, photo.open("rb") if isinstance(photo, Path) else nullcontext(photo) as file:
+        opened = photo.open("rb") if isinstance(photo, Path) else nullcontext(photo)
+        with opened as file, quiet(module=r"(PIL|pydicom|tifffile)\b"):
             return _decode(file, path, enough, accepted)
     except UnfreezeError:
         raise
@@ -245,33 +245,3 @@ def _linear_window(dataset: Any) -> tuple[float, float] | None:
         return None
     centre, width = (np.atleast_1d(dataset.get(key) or 0.0)[0] for key in ("WindowCenter", "WindowWidth"))
     return (float(centre) - float(width) / 2, float(centre) + float(width) / 2) if width > 0 else None
-
-
-class _Quiet:
-    """Silence the decoders' warnings while any thread decodes.
-
-    ``warnings.catch_warnings`` alone swaps one list for the whole process, so that two overlapping threads could
-    restore it in the wrong order; here the first thread in swaps it and the last one out puts it back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._inside = 0
-        self._catcher = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if self._inside == 0:
-                self._catcher = warnings.catch_warnings()
-                self._catcher.__enter__()
-                warnings.filterwarnings("ignore", module=r"(PIL|pydicom|tifffile)\b")
-            self._inside += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                self._catcher.__exit__(None, None, None)
-
-
-_QUIET = _Quiet()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from unfreeze.errors import MissingExtraError, ModelError, reason
 from unfreeze.export.deployed import INPUT, OUTPUT, Deployed, example
 from unfreeze.export.parity import Answers
 from unfreeze.models.saved import Classifier
+from unfreeze.runtime import quiet
 
 LARGEST = 2**31 - 1  # bytes: a protocol buffer holds no more
 
@@ -55,7 +55,7 @@ def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
             mend="Export it with --torchscript or --safetensors.",
         )
     try:
-        with quiet():
+        with unheard():
             program = torch.onnx.export(
                 deployed,
                 (example(model),),
@@ -106,15 +106,14 @@ def answers(place: Path) -> Answers:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def unheard() -> Iterator[None]:
     """Keep what torch and ONNX's packages say to their own developers off the terminal; errors still come up."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level
     exporter.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(torch|onnx)")
-            warnings.filterwarnings("ignore", message=r".*treespec", category=FutureWarning)  # torch, by way of copyreg
+        # The second is torch's, by way of copyreg.
+        with quiet(module=r"(torch|onnx)"), quiet(message=r".*treespec", category=FutureWarning):
             yield
     finally:
         exporter.setLevel(level)

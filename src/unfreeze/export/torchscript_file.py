@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from unfreeze.errors import ModelError, reason
 from unfreeze.export.deployed import Deployed, example
 from unfreeze.export.parity import Answers
 from unfreeze.models.saved import Classifier
+from unfreeze.runtime import quiet
 
 
 def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
@@ -52,7 +52,6 @@ def answers(place: Path) -> Answers:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence that TorchScript is deprecated, and that a trace holds for one path through the network: that is checked."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=torch.jit._trace.TracerWarning)
+    deprecated = quiet(message="`torch.jit", category=DeprecationWarning)
+    with deprecated, quiet(category=torch.jit._trace.TracerWarning):
         yield

@@ -7,7 +7,6 @@ stays in the core's own cache, and a photo's bits can't depend on its neighbours
 from __future__ import annotations
 
 import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unfreeze.runtime import threads_for
+from unfreeze.runtime import quiet, threads_for
 
 
 def openvino_version() -> str | None:
@@ -44,8 +43,7 @@ def convert_stages(stages: nn.Module, example: Tensor) -> Callable[[torch.dtype]
     import openvino
 
     one = example[:1]
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracing warns of whatever a network computes from shapes: here they are fixed
+    with quiet(), torch.no_grad():  # tracing warns of whatever a network computes from shapes: here they are fixed
         traced = torch.jit.trace(_Closed(stages).eval(), one, check_trace=False)  # type: ignore[no-untyped-call]
         model = openvino.convert_model(torch.jit.freeze(traced), example_input=one)
     model.reshape(list(one.shape))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from unfreeze.evaluation.resampling import FloatArray, IntArray, Interval
+from unfreeze.runtime import quiet
 
 WIDTH = 5.2  # inches: at the width of a phone, letters of 9 points are still letters
 DPI = 150
@@ -178,10 +178,8 @@ def _plain(axes: Any) -> None:
 
 def _png(figure: Figure) -> bytes:
     drawn = io.BytesIO()
-    with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes; every plot stands beside a table that spells it.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        warnings.filterwarnings("ignore", message="constrained_layout not applied")
+    # A name in a script that the font lacks is drawn as boxes; every plot stands beside a table that spells it.
+    with quiet(message="Glyph .* missing from font"), quiet(message="constrained_layout not applied"):
         FigureCanvasAgg(figure)
         figure.savefig(drawn, format="png", dpi=DPI)
     return drawn.getvalue()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 
@@ -15,6 +16,7 @@ from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
 from unfreeze.models.engine import InTurn, choose_precision, computed_by, frozen_forward
 from unfreeze.models.networks import build
 from unfreeze.models.openvino_engine import convert_stages, openvino_version
+from unfreeze.runtime import quiet
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -182,3 +184,16 @@ assert sys.modules["openvino_telemetry"] is None
 def test_openvino_is_imported_late_and_says_nothing_to_anyone() -> None:
     done = subprocess.run([sys.executable, "-W", "error", "-c", COMPUTE], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "(2, 4, 6, 6)\n", "")
+
+
+def test_photos_that_are_decoded_meanwhile_do_not_change_what_computes() -> None:
+    """Threads that decode silence warnings too; when they are done, what torch warns of stays unheard nonetheless."""
+    decoding = ExitStack()
+    decoding.enter_context(quiet(module="PIL"))
+
+    class Stage(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            decoding.close()
+            return 2 * x
+
+    convert_stages(nn.Sequential(Stage()), IMAGES)
