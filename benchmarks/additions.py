@@ -157,7 +157,7 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
     exam = set_exam(store, backbone, recipe.boundary, renderer, task.test, task.reference)
     pretrained, head = backbone.snapshot(recipe.boundary), new_head(backbone, known.classes, seed)
     with deterministic(seed):
-        first = phase_one(backbone, at_head, known, recipe, seed)
+        first = phase_one(store, backbone, at_head, known, recipe, seed)
     yield "head-only", scored(first.final, backbone, head, pretrained, exam, truth)
     for label in named:
         addition = ADDITIONS[label]

@@ -65,7 +65,7 @@ def measure(table: Path, reference_folder: Path, seed: int) -> Iterator[Row]:
         exam = exam or set_exam(store, backbone, 0, renderer, test, reference)
         with deterministic(seed):
             sources, at_head = gather(store, backbone, renderer, data, recipe)
-            first = phase_one(backbone, at_head, data, recipe, seed)
+            first = phase_one(store, backbone, at_head, data, recipe, seed)
             second = phase_two(backbone, sources, data, recipe, first, seed)
         head = new_head(backbone, data.classes, seed)
         second.final.install(backbone, head, pretrained)

@@ -81,7 +81,7 @@ def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accur
     head = new_head(backbone, data.classes, seed)
 
     with deterministic(seed):
-        first = phase_one(backbone, at_head, data, recipe, seed)
+        first = phase_one(store, backbone, at_head, data, recipe, seed)
 
     def accuracy() -> float:
         return float((answers_from(backbone, head, test, splits.test).argmax(axis=1) == truth).mean())

@@ -103,7 +103,7 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
             exam = set_exam(store, backbone, own.boundary, renderer, task.test, task.reference)
             pretrained, head = backbone.snapshot(own.boundary), new_head(backbone, known.classes, seed)
             with deterministic(seed):
-                first = phase_one(backbone, at_head, known, own, seed)
+                first = phase_one(store, backbone, at_head, known, own, seed)
                 bench = Bench(backbone, head, pretrained, sources, known, UPRIGHT, seed)
                 everything = Round(known.train, known.train[:0], None)
                 tuned = bench.train(own.candidates[0], first.start, everything, "phase 2").weights

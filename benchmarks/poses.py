@@ -55,7 +55,7 @@ def measure(table: Path, seed: int, name: str) -> None:
         poses = recipe.poses(renderer)
         _, at_head = gather(store, backbone, renderer, data, recipe)
         with deterministic(seed):
-            first = phase_one(backbone, at_head, data, recipe, seed)
+            first = phase_one(store, backbone, at_head, data, recipe, seed)
         first.final.install(backbone, head, pretrained)
         papers = renderer.of(test)
         photos_to_test = np.arange(len(test))

@@ -150,7 +150,7 @@ def _models(
         store = open_store(None, 0)
         renderer = suited(store, backbone, renderers, data, recipe)
         sources, at_head = gather(store, backbone, renderer, data, recipe)
-        first = phase_one(backbone, at_head, data, recipe, seed)
+        first = phase_one(store, backbone, at_head, data, recipe, seed)
     if contender.first is not None:
         yield contender.first, first.final, first.poses, watch.seconds["one"]
     if contender.second is not None:

@@ -81,7 +81,7 @@ def run(config: TrainConfig) -> Run:
         head = new_head(backbone, len(photos.classes), config.seed)
         rounds = validation_rounds(data, recipe.judges)
         with watch.measure("head"):
-            first = phase_one(backbone, at_head, data, recipe, config.seed)
+            first = phase_one(store, backbone, at_head, data, recipe, config.seed)
         with watch.measure("exam"):
             exam = set_exam(store, backbone, recipe.boundary, renderer, test, reference, first.poses)
             first.final.install(backbone, head, pretrained)

@@ -124,9 +124,9 @@ def test_training_gets_no_photo_of_the_test_set(
 
     given: list[tuple[Activations, TrainingData]] = []
 
-    def spied(backbone: object, source: Activations, data: TrainingData, *rest: object) -> PhaseOne:
+    def spied(store: object, backbone: object, source: Activations, data: TrainingData, *rest: object) -> PhaseOne:
         given.append((source, data))
-        return phase_one(backbone, source, data, *rest)  # type: ignore[arg-type]
+        return phase_one(store, backbone, source, data, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr("unfreeze.pipeline.phase_one", spied)
     assert command("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again")) == 0

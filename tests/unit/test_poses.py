@@ -115,7 +115,7 @@ def trained(paths: tuple[Path, ...], *, averages: bool, val: int = 0) -> tuple[B
     backbone, given = tiny_cnn(), task(paths, train=len(paths) - val, val=val)
     how = recipe(backbone, candidate(backbone), averages=averages)
     sources, at_head = gather(new_store(), backbone, given.renderer, given.data, how)
-    first = phase_one(backbone, at_head, given.data, how, 0)
+    first = phase_one(new_store(), backbone, at_head, given.data, how, 0)
     second = phase_two(backbone, sources, given.data, how, first, 0)
     head = new_head(backbone, CLASSES, 0)
     held = [given.data.train[given.data.fold == fold] for fold in range(3)] if not val else [given.data.val]
@@ -152,7 +152,7 @@ def test_the_solved_head_is_fitted_on_the_poses_too(tmp_path: Path) -> None:
     assert isinstance(at_head, Cached)
     found = features(at_head, range(48), (0, 1, Pose.MIRRORED))
     fit = fit_head(found, given.data.labels[:48], given.data.fold, CLASSES, how.smoothing)
-    final = phase_one(backbone, at_head, given.data, how, 0).final
+    final = phase_one(new_store(), backbone, at_head, given.data, how, 0).final
     torch.testing.assert_close(final.head["weight"], fit.head.weight.float(), rtol=0, atol=0)
 
 

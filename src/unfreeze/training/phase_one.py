@@ -19,7 +19,8 @@ from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits
 from unfreeze.training.activations import Activations, Cached, features, keep, keep_or_render
 from unfreeze.training.finetune import EpochRow, Indices, Tuned, Weights, finetune
-from unfreeze.training.fit_head import Linear, fit_head
+from unfreeze.training.fit_head import Linear
+from unfreeze.training.kept_heads import kept_head
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, validation_rounds
 from unfreeze.training.selection import CERTAIN, Panel
@@ -96,15 +97,17 @@ def suited(
     if not others:
         return best
     some = data.at_most(ENOUGH)
-    train, labels = some.train.tolist(), some.labels[torch.from_numpy(some.train)]
+    labels = some.labels[torch.from_numpy(some.train)].numpy()
     views = tried_views(renderers, data)  # plain poses, the same in the eyes of every renderer
     source = keep_or_render(store, backbone, best, recipe.kept_from, views, "reading training photos")
     at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
 
     def losses(renderer: Renderer) -> FloatArray:
-        found = features(at_head, train, renderer.poses[:TRIED])
-        fit = fit_head(found, labels, some.fold, some.classes)
-        return photo_losses(_asked_in_poses(fit.fold_heads, found, some), labels.numpy())
+        poses = renderer.poses[:TRIED]
+        fit = kept_head(store, backbone, at_head, some, poses)
+        return photo_losses(
+            _asked_in_poses(fit.fold_heads, features(at_head, some.train.tolist(), poses), some), labels
+        )
 
     lowest = losses(best)
     for renderer in others:
@@ -120,10 +123,13 @@ def tried_views(renderers: Sequence[Renderer], data: TrainingData) -> dict[int, 
     return dict.fromkeys(data.at_most(ENOUGH).train.tolist(), poses) if len(renderers) > 1 else {}
 
 
-def phase_one(backbone: Backbone, source: Activations, data: TrainingData, recipe: Recipe, seed: int) -> PhaseOne:
+def phase_one(
+    store: Store, backbone: Backbone, source: Activations, data: TrainingData, recipe: Recipe, seed: int
+) -> PhaseOne:
     """Train the head on the frozen backbone: solved, or by gradient where the recipe says so.
 
     Args:
+        store: Keeps a solved head, which another run finds there.
         backbone: Pretrained.
         source: Pooled features of the training and validation photos; activations at or below the boundary of the
             recipe's ``head_plan`` where that moves more than the head.
@@ -134,7 +140,7 @@ def phase_one(backbone: Backbone, source: Activations, data: TrainingData, recip
     rounds = validation_rounds(data, recipe.judges)
     if recipe.head_plan is None or recipe.head_schedule is None:
         assert isinstance(source, Cached), "a solved head is fitted on kept features"
-        return _solved(source, data, rounds, recipe)
+        return _solved(store, backbone, source, data, rounds, recipe)
     head_plan, head_schedule = recipe.head_plan, recipe.head_schedule
     pretrained = backbone.snapshot(head_plan.boundary)
 
@@ -171,13 +177,13 @@ def new_head(backbone: Backbone, classes: int, seed: int) -> Head:
         return Head(backbone.feature_dim, classes).to(backbone.device)
 
 
-def _solved(at_head: Cached, data: TrainingData, rounds: tuple[Round, ...], recipe: Recipe) -> PhaseOne:
-    train = data.train.tolist()
-    found = features(at_head, train, recipe.learned(at_head.renderer))
-    fit = fit_head(found, data.labels[torch.from_numpy(data.train)], data.fold, data.classes, recipe.smoothing)
+def _solved(
+    store: Store, backbone: Backbone, at_head: Cached, data: TrainingData, rounds: tuple[Round, ...], recipe: Recipe
+) -> PhaseOne:
+    fit = kept_head(store, backbone, at_head, data, recipe.learned(at_head.renderer), recipe.smoothing)
     learned = data.labels[torch.from_numpy(data.train)].numpy()
     out_of_fold, poses = fit.out_of_fold.astype(np.float32), recipe.poses(at_head.renderer)
-    averaged = _asked_in_poses(fit.fold_heads, features(at_head, train, poses), data)
+    averaged = _asked_in_poses(fit.fold_heads, features(at_head, data.train.tolist(), poses), data)
     panel = Panel.of((out_of_fold,), (learned,), data)
     if panel.ships(
         (averaged,), panel.everyone

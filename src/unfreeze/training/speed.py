@@ -43,7 +43,7 @@ class Speed:
         photo: One photo through the stages above, forwards only.
         learned: One photo of a step of phase 2, for each candidate; less where its trainings run side by side.
         head_learned: One photo of a step of phase 1, where it isn't solved.
-        solved: Solving it.
+        solved: Solving it; 0 where that was done before, too.
     """
 
     view: float
@@ -111,7 +111,7 @@ def measure_speed(
                 recipe.head_schedule,
                 work.head_learned,
             ),
-            solved=_solving(backbone, data, len(recipe.learned(renderer))) if recipe.head_plan is None else 0.0,
+            solved=_solving(backbone, data, len(recipe.learned(renderer))) if work.unsolved else 0.0,
         )
     backbone.restore(pretrained)
     return speed

@@ -35,7 +35,7 @@ from unfreeze.errors import CacheError
 GIB = 2**30
 KNOWN_PHOTOS = 1_000_000  # after so many the list starts anew
 ABANDONED = 3600  # seconds without a write after which a book that was never finished belongs to a process that died
-DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16)}
+DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.uint8)}
 
 
 @dataclass(frozen=True, eq=False)

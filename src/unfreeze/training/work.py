@@ -9,6 +9,7 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone, exact
 from unfreeze.poses import UPRIGHT
 from unfreeze.training.activations import missing, nearest
+from unfreeze.training.kept_heads import is_kept
 from unfreeze.training.phase_one import tried_views
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import TrainingData, trainings_of, validation_rounds
@@ -24,6 +25,7 @@ class Work:
         onward: Kept views that go on to the head.
         tried: Of each candidate, photos times epochs that it trains on, in its rounds and on all photos.
         head_learned: The same of phase 1, where it isn't solved.
+        unsolved: Whether phase 1 is solved, and not yet.
         validated: Of each candidate, photos times epochs that it is judged on.
         unread: Test and reference photos that go from pixels through the frozen stages.
         asked: Test and reference photos times the questions they are asked.
@@ -33,6 +35,7 @@ class Work:
     onward: int
     tried: tuple[int, ...]
     head_learned: int
+    unsolved: bool
     validated: tuple[int, ...]
     unread: int
     asked: int
@@ -80,6 +83,8 @@ def count_work(
         onward=onward + turned_onward,
         tried=tuple(each * tried for each in epochs),
         head_learned=head_epochs * tried,
+        unsolved=recipe.head_plan is None
+        and not is_kept(store, backbone, renderer, data, recipe.learned(renderer), recipe.smoothing),
         validated=tuple((each + len(recipe.alphas) * len(poses) - 1) * judged for each in epochs),
         unread=(scored + len(test.paths) * (len(poses) - 1)) * unread,
         asked=len(test.paths) * len(poses) * (1 + bool(recipe.candidates))

@@ -55,7 +55,7 @@ def test_every_contender_trains_its_model_and_leaves_the_backbone(photos: tuple[
     recipe = contender.recipe
     renderer = replace(given.renderer, augmentation=recipe.augmentations[0])
     sources, at_head = gather(new_store(), backbone, renderer, given.data, recipe)
-    first = phase_one(backbone, at_head, given.data, recipe, 0)
+    first = phase_one(new_store(), backbone, at_head, given.data, recipe, 0)
     final = first.final
     if contender.second is not None:
         final = phase_two(backbone, sources, given.data, recipe, first, 0).final

@@ -65,7 +65,7 @@ def test_phase_one_leaves_the_backbone_to_the_bit(
 ) -> None:
     backbone, given = make(dropout=0.3), task(photos, train=12, val=val)
     before = backbone.fingerprint()
-    first = phase_one(backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
+    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
     assert backbone.fingerprint() == before
     head = new_head(backbone, CLASSES, 0)
     first.final.install(backbone, head, backbone.snapshot())
@@ -78,7 +78,7 @@ def test_phase_one_with_batch_norm_in_train_mode_moves_statistics_until_it_ends(
     before = backbone.fingerprint()
     how = recipe(backbone, candidate(backbone, 0), solved=False)
     how = replace(how, head_plan=plan_from(backbone, 5, lr=0.0, head_lr=0.02, bn="train"))
-    first = phase_one(backbone, at(backbone, given, 0), given.data, how, 0)
+    first = phase_one(new_store(), backbone, at(backbone, given, 0), given.data, how, 0)
     assert backbone.fingerprint() == before
     first.final.install(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot())
     assert backbone.fingerprint() != before
@@ -87,7 +87,7 @@ def test_phase_one_with_batch_norm_in_train_mode_moves_statistics_until_it_ends(
 def test_a_solved_head_is_judged_by_folds_that_it_never_saw(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=18)
     source = keep(new_store(), backbone, Rendered(given.renderer), 5, given.data.views(2), "test")
-    first = phase_one(backbone, source, given.data, recipe(backbone), 0)
+    first = phase_one(new_store(), backbone, source, given.data, recipe(backbone), 0)
     found = features(source, range(18), (0, 1))
     fit = fit_head(found, given.data.labels[:18], given.data.fold, CLASSES, smoothing=schedule().smoothing)
     assert len(first.round_starts) == len(first.round_finals) == len(first.validation) == 3
@@ -104,7 +104,7 @@ def test_a_solved_head_is_judged_by_folds_that_it_never_saw(photos: tuple[Path, 
 @VALIDATIONS
 def test_every_rounds_model_is_the_one_that_answered(photos: tuple[Path, ...], val: int, solved: bool) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=val)
-    first = phase_one(backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
+    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
     held = [given.data.val] if val else [given.data.train[given.data.fold == fold] for fold in range(3)]
     assert len(first.round_finals) == len(first.validation) == len(held)
     for weights, answers, judges in zip(first.round_finals, first.validation, held, strict=True):
@@ -116,7 +116,7 @@ def test_with_the_users_validation_the_judged_head_is_the_one_that_ships(
     photos: tuple[Path, ...], solved: bool
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=6)
-    first = phase_one(backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
+    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
     assert bits(first.round_starts[0]) == bits(first.start)
     assert bits(first.round_finals[0]) == bits(first.final)
     expected = said(backbone, first.final, given, given.data.val.tolist())
@@ -128,7 +128,7 @@ def test_as_many_rounds_are_judged_as_are_wanted(photos: tuple[Path, ...], solve
     backbone, given = tiny_cnn(), task(photos, train=18)
     source = at(backbone, given, 5)
     for judges, rounds in ((0, 0), (1, 1), (7, 2), (18, 3)):
-        first = phase_one(backbone, source, given.data, recipe(backbone, solved=solved, judges=judges), 0)
+        first = phase_one(new_store(), backbone, source, given.data, recipe(backbone, solved=solved, judges=judges), 0)
         assert len(first.validation) == len(first.round_finals) == len(first.round_starts) == rounds
 
 

@@ -15,6 +15,7 @@ from tests.support import (
     bits,
     candidate,
     new_head,
+    new_store,
     poison,
     recipe,
     schedule,
@@ -50,7 +51,7 @@ def both(
     forgets: Forgets | None = None,
     time_left: Callable[[int], bool] = lambda _: True,
 ) -> tuple[PhaseOne, PhaseTwo]:
-    first = phase_one(backbone, at(backbone, given, 5), given.data, how, seed)
+    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, how, seed)
     sources = {each.plan.boundary: at(backbone, given, each.plan.boundary) for each in how.candidates}
     return first, phase_two(backbone, sources, given.data, how, first, seed, forgets=forgets, time_left=time_left)
 

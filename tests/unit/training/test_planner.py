@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 def test_work_times_speed() -> None:
     work = Work(
-        views=1000, onward=500, tried=(200, 400), head_learned=0, validated=(200, 500), unread=100,
+        views=1000, onward=500, tried=(200, 400), head_learned=0, unsolved=True, validated=(200, 500), unread=100,
         asked=400,
     )  # fmt: skip
     speed = Speed(

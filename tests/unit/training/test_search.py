@@ -15,6 +15,7 @@ from tests.support import (
     bits,
     candidate,
     new_head,
+    new_store,
     poison,
     recipe,
     schedule,
@@ -60,7 +61,7 @@ class Setting:
 def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
     given = task(paths, train=18)
     how = recipe(backbone)
-    first = phase_one(backbone, at(backbone, given, 5), given.data, how, 0)
+    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, how, 0)
     rounds = validation_rounds(given.data, how.judges)
     sources = {boundary: at(backbone, given, boundary) for boundary in (2, 3, 4)}
     return Setting(

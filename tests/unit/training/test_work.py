@@ -10,12 +10,13 @@ from tests.support import new_store, papers, planned, tiny_cnn
 
 from unfreeze.config import TrainConfig
 from unfreeze.training.activations import keep, keep_or_render
+from unfreeze.training.phase_one import gather, phase_one
 from unfreeze.training.recipes import choose
 from unfreeze.training.work import Work, count_work
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-NO_WORK = Work(views=0, onward=0, tried=(), head_learned=0, validated=(), unread=0, asked=0)
+NO_WORK = Work(views=0, onward=0, tried=(), head_learned=0, unsolved=True, validated=(), unread=0, asked=0)
 
 
 def test_auto_above_a_boundary(photos: tuple[Path, ...]) -> None:
@@ -26,8 +27,8 @@ def test_auto_above_a_boundary(photos: tuple[Path, ...]) -> None:
     # photos are answered after each of 3 epochs, and then in both poses at 4 points, of which the last epoch has done one.
     # Every photo is counted in two poses: the plain one and its mirror image.
     expected = Work(
-        views=24 * 9, onward=24 * 3, tried=(3 * (72 + 24),), head_learned=0, validated=((3 + 7) * 24,),
-        unread=2 * 6 + 10, asked=2 * 2 * 6 + 2 * 16,
+        views=24 * 9, onward=24 * 3, tried=(3 * (72 + 24),), head_learned=0, unsolved=True,
+        validated=((3 + 7) * 24,), unread=2 * 6 + 10, asked=2 * 2 * 6 + 2 * 16,
     )  # fmt: skip
     assert count_work(store, backbone, [own], data, recipe, papers(own), 10) == expected
     source = keep_or_render(store, backbone, own, recipe.kept_from, {0: (0, 1), 5: (0,)}, "test")
@@ -95,6 +96,7 @@ def test_classic_learns_twice(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, recipe="classic", epochs=2, head_epochs=5)
     work = count_work(new_store(), backbone, [own], data, recipe, papers(own), 0)
+    assert not work.unsolved
     assert (work.head_learned, work.tried) == (5 * (18 + 24), (2 * (18 + 24),))
     assert work.validated == (2 * 6,)
     assert work.views == 24 * 6  # the plain view, and one for each epoch of phase 1
@@ -106,3 +108,13 @@ def test_validation_named_by_the_user_is_the_only_training(photos: tuple[Path, .
     named = replace(data, train=np.arange(20), val=np.arange(20, 24), fold=np.arange(20) % 4)
     work = count_work(new_store(), backbone, [own], named, recipe, papers(own), 0)
     assert (work.views, work.tried, work.validated) == (20 * 9 + 2 * 4, (3 * 20,), ((3 + 7) * 4,))
+
+
+@pytest.mark.parametrize("settings", [{}, {"recipe": "head-only"}])
+def test_a_head_that_was_solved_before_is_not_counted(photos: tuple[Path, ...], settings: dict[str, object]) -> None:
+    backbone, store = tiny_cnn(), new_store()
+    own, data, recipe = planned(photos, backbone, **settings)
+    _, at_head = gather(store, backbone, own, data, recipe)
+    assert count_work(store, backbone, [own], data, recipe, papers(own), 0).unsolved
+    phase_one(store, backbone, at_head, data, recipe, 0)
+    assert not count_work(store, backbone, [own], data, recipe, papers(own), 0).unsolved

@@ -1,0 +1,92 @@
+"""A head is solved once: kept beside the features it was fitted on, and found again by them, the labels and the folds."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from unfreeze.data.loaders import Renderer
+from unfreeze.models.backbone import Backbone
+from unfreeze.training.activations import Cached, features, identity
+from unfreeze.training.fit_head import HeadFit, Linear, fit_head
+from unfreeze.training.rounds import TrainingData
+from unfreeze.training.store import Shelf, Store, read_rows
+
+FORMAT = "1"  # of what is kept, and of how it is solved; another one makes older heads unfindable
+KEY = "head"  # a shelf holds one
+
+
+def kept_head(
+    store: Store, backbone: Backbone, at_head: Cached, data: TrainingData, views: Sequence[int], smoothing: float = 0.0
+) -> HeadFit:
+    """Return ``fit_head`` of the photos to learn from, of so many views each: found in the store, or solved and kept there.
+
+    Args:
+        store: Outlives the run.
+        backbone: What the features come from.
+        at_head: Pooled features.
+        data: The photos; what isn't learned from doesn't matter.
+        views: The plain one first.
+        smoothing: As ``fit_head`` has it.
+
+    Raises:
+        CacheError: It can't be kept.
+    """
+    shelf = _shelf(store, backbone, at_head.renderer, data, views, smoothing)
+    found = shelf.find([KEY])
+    if found:
+        return _unpacked(read_rows([found[KEY]])[0])
+    labels = data.labels[torch.from_numpy(data.train)]
+    fit = fit_head(features(at_head, data.train.tolist(), views), labels, data.fold, data.classes, smoothing)
+    with shelf.write() as draft:
+        draft.append([KEY], _packed(fit)[None])
+    return fit
+
+
+def is_kept(
+    store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, views: Sequence[int], smoothing: float
+) -> bool:
+    """Tell whether the store holds that head; unlike ``kept_head`` it doesn't look whether it is whole."""
+    return bool(_shelf(store, backbone, renderer, data, views, smoothing).listed([KEY]))
+
+
+def _shelf(
+    store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, views: Sequence[int], smoothing: float
+) -> Shelf:
+    digest = hashlib.sha256(identity(backbone, renderer, backbone.head_boundary, data.train.tolist(), views).encode())
+    digest.update(data.labels[torch.from_numpy(data.train)].numpy().tobytes())
+    digest.update(data.fold.tobytes())
+    return store.shelf(
+        "head", FORMAT, digest.hexdigest(), f"{data.classes} {len(views)} {smoothing} {torch.get_num_threads()}"
+    )
+
+
+def _packed(fit: HeadFit) -> Tensor:
+    heads = [fit.head, fit.start, *fit.fold_heads, *fit.fold_starts]
+    parts = {
+        "weight": torch.stack([head.weight for head in heads]),
+        "bias": torch.stack([head.bias for head in heads]),
+        "strength": torch.tensor([fit.strength], dtype=torch.float64),
+        "path": torch.tensor(fit.path, dtype=torch.float64),
+        "out_of_fold": torch.from_numpy(fit.out_of_fold),
+    }
+    return torch.frombuffer(bytearray(save(parts)), dtype=torch.uint8)
+
+
+def _unpacked(packed: Tensor) -> HeadFit:
+    parts = load(packed.numpy().tobytes())
+    head, start, *others = map(Linear, parts["weight"], parts["bias"])
+    folds = len(others) // 2
+    return HeadFit(
+        head=head,
+        start=start,
+        fold_heads=tuple(others[:folds]),
+        fold_starts=tuple(others[folds:]),
+        strength=parts["strength"].item(),
+        path=tuple((strength, loss) for strength, loss in parts["path"].tolist()),
+        out_of_fold=parts["out_of_fold"].numpy(),
+    )
