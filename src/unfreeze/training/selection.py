@@ -95,16 +95,17 @@ class Panel:
         return not judges or better(self._heard(self.head_only, judges), self._heard(answers, judges))
 
     def wants_more(self, trials: Sequence[Answers]) -> bool:
-        """Tell whether a deeper candidate is worth trying: the last one is clearly better than all before it, all the way.
+        """Tell whether to try a deeper candidate: the last one is certain to be better than all before it, all the way.
 
-        Where it was best halfway, the pretrained weights are worth staying near to: more of them need not move.
+        What isn't good enough to ship is no reason to spend twice its time.  Where it was best halfway, the pretrained
+        weights are worth staying near to: more of them need not move.
         """
         judges = self.everyone
         if not judges or not trials:
             return bool(judges)
         *earlier, last = ([self._heard(said, judges) for said in answers.values()] for answers in trials)
         known = [self._heard(self.head_only, judges), *(verdicts for answers in earlier for verdicts in answers)]
-        return _best(last) is last[-1] and clearly_lower(_best(last).losses, _best(known).losses)
+        return _best(last) is last[-1] and clearly_lower(_best(last).losses, _best(known).losses, CERTAIN)
 
     def _heard(self, answers: Sequence[Logits], judges: Judges) -> Verdicts:
         said = np.concatenate([answers[r] for r in judges])

@@ -7,8 +7,9 @@ import pytest
 import torch
 from numpy.typing import ArrayLike
 
+from unfreeze.evaluation.calibration import photo_losses
 from unfreeze.training.rounds import TrainingData
-from unfreeze.training.selection import Choice, Panel, Verdicts, better
+from unfreeze.training.selection import CERTAIN, Choice, Panel, Verdicts, better
 
 CLASSES = 3
 
@@ -75,6 +76,22 @@ def test_where_the_way_was_best_halfway_no_deeper_one_is_wanted(halfway: float, 
     truth = truths(120)
     trial = {0.5: answers(truth, halfway, 1), 1.0: answers(truth, all_the_way, 1)}
     assert panel(answers(truth, 0.0), truth).wants_more([trial]) is more
+
+
+@pytest.mark.parametrize(("gain", "between", "more"), [(0.33, (1.0, CERTAIN), False), (0.37, (CERTAIN, 3.0), True)])
+def test_a_deeper_one_is_wanted_where_the_last_step_was_good_enough_to_ship(
+    gain: float, between: tuple[float, float], more: bool
+) -> None:
+    truth, random = truths(120), np.random.default_rng(0)
+    before = answers(truth, 1.0)
+    after = tuple((each + random.normal(0, 0.5, each.shape)).astype(np.float32) for each in before)
+    for each, labels in zip(after, truth, strict=True):
+        each[np.arange(len(labels)), labels] += gain
+    pairs = zip(before, after, truth, strict=True)
+    gains = np.concatenate([photo_losses(old, labels) - photo_losses(new, labels) for old, new, labels in pairs])
+    assert between[0] < gains.mean() / (gains.std() / len(gains) ** 0.5) < between[1]
+    judging = panel(before, truth)
+    assert judging.wants_more([{1.0: after}]) is judging.ships(after, judging.everyone) is more
 
 
 def test_what_one_round_wants_is_not_enough() -> None:
