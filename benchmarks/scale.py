@@ -103,7 +103,7 @@ def memory(work: Path, count: int, model: list[str], deep: str) -> None:
 
 
 def speed(work: Path, sizes: list[int], model: list[str], rounds: int) -> None:
-    """Print how many plain views a second go from files through the frozen stages, by the number of photos."""
+    """Print how many photos a second go from files through the frozen stages, as they are and mirrored, by their number."""
     rates: dict[int, list[float]] = {size: [] for size in sizes}
     checked: dict[int, list[float]] = {size: [] for size in sizes}
     for _ in range(rounds):
@@ -115,7 +115,7 @@ def speed(work: Path, sizes: list[int], model: list[str], rounds: int) -> None:
             rates[size].append(found.trained_on / found.parts["features"])
             checked[size].append(size / found.parts["decode"])
             shutil.rmtree(cache)
-    print("\n| photos | frozen pass, views/s | against the first row | checking, photos/s |\n| --- | --- | --- | --- |")
+    print("\n| photos | frozen pass, photos/s | against the first row | checking, photos/s |\n| --- | --- | --- | --- |")
     for size in sizes:
         ratios = [own / first for own, first in zip(rates[size], rates[sizes[0]], strict=True)]
         print(f"| {size} | {spread(rates[size], 0)} | {spread(ratios, 2)} | {spread(checked[size], 0)} |")

@@ -85,7 +85,13 @@ def phase_two(
     panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
     trainings = trainings_of(data, recipe.judges)
     starts = (*first.round_starts, first.start)[: len(trainings)]
-    trials = search(bench, recipe.candidates, recipe.alphas, trainings, starts, panel, time_left)
+
+    def room_left(trial: Trial) -> bool:
+        if forgets is None or recipe.forget_at_most is None or not trial.finals:
+            return True
+        return forgets(trial.finals[-1]) * 100 <= recipe.forget_at_most
+
+    trials = search(bench, recipe.candidates, recipe.alphas, trainings, starts, panel, time_left, room_left)
     setbacks = [setback for trial in trials for setback in trial.setbacks()]
     backbone.restore(pretrained)
     good = [trial for trial in trials if trial.answers]

@@ -56,6 +56,9 @@ class Trial:
             yield f"phase 2 from {self.candidate.depth} went wrong at {asked:g} ({WORDS[self.trouble]}): {again}"
 
 
+RoomLeft = Callable[[Trial], bool]
+
+
 @dataclass(frozen=True)
 class Bench:
     """What all trainings of phase 2 share."""
@@ -106,8 +109,9 @@ def search(
     starts: Sequence[Weights],
     panel: Panel,
     time_left: TimeLeft,
+    room_left: RoomLeft,
 ) -> tuple[Trial, ...]:
-    """Try candidates in order, until the panel wants no further one or there is no time for it.
+    """Try candidates in order, until the panel wants no further one, or there is no time or no room for it.
 
     Args:
         bench: What trains.
@@ -117,11 +121,12 @@ def search(
         starts: What each round's training goes on from.
         panel: Who judges.
         time_left: Whether there is time for another one, after so many.
+        room_left: Whether the last one may forget more than it did: a deeper one will.
     """
     trials: list[Trial] = []
     for candidate in candidates:
         heard = [trial.answers for trial in trials if trial.answers]
-        if trials and not (time_left(len(trials)) and panel.wants_more(heard)):
+        if trials and not (time_left(len(trials)) and panel.wants_more(heard) and room_left(trials[-1])):
             break
         trials.append(try_out(bench, candidate, alphas, rounds, starts, f"phase 2 from {candidate.depth}"))
     return tuple(trials)

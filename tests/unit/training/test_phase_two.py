@@ -217,6 +217,25 @@ def test_without_time_there_are_fewer_trials(
     assert [trial.candidate for trial in second.trials] == list(how.candidates[:tried])
 
 
+@pytest.mark.parametrize(("forgotten", "budget", "tried"), [(0.02, 2.0, 2), (0.03, 2.0, 1), (0.03, None, 2)])
+def test_what_forgets_too_much_all_the_way_is_not_gone_deeper_from(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, forgotten: float, budget: float | None, tried: int
+) -> None:
+    monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 3), alphas=ALPHAS, forget_at_most=budget)
+    _, second = both(backbone, given, how, forgets=lambda _: forgotten)
+    assert [trial.candidate for trial in second.trials] == list(how.candidates[:tried])
+
+
+def test_what_went_wrong_forgot_nothing(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    how = recipe(backbone, candidate(backbone, 4, lr=1e30), candidate(backbone, 3), forget_at_most=2.0)
+    _, second = both(backbone, given, how, forgets=lambda _: 0.0)
+    assert [bool(trial.answers) for trial in second.trials] == [False, True]
+
+
 def test_without_judges_the_first_candidate_is_trained_once(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 3), judges=0, alphas=ALPHAS)

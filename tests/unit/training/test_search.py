@@ -51,8 +51,13 @@ class Setting:
     starts: list[Weights]
     panel: Panel
 
-    def search(self, *candidates: Candidate, time_left: Callable[[int], bool] = lambda _: True) -> tuple[Trial, ...]:
-        return search(self.bench, candidates, ALPHAS, self.rounds, self.starts, self.panel, time_left)
+    def search(
+        self,
+        *candidates: Candidate,
+        time_left: Callable[[int], bool] = lambda _: True,
+        room_left: Callable[[Trial], bool] = lambda _: True,
+    ) -> tuple[Trial, ...]:
+        return search(self.bench, candidates, ALPHAS, self.rounds, self.starts, self.panel, time_left, room_left)
 
     def try_out(self, asked: Candidate) -> Trial:
         return try_out(self.bench, asked, ALPHAS, self.rounds, self.starts, "test")
