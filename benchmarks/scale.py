@@ -115,7 +115,9 @@ def speed(work: Path, sizes: list[int], model: list[str], rounds: int) -> None:
             rates[size].append(found.trained_on / found.parts["features"])
             checked[size].append(size / found.parts["decode"])
             shutil.rmtree(cache)
-    print("\n| photos | frozen pass, photos/s | against the first row | checking, photos/s |\n| --- | --- | --- | --- |")
+    print(
+        "\n| photos | frozen pass, photos/s | against the first row | checking, photos/s |\n| --- | --- | --- | --- |"
+    )
     for size in sizes:
         ratios = [own / first for own, first in zip(rates[size], rates[sizes[0]], strict=True)]
         print(f"| {size} | {spread(rates[size], 0)} | {spread(ratios, 2)} | {spread(checked[size], 0)} |")
