@@ -6,7 +6,6 @@ can't tell them apart.  What was computed in an earlier run is found again by wh
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -188,10 +187,11 @@ def features(cache: Cached, photos: Sequence[int], views: Sequence[int]) -> Tens
     return rows.view(len(photos), len(views), -1)
 
 
-def identity(backbone: Backbone, renderer: Renderer, boundary: int, photos: Sequence[int], views: Sequence[int]) -> str:
-    """Return what decides the activations of these photos, each in these views, as a digest."""
-    keys = [renderer.identity(photo, view) for photo in photos for view in views]
-    return hashlib.sha256("\n".join((*_kinds(backbone, renderer)[boundary], *keys)).encode()).hexdigest()
+def identity(
+    backbone: Backbone, renderer: Renderer, boundary: int, photos: Sequence[int], views: Sequence[int]
+) -> tuple[str, ...]:
+    """Return everything that decides the activations of these photos, each in these views."""
+    return (*_kinds(backbone, renderer)[boundary], *_keys(renderer, dict.fromkeys(photos, views)).values())
 
 
 def answers_from(

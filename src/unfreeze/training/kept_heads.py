@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
@@ -57,12 +56,10 @@ def is_kept(
 def _shelf(
     store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, views: Sequence[int], smoothing: float
 ) -> Shelf:
-    digest = hashlib.sha256(identity(backbone, renderer, backbone.head_boundary, data.train.tolist(), views).encode())
-    digest.update(data.labels[torch.from_numpy(data.train)].numpy().tobytes())
-    digest.update(data.fold.tobytes())
-    return store.shelf(
-        "head", FORMAT, digest.hexdigest(), f"{data.classes} {len(views)} {smoothing} {torch.get_num_threads()}"
-    )
+    photos = identity(backbone, renderer, backbone.head_boundary, data.train.tolist(), views)
+    labels, fold = data.labels[torch.from_numpy(data.train)].tolist(), data.fold.tolist()
+    how = f"{labels} {fold} {data.classes} {len(views)} {smoothing} {torch.get_num_threads()}"
+    return store.shelf("head", FORMAT, *photos, how)
 
 
 def _packed(fit: HeadFit) -> Tensor:

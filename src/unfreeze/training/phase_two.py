@@ -86,10 +86,11 @@ def phase_two(
     trainings = trainings_of(data, recipe.judges)
     starts = (*first.round_starts, first.start)[: len(trainings)]
 
+    def within_budget(model: Weights) -> bool:
+        return forgets is None or recipe.forget_at_most is None or forgets(model) * 100 <= recipe.forget_at_most
+
     def room_left(trial: Trial) -> bool:
-        if forgets is None or recipe.forget_at_most is None or not trial.finals:
-            return True
-        return forgets(trial.finals[-1]) * 100 <= recipe.forget_at_most
+        return not trial.finals or within_budget(trial.finals[-1])
 
     trials = search(bench, recipe.candidates, recipe.alphas, trainings, starts, panel, time_left, room_left)
     setbacks = [setback for trial in trials for setback in trial.setbacks()]
@@ -105,14 +106,14 @@ def phase_two(
         if alpha <= choice.alpha:
             models[alpha] = between(pretrained, first.start, good[choice.trial].finals[-1], alpha)
     allowed = 1.0
-    if forgets is not None and recipe.forget_at_most is not None:
-        farthest = _farthest(models, forgets, recipe.forget_at_most)
-        if farthest < choice.alpha:
-            allowed = farthest
-            setbacks.append(
-                f"at alpha {choice.alpha:g} more than {recipe.forget_at_most:g} points of the original task were forgotten: "
-                f"alpha {farthest:g} it is"
-            )
+    # Phase 1 forgets nothing.
+    farthest = next(alpha for alpha in sorted(models, reverse=True) if not alpha or within_budget(models[alpha]))
+    if farthest < choice.alpha:
+        allowed = farthest
+        setbacks.append(
+            f"at alpha {choice.alpha:g} more than {recipe.forget_at_most:g} points of the original task were forgotten: "
+            f"alpha {farthest:g} it is"
+        )
 
     def ships(choice: Choice, judges: Judges) -> bool:
         alpha = min(choice.alpha, allowed)
@@ -142,11 +143,6 @@ def phase_two(
         trials=trials,
         setbacks=tuple(setbacks),
     )
-
-
-def _farthest(models: dict[float, Weights], forgets: Forgets, budget: float) -> float:
-    """Return the greatest alpha whose model is within the budget, in points; phase 1 forgets nothing."""
-    return next(alpha for alpha in sorted(models, reverse=True) if not alpha or forgets(models[alpha]) * 100 <= budget)
 
 
 def _rolled_back(first: PhaseOne, trials: tuple[Trial, ...], setbacks: list[str]) -> PhaseTwo:

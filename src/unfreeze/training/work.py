@@ -25,7 +25,7 @@ class Work:
         onward: Kept views that go on to the head.
         tried: Of each candidate, photos times epochs that it trains on, in its rounds and on all photos.
         head_learned: The same of phase 1, where it isn't solved.
-        unsolved: Whether phase 1 is solved, and not yet.
+        unsolved: Whether phase 1 is one that is solved, and its head isn't kept.
         validated: Of each candidate, photos times epochs that it is judged on.
         unread: Test and reference photos that go from pixels through the frozen stages.
         asked: Test and reference photos times the questions they are asked.
