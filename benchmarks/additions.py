@@ -27,6 +27,7 @@ from torch.nn import functional
 from unfreeze.exam import set_exam
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.freezing import apply, parameter_groups
+from unfreeze.predict import evaluation_mode
 from unfreeze.runtime import deterministic, generator, prepare_process
 from unfreeze.training.activations import Activations, answers_from
 from unfreeze.training.finetune import Schedule, Weights, views_of_epoch
@@ -36,7 +37,7 @@ from unfreeze.training.recipes import Candidate, choose
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store
 
-POINTS = (0.5, 1.0)
+POINTS = (0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -45,19 +46,23 @@ class Addition:
 
     Attributes:
         longer: Times the epochs.
+        faster: Times the rates.
         average: Decay a step of an exponential mean of the weights, which is then the model (EMA); 0: the last weights.
         mixup: The parameter of the Beta distribution by which kept activations and labels are mixed (Zhang et al. 2018;
             manifold mixup, Verma et al. 2019); 0: none.
         anchor: Strength of the squared distance to phase 1's backbone in the loss (L2-SP, Li et al. 2018).
         distil: Weight of phase 1's own answers, softened by 2, in the loss (LwF, Li and Hoiem 2016).
+        original: Weight of the original classifier's own answers on the same views (LwF's own loss).
         priors: Strength of the log of the classes' shares that is added to logits in training (Menon et al. 2021).
     """
 
     longer: float = 1.0
+    faster: float = 1.0
     average: float = 0.0
     mixup: float = 0.0
     anchor: float = 0.0
     distil: float = 0.0
+    original: float = 0.0
     priors: float = 0.0
 
 
@@ -70,6 +75,10 @@ ADDITIONS = {
     "mixup 0.2, twice the epochs": Addition(mixup=0.2, longer=2),
     "L2-SP 0.01": Addition(anchor=0.01),
     "distillation 0.5": Addition(distil=0.5),
+    "original answers 0.5, twice the rates": Addition(original=0.5, faster=2),
+    "original answers 2, twice the rates": Addition(original=2.0, faster=2),
+    "original answers 0.5": Addition(original=0.5),
+    "original answers 2": Addition(original=2.0),
     "logit adjustment in the loss": Addition(priors=1.0),
 }
 
@@ -93,6 +102,7 @@ def train(
     moved = [parameter for parameter in tail.parameters() if parameter.requires_grad]
     start = [parameter.detach().clone() for parameter in moved]
     model = nn.ModuleList([tail, head])
+    taught = original_answers(backbone, source, data, schedule) if addition.original else None
     mean = copy.deepcopy(model.state_dict())
     per_epoch = -(-len(data.train) // schedule.batch_size)
     step = 0
@@ -112,12 +122,17 @@ def train(
                 x, target = share * x + (1 - share) * x[other], share * target + (1 - share) * target[other]
             with torch.no_grad():
                 x = backbone.run(x, source.boundary, plan.boundary)
-            logits = head(backbone.run(x, plan.boundary, len(backbone.stages)))
+            features = backbone.run(x, plan.boundary, len(backbone.stages))
+            logits = head(features)
             loss = functional.cross_entropy(
                 logits + addition.priors * shares.log(), target, label_smoothing=schedule.smoothing
             )
             if addition.distil:
                 loss = loss + addition.distil * softened(logits, soft[photos])
+            if taught is not None:
+                views = views_of_epoch(photos.numpy(), epoch, schedule)
+                own = backbone.classifier(features)
+                loss = loss + addition.original * softened(own, taught[views, photos])
             if addition.anchor:
                 pairs = zip(moved, start, strict=True)
                 loss = loss + addition.anchor / 2 * sum(((now - before) ** 2).sum() for now, before in pairs)
@@ -129,6 +144,20 @@ def train(
             follow(mean, model, min(addition.average, step / (step + 1)))
     model.load_state_dict(mean)
     return Weights(backbone.snapshot(plan.boundary), copy.deepcopy(dict(head.state_dict())))
+
+
+def original_answers(backbone: Backbone, source: Activations, data: TrainingData, schedule: Schedule) -> Tensor:
+    """Return what the original classifier says of every kept view of every photo to learn from, (views, N, outputs)."""
+    evaluation_mode(backbone)
+    said = torch.zeros(schedule.kept_views, len(data.labels), backbone.network.outputs)
+    photos = data.train.tolist()
+    with torch.inference_mode():
+        for view in range(schedule.kept_views):
+            batches = source.batches(photos, [view] * len(photos), 64)
+            for x, own in zip(batches, torch.split(torch.tensor(photos), 64), strict=True):
+                features = backbone.run(x.float(), source.boundary, len(backbone.stages))
+                said[view, own] = backbone.classifier(features)
+    return said.clone()
 
 
 def softened(logits: Tensor, target: Tensor, heat: float = 2.0) -> Tensor:
@@ -165,7 +194,8 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
         first.start.install(backbone, head, pretrained)
         with deterministic(seed):
             source = sources[candidate.plan.boundary]
-            tuned = train(backbone, head, source, known, candidate, schedule, addition, seed)
+            hurried = replace(candidate, plan=candidate.plan.scaled(addition.faster))
+            tuned = train(backbone, head, source, known, hurried, schedule, addition, seed)
         for alpha in POINTS:
             model = between(pretrained, first.start, tuned, alpha)
             yield f"{label}, alpha {alpha:g}", scored(model, backbone, head, pretrained, exam, truth)

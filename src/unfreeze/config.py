@@ -121,6 +121,15 @@ class Settings(Common):
         float | None,
         Field(ge=0, le=100, description="Points of accuracy that may be lost on --reference. Default: 2."),
     ] = None
+    anchor: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            le=100,
+            description="How strongly phase 2 is held to what the original classifier says of your photos, so that it "
+            "forgets less; 0: not at all. Default: by photos a class.",
+        ),
+    ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63, description="Decides every random choice.")] = 0
 
 
@@ -144,6 +153,7 @@ class TrainConfig(Settings):
             "batch_size": head_only,
             "minutes": classic or head_only,
             "forget_at_most": classic or head_only,
+            "anchor": classic or head_only,
         }
         for name, unread in refused.items():
             if unread and getattr(self, name) is not None:
@@ -155,8 +165,9 @@ class TrainConfig(Settings):
                 raise ValueError(f"--{name.replace('_', '-')} has no meaning with {cause}")
         if self.forget_at_most is not None and self.reference is None:
             raise ValueError("--forget-at-most has no meaning without --reference")
-        if self.fresh_views is not None and (self.depth == "all" or self.bn == "train"):
-            raise ValueError("--fresh-views has no meaning where every epoch draws new views")
+        for name in ("fresh_views", "anchor"):
+            if getattr(self, name) is not None and (self.depth == "all" or self.bn == "train"):
+                raise ValueError(f"--{name.replace('_', '-')} has no meaning where every epoch draws new views")
         if (classic or head_only) and self.subset != "all":
             raise ValueError(f"--subset has no meaning with {'--recipe classic' if classic else 'the head alone'}")
         if classic and self.light == "varied":

@@ -42,7 +42,8 @@ def describe(
         for note in reference.notes:
             yield f"note: {note}"
     tried = ", ".join(f"{each.depth} at {each.lr:g}" for each in recipe.candidates)
-    phase_two = f"phase 2 from {tried}" if recipe.candidates else "no phase 2"
+    anchored = ", anchored" * any(each.schedule.anchor for each in recipe.candidates)
+    phase_two = f"phase 2 from {tried}{anchored}" if recipe.candidates else "no phase 2"
     yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase_two}"
 
 

@@ -62,6 +62,7 @@ class Backbone:
         stages: From the photo to the features; together with ``classifier`` they compute what the network does.
         classifier: The original classifier as a function of the last stage's output.
         feature_dim: Length of the pooled feature vector.
+        pooled: Whether the pooled features are all that the original classifier needs; most networks pool before it.
         batch_norm: Whether any layer keeps BatchNorm statistics.
         precision: What frozen stages are computed and kept in, and what others compute in while they learn.
         built: What computes frozen stages, by what it was built from (see ``models/engine.py``): building takes a second.
@@ -73,6 +74,7 @@ class Backbone:
     stages: tuple[Stage, ...]
     classifier: nn.Module
     feature_dim: int
+    pooled: bool
     batch_norm: bool
     precision: torch.dtype = torch.float32
     built: dict[tuple[object, ...], Callable[[Tensor], Tensor]] = field(default_factory=dict, compare=False, repr=False)
@@ -210,5 +212,6 @@ def assemble(name: str, architecture: Architecture, network: Network, device: to
         stages=staged.stages,
         classifier=staged.classifier,
         feature_dim=pool(features).shape[1],
+        pooled=features.dim() == 2,
         batch_norm=any(isinstance(layer, BatchNorm) for layer in module.modules()),
     )

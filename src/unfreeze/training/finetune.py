@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Literal
 
 import numpy as np
@@ -25,6 +26,7 @@ from unfreeze.training.activations import Activations, answers_from
 from unfreeze.training.side_by_side import Follow
 
 COLLAPSED = 2.0  # standard errors by which validation must be below where it began to count as collapsed
+SOFTENED = 2.0  # the temperature of answers that are compared: Li and Hoiem (2016), section 3
 PATIENCE = 3  # and for how many epochs of the second half: while the rate is high there is a dip, which is made good
 
 Indices = NDArray[np.int64]
@@ -46,6 +48,7 @@ class Schedule:
         cosine: Whether the rate then falls to 0 by half a cosine, or stays.
         clip: Largest gradient norm; None leaves gradients alone.
         smoothing: Share of each label that is spread over all classes.
+        anchor: Weight of what the original classifier says less and less like itself (see ``drift``); 0: it may.
     """
 
     epochs: int
@@ -58,6 +61,7 @@ class Schedule:
     cosine: bool
     clip: float | None
     smoothing: float
+    anchor: float = 0.0
 
     @property
     def kept_views(self) -> int:
@@ -134,6 +138,7 @@ def finetune(
     train: Indices,
     val: Indices,
     seed: int,
+    features: Activations | None = None,
     floor: Logits | None = None,
     follow: Follow = track,
 ) -> Tuned:
@@ -150,11 +155,13 @@ def finetune(
         train: Photos to learn from.
         val: Photos to judge by after every epoch; may be empty.
         seed: Decides the order of the photos.
+        features: Pretrained ones of every view that is trained on, which an anchor holds to; None where there is no anchor.
         floor: What the given weights say of ``val``, shape (V, C): a training that stays clearly below it is broken off,
             like one whose loss is no number.
         follow: Shows how far it is.
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
+    assert (features is not None) == bool(schedule.anchor), "an anchor holds to something"
     with low_rank(plan, backbone):
         groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
         rule = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
@@ -175,23 +182,28 @@ def finetune(
             apply(plan, backbone)
             train_loss = 0.0
             order = generator(seed, epoch).permutation(train)
-            batches = source.batches(order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size)
-            for x, photos in zip(batches, torch.split(torch.from_numpy(order), schedule.batch_size), strict=True):
+            drawn = order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size
+            numbers = torch.split(torch.from_numpy(order), schedule.batch_size)
+            before = repeat(None, len(numbers)) if features is None else features.batches(*drawn)
+            for x, pretrained, photos in zip(source.batches(*drawn), before, numbers, strict=True):
                 factor = schedule.rate(next(steps), schedule.epochs * per_epoch)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
                 with torch.no_grad():
                     x = backbone.run(place(x, backbone, source.boundary), source.boundary, plan.boundary)
                 forward = forward or tuned_forward(backbone, plan.boundary, x)
-                logits = head(forward(x))
+                now = forward(x)
+                logits = head(now)
                 target = labels[photos].to(logits.device)
                 loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
+                train_loss += loss.item() * len(photos) / len(train)
+                if pretrained is not None:
+                    loss = loss + schedule.anchor * drift(backbone.classifier, now, pretrained.to(now))
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 if schedule.clip is not None:
                     nn.utils.clip_grad_norm_(parameters, schedule.clip)
                 optimizer.step()
-                train_loss += loss.item() * len(photos) / len(train)
 
             predicted = answers_from(backbone, head, source, val)
             finite = math.isfinite(train_loss) and bool(np.isfinite(predicted).all())
@@ -207,6 +219,18 @@ def finetune(
     if not all(value.isfinite().all() for table in (*weights.stages, weights.head) for value in table.values()):
         trouble = "not finite"
     return Tuned(weights, tuple(history), predicted, trouble)
+
+
+def drift(classifier: nn.Module, now: Tensor, before: Tensor) -> Tensor:
+    """Return how far the original classifier's answers have gone from what they were, by features (N, D) now and before.
+
+    No photo of the original task is needed to keep a model from forgetting it (Li and Hoiem 2016, learning without
+    forgetting): their temperature, their loss up to a constant, scaled as Hinton et al. (2015, section 2) do.
+    """
+    with torch.no_grad():
+        wanted = functional.log_softmax(classifier(before) / SOFTENED, dim=1)
+    said = functional.log_softmax(classifier(now) / SOFTENED, dim=1)
+    return SOFTENED**2 * functional.kl_div(said, wanted, log_target=True, reduction="batchmean")
 
 
 def collapsed(before: Logits, after: Logits, labels: Indices) -> bool:

@@ -82,8 +82,9 @@ def gather(
         )
     if not recipe.head_on_features:
         return sources, source
-    views = data.views(recipe.views, poses)
-    return sources, keep(store, backbone, source, backbone.head_boundary, views, "computing features")
+    views = data.views(recipe.feature_views, poses)
+    features = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
+    return {**sources, backbone.head_boundary: features}, features
 
 
 def suited(

@@ -75,10 +75,11 @@ class Bench:
         """Go on from phase 1; leaves the backbone where training got to."""
         source = self.sources[candidate.plan.boundary]
         start.install(self.backbone, self.head, self.pretrained)
+        features = self.sources[self.backbone.head_boundary] if candidate.schedule.anchor else None
         floor = answers_from(self.backbone, self.head, source, on.val) if len(on.val) else None
         return finetune(
             self.backbone, self.head, source, self.data.labels, candidate.plan, candidate.schedule,
-            phase=phase, train=on.train, val=on.val, seed=self.seed, floor=floor, follow=follow,
+            phase=phase, train=on.train, val=on.val, seed=self.seed, features=features, floor=floor, follow=follow,
         )  # fmt: skip
 
     def answers(self, model: Weights, candidate: Candidate, photos: Indices) -> Logits:

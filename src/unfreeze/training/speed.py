@@ -182,11 +182,13 @@ def _a_learned_photo(
     if plan is None or schedule is None or not ahead:
         return 0.0
     batch = min(schedule.batch_size, len(data.train))
+    features = Drawn(source.renderer, backbone.head_boundary, (backbone.feature_dim,)) if schedule.anchor else None
 
     def steps(count: int) -> None:
         finetune(
             backbone, new_head(backbone, data.classes, seed=0), source, data.labels, plan, replace(schedule, epochs=1),
             phase="timing a few steps", train=_some(data.train, count * batch), val=data.train[:0], seed=0,
+            features=features,
         )  # fmt: skip
 
     return (_slope if ahead >= WORTH_TIMING else _second)(steps) / batch

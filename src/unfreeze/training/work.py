@@ -110,7 +110,7 @@ def _gathered(
 ) -> tuple[int, int]:
     """Count the views that ``gather`` computes from pixels, and those that it takes on to the head."""
     head, poses = backbone.head_boundary, recipe.poses(renderer)
-    views = data.views(recipe.views, poses)
+    views = data.views(recipe.feature_views, poses)
     onward = len(missing(store, backbone, renderer, head, views)) if recipe.head_on_features else 0
     if not recipe.kept_from:
         return (0, onward) if nearest(store, backbone, renderer, head, views) else (onward, 0)

@@ -97,6 +97,30 @@ def test_pooling() -> None:
     assert torch.equal(pool(tokens[:, 0]), tokens[:, 0])
 
 
+class PoolingLast(nn.Module):
+    """Its classifier is a convolution, and what it says is pooled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.stem(x).relu()).mean(dim=(2, 3))
+        return logits
+
+
+@BACKBONES
+def test_pooled_features_are_all_that_most_classifiers_need(make: Callable[[], Backbone]) -> None:
+    backbone = make()
+    assert backbone.pooled
+    with torch.no_grad():
+        pooled = pool(backbone.run(IMAGES))
+        torch.testing.assert_close(backbone.classifier(pooled), backbone.original_logits(IMAGES))
+    network = Network(PoolingLast(), "fc", 2, (), PREPROCESSING)
+    assert not assemble("mine", Architecture("timm", "pooling_last"), network, CPU).pooled
+
+
 @BACKBONES
 def test_a_head_fits_the_features_and_depends_on_the_seed_alone(make: Callable[[], Backbone]) -> None:
     backbone = make()

@@ -9,15 +9,27 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
+from scipy.stats import entropy
 from tests.support import CLASSES, Task, bits, new_head, new_store, schedule, task, tiny_cnn, tiny_vit
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.predict import Logits, place
-from unfreeze.runtime import deterministic
-from unfreeze.training.activations import Activations, Rendered, features, keep, keep_or_render
-from unfreeze.training.finetune import PATIENCE, Schedule, Tuned, Weights, collapsed, finetune, judge, views_of_epoch
+from unfreeze.runtime import deterministic, generator
+from unfreeze.training.activations import Activations, Cached, Rendered, features, keep, keep_or_render
+from unfreeze.training.finetune import (
+    PATIENCE,
+    Schedule,
+    Tuned,
+    Weights,
+    collapsed,
+    drift,
+    finetune,
+    judge,
+    views_of_epoch,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,6 +47,7 @@ def train(
     seed: int = 0,
     head: Head | None = None,
     floor: Logits | None = None,
+    features: Activations | None = None,
 ) -> Tuned:
     data = given.data
     if source is None:
@@ -44,7 +57,7 @@ def train(
     head = head or new_head(backbone, CLASSES, 0)
     return finetune(
         backbone, head, source, data.labels, plan, how,
-        phase="test", train=data.train, val=data.val, seed=seed, floor=floor,
+        phase="test", train=data.train, val=data.val, seed=seed, floor=floor, features=features,
     )  # fmt: skip
 
 
@@ -432,6 +445,92 @@ def test_a_source_above_the_boundary_is_refused(photos: tuple[Path, ...]) -> Non
     source = keep(new_store(), backbone, Rendered(given.renderer), 3, given.data.views(2), "test")
     with pytest.raises(AssertionError, match="above the kept activations"):
         train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), schedule(), source=source)
+
+
+# The anchor
+
+
+def kept_features(backbone: Backbone, given: Task, views: int) -> Cached:
+    return keep(new_store(), backbone, Rendered(given.renderer), 5, given.data.views(views), "test")
+
+
+def test_drift_is_a_divergence_of_softened_answers() -> None:
+    random = torch.Generator().manual_seed(0)
+    classifier = nn.Linear(5, 4)
+    before, now = (3 * torch.randn(6, 5, generator=random) for _ in range(2))
+    with torch.no_grad():
+        wanted, said = (softmax(classifier(each).double().numpy() / 2, axis=1) for each in (before, now))
+        assert float(drift(classifier, before, before)) == pytest.approx(0, abs=1e-6)
+        found = float(drift(classifier, now, before))
+    assert found == pytest.approx(4 * np.mean([entropy(w, s) for w, s in zip(wanted, said, strict=True)]), rel=1e-5)
+
+
+@BACKBONES
+def test_an_anchored_step_is_that_of_both_losses(photos: tuple[Path, ...], make: Callable[[], Backbone]) -> None:
+    backbone, given = make(), task(photos, train=12)
+    how = schedule(epochs=3, views=2, clip=None, weight_decay=0.0, warmup=0.0, cosine=False)
+    plan = plan_from(backbone, 3, lr=1e-3, head_lr=1e-3)
+    anchored = replace(how, anchor=0.7)
+    tuned = train(backbone, given, plan, anchored, features=kept_features(backbone, given, 2))
+
+    plain, teacher = make(), make()
+    head = new_head(plain, CLASSES, 0)
+    for stage in plain.stages[3:]:
+        stage.module.requires_grad_(True)
+    learned = [*(value for stage in plain.stages[3:] for value in stage.module.parameters()), *head.parameters()]
+    optimizer = torch.optim.AdamW(learned, lr=1e-3, weight_decay=0.0)
+    for epoch in (1, 2, 3):
+        order = generator(0, epoch).permutation(given.data.train)
+        for some in np.array_split(order, [5, 10]):
+            x = torch.cat([given.renderer.views(int(photo), ((int(photo) + epoch) % 2,)) for photo in some])
+            x = place(x, plain, 0)
+            with torch.no_grad():
+                wanted = (teacher.original_logits(x) / 2).softmax(dim=1)
+            now = plain.run(x)
+            said = (plain.classifier(now) / 2).log_softmax(dim=1)
+            apart = 4 * (wanted * (wanted.log() - said)).sum(dim=1).mean()
+            loss = nn.functional.cross_entropy(head(now), given.data.labels[torch.from_numpy(some)]) + 0.7 * apart
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    tuned.weights.install(backbone, own := new_head(backbone, CLASSES, 1), teacher.snapshot())
+    x = place(torch.cat([given.renderer.views(photo, (0,)) for photo in range(len(photos))]), plain, 0)
+    with (
+        torch.no_grad()
+    ):  # answers, not weights: a transformer has biases without a gradient, which Adam moves anywhere
+        torch.testing.assert_close(own(backbone.run(x)), head(plain.run(x)), atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(backbone.original_logits(x), plain.original_logits(x), atol=1e-4, rtol=1e-3)
+
+
+@BACKBONES
+def test_an_anchor_keeps_what_the_original_classifier_says(
+    photos: tuple[Path, ...], make: Callable[[], Backbone]
+) -> None:
+    given, how = task(photos, train=18, val=6), schedule(epochs=8, views=2)
+
+    def trained(anchor: float) -> tuple[float, float]:
+        backbone = make()
+        classifier = [value.clone() for value in backbone.classifier.state_dict().values()]
+        before = kept_features(backbone, given, 2)
+        plan = plan_from(backbone, 2, lr=LR, head_lr=LR)
+        held = before if anchor else None
+        tuned = train(backbone, given, plan, replace(how, anchor=anchor), features=held)
+        assert all(map(torch.equal, classifier, backbone.classifier.state_dict().values()))
+        after = kept_features(backbone, given, 2)
+        own = given.data.val.tolist()
+        with torch.no_grad():
+            now, then = (features(each, own, (0,))[:, 0] for each in (after, before))
+            return float(drift(backbone.classifier, now, then)), tuned.history[-1].train_loss
+
+    free, held = trained(0.0), trained(3.0)
+    assert held[0] < 0.5 * free[0]  # of photos that it never saw
+    assert free[1] < held[1] < 1.0, "the history tells the labels' loss alone, and it still learns"
+
+
+def test_an_anchor_without_anything_to_hold_to_is_refused(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    with pytest.raises(AssertionError, match="holds to something"):
+        train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), replace(schedule(), anchor=1.0))
 
 
 # Weights

@@ -156,8 +156,8 @@ def test_each_candidate_finds_activations_at_its_own_boundary(photos: tuple[Path
     backbone, given = tiny_cnn(), task(photos, train=12, val=6)
     how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 2), candidate(backbone, 4, lr=0.1))
     sources, at_head = gather(new_store(), backbone, given.renderer, given.data, how)
-    assert set(sources) == {2, 4}
-    assert {boundary: source.boundary for boundary, source in sources.items()} == {2: 2, 4: 4}
+    assert set(sources) == {2, 4, backbone.head_boundary}
+    assert {boundary: source.boundary for boundary, source in sources.items()} == {2: 2, 4: 4, 5: 5}
     assert isinstance(at_head, Cached)
     assert at_head.boundary == 5
     wanted = {(photo, view) for photo, views in given.data.views(2).items() for view in views}
@@ -178,7 +178,7 @@ def test_where_everything_trains_the_photos_themselves_are_the_source(photos: tu
 def test_without_candidates_only_features_are_kept(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     sources, at_head = gathered(backbone, given, recipe(backbone).without_phase_two())
-    assert set(sources) == {0}
+    assert set(sources) == {0, backbone.head_boundary}
     assert isinstance(at_head, Cached)
 
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from tests.support import (
 from unfreeze.models.backbone import Backbone
 from unfreeze.poses import UPRIGHT
 from unfreeze.predict import place
-from unfreeze.training.finetune import Weights
+from unfreeze.training.finetune import Tuned, Weights, finetune
 from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import BACK_OFF, Candidate
@@ -68,7 +69,7 @@ def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
     how = recipe(backbone)
     first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, how, 0)
     rounds = validation_rounds(given.data, how.judges)
-    sources = {boundary: at(backbone, given, boundary) for boundary in (2, 3, 4)}
+    sources = {boundary: at(backbone, given, boundary) for boundary in (2, 3, 4, 5)}
     return Setting(
         given=given,
         bench=Bench(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot(2), sources, given.data, UPRIGHT, 0),
@@ -124,6 +125,25 @@ def test_without_time_no_further_candidate_is_tried_but_the_first_always_is(
 
 
 # What a trial finds
+
+
+def test_an_anchored_candidate_is_held_to_the_pretrained_features(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_cnn()
+    own, held_to = setting(backbone, photos), list[object]()
+
+    def noted(*given: Any, **rest: Any) -> Tuned:
+        held_to.append(rest["features"])
+        return finetune(*given, **rest)
+
+    monkeypatch.setattr("unfreeze.training.search.finetune", noted)
+    asked = candidate(backbone, 3, how=schedule(smoothing=0.1))
+    free = own.try_out(asked)
+    held = own.try_out(replace(asked, schedule=replace(asked.schedule, anchor=5.0)))
+    count = len(own.rounds)
+    assert held_to == [None] * count + [own.bench.sources[5]] * count
+    assert all(bits(one) != bits(other) for one, other in zip(free.finals, held.finals, strict=True))
 
 
 @BACKBONES

@@ -25,7 +25,14 @@ BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
 @BACKBONES
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"recipe": "head-only"}, {"depth": "all"}, {"recipe": "classic"}, {"recipe": "classic", "bn": "train"}],
+    [
+        {},
+        {"anchor": 1.0},
+        {"recipe": "head-only"},
+        {"depth": "all"},
+        {"recipe": "classic"},
+        {"recipe": "classic", "bn": "train"},
+    ],
 )
 def test_timing_leaves_the_backbone_as_it_was(
     photos: tuple[Path, ...], make: Callable[[], Backbone], settings: dict[str, object]
@@ -94,7 +101,9 @@ def test_the_exams_photos_are_timed_where_they_are_computed_otherwise(
     )
 
 
-@pytest.mark.parametrize("settings", [{}, {"recipe": "head-only"}, {"recipe": "head-only", "tta": False}])
+@pytest.mark.parametrize(
+    "settings", [{}, {"anchor": 1.0}, {"recipe": "head-only"}, {"recipe": "head-only", "tta": False}]
+)
 def test_views_that_are_timed_are_some_that_the_run_asks_for_and_are_kept(
     photos: tuple[Path, ...], settings: dict[str, object]
 ) -> None:

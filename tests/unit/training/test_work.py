@@ -47,6 +47,12 @@ def test_auto_above_a_boundary(photos: tuple[Path, ...]) -> None:
     assert count_work(store, lowered, [own], data, recipe, papers(own), 10).views == 24 * 9
 
 
+def test_the_features_that_an_anchor_holds_to_are_counted(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    own, data, recipe = planned(photos, backbone, epochs=3, depth="layer3", anchor=1.0)
+    assert count_work(new_store(), backbone, [own], data, recipe, papers(own), 0).onward == 24 * 9
+
+
 def test_every_candidate_is_counted_by_itself(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, epochs=3, depth="layer3")
