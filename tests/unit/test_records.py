@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests.support import tiny_cnn
+
+from unfreeze.config import make_config
+from unfreeze.data.sources import PhotoSet, Sample
+from unfreeze.data.splits import FOLDS, split
+from unfreeze.records import describe
+from unfreeze.training.recipes import choose
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "phase 2 from layer3 at 0.0003"),
+        ({"anchor": 1.0}, "phase 2 from layer3 at 0.0003, anchored"),
+        ({"recipe": "head-only"}, "no phase 2"),
+    ],
+)
+def test_what_will_be_done_is_said_before_it_is(settings: dict[str, object], says: str) -> None:
+    samples = tuple(Sample(Path(f"{number}.png"), f"{number}.png", number % 2) for number in range(40))
+    photos, backbone = PhotoSet(Path("photos"), ("dent", "good"), samples), tiny_cnn()
+    recipe = choose(make_config({"photos": "x", **settings}), backbone, 40, 2)
+    lines = list(describe(photos, split(photos, test_size=None, folds=FOLDS, seed=0), backbone, recipe, None))
+    assert lines == [
+        "40 photos of 2 classes: all train, and each is scored by models of the 5 folds that never saw it",
+        f"tiny_cnn on cpu, recipe {recipe.name}: {says}",
+    ]
