@@ -127,7 +127,7 @@ class Settings(Common):
             ge=0,
             le=100,
             description="How strongly phase 2 is held to what the original classifier says of your photos, so that it "
-            "forgets less; 0: not at all. Default: by photos a class.",
+            "forgets less: 0.5 to 2. Default: not at all.",
         ),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63, description="Decides every random choice.")] = 0

@@ -34,16 +34,13 @@ STEPS = 80  # a scarce set is seen until it has taken so many steps, within the 
 EPOCHS = (15, 20)  # 10 are few for 100 photos a class (benchmarks/RESULTS.md, "What could be added to phase 2")
 JUDGES = 120  # validation photos that the search rests on, where there are so many
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
-ANCHOR = 1.0
-"""Weight of the original classifier's answers in phase 2: Li and Hoiem (2016), section 3, between 0.5 and 2, which
-benchmarks/RESULTS.md ("What holds phase 2") has; with few photos, little is forgotten without it."""
 FORGET_AT_MOST = 2.0  # points of the original task's accuracy
 FEW_WEIGHTS = 10
 """Times the rate where few weights learn: LoRA's is 10 to 20 times that of all of them (Hu et al. 2022, appendix D)."""
 BACK_OFF = 0.1  # what is left of the rates where a training went wrong
 SEARCHED = {  # (share of the stages that train, topmost rate), from the head downwards, by images a class
     ("batch norm", "scarce"): ((1 / 3, 3e-4),),
-    ("batch norm", "middle"): ((1 / 3, 3e-4),),  # 0.45: twice the time, and no gain in six runs
+    ("batch norm", "middle"): ((1 / 3, 3e-4), (0.45, 3e-4)),
     ("batch norm", "plentiful"): ((1 / 3, 3e-4), (1.0, 3e-4)),
     ("layer norm", "scarce"): ((1 / 3, 3e-5),),
     ("layer norm", "middle"): ((1 / 3, 3e-5), (0.9, 3e-5)),
@@ -246,22 +243,20 @@ def _candidate(
         warmup=0.2,
         cosine=True,
         clip=1.0,
-        anchor=_anchor(config, backbone, photos / classes) if plan.boundary else 0.0,  # below, no view is seen twice
+        anchor=_anchor(config, backbone) if plan.boundary else 0.0,  # below, no view is seen twice
         smoothing=0.1,  # phase 1 often ends with a training loss of 0: without it, no gradient is left to follow
     )
     return Candidate(backbone.depths()[boundary], boundary, plan, schedule)
 
 
-def _anchor(config: TrainConfig, backbone: Backbone, photos_a_class: float) -> float:
-    possible = backbone.network.outputs > 0 and backbone.pooled
-    if config.anchor and not possible:
+def _anchor(config: TrainConfig, backbone: Backbone) -> float:
+    if config.anchor and not (backbone.network.outputs and backbone.pooled):
         raise ConfigError(
             f"{backbone.name} has no original classifier that kept features are enough for.",
             where="--anchor",
             mend="Leave --anchor out.",
         )
-    usual = ANCHOR if photos_a_class >= SCARCE else 0.0
-    return (usual if config.anchor is None else config.anchor) if possible else 0.0
+    return config.anchor or 0.0
 
 
 def usual_batch_size(photos: int) -> int:
