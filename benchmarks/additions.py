@@ -1,4 +1,4 @@
-"""What could be added to phase 2 and is not: longer training, averaged weights, mixup, pulls towards phase 1, class priors.
+"""What could be added to phase 2 and is not, or is off: longer training, averages, mixup, pulls to what was, class priors.
 
     python -m benchmarks.additions DATA [--sets magnetic_tile ...] [--a-class 20] [--seeds 7 8] [--additions plain EMA ...]
 
@@ -27,10 +27,9 @@ from torch.nn import functional
 from unfreeze.exam import set_exam
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.freezing import apply, parameter_groups
-from unfreeze.predict import evaluation_mode
 from unfreeze.runtime import deterministic, generator, prepare_process
 from unfreeze.training.activations import Activations, answers_from
-from unfreeze.training.finetune import Schedule, Weights, views_of_epoch
+from unfreeze.training.finetune import Schedule, Weights, drift, softened, views_of_epoch
 from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import gather, new_head, phase_one, render_with
 from unfreeze.training.recipes import Candidate, choose
@@ -52,7 +51,7 @@ class Addition:
             manifold mixup, Verma et al. 2019); 0: none.
         anchor: Strength of the squared distance to phase 1's backbone in the loss (L2-SP, Li et al. 2018).
         distil: Weight of phase 1's own answers, softened by 2, in the loss (LwF, Li and Hoiem 2016).
-        original: Weight of the original classifier's own answers on the same views (LwF's own loss).
+        original: Weight of the original classifier's own answers on the same views: what ``--anchor`` is.
         priors: Strength of the log of the classes' shares that is added to logits in training (Menon et al. 2021).
     """
 
@@ -84,8 +83,8 @@ ADDITIONS = {
 
 
 def train(
-    backbone: Backbone, head: Head, source: Activations, data: TrainingData, candidate: Candidate, schedule: Schedule,
-    addition: Addition, seed: int,
+    backbone: Backbone, head: Head, source: Activations, at_head: Activations, data: TrainingData, candidate: Candidate,
+    schedule: Schedule, addition: Addition, seed: int,
 ) -> Weights:  # fmt: skip
     """Train like ``finetune``, with an addition; the backbone and the head start from what they are, and are changed."""
     plan = candidate.plan
@@ -102,15 +101,15 @@ def train(
     moved = [parameter for parameter in tail.parameters() if parameter.requires_grad]
     start = [parameter.detach().clone() for parameter in moved]
     model = nn.ModuleList([tail, head])
-    taught = original_answers(backbone, source, data, schedule) if addition.original else None
     mean = copy.deepcopy(model.state_dict())
     per_epoch = -(-len(data.train) // schedule.batch_size)
     step = 0
     dice = generator(seed, 99)
     for epoch in range(1, schedule.epochs + 1):
         order = generator(seed, epoch).permutation(data.train)
-        batches = source.batches(order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size)
-        for x, photos in zip(batches, torch.split(torch.from_numpy(order), schedule.batch_size), strict=True):
+        drawn = order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size
+        numbers = torch.split(torch.from_numpy(order), schedule.batch_size)
+        for x, before, photos in zip(source.batches(*drawn), at_head.batches(*drawn), numbers, strict=True):
             factor = schedule.rate(step, schedule.epochs * per_epoch)
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
@@ -129,13 +128,11 @@ def train(
             )
             if addition.distil:
                 loss = loss + addition.distil * softened(logits, soft[photos])
-            if taught is not None:
-                views = views_of_epoch(photos.numpy(), epoch, schedule)
-                own = backbone.classifier(features)
-                loss = loss + addition.original * softened(own, taught[views, photos])
+            if addition.original:
+                loss = loss + addition.original * drift(backbone.classifier, features, before)
             if addition.anchor:
                 pairs = zip(moved, start, strict=True)
-                loss = loss + addition.anchor / 2 * sum(((now - before) ** 2).sum() for now, before in pairs)
+                loss = loss + addition.anchor / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(parameters, schedule.clip or float("inf"))
@@ -144,26 +141,6 @@ def train(
             follow(mean, model, min(addition.average, step / (step + 1)))
     model.load_state_dict(mean)
     return Weights(backbone.snapshot(plan.boundary), copy.deepcopy(dict(head.state_dict())))
-
-
-def original_answers(backbone: Backbone, source: Activations, data: TrainingData, schedule: Schedule) -> Tensor:
-    """Return what the original classifier says of every kept view of every photo to learn from, (views, N, outputs)."""
-    evaluation_mode(backbone)
-    said = torch.zeros(schedule.kept_views, len(data.labels), backbone.network.outputs)
-    photos = data.train.tolist()
-    with torch.inference_mode():
-        for view in range(schedule.kept_views):
-            batches = source.batches(photos, [view] * len(photos), 64)
-            for x, own in zip(batches, torch.split(torch.tensor(photos), 64), strict=True):
-                features = backbone.run(x.float(), source.boundary, len(backbone.stages))
-                said[view, own] = backbone.classifier(features)
-    return said.clone()
-
-
-def softened(logits: Tensor, target: Tensor, heat: float = 2.0) -> Tensor:
-    """Return the distance of two answers at a temperature, scaled as Hinton et al. (2015) do."""
-    own, theirs = (functional.log_softmax(each / heat, dim=1) for each in (logits, target))
-    return heat**2 * functional.kl_div(own, theirs, log_target=True, reduction="batchmean")
 
 
 def follow(mean: dict[str, Tensor], module: nn.Module, decay: float) -> None:
@@ -178,7 +155,8 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
     task = prepare(data, name, a_class, seed)
     backbone, known, truth = task.backbone, task.known, task.truth
     store = open_store(None, 0)
-    recipe = choose(task.config, backbone, len(known.train), known.classes)
+    keeping = task.config.model_copy(update={"anchor": 1.0})  # features of every view
+    recipe = choose(keeping, backbone, len(known.train), known.classes)
     recipe = replace(recipe, augmentations=recipe.augmentations[:1])
     candidate = recipe.candidates[0]
     (renderer,) = render_with(recipe, backbone, task.train, seed)
@@ -195,7 +173,7 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
         with deterministic(seed):
             source = sources[candidate.plan.boundary]
             hurried = replace(candidate, plan=candidate.plan.scaled(addition.faster))
-            tuned = train(backbone, head, source, known, hurried, schedule, addition, seed)
+            tuned = train(backbone, head, source, at_head, known, hurried, schedule, addition, seed)
         for alpha in POINTS:
             model = between(pretrained, first.start, tuned, alpha)
             yield f"{label}, alpha {alpha:g}", scored(model, backbone, head, pretrained, exam, truth)

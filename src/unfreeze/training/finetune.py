@@ -26,8 +26,8 @@ from unfreeze.training.activations import Activations, answers_from
 from unfreeze.training.side_by_side import Follow
 
 COLLAPSED = 2.0  # standard errors by which validation must be below where it began to count as collapsed
-SOFTENED = 2.0  # the temperature of answers that are compared: Li and Hoiem (2016), section 3
 PATIENCE = 3  # and for how many epochs of the second half: while the rate is high there is a dip, which is made good
+SOFTENED = 2.0  # the temperature of answers that are compared: Li and Hoiem (2016), section 3
 
 Indices = NDArray[np.int64]
 Trouble = Literal["not finite", "collapsed"]
@@ -225,12 +225,17 @@ def drift(classifier: nn.Module, now: Tensor, before: Tensor) -> Tensor:
     """Return how far the original classifier's answers have gone from what they were, by features (N, D) now and before.
 
     No photo of the original task is needed to keep a model from forgetting it (Li and Hoiem 2016, learning without
-    forgetting): their temperature, their loss up to a constant, scaled as Hinton et al. (2015, section 2) do.
+    forgetting): their temperature, and their loss up to a constant.
     """
     with torch.no_grad():
-        wanted = functional.log_softmax(classifier(before) / SOFTENED, dim=1)
-    said = functional.log_softmax(classifier(now) / SOFTENED, dim=1)
-    return SOFTENED**2 * functional.kl_div(said, wanted, log_target=True, reduction="batchmean")
+        wanted = classifier(before)
+    return softened(classifier(now), wanted)
+
+
+def softened(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Return the divergence of two answers (N, C) at a temperature, scaled as Hinton et al. (2015, section 2) do."""
+    said, target = (functional.log_softmax(each / SOFTENED, dim=1) for each in (logits, wanted))
+    return SOFTENED**2 * functional.kl_div(said, target, log_target=True, reduction="batchmean")
 
 
 def collapsed(before: Logits, after: Logits, labels: Indices) -> bool:

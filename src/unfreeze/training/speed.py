@@ -84,7 +84,7 @@ def measure_speed(
     """
     renderer = renderers[0]
     pretrained = backbone.snapshot()
-    at_head = Drawn(renderer, backbone.head_boundary, (backbone.feature_dim,))
+    at_head = _features(backbone, renderer)
     source = drawn(backbone, renderer, recipe.boundary)
     with torch.random.fork_rng(devices=[]):
         view, building, timed = 0.0, 0.0, 0
@@ -137,6 +137,10 @@ def drawn(backbone: Backbone, renderer: Renderer, boundary: int) -> Activations:
         return Drawn(renderer, boundary, tuple(backbone.run(blank, 0, boundary).shape[1:]))
 
 
+def _features(backbone: Backbone, renderer: Renderer) -> Drawn:
+    return Drawn(renderer, backbone.head_boundary, (backbone.feature_dim,))
+
+
 def _a_view(
     store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Mapping[int, Sequence[int]]
 ) -> tuple[float, float, int]:
@@ -182,7 +186,7 @@ def _a_learned_photo(
     if plan is None or schedule is None or not ahead:
         return 0.0
     batch = min(schedule.batch_size, len(data.train))
-    features = Drawn(source.renderer, backbone.head_boundary, (backbone.feature_dim,)) if schedule.anchor else None
+    features = _features(backbone, source.renderer) if schedule.anchor else None
 
     def steps(count: int) -> None:
         finetune(

@@ -495,9 +495,8 @@ def test_an_anchored_step_is_that_of_both_losses(photos: tuple[Path, ...], make:
             optimizer.step()
     tuned.weights.install(backbone, own := new_head(backbone, CLASSES, 1), teacher.snapshot())
     x = place(torch.cat([given.renderer.views(photo, (0,)) for photo in range(len(photos))]), plain, 0)
-    with (
-        torch.no_grad()
-    ):  # answers, not weights: a transformer has biases without a gradient, which Adam moves anywhere
+    # Answers, not weights: a transformer has biases without a gradient, which Adam moves anywhere.
+    with torch.no_grad():
         torch.testing.assert_close(own(backbone.run(x)), head(plain.run(x)), atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(backbone.original_logits(x), plain.original_logits(x), atol=1e-4, rtol=1e-3)
 
