@@ -18,7 +18,7 @@ from unfreeze.training.phase_one import PhaseOne, Sources, new_head
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import TrainingData, joined, trainings_of, truth_of, validation_rounds
 from unfreeze.training.search import Bench, TimeLeft, Trial, search
-from unfreeze.training.selection import Choice, Judges, Panel
+from unfreeze.training.selection import Choice, Panel
 
 Forgets = Callable[[Weights], float]
 
@@ -99,44 +99,36 @@ def phase_two(
     if not good:
         return _rolled_back(first, trials, setbacks)
 
+    def model_at(choice: Choice) -> Weights:
+        return between(pretrained, first.start, good[choice.trial].finals[-1], choice.alpha)
+
     heard = [trial.answers for trial in good]
-    choice = panel.choose(heard, panel.everyone)
-    models = {0.0: first.final}
-    for alpha in recipe.alphas:
-        if alpha <= choice.alpha:
-            models[alpha] = between(pretrained, first.start, good[choice.trial].finals[-1], alpha)
-    allowed = 1.0
-    # Phase 1 forgets nothing.
-    farthest = next(alpha for alpha in sorted(models, reverse=True) if not alpha or within_budget(models[alpha]))
-    if farthest < choice.alpha:
-        allowed = farthest
-        setbacks.append(
-            f"at alpha {choice.alpha:g} more than {recipe.forget_at_most:g} points of the original task were forgotten: "
-            f"alpha {farthest:g} it is"
-        )
+    wanted = choice = panel.choose(heard, panel.everyone)
+    while not within_budget(final := model_at(choice)):
+        heard[choice.trial] = {a: said for a, said in heard[choice.trial].items() if a < choice.alpha}
+        if not any(heard):
+            setbacks.append(_forgot(wanted, recipe, "phase 1"))
+            return _rolled_back(first, trials, setbacks)
+        choice = panel.choose(heard, panel.everyone)
+    if choice != wanted:
+        setbacks.append(_forgot(wanted, recipe, f"alpha {choice.alpha:g}"))
 
-    def ships(choice: Choice, judges: Judges) -> bool:
-        alpha = min(choice.alpha, allowed)
-        return alpha > 0 and panel.ships(heard[choice.trial][alpha], judges)
-
-    reached = min(choice.alpha, allowed)
     said, finals, ship = [], [], []
     for own in panel.everyone:
         theirs = panel.choose(heard, panel.others(own))
-        alpha, trial = min(theirs.alpha, allowed), good[theirs.trial]
-        said.append(trial.answers[alpha][own] if alpha else first.validation[own])
-        start = first.round_starts[own] if alpha else first.round_finals[own]
-        finals.append(between(pretrained, start, trial.finals[own], alpha))
-        ship.append(ships(theirs, panel.others(own)))
+        trial = good[theirs.trial]
+        said.append(heard[theirs.trial][theirs.alpha][own])
+        finals.append(between(pretrained, first.round_starts[own], trial.finals[own], theirs.alpha))
+        ship.append(panel.ships(heard[theirs.trial][theirs.alpha], panel.others(own)))
     backbone.restore(pretrained)
     return PhaseTwo(
-        final=models[reached],
+        final=final,
         trial=good[choice.trial],
-        alpha=reached,
+        alpha=choice.alpha,
         validation=tuple(said),
         temperature=fit_temperature(joined(said, data.classes), truth_of(rounds, data)),
         calibrated_on=sum(len(each.val) for each in rounds),
-        not_worse=ships(choice, panel.everyone),
+        not_worse=panel.ships(heard[choice.trial][choice.alpha], panel.everyone),
         rounds_not_worse=tuple(ship),
         round_finals=tuple(finals),
         history=tuple(row for trial in trials for row in trial.history),
@@ -145,8 +137,15 @@ def phase_two(
     )
 
 
+def _forgot(wanted: Choice, recipe: Recipe, instead: str) -> str:
+    return (
+        f"at alpha {wanted.alpha:g} more than {recipe.forget_at_most:g} points of the original task were forgotten: "
+        f"{instead} it is"
+    )
+
+
 def _rolled_back(first: PhaseOne, trials: tuple[Trial, ...], setbacks: list[str]) -> PhaseTwo:
-    """Return phase 1 in the place of a phase 2 that went wrong at every rate."""
+    """Return phase 1 in the place of a phase 2 that went wrong at every rate, or forgot too much at every alpha."""
     return PhaseTwo(
         final=first.final,
         trial=trials[0],

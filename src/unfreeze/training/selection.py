@@ -80,15 +80,22 @@ class Panel:
         return [r for r in self.everyone if r != own] or [own]
 
     def choose(self, trials: Sequence[Answers], judges: Judges) -> Choice:
-        """Return the candidate and the alpha with the lowest log-loss; without judges, all the way of the last candidate."""
+        """Return the point with the lowest log-loss of those that are good enough to ship, or of all where none of them is.
+
+        Points near phase 1 gain less, but the judges are the more certain of it.  Without judges, it is the last candidate's
+        farthest point.  At least one point is there to choose from.
+        """
         if not judges:
-            return Choice(len(trials) - 1, 1.0)
+            last = max(number for number, answers in enumerate(trials) if answers)
+            return Choice(last, max(trials[last]))
         heard = {
             (trial, alpha): self._heard(said, judges)
             for trial, answers in enumerate(trials)
             for alpha, said in answers.items()
         }
-        return Choice(*min(heard, key=lambda option: float(heard[option].losses.mean())))
+        before = self._heard(self.head_only, judges)
+        good = [option for option, after in heard.items() if better(before, after)]
+        return Choice(*min(good or heard, key=lambda option: float(heard[option].losses.mean())))
 
     def ships(self, answers: Sequence[Logits], judges: Judges) -> bool:
         """Tell whether something else is good enough to ship instead of head-only, by what it says of the rounds' photos."""

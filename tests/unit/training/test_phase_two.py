@@ -59,12 +59,16 @@ def both(
 def chooses(
     monkeypatch: pytest.MonkeyPatch, choice: Callable[[Sequence[int]], tuple[int, float]]
 ) -> list[tuple[int, ...]]:
-    """Let candidate and alpha be chosen by who the judges are alone, and all be tried; return the judges as they come."""
+    """Let candidate and alpha be chosen by who the judges are alone, and all be tried; return the judges as they come.
+
+    Where the alpha isn't there to choose any more, it is the farthest one below it.
+    """
     asked: list[tuple[int, ...]] = []
 
-    def choose(_panel: Panel, _trials: Sequence[Answers], judges: Judges) -> Choice:
+    def choose(_panel: Panel, trials: Sequence[Answers], judges: Judges) -> Choice:
         asked.append(tuple(judges))
-        return Choice(*choice(judges))
+        trial, alpha = choice(judges)
+        return Choice(trial, max(a for a in trials[trial] if a <= alpha))
 
     monkeypatch.setattr(Panel, "choose", choose)
     monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
@@ -374,7 +378,7 @@ def test_what_forgets_too_much_at_every_point_is_rolled_back(
     assert (second.not_worse, second.rounds_not_worse) == (False, (False, False, False))
     assert second.validation == first.validation
     assert [bits(weights) for weights in second.round_finals] == [bits(weights) for weights in first.round_finals]
-    assert second.setbacks == ("at alpha 0.75 more than 2 points of the original task were forgotten: alpha 0 it is",)
+    assert second.setbacks == ("at alpha 0.75 more than 2 points of the original task were forgotten: phase 1 it is",)
     assert chosen(first, second) is first
 
 

@@ -42,6 +42,30 @@ def test_the_candidate_and_the_alpha_with_the_lowest_loss_are_chosen() -> None:
     assert panel(answers(truth, 0.5), truth).choose(trials, [0, 1]) == Choice(1, 0.5)
 
 
+def moved(
+    before: Sequence[np.ndarray], truth: Sequence[np.ndarray], gain: float, noise: float
+) -> tuple[np.ndarray, ...]:
+    """Logits that favour the truth by ``gain`` more than before, and by as much more or less as the noise has it."""
+    random = np.random.default_rng(0)
+    after = tuple((each + random.normal(0, noise, each.shape)).astype(np.float32) for each in before)
+    for each, labels in zip(after, truth, strict=True):
+        each[np.arange(len(labels)), labels] += gain
+    return after
+
+
+def test_a_point_that_is_good_enough_to_ship_goes_before_one_of_lower_loss_that_is_not() -> None:
+    truth = truths(15)
+    before = answers(truth, 1.0)
+    near, far, farther = (moved(before, truth, *way) for way in ((0.02, 0.0), (0.05, 0.0), (0.6, 0.6)))
+    judging = panel(before, truth)
+    losses = [judging._heard(each, judging.everyone).losses.mean() for each in (near, far, farther)]
+    assert losses == sorted(losses, reverse=True)
+    assert [judging.ships(each, judging.everyone) for each in (near, far, farther)] == [True, True, False]
+    assert judging.choose([{0.25: near, 0.5: far, 1.0: farther}], judging.everyone) == Choice(0, 0.5)
+    assert judging.choose([{0.25: near, 1.0: farther}, {0.25: far}], judging.everyone) == Choice(1, 0.25)
+    assert judging.choose([{1.0: farther}, {}], judging.everyone) == Choice(0, 1.0)
+
+
 def test_only_the_judges_choose() -> None:
     truth = truths(60)
     good, bad = answers(truth, 3.0), answers(truth, 0.0)
@@ -57,6 +81,8 @@ def test_a_single_round_judges_itself_and_no_round_lets_everything_pass() -> Non
     assert list(panel(answers(truth, 1.0), truth).others(0)) == [0]
     nobody = panel((), ())
     assert nobody.choose([{1.0: ()}, {0.5: (), 1.0: ()}], nobody.everyone) == Choice(1, 1.0)
+    assert nobody.choose([{1.0: ()}, {0.5: ()}], nobody.everyone) == Choice(1, 0.5)
+    assert nobody.choose([{0.5: ()}, {}], nobody.everyone) == Choice(0, 0.5)
     assert nobody.ships((), nobody.everyone)
     assert not nobody.wants_more([{1.0: ()}])
 
@@ -82,11 +108,9 @@ def test_where_the_way_was_best_halfway_no_deeper_one_is_wanted(halfway: float, 
 def test_a_deeper_one_is_wanted_where_the_last_step_was_good_enough_to_ship(
     gain: float, between: tuple[float, float], more: bool
 ) -> None:
-    truth, random = truths(120), np.random.default_rng(0)
+    truth = truths(120)
     before = answers(truth, 1.0)
-    after = tuple((each + random.normal(0, 0.5, each.shape)).astype(np.float32) for each in before)
-    for each, labels in zip(after, truth, strict=True):
-        each[np.arange(len(labels)), labels] += gain
+    after = moved(before, truth, gain, 0.5)
     pairs = zip(before, after, truth, strict=True)
     gains = np.concatenate([photo_losses(old, labels) - photo_losses(new, labels) for old, new, labels in pairs])
     assert between[0] < gains.mean() / (gains.std() / len(gains) ** 0.5) < between[1]
