@@ -89,17 +89,17 @@ class Panel:
             last = max(number for number, answers in enumerate(trials) if answers)
             return Choice(last, max(trials[last]))
         heard = {
-            (trial, alpha): self._heard(said, judges)
+            (trial, alpha): self.heard(said, judges)
             for trial, answers in enumerate(trials)
             for alpha, said in answers.items()
         }
-        before = self._heard(self.head_only, judges)
+        before = self.heard(self.head_only, judges)
         good = [option for option, after in heard.items() if better(before, after)]
         return Choice(*min(good or heard, key=lambda option: float(heard[option].losses.mean())))
 
     def ships(self, answers: Sequence[Logits], judges: Judges) -> bool:
         """Tell whether something else is good enough to ship instead of head-only, by what it says of the rounds' photos."""
-        return not judges or better(self._heard(self.head_only, judges), self._heard(answers, judges))
+        return not judges or better(self.heard(self.head_only, judges), self.heard(answers, judges))
 
     def wants_more(self, trials: Sequence[Answers]) -> bool:
         """Tell whether to try a deeper candidate: the last one is certain to be better than all before it, all the way.
@@ -110,11 +110,12 @@ class Panel:
         judges = self.everyone
         if not judges or not trials:
             return bool(judges)
-        *earlier, last = ([self._heard(said, judges) for said in answers.values()] for answers in trials)
-        known = [self._heard(self.head_only, judges), *(verdicts for answers in earlier for verdicts in answers)]
+        *earlier, last = ([self.heard(said, judges) for said in answers.values()] for answers in trials)
+        known = [self.heard(self.head_only, judges), *(verdicts for answers in earlier for verdicts in answers)]
         return _best(last) is last[-1] and clearly_lower(_best(last).losses, _best(known).losses, CERTAIN)
 
-    def _heard(self, answers: Sequence[Logits], judges: Judges) -> Verdicts:
+    def heard(self, answers: Sequence[Logits], judges: Judges) -> Verdicts:
+        """Return what some answers are worth to the judges, photo by photo."""
         said = np.concatenate([answers[r] for r in judges])
         truth = np.concatenate([self.truths[r] for r in judges])
         weights = self.weights[truth]

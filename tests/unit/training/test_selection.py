@@ -58,7 +58,7 @@ def test_a_point_that_is_good_enough_to_ship_goes_before_one_of_lower_loss_that_
     before = answers(truth, 1.0)
     near, far, farther = (moved(before, truth, *way) for way in ((0.02, 0.0), (0.05, 0.0), (0.6, 0.6)))
     judging = panel(before, truth)
-    losses = [judging._heard(each, judging.everyone).losses.mean() for each in (near, far, farther)]
+    losses = [judging.heard(each, judging.everyone).losses.mean() for each in (near, far, farther)]
     assert losses == sorted(losses, reverse=True)
     assert [judging.ships(each, judging.everyone) for each in (near, far, farther)] == [True, True, False]
     assert judging.choose([{0.25: near, 0.5: far, 1.0: farther}], judging.everyone) == Choice(0, 0.5)

@@ -1,0 +1,207 @@
+"""What may ship between the phases: what the judges say of every point, and what it is worth on the test photos.
+
+    python -m benchmarks.points DATA [--sets magnetic_tile ...] [--a-class 20] [--seeds 20 21 ...] [--judges 120] > some.csv
+    python -m benchmarks.points --rows some.csv ...
+
+DATA and the drawing of photos are those of peers/bench.py, seeds others than those of its results.  A way (--ways 0@3e-4) is
+phase 2 from the first depth, held by so much (--anchor) and at a topmost rate.  The tables compare rules by what they would
+ship for each number of judges, in points of balanced accuracy over head-only.  None may lose over 2 points of the original
+task.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from benchmarks.choices import prepare, scored
+from benchmarks.peers.bench import SETS
+
+from unfreeze.exam import set_exam
+from unfreeze.runtime import deterministic, prepare_process
+from unfreeze.training.interpolate import between
+from unfreeze.training.phase_one import gather, new_head, phase_one, render_with, suited
+from unfreeze.training.phase_two import phase_two
+from unfreeze.training.recipes import FORGET_AT_MOST, JUDGES, choose
+from unfreeze.training.rounds import truth_of, validation_rounds
+from unfreeze.training.selection import Panel, better
+from unfreeze.training.store import open_store
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point between the phases of one run.
+
+    Attributes:
+        set: Photos.
+        a_class: To learn from, of each class.
+        seed: Draws them.
+        way: How phase 2 goes, ``anchor@rate``.
+        judges: That were asked for.
+        photos: That they came to.
+        alpha: Where the point stands.
+        before: The judges' log-loss of head-only, weighted by class where they do so.
+        loss: That of the point.
+        errors: By how many standard errors of the photos' differences it is lower.
+        good: Whether it is good enough to ship.
+        accuracy: Points of the test photos' that it gains over head-only.
+        balanced: Points of balanced accuracy.
+        lost: Points of the original task's accuracy.
+    """
+
+    set: str
+    a_class: int
+    seed: int
+    way: str
+    judges: int
+    photos: int
+    alpha: float
+    before: float
+    loss: float
+    errors: float
+    good: bool
+    accuracy: float
+    balanced: float
+    lost: float
+
+
+def measure(data: Path, name: str, a_class: int, seed: int, way: str, juries: Sequence[int]) -> Iterator[Point]:
+    """Train as auto does, and yield what each jury says of every point."""
+    task = prepare(data, name, a_class, seed)
+    backbone, known, truth = task.backbone, task.known, task.truth
+    anchor, rate = (float(value) for value in way.split("@"))
+    config = task.config.model_copy(update={"anchor": anchor or None, "lr": rate})
+    recipe = choose(config, backbone, len(known.train), known.classes)
+    recipe = replace(recipe, candidates=recipe.candidates[:1], judges=max(juries))
+    store = open_store(None, 0)
+    renderer = suited(store, backbone, render_with(recipe, backbone, task.train, seed), known, recipe)
+    sources, at_head = gather(store, backbone, renderer, known, recipe)
+    exam = set_exam(store, backbone, recipe.boundary, renderer, task.test, task.reference, recipe.poses(renderer))
+    pretrained, head = backbone.snapshot(recipe.boundary), new_head(backbone, known.classes, seed)
+    with deterministic(seed):
+        first = phase_one(store, backbone, at_head, known, recipe, seed)
+        second = phase_two(backbone, sources, known, recipe, first, seed)
+    trial = second.trial
+    before = np.array(scored(first.final, backbone, head, pretrained, exam, truth))
+    for alpha in trial.answers:
+        model = between(pretrained, first.start, trial.finals[-1], alpha)
+        gained = np.array(scored(model, backbone, head, pretrained, exam, truth)) - before
+        for judges in juries:
+            rounds = validation_rounds(known, judges)
+            panel = Panel.of(first.validation[: len(rounds)], [truth_of((each,), known) for each in rounds], known)
+            old, new = (panel.heard(said, panel.everyone) for said in (panel.head_only, trial.answers[alpha]))
+            difference = old.losses - new.losses
+            errors = float(difference.mean() / (difference.std() / len(difference) ** 0.5))
+            losses = float(old.losses.mean()), float(new.losses.mean())
+            run = name, a_class, seed, way, judges, len(difference)
+            yield Point(*run, alpha, *losses, errors, better(old, new), *map(float, gained))
+
+
+def asked_alone(points: Sequence[Point]) -> Point | None:
+    """Return the point of lowest log-loss, or what is nearer and within the budget, if that is good enough."""
+    best = min(points, key=lambda point: point.loss)
+    within = [point for point in points if point.alpha <= best.alpha and point.lost <= FORGET_AT_MOST]
+    farthest = max(within, key=lambda point: point.alpha, default=None)
+    return farthest if farthest and farthest.good else None
+
+
+def all_asked(points: Sequence[Point]) -> Point | None:
+    """Return the point of lowest log-loss among those within the budget that are good enough: what auto does."""
+    good = [point for point in points if point.good and point.lost <= FORGET_AT_MOST]
+    return min(good, key=lambda point: point.loss, default=None)
+
+
+def always(alpha: float) -> Callable[[Sequence[Point]], Point | None]:
+    """Return the rule that ships a point, or what is nearer and within the budget, whatever the judges say."""
+
+    def rule(points: Sequence[Point]) -> Point | None:
+        within = [point for point in points if point.alpha <= alpha and point.lost <= FORGET_AT_MOST]
+        return max(within, key=lambda point: point.alpha, default=None)
+
+    return rule
+
+
+def in_hindsight(points: Sequence[Point]) -> Point | None:
+    """Return the best on the test photos."""
+    best = max(points, key=lambda point: (point.lost <= FORGET_AT_MOST, point.balanced))
+    return best if best.balanced > 0 and best.lost <= FORGET_AT_MOST else None
+
+
+RULES: Mapping[str, Callable[[Sequence[Point]], Point | None]] = {
+    "lowest log-loss alone": asked_alone,
+    "all that are good enough": all_asked,
+    "a quarter, always": always(0.25),
+    "half, always": always(0.5),
+    "all the way, always": always(1.0),
+    "in hindsight": in_hindsight,
+}
+
+
+def table(points: Sequence[Point]) -> Iterator[str]:
+    """Yield, for each way and jury, a line a rule: what it gains in each set, and at worst."""
+    for (a_class, way, judges), those in _by(points, "a_class", "way", "judges"):
+        of_sets = _by(those, "set")
+        yield f"\n{a_class} a class, {way}, {judges} judges wanted:\n"
+        yield (
+            "| rule | "
+            + " | ".join(f"{name} ({len(_by(own, 'seed'))})" for (name,), own in of_sets)
+            + " | mean | worst run |"
+        )
+        yield "| --- |" + " --- |" * (len(of_sets) + 2)
+        for name, rule in RULES.items():
+            gains = [[_gain(rule(run)) for _, run in _by(own, "seed")] for _, own in of_sets]
+            means = [float(np.mean(of_set)) for of_set in gains]
+            figures = (*means, float(np.mean(means)), min(map(min, gains)))
+            yield f"| {name} | " + " | ".join(f"{figure:+.1f}" for figure in figures) + " |"
+
+
+def _gain(shipped: Point | None) -> float:
+    return shipped.balanced if shipped else 0.0
+
+
+def _by(points: Sequence[Point], *names: str) -> list[tuple[tuple[object, ...], list[Point]]]:
+    found: dict[tuple[object, ...], list[Point]] = {}
+    for point in points:
+        found.setdefault(tuple(getattr(point, name) for name in names), []).append(point)
+    return list(found.items())
+
+
+def read(paths: Sequence[Path]) -> list[Point]:
+    """Return the rows that a run printed."""
+    kinds = {"set": str, "way": str, "good": "True".__eq__} | dict.fromkeys(
+        ("a_class", "seed", "judges", "photos"), int
+    )
+    rows = (row for path in paths for row in csv.DictReader(path.read_text().splitlines()))
+    return [Point(**{key: kinds.get(key, float)(value) for key, value in row.items()}) for row in rows]  # type: ignore[operator]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, nargs="?")
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
+    parser.add_argument("--a-class", type=int, default=20)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21])
+    parser.add_argument("--ways", nargs="+", default=["0@3e-4"])
+    parser.add_argument("--judges", type=int, nargs="+", default=[JUDGES])
+    parser.add_argument("--rows", type=Path, nargs="+", default=[])
+    arguments = parser.parse_args()
+    if arguments.rows:
+        print("\n".join(table(read(arguments.rows))))
+        return
+    prepare_process()
+    writer = csv.DictWriter(sys.stdout, list(Point.__dataclass_fields__))
+    writer.writeheader()
+    for name, seed, way in itertools.product(arguments.sets, arguments.seeds, arguments.ways):
+        for point in measure(arguments.data, name, arguments.a_class, seed, way, arguments.judges):
+            writer.writerow(asdict(point))
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
