@@ -1,7 +1,7 @@
 """What may ship between the phases: what the judges say of every point, and what it is worth on the test photos.
 
     python -m benchmarks.points DATA [--sets magnetic_tile ...] [--a-class 20] [--seeds 20 21 ...] [--judges 120] > some.csv
-    python -m benchmarks.points --rows some.csv ...
+    python -m benchmarks.points --rows benchmarks/points-2026-11-28.csv
 
 DATA and the drawing of photos are those of peers/bench.py, seeds others than those of its results.  A way (--ways 0@3e-4) is
 phase 2 from the first depth, held by so much (--anchor) and at a topmost rate.  The tables compare rules by what they would
