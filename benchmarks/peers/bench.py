@@ -40,7 +40,6 @@ FIELDS = (
     "set", "a_class", "seed", "arm", "accuracy", "balanced", "original", "clock", "wall", "cpu", "peak_mib", "points",
 )  # fmt: skip
 TIMES = ("clock", "wall", "cpu")
-SECONDS = (*TIMES, "points")  # of a row, what depends on the machine
 Row = dict[str, str]
 
 
@@ -300,21 +299,13 @@ def _line(cells: list[str] | tuple[str, ...]) -> str:
 
 
 def read_rows(paths: list[Path]) -> list[Row]:
-    """Return the rows of all files, each with its file; of two that measure the same, the one of the later file.
-
-    A later one that isn't timed says what is reached now; when, the last that was timed says, by its own file.
-    """
+    """Return the rows of all files, each with its file; of two that measure the same, the one of the later file."""
     rows: dict[tuple[str, ...], Row] = {}
     for path in paths:
         if path.exists():
             with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    key = tuple(row[field] for field in FIELDS[:4])
-                    before = rows.get(key)
-                    seconds = (
-                        {} if before is None or _timed(row) else {each: before[each] for each in (*SECONDS, "file")}
-                    )
-                    rows[key] = {**row, "file": str(path)} | seconds
+                found = ({**row, "file": str(path)} for row in csv.DictReader(file))
+                rows |= {tuple(row[key] for key in FIELDS[:4]): row for row in found}
     return list(rows.values())
 
 
