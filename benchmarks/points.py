@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 from benchmarks.choices import prepare, scored
 from benchmarks.peers.bench import SETS
+from pydantic import TypeAdapter
 
 from unfreeze.exam import set_exam
 from unfreeze.runtime import deterministic, prepare_process
@@ -103,37 +104,44 @@ def measure(data: Path, name: str, a_class: int, seed: int, way: str, juries: Se
             yield Point(*run, alpha, *losses, errors, better(old, new), *map(float, gained))
 
 
-def asked_alone(points: Sequence[Point]) -> Point | None:
-    """Return the point of lowest log-loss, or what is nearer and within the budget, if that is good enough."""
-    best = min(points, key=lambda point: point.loss)
-    within = [point for point in points if point.alpha <= best.alpha and point.lost <= FORGET_AT_MOST]
-    farthest = max(within, key=lambda point: point.alpha, default=None)
-    return farthest if farthest and farthest.good else None
+Rule = Callable[[Sequence[Point]], Point | None]
 
 
-def all_asked(points: Sequence[Point]) -> Point | None:
-    """Return the point of lowest log-loss among those within the budget that are good enough: what auto does."""
-    good = [point for point in points if point.good and point.lost <= FORGET_AT_MOST]
-    return min(good, key=lambda point: point.loss, default=None)
+def within_budget(points: Sequence[Point]) -> list[Point]:
+    """Return those that forget no more than they may."""
+    return [point for point in points if point.lost <= FORGET_AT_MOST]
 
 
-def always(alpha: float) -> Callable[[Sequence[Point]], Point | None]:
+def always(alpha: float) -> Rule:
     """Return the rule that ships a point, or what is nearer and within the budget, whatever the judges say."""
 
     def rule(points: Sequence[Point]) -> Point | None:
-        within = [point for point in points if point.alpha <= alpha and point.lost <= FORGET_AT_MOST]
-        return max(within, key=lambda point: point.alpha, default=None)
+        nearer = [point for point in within_budget(points) if point.alpha <= alpha]
+        return max(nearer, key=lambda point: point.alpha, default=None)
 
     return rule
 
 
+def asked_alone(points: Sequence[Point]) -> Point | None:
+    """Return the point of lowest log-loss, or what is nearer and within the budget, if that is good enough."""
+    best = min(points, key=lambda point: point.loss)
+    found = always(best.alpha)(points)
+    return found if found and found.good else None
+
+
+def all_asked(points: Sequence[Point]) -> Point | None:
+    """Return the point of lowest log-loss among those within the budget that are good enough: what auto does."""
+    good = [point for point in within_budget(points) if point.good]
+    return min(good, key=lambda point: point.loss, default=None)
+
+
 def in_hindsight(points: Sequence[Point]) -> Point | None:
-    """Return the best on the test photos."""
-    best = max(points, key=lambda point: (point.lost <= FORGET_AT_MOST, point.balanced))
-    return best if best.balanced > 0 and best.lost <= FORGET_AT_MOST else None
+    """Return the best on the test photos, where it gains something."""
+    better_there = [point for point in within_budget(points) if point.balanced > 0]
+    return max(better_there, key=lambda point: point.balanced, default=None)
 
 
-RULES: Mapping[str, Callable[[Sequence[Point]], Point | None]] = {
+RULES: Mapping[str, Rule] = {
     "lowest log-loss alone": asked_alone,
     "all that are good enough": all_asked,
     "a quarter, always": always(0.25),
@@ -174,11 +182,8 @@ def _by(points: Sequence[Point], *names: str) -> list[tuple[tuple[object, ...], 
 
 def read(paths: Sequence[Path]) -> list[Point]:
     """Return the rows that a run printed."""
-    kinds = {"set": str, "way": str, "good": "True".__eq__} | dict.fromkeys(
-        ("a_class", "seed", "judges", "photos"), int
-    )
-    rows = (row for path in paths for row in csv.DictReader(path.read_text().splitlines()))
-    return [Point(**{key: kinds.get(key, float)(value) for key, value in row.items()}) for row in rows]  # type: ignore[operator]
+    rows = [row for path in paths for row in csv.DictReader(path.read_text().splitlines())]
+    return TypeAdapter(list[Point]).validate_python(rows)
 
 
 def main() -> None:

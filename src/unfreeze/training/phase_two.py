@@ -115,11 +115,12 @@ def phase_two(
 
     said, finals, ship = [], [], []
     for own in panel.everyone:
-        theirs = panel.choose(heard, panel.others(own))
-        trial = good[theirs.trial]
-        said.append(heard[theirs.trial][theirs.alpha][own])
-        finals.append(between(pretrained, first.round_starts[own], trial.finals[own], theirs.alpha))
-        ship.append(panel.ships(heard[theirs.trial][theirs.alpha], panel.others(own)))
+        others = panel.others(own)
+        theirs = panel.choose(heard, others)
+        answers = heard[theirs.trial][theirs.alpha]
+        said.append(answers[own])
+        finals.append(between(pretrained, first.round_starts[own], good[theirs.trial].finals[own], theirs.alpha))
+        ship.append(panel.ships(answers, others))
     backbone.restore(pretrained)
     return PhaseTwo(
         final=final,
