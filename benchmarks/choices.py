@@ -104,8 +104,10 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
             pretrained, head = backbone.snapshot(own.boundary), new_head(backbone, known.classes, seed)
             with deterministic(seed):
                 first = phase_one(store, backbone, at_head, known, own, seed)
-                bench = Bench(backbone, head, pretrained, sources, known, UPRIGHT, seed)
                 everything = Round(known.train, known.train[:0], None)
+                bench = Bench(
+                    backbone, head, pretrained, sources, known, UPRIGHT, (everything,), (first.start,), POINTS, seed
+                )
                 tuned = bench.train(own.candidates[0], first.start, everything, "phase 2").weights
             if not number:
                 yield f"head, {label}", scored(first.final, backbone, head, pretrained, exam, truth)

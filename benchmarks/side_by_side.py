@@ -51,11 +51,22 @@ def main() -> None:
     trainings = trainings_of(data, recipe.judges)
     source = drawn(backbone, Renderer((), backbone.network.preprocessing), candidate.boundary)
     pretrained, head = backbone.snapshot(candidate.boundary), new_head(backbone, CLASSES, 0)
-    bench = Bench(backbone, head, pretrained, {candidate.boundary: source}, data, UPRIGHT, 0)
     start = Weights([], {name: value.clone() for name, value in head.state_dict().items()})
+    bench = Bench(
+        backbone,
+        head,
+        pretrained,
+        {candidate.boundary: source},
+        data,
+        UPRIGHT,
+        trainings,
+        [start] * len(trainings),
+        (),
+        0,
+    )
 
     def train(bench: Bench, number: int, follow: Follow) -> None:
-        bench.train(candidate, start, trainings[number], "benchmark", follow)
+        bench.train(candidate, start, bench.rounds[number], "benchmark", follow)
 
     together = min(len(trainings), torch.get_num_threads())
     seconds: dict[int, list[float]] = {1: [], together: []}

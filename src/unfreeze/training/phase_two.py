@@ -81,10 +81,12 @@ def phase_two(
     """
     rounds = validation_rounds(data, recipe.judges)
     pretrained = backbone.snapshot(recipe.boundary)
-    bench = Bench(backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, first.poses, seed)
     panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
     trainings = trainings_of(data, recipe.judges)
-    starts = (*first.round_starts, first.start)[: len(trainings)]
+    bench = Bench(
+        backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, first.poses,
+        trainings, (*first.round_starts, first.start)[: len(trainings)], recipe.alphas, seed,
+    )  # fmt: skip
 
     def within_budget(model: Weights) -> bool:
         return forgets is None or recipe.forget_at_most is None or forgets(model) * 100 <= recipe.forget_at_most
@@ -92,7 +94,7 @@ def phase_two(
     def room_left(trial: Trial) -> bool:
         return not trial.finals or within_budget(trial.finals[-1])
 
-    trials = search(bench, recipe.candidates, recipe.alphas, trainings, starts, panel, time_left, room_left)
+    trials = search(bench, recipe.candidates, panel, time_left, room_left)
     setbacks = [setback for trial in trials for setback in trial.setbacks()]
     backbone.restore(pretrained)
     good = [trial for trial in trials if trial.answers]

@@ -61,7 +61,20 @@ RoomLeft = Callable[[Trial], bool]
 
 @dataclass(frozen=True)
 class Bench:
-    """What all trainings of phase 2 share."""
+    """What all trainings of phase 2 share.
+
+    Attributes:
+        backbone: Changed by every training.
+        head: Likewise.
+        pretrained: The stages that any of them moves, as they were.
+        sources: Activations at the candidates' boundaries.
+        data: The photos.
+        poses: That models are asked about.
+        rounds: Where candidates are judged; the last one learns from all training photos, and may judge nothing.
+        starts: What each round's training goes on from.
+        alphas: Points between the phases, up to 1.
+        seed: Decides the order of photos.
+    """
 
     backbone: Backbone
     head: Head
@@ -69,6 +82,9 @@ class Bench:
     sources: Sources
     data: TrainingData
     poses: tuple[Pose, ...]
+    rounds: Sequence[Round]
+    starts: Sequence[Weights]
+    alphas: Sequence[float]
     seed: int
 
     def train(self, candidate: Candidate, start: Weights, on: Round, phase: str, follow: Follow = track) -> Tuned:
@@ -103,23 +119,13 @@ class Bench:
 
 
 def search(
-    bench: Bench,
-    candidates: Sequence[Candidate],
-    alphas: Sequence[float],
-    rounds: Sequence[Round],
-    starts: Sequence[Weights],
-    panel: Panel,
-    time_left: TimeLeft,
-    room_left: RoomLeft,
+    bench: Bench, candidates: Sequence[Candidate], panel: Panel, time_left: TimeLeft, room_left: RoomLeft
 ) -> tuple[Trial, ...]:
     """Try candidates in order, until the panel wants no further one, or there is no time or no room for it.
 
     Args:
         bench: What trains.
         candidates: From the head downwards; the first is always tried.
-        alphas: Points between the phases, up to 1.
-        rounds: Where candidates are judged; the last one learns from all training photos, and may judge nothing.
-        starts: What each round's training goes on from.
         panel: Who judges.
         time_left: Whether there is time for another one, after so many.
         room_left: Whether the last one may forget more than it did: a deeper one will.
@@ -129,45 +135,32 @@ def search(
         heard = [trial.answers for trial in trials if trial.answers]
         if trials and not (time_left(len(trials)) and panel.wants_more(heard) and room_left(trials[-1])):
             break
-        trials.append(try_out(bench, candidate, alphas, rounds, starts, f"phase 2 from {candidate.depth}"))
+        trials.append(try_out(bench, candidate, f"phase 2 from {candidate.depth}"))
     return tuple(trials)
 
 
-def try_out(
-    bench: Bench,
-    candidate: Candidate,
-    alphas: Sequence[float],
-    rounds: Sequence[Round],
-    starts: Sequence[Weights],
-    phase: str,
-) -> Trial:
+def try_out(bench: Bench, candidate: Candidate, phase: str) -> Trial:
     """Train a candidate on every round; where one goes wrong, all of them once more at a tenth of the rates."""
     started = time.perf_counter()
-    asked = _on_rounds(bench, candidate, alphas, rounds, starts, phase)
+    asked = _on_rounds(bench, candidate, phase)
     if asked.trouble is None:
         return replace(asked, seconds=time.perf_counter() - started)
-    slower = _on_rounds(bench, candidate.slower(), alphas, rounds, starts, f"{phase}, slower")
+    slower = _on_rounds(bench, candidate.slower(), f"{phase}, slower")
     return replace(
         slower, history=asked.history + slower.history, trouble=asked.trouble, seconds=time.perf_counter() - started
     )
 
 
-def _on_rounds(
-    bench: Bench,
-    candidate: Candidate,
-    alphas: Sequence[float],
-    rounds: Sequence[Round],
-    starts: Sequence[Weights],
-    phase: str,
-) -> Trial:
+def _on_rounds(bench: Bench, candidate: Candidate, phase: str) -> Trial:
+    rounds = bench.rounds
     judging = sum(bool(len(each.val)) for each in rounds)
 
     def on_round(bench: Bench, number: int, follow: Follow) -> tuple[Tuned, dict[float, Logits]]:
-        own, start = rounds[number], starts[number]
+        own, start = rounds[number], bench.starts[number]
         name = f"{phase}, validating {number + 1} of {judging}" if len(own.val) else phase
         tuned = bench.train(candidate, start, own, name, follow)
         said: dict[float, Logits] = {}
-        for alpha in alphas if len(own.val) and tuned.trouble is None else ():
+        for alpha in bench.alphas if len(own.val) and tuned.trouble is None else ():
             model = between(bench.pretrained, start, tuned.weights, alpha)
             known = alpha == 1 and bench.poses == UPRIGHT
             said[alpha] = tuned.validation if known else bench.answers(model, candidate, own.val)
@@ -175,7 +168,7 @@ def _on_rounds(
 
     history: list[EpochRow] = []
     finals: list[Weights] = []
-    answers: dict[float, list[Logits]] = {alpha: [] for alpha in alphas}
+    answers: dict[float, list[Logits]] = {alpha: [] for alpha in bench.alphas}
     source, batch_size = bench.sources[candidate.plan.boundary], candidate.schedule.batch_size
     count = how_many(bench.backbone, source, candidate.plan, batch_size, len(rounds))
     for tuned, said in side_by_side(bench.twins(count), range(len(rounds)), on_round):

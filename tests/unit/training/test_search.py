@@ -28,11 +28,11 @@ from tests.support import (
 from unfreeze.models.backbone import Backbone
 from unfreeze.poses import UPRIGHT
 from unfreeze.predict import place
-from unfreeze.training.finetune import Tuned, Weights, finetune
+from unfreeze.training.finetune import Tuned, finetune
 from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import BACK_OFF, Candidate
-from unfreeze.training.rounds import Round, truth_of, validation_rounds
+from unfreeze.training.rounds import truth_of, validation_rounds
 from unfreeze.training.search import Bench, Trial, search, try_out
 from unfreeze.training.selection import Panel
 
@@ -48,8 +48,6 @@ class Setting:
 
     given: Task
     bench: Bench
-    rounds: tuple[Round, ...]
-    starts: list[Weights]
     panel: Panel
 
     def search(
@@ -58,10 +56,10 @@ class Setting:
         time_left: Callable[[int], bool] = lambda _: True,
         room_left: Callable[[Trial], bool] = lambda _: True,
     ) -> tuple[Trial, ...]:
-        return search(self.bench, candidates, ALPHAS, self.rounds, self.starts, self.panel, time_left, room_left)
+        return search(self.bench, candidates, self.panel, time_left, room_left)
 
     def try_out(self, asked: Candidate) -> Trial:
-        return try_out(self.bench, asked, ALPHAS, self.rounds, self.starts, "test")
+        return try_out(self.bench, asked, "test")
 
 
 def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
@@ -70,11 +68,12 @@ def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
     first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, how, 0)
     rounds = validation_rounds(given.data, how.judges)
     sources = {boundary: at(backbone, given, boundary) for boundary in (2, 3, 4, 5)}
+    head, pretrained = new_head(backbone, CLASSES, 0), backbone.snapshot(2)
     return Setting(
         given=given,
-        bench=Bench(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot(2), sources, given.data, UPRIGHT, 0),
-        rounds=rounds,
-        starts=list(first.round_starts),
+        bench=Bench(
+            backbone, head, pretrained, sources, given.data, UPRIGHT, rounds, list(first.round_starts), ALPHAS, 0
+        ),
         panel=Panel.of(first.validation, [truth_of((each,), given.data) for each in rounds], given.data),
     )
 
@@ -141,7 +140,7 @@ def test_an_anchored_candidate_is_held_to_the_pretrained_features(
     asked = candidate(backbone, 3, how=schedule(smoothing=0.1))
     free = own.try_out(asked)
     held = own.try_out(replace(asked, schedule=replace(asked.schedule, anchor=5.0)))
-    count = len(own.rounds)
+    count = len(own.bench.rounds)
     assert held_to == [None] * count + [own.bench.sources[5]] * count
     assert all(bits(one) != bits(other) for one, other in zip(free.finals, held.finals, strict=True))
 
@@ -156,7 +155,7 @@ def test_every_point_answers_as_its_own_model_does(photos: tuple[Path, ...], mak
     assert list(trial.setbacks()) == []
     assert trial.seconds > 0
     head = new_head(backbone, CLASSES, 0)
-    for number, (each, start) in enumerate(zip(own.rounds, own.starts, strict=True)):
+    for number, (each, start) in enumerate(zip(own.bench.rounds, own.bench.starts, strict=True)):
         plain = torch.cat([own.given.renderer.views(int(photo), (0,)) for photo in each.val])
         for alpha, answers in trial.answers.items():
             model = between(own.bench.pretrained, start, trial.finals[number], alpha)
@@ -171,8 +170,8 @@ def test_every_round_goes_on_from_its_own_start(photos: tuple[Path, ...]) -> Non
     backbone = tiny_cnn()
     own = setting(backbone, photos)
     trial = own.try_out(candidate(backbone, 3, lr=1e-12, how=schedule(epochs=1)))
-    assert len(trial.finals) == len(own.starts) == 3
-    for final, start in zip(trial.finals, own.starts, strict=True):
+    assert len(trial.finals) == len(own.bench.starts) == 3
+    for final, start in zip(trial.finals, own.bench.starts, strict=True):
         torch.testing.assert_close(final.head, start.head, atol=1e-6, rtol=0)
         assert len(final.stages) == 2
 
@@ -212,7 +211,7 @@ def test_what_goes_wrong_is_tried_again_at_a_tenth(photos: tuple[Path, ...], mon
 def test_one_round_that_goes_wrong_slows_all_of_them(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_cnn()
     own, asked = setting(backbone, photos), candidate(backbone, 3)
-    second = own.rounds[1].val
+    second = own.bench.rounds[1].val
     expected = own.try_out(asked.slower())
     poison(monkeypatch, lambda plan, val: plan == asked.plan and np.array_equal(val, second))
     trial = own.try_out(asked)
@@ -270,6 +269,6 @@ def test_the_pretrained_stages_are_where_every_training_begins(photos: tuple[Pat
 def test_training_leaves_what_it_starts_from_as_it_was(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own = setting(backbone, photos)
-    before = [bits(start) for start in own.starts]
+    before = [bits(start) for start in own.bench.starts]
     own.try_out(candidate(backbone, 2, lr=0.5))
-    assert [bits(start) for start in own.starts] == before
+    assert [bits(start) for start in own.bench.starts] == before
