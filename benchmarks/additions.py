@@ -19,21 +19,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.choices import Scored, gathered, prepare, scored
+from benchmarks.choices import Begun, Scored, begin, gathered, prepare
 from benchmarks.peers.bench import SETS
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unfreeze.exam import set_exam
-from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.freezing import apply, parameter_groups
 from unfreeze.runtime import deterministic, generator, prepare_process
-from unfreeze.training.activations import Activations, answers_from
+from unfreeze.training.activations import answers_from
 from unfreeze.training.finetune import Schedule, Weights, drift, softened, views_of_epoch
-from unfreeze.training.interpolate import between
-from unfreeze.training.phase_one import gather, new_head, phase_one, render_with
+from unfreeze.training.phase_one import render_with
 from unfreeze.training.recipes import Candidate, choose
-from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
@@ -82,12 +78,10 @@ ADDITIONS = {
 }
 
 
-def train(
-    backbone: Backbone, head: Head, source: Activations, at_head: Activations, data: TrainingData, candidate: Candidate,
-    schedule: Schedule, addition: Addition, seed: int,
-) -> Weights:  # fmt: skip
+def train(begun: Begun, candidate: Candidate, schedule: Schedule, addition: Addition, seed: int) -> Weights:
     """Train like ``finetune``, with an addition; the backbone and the head start from what they are, and are changed."""
-    plan = candidate.plan
+    backbone, data, head, at_head = begun.task.backbone, begun.task.known, begun.head, begun.at_head
+    plan, source = candidate.plan, begun.sources[candidate.plan.boundary]
     groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
     optimizer = torch.optim.AdamW(groups, fused=True)
     parameters = [parameter for group in groups for parameter in group["params"]]
@@ -153,30 +147,23 @@ def follow(mean: dict[str, Tensor], module: nn.Module, decay: float) -> None:
 def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) -> Iterator[tuple[str, Scored]]:
     """Yield what every addition is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
     task = prepare(data, name, a_class, seed)
-    backbone, known, truth = task.backbone, task.known, task.truth
-    store = open_store(None, 0)
+    backbone, known = task.backbone, task.known
     keeping = task.config.model_copy(update={"anchor": 1.0})  # features of every view
     recipe = choose(keeping, backbone, len(known.train), known.classes)
     recipe = replace(recipe, augmentations=recipe.augmentations[:1])
     candidate = recipe.candidates[0]
     (renderer,) = render_with(recipe, backbone, task.train, seed)
-    sources, at_head = gather(store, backbone, renderer, known, recipe)
-    exam = set_exam(store, backbone, recipe.boundary, renderer, task.test, task.reference)
-    pretrained, head = backbone.snapshot(recipe.boundary), new_head(backbone, known.classes, seed)
-    with deterministic(seed):
-        first = phase_one(store, backbone, at_head, known, recipe, seed)
-    yield "head-only", scored(first.final, backbone, head, pretrained, exam, truth)
+    begun = begin(open_store(None, 0), task, recipe, renderer)
+    yield "head-only", begun.scored(begun.first.final)
     for label in named:
         addition = ADDITIONS[label]
         schedule = replace(candidate.schedule, epochs=round(addition.longer * candidate.schedule.epochs))
-        first.start.install(backbone, head, pretrained)
+        begun.first.start.install(backbone, begun.head, begun.pretrained)
         with deterministic(seed):
-            source = sources[candidate.plan.boundary]
             hurried = replace(candidate, plan=candidate.plan.scaled(addition.faster))
-            tuned = train(backbone, head, source, at_head, known, hurried, schedule, addition, seed)
+            tuned = train(begun, hurried, schedule, addition, seed)
         for alpha in POINTS:
-            model = between(pretrained, first.start, tuned, alpha)
-            yield f"{label}, alpha {alpha:g}", scored(model, backbone, head, pretrained, exam, truth)
+            yield f"{label}, alpha {alpha:g}", begun.scored(begun.between(tuned, alpha))
 
 
 def table(rows: list[tuple[str, list[Scored]]], plain: str = "plain") -> Iterator[str]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from unfreeze.config import TrainConfig
 from unfreeze.data.checks import check, readable
+from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import PhotoSet, Sample, read_photos
 from unfreeze.data.splits import FOLDS, split
@@ -28,15 +29,15 @@ from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.exam import Exam, set_exam
 from unfreeze.models.backbone import Backbone, Head, Tensors
 from unfreeze.models.backbones import load_backbone
-from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import deterministic, prepare_process
+from unfreeze.training.activations import Activations
 from unfreeze.training.finetune import Weights
 from unfreeze.training.interpolate import between
-from unfreeze.training.phase_one import gather, new_head, phase_one, render_with
+from unfreeze.training.phase_one import PhaseOne, Sources, gather, new_head, phase_one, render_with
 from unfreeze.training.recipes import MILD, TURNED, Recipe, choose
 from unfreeze.training.rounds import Round, TrainingData
 from unfreeze.training.search import Bench
-from unfreeze.training.store import open_store
+from unfreeze.training.store import Store, open_store
 
 POINTS = (0.5, 0.75, 1.0)
 Scored = tuple[float, float, float]
@@ -88,10 +89,59 @@ def prepare(data: Path, name: str, a_class: int, seed: int) -> Task:
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Begun:
+    """A task whose phase 1 has been.
+
+    Attributes:
+        task: Its photos and the backbone.
+        head: Of the right shape, for any model.
+        pretrained: The stages that phase 2 may move, as they were.
+        sources: Activations at the candidates' boundaries.
+        at_head: Features.
+        first: Phase 1.
+        exam: Test and reference photos.
+    """
+
+    task: Task
+    head: Head
+    pretrained: list[Tensors]
+    sources: Sources
+    at_head: Activations
+    first: PhaseOne
+    exam: Exam
+
+    def between(self, tuned: Weights, alpha: float) -> Weights:
+        """Return the model at ``alpha`` of the way from phase 1 to ``tuned``."""
+        return between(self.pretrained, self.first.start, tuned, alpha)
+
+    def scored(self, model: Weights) -> Scored:
+        """Return a model's scores; leaves the backbone as it was."""
+        backbone, truth = self.task.backbone, self.task.truth
+        model.install(backbone, self.head, self.pretrained)
+        right = (self.exam.answers(backbone, self.head).argmax(1) == truth).astype(float)
+        forgets = self.exam.forgets(backbone, self.head, self.pretrained)
+        assert forgets is not None, "there are reference photos"
+        lost = forgets(model)
+        return 100 * float(right.mean()), 100 * balanced_accuracy(truth, right), 100 * lost
+
+
+def begin(store: Store, task: Task, recipe: Recipe, renderer: Renderer) -> Begun:
+    """Compute what a recipe needs, and do phase 1."""
+    backbone, known, seed = task.backbone, task.known, task.config.seed
+    sources, at_head = gather(store, backbone, renderer, known, recipe)
+    exam = set_exam(store, backbone, recipe.boundary, renderer, task.test, task.reference, recipe.poses(renderer))
+    pretrained, head = backbone.snapshot(recipe.boundary), new_head(backbone, known.classes, seed)
+    with deterministic(seed):
+        first = phase_one(store, backbone, at_head, known, recipe, seed)
+    return Begun(task, head, pretrained, sources, at_head, first, exam)
+
+
 def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) -> Iterator[tuple[str, Scored]]:
     """Yield what every way is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
     task = prepare(data, name, a_class, seed)
-    backbone, known, truth = task.backbone, task.known, task.truth
+    backbone, known = task.backbone, task.known
+    everything = Round(known.train, known.train[:0], None)
     for label, augmentation, views in (
         ("4 views", MILD, 4), ("8 views", MILD, 8), ("16 views", MILD, 16), ("8 turned views", TURNED, 8),
     ):  # fmt: skip
@@ -99,34 +149,18 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
         for number, recipe in enumerate(ways(task.config.model_copy(update={"views": views}), named, backbone, known)):
             own = replace(recipe, augmentations=(augmentation,), views=4)
             (renderer,) = render_with(own, backbone, task.train, seed)
-            sources, at_head = gather(store, backbone, renderer, known, own)
-            exam = set_exam(store, backbone, own.boundary, renderer, task.test, task.reference)
-            pretrained, head = backbone.snapshot(own.boundary), new_head(backbone, known.classes, seed)
+            begun = begin(store, task, own, renderer)
+            start = begun.first.start
+            bench = Bench(
+                backbone, begun.head, begun.pretrained, begun.sources, known, begun.first.poses,
+                (everything,), (start,), POINTS, seed,
+            )  # fmt: skip
             with deterministic(seed):
-                first = phase_one(store, backbone, at_head, known, own, seed)
-                everything = Round(known.train, known.train[:0], None)
-                bench = Bench(
-                    backbone, head, pretrained, sources, known, UPRIGHT, (everything,), (first.start,), POINTS, seed
-                )
-                tuned = bench.train(own.candidates[0], first.start, everything, "phase 2").weights
+                tuned = bench.train(own.candidates[0], start, everything, "phase 2").weights
             if not number:
-                yield f"head, {label}", scored(first.final, backbone, head, pretrained, exam, truth)
+                yield f"head, {label}", begun.scored(begun.first.final)
             for alpha in POINTS:
-                model = between(pretrained, first.start, tuned, alpha)
-                said = scored(model, backbone, head, pretrained, exam, truth)
-                yield f"{named[number]}, {label}, alpha {alpha:g}", said
-
-
-def scored(
-    model: Weights, backbone: Backbone, head: Head, pretrained: list[Tensors], exam: Exam, truth: NDArray[np.int64]
-) -> Scored:
-    """Return a model's scores; leaves the backbone as it was."""
-    model.install(backbone, head, pretrained)
-    right = (exam.answers(backbone, head).argmax(1) == truth).astype(float)
-    forgets = exam.forgets(backbone, head, pretrained)
-    assert forgets is not None, "there are reference photos"
-    lost = forgets(model)
-    return 100 * float(right.mean()), 100 * balanced_accuracy(truth, right), 100 * lost
+                yield f"{named[number]}, {label}, alpha {alpha:g}", begun.scored(begun.between(tuned, alpha))
 
 
 def gathered(measured: Iterable[tuple[str, int, Iterable[tuple[str, Scored]]]]) -> list[tuple[str, list[Scored]]]:

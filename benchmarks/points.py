@@ -20,14 +20,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from benchmarks.choices import prepare, scored
+from benchmarks.choices import begin, prepare
 from benchmarks.peers.bench import SETS
 from pydantic import TypeAdapter
 
-from unfreeze.exam import set_exam
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.interpolate import between
-from unfreeze.training.phase_one import gather, new_head, phase_one, render_with, suited
+from unfreeze.training.phase_one import render_with, suited
 from unfreeze.training.phase_two import phase_two
 from unfreeze.training.recipes import FORGET_AT_MOST, JUDGES, choose
 from unfreeze.training.rounds import truth_of, validation_rounds
@@ -75,24 +73,20 @@ class Point:
 def measure(data: Path, name: str, a_class: int, seed: int, way: str, juries: Sequence[int]) -> Iterator[Point]:
     """Train as auto does, and yield what each jury says of every point."""
     task = prepare(data, name, a_class, seed)
-    backbone, known, truth = task.backbone, task.known, task.truth
+    backbone, known = task.backbone, task.known
     anchor, rate = (float(value) for value in way.split("@"))
     config = task.config.model_copy(update={"anchor": anchor or None, "lr": rate})
     recipe = choose(config, backbone, len(known.train), known.classes)
     recipe = replace(recipe, candidates=recipe.candidates[:1], judges=max(juries))
     store = open_store(None, 0)
     renderer = suited(store, backbone, render_with(recipe, backbone, task.train, seed), known, recipe)
-    sources, at_head = gather(store, backbone, renderer, known, recipe)
-    exam = set_exam(store, backbone, recipe.boundary, renderer, task.test, task.reference, recipe.poses(renderer))
-    pretrained, head = backbone.snapshot(recipe.boundary), new_head(backbone, known.classes, seed)
+    begun = begin(store, task, recipe, renderer)
+    first = begun.first
     with deterministic(seed):
-        first = phase_one(store, backbone, at_head, known, recipe, seed)
-        second = phase_two(backbone, sources, known, recipe, first, seed)
-    trial = second.trial
-    before = np.array(scored(first.final, backbone, head, pretrained, exam, truth))
+        trial = phase_two(backbone, begun.sources, known, recipe, first, seed).trial
+    before = np.array(begun.scored(first.final))
     for alpha in trial.answers:
-        model = between(pretrained, first.start, trial.finals[-1], alpha)
-        gained = np.array(scored(model, backbone, head, pretrained, exam, truth)) - before
+        gained = np.array(begun.scored(begun.between(trial.finals[-1], alpha))) - before
         for judges in juries:
             rounds = validation_rounds(known, judges)
             panel = Panel.of(first.validation[: len(rounds)], [truth_of((each,), known) for each in rounds], known)
