@@ -24,6 +24,7 @@ from benchmarks.choices import begin, prepare
 from benchmarks.peers.bench import SETS
 from pydantic import TypeAdapter
 
+from unfreeze.evaluation.calibration import errors_below
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.phase_one import render_with, suited
 from unfreeze.training.phase_two import phase_two
@@ -91,10 +92,9 @@ def measure(data: Path, name: str, a_class: int, seed: int, way: str, juries: Se
             rounds = validation_rounds(known, judges)
             panel = Panel.of(first.validation[: len(rounds)], [truth_of((each,), known) for each in rounds], known)
             old, new = (panel.heard(said, panel.everyone) for said in (panel.head_only, trial.answers[alpha]))
-            difference = old.losses - new.losses
-            errors = float(difference.mean() / (difference.std() / len(difference) ** 0.5))
+            errors = errors_below(new.losses, old.losses)
             losses = float(old.losses.mean()), float(new.losses.mean())
-            run = name, a_class, seed, way, judges, len(difference)
+            run = name, a_class, seed, way, judges, len(old.losses)
             yield Point(*run, alpha, *losses, errors, better(old, new), *map(float, gained))
 
 

@@ -19,6 +19,8 @@ from unfreeze.predict import Logits
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo, chosen
 from unfreeze.training.rounds import Round, TrainingData, joined, truth_of
+from unfreeze.training.search import Trial
+from unfreeze.training.selection import Panel
 from unfreeze.verdict import ScoreSheet, Tried
 
 Indices = NDArray[np.int64]
@@ -145,21 +147,24 @@ def paired_gain(evidence: Evidence, groups: Groups, seed: int) -> Gain | None:
 def searched(data: TrainingData, rounds: Sequence[Round], first: PhaseOne, second: PhaseTwo) -> tuple[Tried, ...]:
     """Return what the rounds' photos say of everything that was tried, at every point between the phases."""
     truth, ends = truth_of(rounds, data), {0.0: first.validation}
+    panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
 
     def point(alpha: float, answers: Sequence[Logits]) -> tuple[float, float, float, float]:
         said = joined(answers, data.classes)
         right = (said.argmax(axis=1) == truth).astype(float)
         return alpha, float(right.mean()), balanced_accuracy(truth, right), float(photo_losses(said, truth).mean())
 
-    return tuple(
-        Tried(
+    def way(trial: Trial) -> Tried:
+        points = ends | dict(trial.answers) if rounds else {}
+        return Tried(
             depth=trial.candidate.depth,
             lr=trial.candidate.lr,
-            path=tuple(point(alpha, said) for alpha, said in (ends | dict(trial.answers)).items() if rounds),
+            path=tuple(point(alpha, said) for alpha, said in points.items()),
+            errors=tuple(panel.certainty(said) for said in points.values()),
             seconds=trial.seconds,
         )
-        for trial in second.trials
-    )
+
+    return tuple(way(trial) for trial in second.trials)
 
 
 def _scaled(answers: Sequence[Logits], truths: Sequence[Indices]) -> list[FloatArray]:

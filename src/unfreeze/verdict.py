@@ -59,12 +59,15 @@ class Tried(_Part):
         depth: From which stage on.
         lr: The topmost stage's rate.
         path: Of every point between the phases (0: phase 1), alpha, accuracy, balanced accuracy and log-loss.
+        errors: Of every point, by how many standard errors its log-loss is below phase 1's, every class weighing the same
+            where they are clearly imbalanced: what decides.  Earlier versions didn't write it.
         seconds: What it took.
     """
 
     depth: str
     lr: float
     path: tuple[tuple[float, float, float, float], ...]
+    errors: tuple[float, ...] = ()
     seconds: float
 
 

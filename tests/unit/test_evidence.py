@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from scipy.stats import norm
+from scipy.stats import norm, ttest_rel
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from tests.support import schedule, task
 
@@ -161,13 +161,19 @@ def test_everything_that_was_tried_is_scored_at_every_point(data: TrainingData) 
         assert accuracy == pytest.approx(accuracy_score(truth, said.argmax(1)))
         assert balanced == pytest.approx(balanced_accuracy_score(truth, said.argmax(1)))
         assert loss == pytest.approx(photo_losses(said, truth).mean())
-    assert found[1].path == found[0].path[:1]  # what went wrong has phase 1's point alone
+    before, *others = (photo_losses(np.concatenate(answers), truth) for answers in points.values())
+    assert found[0].errors[0] == 0.0
+    for errors, losses in zip(found[0].errors[1:], others, strict=True):
+        assert errors == pytest.approx(
+            ttest_rel(before, losses).statistic * (30 / 29) ** 0.5
+        )  # spread over N, not N - 1
+    assert (found[1].errors, found[1].path) == ((0.0,), found[0].path[:1])  # what went wrong has phase 1's point alone
 
 
 def test_where_nothing_was_held_out_nothing_is_said_of_the_points(data: TrainingData) -> None:
     first, second = phases(data, (), ())
     (found,) = searched(data, (), first, second)
-    assert found.path == ()
+    assert (found.path, found.errors) == ((), ())
 
 
 # Nothing is proven where there is nothing: labels that have nothing to do with the features

@@ -76,6 +76,13 @@ def clearly_lower(losses: FloatArray, than: FloatArray, errors: float = 1.0) -> 
     return bool(better.mean() > errors * better.std() / math.sqrt(len(better)))
 
 
+def errors_below(losses: FloatArray, than: FloatArray) -> float:
+    """Return by how many standard errors of their differences losses of the same photos (N,) are lower; 0: none is."""
+    better = than - losses
+    spread = float(better.std()) / math.sqrt(len(better))
+    return float(better.mean()) / spread if spread else 0.0
+
+
 def _temperature(logits: FloatArray, labels: IntArray, doubt: float) -> float:
     """Return the temperature with the lowest log-loss, each label being wrong with a chance of ``doubt``."""
     from scipy.optimize import minimize_scalar

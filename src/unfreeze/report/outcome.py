@@ -9,10 +9,17 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.report import plots
 from unfreeze.report.material import Epoch, Material
 from unfreeze.report.parts import ABSENT, Part, Plot, Points, Section, Table, Text, estimate, percent, points
+from unfreeze.training.selection import CERTAIN, IMBALANCED
 from unfreeze.verdict import Tried
 
 LOWER_IS_BETTER = ("log-loss", "calibration error")
 PANELS = 6  # of training curves
+RULE = (
+    "Standard errors: by how many the log-loss is below phase 1's, photo by photo; where one class has over "
+    f"{IMBALANCED:g} times the photos of another, they all weigh the same in it. To ship, a point must be below by more "
+    f"than {CERTAIN:g}, not be clearly less often right, and not forget too much; of those that pass, the one with the "
+    "lowest log-loss, so weighed, ships."
+)
 TESTS = {
     "mcnemar_exact": "McNemar's exact test",
     "group_sign_flip": "exact sign-flip test of the groups",
@@ -104,24 +111,28 @@ def tried(run: Material) -> Section | None:
     marked = set()
     for number, way in enumerate(ways):
         own = (way.depth, f"{way.lr:g}", f"{way.seconds:.0f}")
-        for alpha, accuracy, balanced, loss in way.path:
+        errors = way.errors or (None,) * len(way.path)
+        for (alpha, accuracy, balanced, loss), certain in zip(way.path, errors, strict=True):
             if is_chosen(number, alpha):
                 marked.add(len(rows))
-            rows.append((*own, f"{alpha:g}", f"{accuracy:.3f}", f"{balanced:.3f}", f"{loss:.3f}"))
+            sure = ABSENT if certain is None or not alpha else f"{certain:+.1f}"
+            rows.append((*own, f"{alpha:g}", f"{accuracy:.3f}", f"{balanced:.3f}", f"{loss:.3f}", sure))
         if not way.path:
-            rows.append((*own, *[ABSENT] * 4))
+            rows.append((*own, *[ABSENT] * 5))
     judged = [(number, way) for number, way in enumerate(ways) if way.path]
     parts: list[Part] = [
         Text(f"{_ended(run)} Alpha says how far the weights stand from phase 1 (0) to phase 2 (1)."),
     ]
     if judged:
         parts.append(Text("The photos behind these numbers chose among them, so that what they say flatters a little."))
+    if any(way.errors for way in ways):
+        parts.append(Text(RULE))
     parts.append(
         Table(
             caption="From the head downwards; what ships is marked, and has a ring below"
             if marked
             else "From the head downwards",
-            header=("from", "rate", "seconds", "alpha", "accuracy", "balanced accuracy", "log-loss"),
+            header=("from", "rate", "seconds", "alpha", "accuracy", "balanced accuracy", "log-loss", "standard errors"),
             rows=tuple(rows),
             marked=frozenset(marked),
         )

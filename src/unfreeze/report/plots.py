@@ -155,7 +155,7 @@ def reliability(confidence: FloatArray, accuracy: FloatArray, counts: FloatArray
     upper.set_ylabel("share that is right")
     upper.set_xlim(0, 1)
     upper.set_ylim(0, 1.02)
-    upper.legend(frameon=False, fontsize=8, loc="upper left")
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     lower.bar(edges, counts, 1 / len(counts), align="edge", color=THIRD, edgecolor="white")
     lower.set_ylabel("photos")
     lower.set_xlabel("how sure it is: the answer's probability")

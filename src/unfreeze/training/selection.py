@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unfreeze.evaluation.calibration import clearly_lower, photo_losses
+from unfreeze.evaluation.calibration import clearly_lower, errors_below, photo_losses
 from unfreeze.predict import Logits
 from unfreeze.training.rounds import TrainingData
 
@@ -100,6 +100,11 @@ class Panel:
     def ships(self, answers: Sequence[Logits], judges: Judges) -> bool:
         """Tell whether something else is good enough to ship instead of head-only, by what it says of the rounds' photos."""
         return not judges or better(self.heard(self.head_only, judges), self.heard(answers, judges))
+
+    def certainty(self, answers: Sequence[Logits]) -> float:
+        """Return by how many standard errors the log-loss of something else is below head-only's, to all judges."""
+        before, after = self.heard(self.head_only, self.everyone), self.heard(answers, self.everyone)
+        return errors_below(after.losses, before.losses)
 
     def wants_more(self, trials: Sequence[Answers]) -> bool:
         """Tell whether to try a deeper candidate: the last one is certain to be better than all before it, all the way.

@@ -34,7 +34,11 @@ CLASSES = ("=cmd", HOSTILE, '$x^2$ & "co"')
 TRIED = (
     Tried(depth="blocks.6", lr=3e-4, path=((0.0, 0.8, 0.8, 0.5), (0.5, 0.85, 0.84, 0.45)), seconds=12.3),
     Tried(
-        depth="blocks.5", lr=3e-4, path=((0.0, 0.8, 0.8, 0.5), (0.5, 0.9, 0.9, 0.4), (1.0, 0.88, 0.9, 0.41)), seconds=20
+        depth="blocks.5",
+        lr=3e-4,
+        path=((0.0, 0.8, 0.8, 0.5), (0.5, 0.9, 0.9, 0.4), (1.0, 0.88, 0.9, 0.41)),
+        seconds=20,
+        errors=(0.0, 2.31, 1.2),
     ),
 )
 FORGOTTEN = Forgetting(
@@ -271,6 +275,8 @@ def test_what_ships_is_marked_among_what_was_tried(run: Material) -> None:
         ("blocks.6", "0.0003", "12", "0.5"), ("blocks.5", "0.0003", "20", "0"), ("blocks.5", "0.0003", "20", "0.5"),
     ]  # fmt: skip
     assert table.marked == {3}
+    assert [row[-1] for row in table.rows] == ["-", "-", "-", "+2.3", "+1.2"]  # the first way is an earlier version's
+    assert "more than 1.645" in texts(section)
     assert "flatters a little" in texts(section)
 
 
@@ -281,7 +287,7 @@ def test_a_search_that_nobody_judged_has_no_plot(run: Material) -> None:
     section = outcome.tried(replace(run, verdict=unjudged))
     assert section is not None
     assert not [part for part in section.parts if isinstance(part, Plot)]
-    assert tables(section)[0].rows == (("blocks.6", "0.0003", "12", "-", "-", "-", "-"),)
+    assert tables(section)[0].rows == (("blocks.6", "0.0003", "12", "-", "-", "-", "-", "-"),)
     assert tables(section)[0].marked == frozenset()
 
 
