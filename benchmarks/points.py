@@ -29,7 +29,7 @@ from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.phase_one import render_with, suited
 from unfreeze.training.phase_two import phase_two
 from unfreeze.training.recipes import FORGET_AT_MOST, JUDGES, choose
-from unfreeze.training.rounds import truth_of, validation_rounds
+from unfreeze.training.rounds import truths_of, validation_rounds
 from unfreeze.training.selection import Panel, better
 from unfreeze.training.store import open_store
 
@@ -90,7 +90,7 @@ def measure(data: Path, name: str, a_class: int, seed: int, way: str, juries: Se
         gained = np.array(begun.scored(begun.between(trial.finals[-1], alpha))) - before
         for judges in juries:
             rounds = validation_rounds(known, judges)
-            panel = Panel.of(first.validation[: len(rounds)], [truth_of((each,), known) for each in rounds], known)
+            panel = Panel.of(first.validation[: len(rounds)], truths_of(rounds, known), known)
             old, new = (panel.heard(said, panel.everyone) for said in (panel.head_only, trial.answers[alpha]))
             errors = errors_below(new.losses, old.losses)
             losses = float(old.losses.mean()), float(new.losses.mean())

@@ -18,7 +18,7 @@ from unfreeze.evaluation.significance import Gain, gain
 from unfreeze.predict import Logits
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo, chosen
-from unfreeze.training.rounds import Round, TrainingData, joined, truth_of
+from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, truths_of
 from unfreeze.training.search import Trial
 from unfreeze.training.selection import Panel
 from unfreeze.verdict import ScoreSheet, Tried
@@ -84,7 +84,7 @@ def from_test(
 
 def cross_fitted(data: TrainingData, rounds: Sequence[Round], first: PhaseOne, second: PhaseTwo | None) -> Evidence:
     """Return what the rounds' models say, each of its own fold; the rounds are all folds."""
-    truths = [truth_of((each,), data) for each in rounds]
+    truths = truths_of(rounds, data)
     head_only = _scaled(first.validation, truths)
     shipped, logits = list(head_only), list(first.validation)
     two_phase = None
@@ -147,7 +147,7 @@ def paired_gain(evidence: Evidence, groups: Groups, seed: int) -> Gain | None:
 def searched(data: TrainingData, rounds: Sequence[Round], first: PhaseOne, second: PhaseTwo) -> tuple[Tried, ...]:
     """Return what the rounds' photos say of everything that was tried, at every point between the phases."""
     truth, ends = truth_of(rounds, data), {0.0: first.validation}
-    panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
+    panel = Panel.of(first.validation, truths_of(rounds, data), data)
 
     def point(alpha: float, answers: Sequence[Logits]) -> tuple[float, float, float, float]:
         said = joined(answers, data.classes)

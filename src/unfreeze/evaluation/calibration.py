@@ -72,15 +72,20 @@ def photo_losses(logits: FloatArray, labels: IntArray) -> FloatArray:
 
 def clearly_lower(losses: FloatArray, than: FloatArray, errors: float = 1.0) -> bool:
     """Tell whether losses of the same photos (N,) are lower by more than so many standard errors of their differences."""
-    better = than - losses
-    return bool(better.mean() > errors * better.std() / math.sqrt(len(better)))
+    gain, error = _lower(losses, than)
+    return gain > errors * error
 
 
 def errors_below(losses: FloatArray, than: FloatArray) -> float:
-    """Return by how many standard errors of their differences losses of the same photos (N,) are lower; 0: none is."""
+    """Return by how many standard errors losses of the same photos (N,) are lower; 0 where all of them differ alike."""
+    gain, error = _lower(losses, than)
+    return gain / error if error else 0.0
+
+
+def _lower(losses: FloatArray, than: FloatArray) -> tuple[float, float]:
+    """Return by how much losses of the same photos (N,) are lower on the mean, and the standard error of that."""
     better = than - losses
-    spread = float(better.std()) / math.sqrt(len(better))
-    return float(better.mean()) / spread if spread else 0.0
+    return float(better.mean()), float(better.std()) / math.sqrt(len(better))
 
 
 def _temperature(logits: FloatArray, labels: IntArray, doubt: float) -> float:

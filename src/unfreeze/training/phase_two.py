@@ -16,7 +16,7 @@ from unfreeze.training.finetune import EpochRow, Weights
 from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import PhaseOne, Sources, new_head
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingData, joined, trainings_of, truth_of, validation_rounds
+from unfreeze.training.rounds import TrainingData, joined, trainings_of, truth_of, truths_of, validation_rounds
 from unfreeze.training.search import Bench, TimeLeft, Trial, search
 from unfreeze.training.selection import Choice, Panel
 
@@ -81,7 +81,7 @@ def phase_two(
     """
     rounds = validation_rounds(data, recipe.judges)
     pretrained = backbone.snapshot(recipe.boundary)
-    panel = Panel.of(first.validation, [truth_of((each,), data) for each in rounds], data)
+    panel = Panel.of(first.validation, truths_of(rounds, data), data)
     trainings = trainings_of(data, recipe.judges)
     bench = Bench(
         backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, first.poses,

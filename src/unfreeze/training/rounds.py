@@ -89,6 +89,11 @@ def truth_of(rounds: Sequence[Round], data: TrainingData) -> Indices:
     return found
 
 
+def truths_of(rounds: Sequence[Round], data: TrainingData) -> list[Indices]:
+    """Return the labels of the photos that each round judges by."""
+    return [truth_of((each,), data) for each in rounds]
+
+
 def joined(answers: Sequence[Logits], classes: int) -> Logits:
     """Return the rounds' answers as one array, shape (N, C)."""
     return np.concatenate(answers) if answers else np.empty((0, classes), np.float32)

@@ -32,7 +32,7 @@ from unfreeze.training.finetune import Tuned, finetune
 from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import BACK_OFF, Candidate
-from unfreeze.training.rounds import truth_of, validation_rounds
+from unfreeze.training.rounds import truths_of, validation_rounds
 from unfreeze.training.search import Bench, Trial, search, try_out
 from unfreeze.training.selection import Panel
 
@@ -74,7 +74,7 @@ def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
         bench=Bench(
             backbone, head, pretrained, sources, given.data, UPRIGHT, rounds, list(first.round_starts), ALPHAS, 0
         ),
-        panel=Panel.of(first.validation, [truth_of((each,), given.data) for each in rounds], given.data),
+        panel=Panel.of(first.validation, truths_of(rounds, given.data), given.data),
     )
 
 
