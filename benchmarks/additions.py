@@ -27,8 +27,8 @@ from torch.nn import functional
 from unfreeze.models.freezing import apply, parameter_groups
 from unfreeze.runtime import deterministic, generator, prepare_process
 from unfreeze.training.activations import answers_from
+from unfreeze.training.augmentation import render_with
 from unfreeze.training.finetune import Schedule, Weights, drift, softened, views_of_epoch
-from unfreeze.training.phase_one import render_with
 from unfreeze.training.recipes import Candidate, choose
 from unfreeze.training.store import open_store
 

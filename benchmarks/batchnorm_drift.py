@@ -28,11 +28,12 @@ from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.exam import Exam, set_exam
-from unfreeze.models.backbone import Backbone, Head
+from unfreeze.models.backbone import Backbone, Head, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.baselines import classic
-from unfreeze.training.phase_one import gather, new_head, phase_one
+from unfreeze.training.gather import gather
+from unfreeze.training.phase_one import phase_one
 from unfreeze.training.phase_two import phase_two
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store

@@ -27,14 +27,13 @@ from torch import Tensor
 from unfreeze.data.checks import check
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import read_photos
-from unfreeze.models.backbone import Backbone
+from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import plan_from
 from unfreeze.runtime import prepare_process
 from unfreeze.training.activations import Activations, Rendered, keep
 from unfreeze.training.finetune import Schedule, finetune
-from unfreeze.training.phase_one import new_head
 from unfreeze.training.recipes import MILD
 from unfreeze.training.store import open_store
 

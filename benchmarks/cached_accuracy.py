@@ -25,13 +25,13 @@ from unfreeze.data.checks import check
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
-from unfreeze.models.backbone import exact
+from unfreeze.models.backbone import exact, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.activations import Rendered, answers_from, keep
 from unfreeze.training.finetune import Schedule, finetune
-from unfreeze.training.phase_one import new_head, phase_one
+from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import KEPT_VIEWS, choose
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store

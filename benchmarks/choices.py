@@ -27,13 +27,15 @@ from unfreeze.data.sources import PhotoSet, Sample, read_photos
 from unfreeze.data.splits import FOLDS, split
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.exam import Exam, set_exam
-from unfreeze.models.backbone import Backbone, Head, Tensors
+from unfreeze.models.backbone import Backbone, Head, Tensors, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.activations import Activations
+from unfreeze.training.augmentation import render_with
 from unfreeze.training.finetune import Weights
+from unfreeze.training.gather import Sources, gather
 from unfreeze.training.interpolate import between
-from unfreeze.training.phase_one import PhaseOne, Sources, gather, new_head, phase_one, render_with
+from unfreeze.training.phase_one import PhaseOne, phase_one
 from unfreeze.training.recipes import MILD, TURNED, Recipe, choose
 from unfreeze.training.rounds import Round, TrainingData
 from unfreeze.training.search import Bench

@@ -30,7 +30,7 @@ from unfreeze.data.decode import decode
 from unfreeze.data.device_views import SHARE, on_device
 from unfreeze.data.loaders import MEMORY, Memory, Renderer
 from unfreeze.data.sources import PhotoSet, read_photos
-from unfreeze.models.backbone import Backbone
+from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import apply, plan_from
@@ -39,7 +39,6 @@ from unfreeze.runtime import choose_device, prepare_process
 from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.training.activations import Rendered
 from unfreeze.training.finetune import Schedule, finetune
-from unfreeze.training.phase_one import new_head
 from unfreeze.training.recipes import MILD
 
 RATE = 1e-5

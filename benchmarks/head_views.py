@@ -28,8 +28,8 @@ from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.activations import Rendered, features, keep
+from unfreeze.training.augmentation import render_with
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.phase_one import render_with
 from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store

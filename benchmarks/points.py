@@ -26,7 +26,7 @@ from pydantic import TypeAdapter
 
 from unfreeze.evaluation.calibration import errors_below
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.phase_one import render_with, suited
+from unfreeze.training.augmentation import render_with, suited
 from unfreeze.training.phase_two import phase_two
 from unfreeze.training.recipes import FORGET_AT_MOST, JUDGES, choose
 from unfreeze.training.rounds import truths_of, validation_rounds

@@ -23,14 +23,16 @@ from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
 from unfreeze.evaluation.calibration import photo_losses
 from unfreeze.evaluation.metrics import balanced_accuracy
-from unfreeze.models.backbone import exact
+from unfreeze.models.backbone import exact, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.poses import UPRIGHT
 from unfreeze.predict import Logits
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.activations import Rendered, answers_from, keep
-from unfreeze.training.phase_one import gather, new_head, phase_one, render_with, suited
+from unfreeze.training.augmentation import render_with, suited
+from unfreeze.training.gather import gather
+from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store

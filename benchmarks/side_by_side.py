@@ -17,12 +17,12 @@ import torch
 
 from unfreeze.config import TrainConfig
 from unfreeze.data.loaders import Renderer
+from unfreeze.models.backbone import new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import prepare_process
 from unfreeze.training.finetune import Weights
-from unfreeze.training.phase_one import new_head
 from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData, trainings_of
 from unfreeze.training.search import Bench

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unfreeze.models.backbone import Backbone
+from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import apply, parameter_groups, plan_from
 from unfreeze.models.tuning import tuned_forward
 from unfreeze.runtime import prepare_process
-from unfreeze.training.phase_one import new_head
 
 CLASSES = 10
 STEPS = 3

@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from unfreeze.config import TrainConfig
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import Augmentation
-from unfreeze.models.backbone import Architecture, Backbone, Head, Network, Tensors, assemble
+from unfreeze.models.backbone import Architecture, Backbone, Head, Network, Tensors, assemble, new_head
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.training.activations import Activations, keep_or_render
 from unfreeze.training.finetune import Indices, Schedule, Tuned, Weights, finetune
-from unfreeze.training.phase_one import new_head
 from unfreeze.training.recipes import Candidate, Recipe, choose
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import Store, open_store

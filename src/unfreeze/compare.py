@@ -19,13 +19,15 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.exam import Exam, set_exam
 from unfreeze.inputs import open_backbone, open_photos, open_reference
-from unfreeze.models.backbone import Backbone
+from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.poses import Pose
 from unfreeze.records import write_arguments
 from unfreeze.runtime import Stopwatch, deterministic, say
+from unfreeze.training.augmentation import render_with, suited
 from unfreeze.training.baselines import classic, layer_decay, naive
 from unfreeze.training.finetune import Weights
-from unfreeze.training.phase_one import gather, new_head, phase_one, render_with, suited
+from unfreeze.training.gather import gather
+from unfreeze.training.phase_one import phase_one
 from unfreeze.training.phase_two import chosen, phase_two
 from unfreeze.training.recipes import Recipe, choose
 from unfreeze.training.rounds import TrainingData

@@ -10,6 +10,7 @@ from unfreeze.data.splits import FOLDS, split
 from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
 from unfreeze.exam import set_exam
 from unfreeze.inputs import open_backbone, open_photos, open_reference
+from unfreeze.models.backbone import new_head
 from unfreeze.models.saved import Classifier, save_model
 from unfreeze.records import (
     describe,
@@ -22,7 +23,9 @@ from unfreeze.records import (
 )
 from unfreeze.run import Run
 from unfreeze.runtime import Stopwatch, deterministic, peak_rss_mib, say
-from unfreeze.training.phase_one import gather, new_head, phase_one, render_with, suited
+from unfreeze.training.augmentation import render_with, suited
+from unfreeze.training.gather import gather
+from unfreeze.training.phase_one import phase_one
 from unfreeze.training.phase_two import chosen, phase_two
 from unfreeze.training.planner import Deadline, count_up
 from unfreeze.training.recipes import choose

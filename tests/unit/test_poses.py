@@ -29,7 +29,8 @@ from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import logits
 from unfreeze.training.activations import Cached, Rendered, answers_from, features, keep
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.phase_one import PhaseOne, gather, phase_one
+from unfreeze.training.gather import gather
+from unfreeze.training.phase_one import PhaseOne, phase_one
 from unfreeze.training.phase_two import phase_two
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -180,6 +180,13 @@ class Head(nn.Linear):
         return super().forward(pool(input))
 
 
+def new_head(backbone: Backbone, classes: int, seed: int) -> Head:
+    """Return a head with random weights that depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Head(backbone.feature_dim, classes).to(backbone.device)
+
+
 def assemble(name: str, architecture: Architecture, network: Network, device: torch.device) -> Backbone:
     """Cut a network into stages, and check on one input that the stages compute what the network does.
 

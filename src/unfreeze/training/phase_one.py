@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from unfreeze.data.device_views import choose_renderer
-from unfreeze.data.loaders import Renderer
-from unfreeze.data.sources import Sample
-from unfreeze.evaluation.calibration import clearly_lower, fit_temperature, photo_losses
-from unfreeze.evaluation.resampling import FloatArray
-from unfreeze.models.backbone import Backbone, Head, Tensors
+from unfreeze.evaluation.calibration import fit_temperature
+from unfreeze.models.backbone import Backbone, Tensors, new_head
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits
-from unfreeze.training.activations import Activations, Cached, features, keep, keep_or_render
+from unfreeze.training.activations import Activations, Cached, features
+from unfreeze.training.augmentation import out_of_fold_tta_logits
 from unfreeze.training.finetune import EpochRow, Indices, Tuned, Weights, finetune
 from unfreeze.training.fit_head import Linear
 from unfreeze.training.kept_heads import kept_head
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, validation_rounds
-from unfreeze.training.selection import CERTAIN, Panel
+from unfreeze.training.selection import Panel
 from unfreeze.training.store import Store
-
-TRIED = 2  # poses, the plain one included, that tell whether photos may be turned so
-ENOUGH = 400  # photos to tell it by: 200 found it on all aerial photos, too, with less to spare (benchmarks/RESULTS.md)
-
-Sources = Mapping[int, Activations]  # what crosses each boundary that a training starts from
 
 
 @dataclass(frozen=True)
@@ -57,71 +47,6 @@ class PhaseOne:
     start: Weights
     round_starts: tuple[Weights, ...]
     history: tuple[EpochRow, ...]
-
-
-def render_with(recipe: Recipe, backbone: Backbone, samples: Sequence[Sample], seed: int) -> list[Renderer]:
-    """Return what renders the photos, for each way to augment that the recipe knows."""
-    plain = Renderer((), backbone.network.preprocessing, None, seed).of(samples)
-    return [
-        choose_renderer(replace(plain, augmentation=augmentation), backbone.device, again=recipe.boundary == 0)
-        for augmentation in recipe.augmentations
-    ]
-
-
-def gather(
-    store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, recipe: Recipe
-) -> tuple[Sources, Activations]:
-    """Compute what the phases train on: activations at phase 2's boundaries, and what phase 1 trains on."""
-    poses = recipe.poses(renderer)
-    views = data.views(recipe.kept_views, poses)
-    source = keep_or_render(store, backbone, renderer, recipe.kept_from, views, "reading training photos")
-    sources = {recipe.kept_from: source}
-    for boundary in sorted({each.plan.boundary for each in recipe.candidates} - {recipe.kept_from}):
-        sources[boundary] = keep(
-            store, backbone, source, boundary, views, f"computing up to {backbone.depths()[boundary]}"
-        )
-    if not recipe.head_on_features:
-        return sources, source
-    views = data.views(recipe.feature_views, poses)
-    features = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
-    return {**sources, backbone.head_boundary: features}, features
-
-
-def suited(
-    store: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
-) -> Renderer:
-    """Return the renderer that serves a solved head best: the first, unless another is better for certain.
-
-    Turned views pay in two ways, judged together: the head learns from them, and its answers are averaged over them.
-    """
-    best, *others = renderers
-    if not others:
-        return best
-    some = data.at_most(ENOUGH)
-    labels = some.labels[torch.from_numpy(some.train)].numpy()
-    views = tried_views(renderers, data)  # plain poses, the same in the eyes of every renderer
-    source = keep_or_render(store, backbone, best, recipe.kept_from, views, "reading training photos")
-    at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
-
-    def losses(renderer: Renderer) -> FloatArray:
-        poses = renderer.poses[:TRIED]
-        fit = kept_head(store, backbone, at_head, some, poses)
-        return photo_losses(
-            _asked_in_poses(fit.fold_heads, features(at_head, some.train.tolist(), poses), some), labels
-        )
-
-    lowest = losses(best)
-    for renderer in others:
-        found = losses(renderer)
-        if clearly_lower(found, lowest, CERTAIN):
-            best, lowest = renderer, found
-    return best
-
-
-def tried_views(renderers: Sequence[Renderer], data: TrainingData) -> dict[int, Sequence[int]]:
-    """Return the views that ``suited`` judges by: of each renderer the plain one, and another that should mean the same."""
-    poses = tuple(dict.fromkeys(pose for renderer in renderers for pose in renderer.poses[:TRIED]))
-    return dict.fromkeys(data.at_most(ENOUGH).train.tolist(), poses) if len(renderers) > 1 else {}
 
 
 def phase_one(
@@ -171,20 +96,13 @@ def phase_one(
     )
 
 
-def new_head(backbone: Backbone, classes: int, seed: int) -> Head:
-    """Return a head with random weights that depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Head(backbone.feature_dim, classes).to(backbone.device)
-
-
 def _solved(
     store: Store, backbone: Backbone, at_head: Cached, data: TrainingData, rounds: tuple[Round, ...], recipe: Recipe
 ) -> PhaseOne:
     fit = kept_head(store, backbone, at_head, data, recipe.learned(at_head.renderer), recipe.smoothing)
     learned = data.labels[torch.from_numpy(data.train)].numpy()
     out_of_fold, poses = fit.out_of_fold.astype(np.float32), recipe.poses(at_head.renderer)
-    averaged = _asked_in_poses(fit.fold_heads, features(at_head, data.train.tolist(), poses), data)
+    averaged = out_of_fold_tta_logits(fit.fold_heads, features(at_head, data.train.tolist(), poses), data)
     panel = Panel.of((out_of_fold,), (learned,), data)
     if panel.ships(
         (averaged,), panel.everyone
@@ -209,16 +127,6 @@ def _solved(
         round_starts=tuple(Weights([], head_weights(head)) for head in starts),
         history=(),
     )
-
-
-def _asked_in_poses(fold_heads: Sequence[Linear], found: Tensor, data: TrainingData) -> Logits:
-    """Return each training photo's logits by the head of the other folds (N, C), the mean over its poses (N, poses, D)."""
-    mean = found.mean(dim=1)  # the head is linear
-    answers = np.empty((len(mean), data.classes), np.float32)
-    for fold, head in enumerate(fold_heads):
-        own = data.fold == fold
-        answers[own] = head.logits(mean[torch.from_numpy(own)]).numpy()
-    return answers
 
 
 def head_weights(head: Linear) -> Tensors:

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unfreeze.evaluation.calibration import fit_temperature
-from unfreeze.models.backbone import Backbone
+from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.predict import Logits
 from unfreeze.training.finetune import EpochRow, Weights
+from unfreeze.training.gather import Sources
 from unfreeze.training.interpolate import between
-from unfreeze.training.phase_one import PhaseOne, Sources, new_head
+from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import TrainingData, joined, trainings_of, truth_of, truths_of, validation_rounds
 from unfreeze.training.search import Bench, TimeLeft, Trial, search

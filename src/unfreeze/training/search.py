@@ -13,8 +13,8 @@ from unfreeze.predict import Logits
 from unfreeze.runtime import track
 from unfreeze.training.activations import answers_from
 from unfreeze.training.finetune import EpochRow, Indices, Trouble, Tuned, Weights, finetune
+from unfreeze.training.gather import Sources
 from unfreeze.training.interpolate import between
-from unfreeze.training.phase_one import Sources
 from unfreeze.training.recipes import BACK_OFF, Candidate
 from unfreeze.training.rounds import Round, TrainingData
 from unfreeze.training.selection import Panel

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
-from unfreeze.models.backbone import Backbone, exact
+from unfreeze.models.backbone import Backbone, exact, new_head
 from unfreeze.models.engine import is_lowered
 from unfreeze.models.freezing import StagePlan
 from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import threads_for
 from unfreeze.training.activations import BATCH, Activations, Rendered, answers_from, by_photo, keep, missing
 from unfreeze.training.finetune import Indices, Schedule, finetune
-from unfreeze.training.phase_one import new_head
 from unfreeze.training.recipes import Candidate, Recipe
 from unfreeze.training.rounds import TrainingData, trainings_of
 from unfreeze.training.side_by_side import how_many, pace

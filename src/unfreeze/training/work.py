@@ -9,8 +9,8 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone, exact
 from unfreeze.poses import UPRIGHT
 from unfreeze.training.activations import missing, nearest
+from unfreeze.training.augmentation import tried_views
 from unfreeze.training.kept_heads import is_kept
-from unfreeze.training.phase_one import tried_views
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import TrainingData, trainings_of, validation_rounds
 from unfreeze.training.store import Store

@@ -10,7 +10,8 @@ from tests.support import CLASSES, new_head, new_store, task, tiny_cnn, tiny_vit
 from unfreeze.compare import contenders
 from unfreeze.config import TrainConfig
 from unfreeze.training.baselines import classic, layer_decay, naive
-from unfreeze.training.phase_one import gather, phase_one
+from unfreeze.training.gather import gather
+from unfreeze.training.phase_one import phase_one
 from unfreeze.training.phase_two import phase_two
 
 pytestmark = pytest.mark.usefixtures("one_thread")

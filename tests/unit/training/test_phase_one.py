@@ -32,9 +32,11 @@ from unfreeze.models.freezing import plan_from
 from unfreeze.poses import Pose
 from unfreeze.predict import place
 from unfreeze.training.activations import Cached, Rendered, features, keep
+from unfreeze.training.augmentation import render_with, suited
 from unfreeze.training.finetune import Weights
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.phase_one import gather, phase_one, render_with, suited
+from unfreeze.training.gather import gather
+from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import MILD, TURNED, Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")

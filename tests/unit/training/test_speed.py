@@ -10,8 +10,9 @@ from tests.support import new_store, papers, planned, tiny_cnn, tiny_vit
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.activations import BATCH
+from unfreeze.training.augmentation import suited
 from unfreeze.training.finetune import Indices
-from unfreeze.training.phase_one import gather, suited
+from unfreeze.training.gather import gather
 from unfreeze.training.side_by_side import pace
 from unfreeze.training.speed import _a_view, measure_reading, measure_speed
 from unfreeze.training.store import Store

@@ -10,7 +10,8 @@ from tests.support import new_store, papers, planned, tiny_cnn
 
 from unfreeze.config import TrainConfig
 from unfreeze.training.activations import keep, keep_or_render
-from unfreeze.training.phase_one import gather, phase_one
+from unfreeze.training.gather import gather
+from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import choose
 from unfreeze.training.work import Work, count_work
 

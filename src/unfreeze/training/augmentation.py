@@ -1,0 +1,84 @@
+"""Which augmentation suits the photos: solved heads on a few views of each tell, before anything else is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unfreeze.data.device_views import choose_renderer
+from unfreeze.data.loaders import Renderer
+from unfreeze.data.sources import Sample
+from unfreeze.evaluation.calibration import clearly_lower, photo_losses
+from unfreeze.evaluation.resampling import FloatArray
+from unfreeze.models.backbone import Backbone
+from unfreeze.predict import Logits
+from unfreeze.training.activations import features, keep, keep_or_render
+from unfreeze.training.fit_head import Linear
+from unfreeze.training.kept_heads import kept_head
+from unfreeze.training.recipes import Recipe
+from unfreeze.training.rounds import TrainingData
+from unfreeze.training.selection import CERTAIN
+from unfreeze.training.store import Store
+
+TRIED = 2  # poses, the plain one included, that tell whether photos may be turned so
+ENOUGH = 400  # photos to tell it by: 200 found it on all aerial photos, too, with less to spare (benchmarks/RESULTS.md)
+
+
+def render_with(recipe: Recipe, backbone: Backbone, samples: Sequence[Sample], seed: int) -> list[Renderer]:
+    """Return what renders the photos, for each way to augment that the recipe knows."""
+    plain = Renderer((), backbone.network.preprocessing, None, seed).of(samples)
+    return [
+        choose_renderer(replace(plain, augmentation=augmentation), backbone.device, again=recipe.boundary == 0)
+        for augmentation in recipe.augmentations
+    ]
+
+
+def suited(
+    store: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
+) -> Renderer:
+    """Return the renderer that serves a solved head best: the first, unless another is better for certain.
+
+    Turned views pay in two ways, judged together: the head learns from them, and its answers are averaged over them.
+    """
+    best, *others = renderers
+    if not others:
+        return best
+    some = data.at_most(ENOUGH)
+    labels = some.labels[torch.from_numpy(some.train)].numpy()
+    views = tried_views(renderers, data)  # plain poses, the same in the eyes of every renderer
+    source = keep_or_render(store, backbone, best, recipe.kept_from, views, "reading training photos")
+    at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
+
+    def losses(renderer: Renderer) -> FloatArray:
+        poses = renderer.poses[:TRIED]
+        fit = kept_head(store, backbone, at_head, some, poses)
+        return photo_losses(
+            out_of_fold_tta_logits(fit.fold_heads, features(at_head, some.train.tolist(), poses), some), labels
+        )
+
+    lowest = losses(best)
+    for renderer in others:
+        found = losses(renderer)
+        if clearly_lower(found, lowest, CERTAIN):
+            best, lowest = renderer, found
+    return best
+
+
+def tried_views(renderers: Sequence[Renderer], data: TrainingData) -> dict[int, Sequence[int]]:
+    """Return the views that ``suited`` judges by: of each renderer the plain one, and another that should mean the same."""
+    poses = tuple(dict.fromkeys(pose for renderer in renderers for pose in renderer.poses[:TRIED]))
+    return dict.fromkeys(data.at_most(ENOUGH).train.tolist(), poses) if len(renderers) > 1 else {}
+
+
+def out_of_fold_tta_logits(fold_heads: Sequence[Linear], found: Tensor, data: TrainingData) -> Logits:
+    """Return each training photo's logits by the head of the other folds (N, C), the mean over its poses (N, poses, D)."""
+    mean = found.mean(dim=1)  # the head is linear
+    answers = np.empty((len(mean), data.classes), np.float32)
+    for fold, head in enumerate(fold_heads):
+        own = data.fold == fold
+        answers[own] = head.logits(mean[torch.from_numpy(own)]).numpy()
+    return answers
