@@ -28,7 +28,7 @@ from unfreeze.models.freezing import apply, parameter_groups
 from unfreeze.runtime import deterministic, generator, prepare_process
 from unfreeze.training.activations import answers_from
 from unfreeze.training.augmentation import render_with
-from unfreeze.training.finetune import Schedule, Weights, drift, softened, views_of_epoch
+from unfreeze.training.finetune import Schedule, ModelState, drift, softened, views_of_epoch
 from unfreeze.training.recipes import Candidate, choose
 from unfreeze.training.store import open_store
 
@@ -78,7 +78,7 @@ ADDITIONS = {
 }
 
 
-def train(begun: Begun, candidate: Candidate, schedule: Schedule, addition: Addition, seed: int) -> Weights:
+def train(begun: Begun, candidate: Candidate, schedule: Schedule, addition: Addition, seed: int) -> ModelState:
     """Train like ``finetune``, with an addition; the backbone and the head start from what they are, and are changed."""
     backbone, data, head, at_head = begun.task.backbone, begun.task.known, begun.head, begun.at_head
     plan, source = candidate.plan, begun.sources[candidate.plan.boundary]
@@ -134,7 +134,7 @@ def train(begun: Begun, candidate: Candidate, schedule: Schedule, addition: Addi
             step += 1
             follow(mean, model, min(addition.average, step / (step + 1)))
     model.load_state_dict(mean)
-    return Weights(backbone.snapshot(plan.boundary), copy.deepcopy(dict(head.state_dict())))
+    return ModelState(backbone.snapshot(plan.boundary), copy.deepcopy(dict(head.state_dict())))
 
 
 def follow(mean: dict[str, Tensor], module: nn.Module, decay: float) -> None:

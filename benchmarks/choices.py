@@ -32,7 +32,7 @@ from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.activations import Activations
 from unfreeze.training.augmentation import render_with
-from unfreeze.training.finetune import Weights
+from unfreeze.training.finetune import ModelState
 from unfreeze.training.gather import Sources, gather
 from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import PhaseOne, phase_one
@@ -113,11 +113,11 @@ class Begun:
     first: PhaseOne
     exam: Exam
 
-    def between(self, tuned: Weights, alpha: float) -> Weights:
+    def between(self, tuned: ModelState, alpha: float) -> ModelState:
         """Return the model at ``alpha`` of the way from phase 1 to ``tuned``."""
         return between(self.pretrained, self.first.start, tuned, alpha)
 
-    def scored(self, model: Weights) -> Scored:
+    def scored(self, model: ModelState) -> Scored:
         """Return a model's scores; leaves the backbone as it was."""
         backbone, truth = self.task.backbone, self.task.truth
         model.install(backbone, self.head, self.pretrained)

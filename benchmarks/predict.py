@@ -69,7 +69,7 @@ def main() -> None:
     prepare_process()
     found = find_photos([arguments.photos])
     paths = list(itertools.islice(itertools.cycle(found), arguments.count // BATCH * BATCH))
-    model = load_model(load(arguments.run).folder, choose_device("auto"))
+    model = load_model(load(arguments.run).folder.model, choose_device("auto"))
     backbone = model.backbone
     evaluation_mode(backbone)
     batches = [place(x, backbone, 0) for x in photo_batches(backbone, paths)]

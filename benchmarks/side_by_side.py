@@ -22,7 +22,7 @@ from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import prepare_process
-from unfreeze.training.finetune import Weights
+from unfreeze.training.finetune import ModelState
 from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData, trainings_of
 from unfreeze.training.search import Bench
@@ -51,7 +51,7 @@ def main() -> None:
     trainings = trainings_of(data, recipe.judges)
     source = drawn(backbone, Renderer((), backbone.network.preprocessing), candidate.boundary)
     pretrained, head = backbone.snapshot(candidate.boundary), new_head(backbone, CLASSES, 0)
-    start = Weights([], {name: value.clone() for name, value in head.state_dict().items()})
+    start = ModelState([], {name: value.clone() for name, value in head.state_dict().items()})
     bench = Bench(
         backbone,
         head,

@@ -22,7 +22,7 @@ from unfreeze.models.backbone import Architecture, Backbone, Head, Network, Tens
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.training.activations import Activations, keep_or_render
-from unfreeze.training.finetune import Indices, Schedule, Tuned, Weights, finetune
+from unfreeze.training.finetune import Indices, Schedule, Tuned, ModelState, finetune
 from unfreeze.training.recipes import Candidate, Recipe, choose
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import Store, open_store
@@ -273,7 +273,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, which: Callable[[StagePlan, Indices]
     monkeypatch.setattr("unfreeze.training.search.finetune", poisoned)
 
 
-def bits(weights: Weights) -> list[bytes]:
+def bits(weights: ModelState) -> list[bytes]:
     """Return every weight and buffer, for comparing."""
     tables: list[Tensors] = [*weights.stages, weights.head]
     return [value.numpy().tobytes() for table in tables for value in table.values()]

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from unfreeze.artifacts import RunFolder, new_run, write_table, write_text
 from unfreeze.comparison import Comparison, Row, judge, plot
@@ -17,26 +16,23 @@ from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import FOLDS, TEST_SIZE, Splits, split
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import balanced_accuracy
-from unfreeze.exam import Exam, set_exam
-from unfreeze.inputs import open_backbone, open_photos, open_reference
-from unfreeze.models.backbone import Backbone, new_head
+from unfreeze.inputs import Inputs, open_backbone, open_photos, open_reference
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.state import ModelState
 from unfreeze.poses import Pose
 from unfreeze.records import write_arguments
 from unfreeze.runtime import Stopwatch, deterministic, say
-from unfreeze.training.augmentation import render_with, suited
+from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
+from unfreeze.scoring.held_out import EvaluationSet, predict_held_out, test_set
+from unfreeze.training.augmentation import render_with
 from unfreeze.training.baselines import classic, layer_decay, naive
-from unfreeze.training.finetune import Weights
-from unfreeze.training.gather import gather
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.phase_two import chosen, phase_two
 from unfreeze.training.recipes import Recipe, choose
-from unfreeze.training.rounds import TrainingData
-from unfreeze.training.store import Store, open_store
+from unfreeze.training.store import open_store
+from unfreeze.training.training_features import compute_features
 
 HEAD_ONLY = "head-only"
-
-Indices = NDArray[np.int64]
-Poses = tuple[Pose, ...]
 
 
 @dataclass(frozen=True)
@@ -93,94 +89,100 @@ def compare(config: CompareConfig) -> Comparison:
     store, known, photos = open_photos(config, watch)
     backbone = open_backbone(config, watch)
     reference = open_reference(config.reference, backbone, photos, store, known)
-    divided = [_divide(photos, config.test_size, seed) for seed in range(config.seeds)]
+    by_seed = [
+        Inputs(photos, _split(photos, config.test_size, seed), backbone, reference, store, seed)
+        for seed in range(config.seeds)
+    ]
     folder = new_run(config.out, "compare")
     write_arguments(folder, config)
-    first = divided[0]
+    first = by_seed[0].splits
     sides = f"{len(first.train)} to train on, {len(first.test)} to test on"
     say(f"{len(photos.samples)} photos of {len(photos.classes)} classes: {sides}")
 
     rows: list[Row] = []
-    for seed, splits in enumerate(divided):
-        for row in _one_seed(store, backbone, photos, splits, reference, config, seed):
-            say(f"seed {seed}: {row.arm}: {row.accuracy * 100:.1f} % right, {row.seconds:.0f} s")
+    for inputs in by_seed:
+        for row in _one_seed(inputs, config):
+            say(f"seed {inputs.seed}: {row.arm}: {row.accuracy * 100:.1f} % right, {row.seconds:.0f} s")
             rows.append(row)
             _write_rows(folder, rows)  # an interrupted comparison keeps what it measured
-    groups = [[photos.samples[i].group for i in splits.test] for splits in divided]
-    comparison = judge(folder, rows, [splits.test for splits in divided], groups, len(first.train), HEAD_ONLY)
+    tests = [inputs.splits.test for inputs in by_seed]
+    groups = [[photos.samples[i].group for i in test] for test in tests]
+    comparison = judge(folder, rows, tests, groups, len(first.train), HEAD_ONLY)
     _write(folder, comparison)
     return comparison
 
 
-def _divide(photos: PhotoSet, test_size: float | None, seed: int) -> Splits:
+def _split(photos: PhotoSet, test_size: float | None, seed: int) -> Splits:
     return split(photos, test_size=test_size or TEST_SIZE, folds=FOLDS, seed=seed)
 
 
-def _one_seed(
-    store: Store,
-    backbone: Backbone,
-    photos: PhotoSet,
-    splits: Splits,
-    reference: PhotoSet | None,
-    config: CompareConfig,
-    seed: int,
-) -> Iterator[Row]:
+def _one_seed(inputs: Inputs, config: CompareConfig) -> Iterator[Row]:
     """Yield a row for every model of every contender."""
-    learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
-    data = TrainingData.of(learning, splits, len(photos.classes))
-    ours = TrainConfig(photos=config.photos, model=config.model, seed=seed)
-    truth = np.array([sample.label for sample in test])
-    exams: dict[int, Exam] = {}
-    for each in contenders(ours, config.epochs, backbone, len(data.train), data.classes):
+    backbone, data, seed = inputs.backbone, inputs.data, inputs.seed
+    defaults = TrainConfig(photos=config.photos, model=config.model, seed=seed)
+    evaluations: dict[int, Evaluation] = {}
+    for each in contenders(defaults, config.epochs, backbone, len(data.train), data.classes):
         recipe = each.recipe
-        renderers = render_with(recipe, backbone, learning, seed)
-        if recipe.boundary not in exams:
+        renderers = render_with(recipe, backbone, inputs.training_samples, seed)
+        if recipe.boundary not in evaluations:
             poses = tuple(dict.fromkeys(pose for renderer in renderers for pose in recipe.poses(renderer)))
-            exams[recipe.boundary] = set_exam(store, backbone, recipe.boundary, renderers[0], test, reference, poses)
+            test = test_set(inputs, recipe, renderers[0], poses)
+            assert test is not None, "a comparison has a test set"
+            evaluations[recipe.boundary] = Evaluation(test, forgetting_meter(inputs, recipe, renderers[0], test))
         with deterministic(seed):
-            exam = exams[recipe.boundary]
-            for name, weights, poses, seconds in _models(backbone, renderers, data, each, exam, seed):
-                yield _row(backbone, exam, weights, poses, truth, seed, name, seconds)
+            evaluation = evaluations[recipe.boundary]
+            for model in _models(inputs, renderers, each, evaluation.meter):
+                yield _row(inputs, evaluation, model)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What every model of a seed is scored on."""
+
+    test: EvaluationSet
+    meter: ForgettingMeter
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, what the comparison calls it, and the seconds that it took from photos on."""
+
+    arm: str
+    state: ModelState
+    poses: tuple[Pose, ...]
+    seconds: float
 
 
 def _models(
-    backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, contender: Contender, exam: Exam, seed: int
-) -> Iterator[tuple[str, Weights, Poses, float]]:
-    """Train a contender, from photos on with nothing kept from before, and yield its models with the seconds they took."""
+    inputs: Inputs, renderers: Sequence[Renderer], contender: Contender, meter: ForgettingMeter
+) -> Iterator[Model]:
+    """Train a contender, from photos on with nothing cached from before, and yield its models."""
     recipe, watch = contender.recipe, Stopwatch()
     with watch.measure("one"):
-        store = open_store(None, 0)
-        renderer = suited(store, backbone, renderers, data, recipe)
-        sources, at_head = gather(store, backbone, renderer, data, recipe)
-        first = phase_one(store, backbone, at_head, data, recipe, seed)
+        cache = open_store(None, 0)
+        features = compute_features(cache, inputs.backbone, renderers, inputs.data, recipe, inputs.seed)
+        first = phase_one(features, recipe)
     if contender.first is not None:
-        yield contender.first, first.final, first.poses, watch.seconds["one"]
+        yield Model(contender.first, first.final, first.poses, watch.seconds["one"])
     if contender.second is not None:
         with watch.measure("two"):
-            forgets = exam.forgets(backbone, new_head(backbone, data.classes, seed), backbone.snapshot(recipe.boundary))
-            second = phase_two(backbone, sources, data, recipe, first, seed, forgets=forgets)
+            second = phase_two(features, first, recipe, forgets=meter.drop)
         took = watch.seconds["one"] + watch.seconds["two"]
-        yield contender.second, second.final, first.poses, took
+        yield Model(contender.second, second.final, first.poses, took)
         if contender.ships is not None:
-            yield contender.ships, chosen(first, second).final, first.poses, took
+            yield Model(contender.ships, chosen(first, second).final, first.poses, took)
 
 
-def _row(
-    backbone: Backbone, exam: Exam, weights: Weights, poses: Poses, truth: Indices, seed: int, arm: str, seconds: float
-) -> Row:
-    """Return a model's scores; leaves the backbone as it was."""
-    pretrained = backbone.snapshot(exam.boundary)
-    head = new_head(backbone, len(weights.head["bias"]), seed)
-    weights.install(backbone, head, pretrained)
-    right = exam.answers(backbone, head, poses).argmax(1) == truth
-    assert exam.test is not None, "a comparison is scored on test photos"
-    own = exam.own_looks(backbone, exam.test.source, pretrained, [])
-    forgotten = exam.forgetting(backbone, pretrained, own, seed, diagnose=False) or Forgetting()
-    backbone.restore(pretrained)
+def _row(inputs: Inputs, evaluation: Evaluation, model: Model) -> Row:
+    """Return a model's scores."""
+    truth = np.array([sample.label for sample in inputs.test_samples])
+    right = predict_held_out(inputs.backbone, model.state, evaluation.test, model.poses).argmax(1) == truth
+    own = evaluation.meter.on_test_images(model.state)
+    forgotten = evaluation.meter.measure(model.state, own, inputs.seed, diagnose=False) or Forgetting()
     return Row(
-        seed=seed,
-        arm=arm,
-        seconds=seconds,
+        seed=inputs.seed,
+        arm=model.arm,
+        seconds=model.seconds,
         accuracy=float(right.mean()),
         balanced_accuracy=balanced_accuracy(truth, right.astype(float)),
         drop=forgotten.drop,

@@ -3,21 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from unfreeze.artifacts import refuse_used
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.checks import check, readable
 from unfreeze.data.reference import read_reference
-from unfreeze.data.sources import PhotoSet, read_photos
+from unfreeze.data.sources import PhotoSet, Sample, read_photos
+from unfreeze.data.splits import FOLDS, Splits, split
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.runtime import Stopwatch, choose_device, prepare_process
+from unfreeze.training.recipes import Recipe, choose
+from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import Store, open_store
 
 Known = Mapping[str, int]  # the short side of photos that were read before, by digest
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The images of a run and how they are split, its backbone, and the cache.
+
+    Attributes:
+        photos: All images that can be read.
+        splits: Which of them train, validate and test.
+        backbone: Pretrained.
+        reference: Images of the original task; None where none are given.
+        cache: Keeps activations and heads across runs.
+        seed: Decides the split, the views, the order of images and random weights.
+    """
+
+    photos: PhotoSet
+    splits: Splits
+    backbone: Backbone
+    reference: PhotoSet | None
+    cache: Store
+    seed: int
+
+    @cached_property
+    def data(self) -> TrainingData:
+        """The images that training may see; it knows no others."""
+        return TrainingData.of(self.training_samples, self.splits, len(self.photos.classes))
+
+    @property
+    def training_samples(self) -> list[Sample]:
+        """The images that training may see: those to train on, then the user's validation set."""
+        return [self.photos.samples[i] for i in self.splits.learning]
+
+    @property
+    def test_samples(self) -> list[Sample]:
+        """The images that are held out."""
+        return [self.photos.samples[i] for i in self.splits.test]
+
+
+def open_inputs(config: TrainConfig, watch: Stopwatch) -> Inputs:
+    """Read the photos, split them, load the backbone, and read the reference photos.
+
+    Raises:
+        UnfreezeError: Any mistake in them that the user can mend.
+    """
+    store, known, photos = open_photos(config, watch)
+    with watch.measure("decode"):
+        splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
+    backbone = open_backbone(config, watch)
+    with watch.measure("evaluation"):
+        reference = open_reference(config.reference, backbone, photos, store, known)
+    return Inputs(photos, splits, backbone, reference, store, config.seed)
+
+
+def choose_recipe(config: TrainConfig, inputs: Inputs) -> Recipe:
+    """Return how to train; where there is no test set, every fold is validated on."""
+    count = len(inputs.splits.train)
+    recipe = choose(config, inputs.backbone, count, len(inputs.photos.classes))
+    return recipe if len(inputs.splits.test) else recipe.judged_by_all(count)
 
 
 def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[Store, Known, PhotoSet]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
-from importlib import metadata
 
 import tomli_w
 
@@ -12,12 +10,11 @@ from unfreeze.artifacts import RunFolder, write_table, write_text
 from unfreeze.config import Common
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
-from unfreeze.evidence import Evidence
 from unfreeze.models.backbone import Backbone
+from unfreeze.scoring.evidence import Evidence
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo
 from unfreeze.training.recipes import Recipe
-from unfreeze.version import __version__
 
 
 def describe(
@@ -51,15 +48,6 @@ def write_arguments(folder: RunFolder, config: Common) -> None:
     """Write what decides the run; ``unfreeze train --config args.toml`` runs it again."""
     places = {"out", "cache", "cache_gib"}
     write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=places)))
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of what decides a run's numbers."""
-    return {
-        "unfreeze": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "timm")},
-    }
 
 
 def write_checks(folder: RunFolder, photos: PhotoSet) -> None:

@@ -148,7 +148,7 @@ class Run:
         from unfreeze.models.saved import load_model
         from unfreeze.runtime import choose_device
 
-        return load_model(self.folder, choose_device(self.device))
+        return load_model(self.folder.model, choose_device(self.device))
 
 
 def _is_photo(path: Path) -> bool:

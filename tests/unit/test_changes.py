@@ -22,7 +22,7 @@ from unfreeze.explain import GAP, as_photo, encoded, heatmaps, overlay, side_by_
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.poses import UPRIGHT
 from unfreeze.predict import logits, photo_batches
-from unfreeze.training.finetune import Weights
+from unfreeze.training.finetune import ModelState
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo
 from unfreeze.training.rounds import Round, validation_rounds
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 BOUNDARY = 3
 
 
-def model(backbone: Backbone, seed: int) -> Weights:
+def model(backbone: Backbone, seed: int) -> ModelState:
     """Return a model with its own two top stages and head."""
     random = torch.Generator().manual_seed(seed)
     stages = [
@@ -41,7 +41,7 @@ def model(backbone: Backbone, seed: int) -> Weights:
          for name, value in stage.items()}
         for stage in backbone.snapshot(BOUNDARY)
     ]  # fmt: skip
-    return Weights(stages, new_head(backbone, CLASSES, seed).state_dict())
+    return ModelState(stages, new_head(backbone, CLASSES, seed).state_dict())
 
 
 class Scene:
@@ -53,7 +53,7 @@ class Scene:
         self.pretrained = self.backbone.snapshot(BOUNDARY)
         self.photos = photos
         self.samples = [Sample(path, path.name, number % CLASSES) for number, path in enumerate(photos)]
-        before = [Weights([], new_head(self.backbone, CLASSES, seed).state_dict()) for seed in range(4)]
+        before = [ModelState([], new_head(self.backbone, CLASSES, seed).state_dict()) for seed in range(4)]
         after = [model(self.backbone, 10 + seed) for seed in range(4)]
         data = task(photos, train=len(photos)).data
         self.rounds = validation_rounds(data, len(photos)) if folds else ()
@@ -73,7 +73,7 @@ class Scene:
             "cross_fitted" if folds else "test", np.arange(len(photos)), truth, said[0], said[1], said[1], said[1], 1
         )
 
-    def logits(self, weights: Weights, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray:
+    def logits(self, weights: ModelState, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray:
         weights.install(self.backbone, self.head, self.pretrained)
         batches = photo_batches(self.backbone, [self.photos[photo] for photo in which])
         return logits(self.backbone, self.head, batches).astype(float)

@@ -19,7 +19,7 @@ from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet,
 from unfreeze.models.freezing import StagePlan, StageRow
 from unfreeze.poses import UPRIGHT
 from unfreeze.predict import Logits
-from unfreeze.training.finetune import Weights
+from unfreeze.training.finetune import ModelState
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo
@@ -28,7 +28,7 @@ from unfreeze.training.rounds import Round, TrainingData, validation_rounds
 from unfreeze.training.search import Trial
 
 CLASSES = 3
-NOTHING = Weights([], {})
+NOTHING = ModelState([], {})
 Answers = tuple[Logits, ...]
 
 

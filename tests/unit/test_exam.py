@@ -21,7 +21,7 @@ from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, load_model, save_model
 from unfreeze.predict import photo_batches, place, probabilities
 from unfreeze.training.activations import Cached, Rendered, features, keep, keep_or_render
-from unfreeze.training.finetune import Weights, finetune
+from unfreeze.training.finetune import ModelState, finetune
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.phase_one import head_weights
 
@@ -226,14 +226,14 @@ def test_what_a_model_forgets_is_asked_without_leaving_a_trace(photos: tuple[Pat
     head, pretrained, before = new_head(backbone, CLASSES, 0), backbone.snapshot(2), backbone.fingerprint()
     moved(backbone, weights=True, statistics=True)
     lost = forgotten_by(exam, backbone, 2)
-    model = Weights(backbone.snapshot(3), dict(head.state_dict()))
+    model = ModelState(backbone.snapshot(3), dict(head.state_dict()))
     backbone.restore(pretrained)
     forgets = exam.forgets(backbone, head, pretrained)
     assert forgets is not None
     assert lost.drop is not None
     assert lost.drop > 0.2
     assert forgets(model) == pytest.approx(lost.drop)
-    assert forgets(Weights([], model.head)) == 0
+    assert forgets(ModelState([], model.head)) == 0
     assert backbone.fingerprint() == before
 
 
@@ -272,9 +272,9 @@ def test_without_test_photos_each_round_is_looked_at_on_the_photos_that_it_held_
     backbone, given = tiny_cnn(), task(photos, train=30)
     exam = set_exam(new_store(), backbone, 2, given.renderer, [], None)
     pretrained = backbone.snapshot(2)
-    still, other = Weights(backbone.snapshot(2), {}), tiny_cnn()
+    still, other = ModelState(backbone.snapshot(2), {}), tiny_cnn()
     moved(other, weights=True, statistics=False)
-    rounds = [(still, np.arange(10)), (Weights(other.snapshot(2), {}), np.arange(10, 30))]
+    rounds = [(still, np.arange(10)), (ModelState(other.snapshot(2), {}), np.arange(10, 30))]
     moved(backbone, weights=False, statistics=True)
     before = backbone.fingerprint()
     looks = exam.own_looks(backbone, Rendered(given.renderer), pretrained, rounds)

@@ -97,7 +97,7 @@ def export(
         onnx_file.require()
     folder = Path(out) if out is not None else run.folder.export
     _refuse_foreign(folder, wanted)
-    model = load_model(run.folder, torch.device("cpu"))
+    model = load_model(run.folder.model, torch.device("cpu"))
     material = find_material(run, Path(photos) if photos is not None else None)
     if "int8" in wanted and not material.learnt:
         raise PhotosError(

@@ -34,7 +34,7 @@ def answers(model: Classifier, place: Path) -> tuple[Answers, str | None]:
     try:
         network = _by_timm(model, place)
     except (RuntimeError, ValueError) as error:
-        own = load_model(RunFolder(place.parent), torch.device("cpu"))
+        own = load_model(place, torch.device("cpu"))
         note = f"timm can't open {place.name}/ ({reason(error)}); unfreeze can, for one: "
         return (
             lambda views: logits(own.backbone, own.head, [views]),

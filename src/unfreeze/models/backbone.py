@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -131,7 +131,7 @@ class Backbone:
             for stage in self.stages[boundary:]
         ]
 
-    def restore(self, snapshot: list[Tensors]) -> None:
+    def restore(self, snapshot: Sequence[Tensors]) -> None:
         """Put back a snapshot of the last ``len(snapshot)`` stages, to the bit."""
         for stage, values in zip(self.stages[len(self.stages) - len(snapshot) :], snapshot, strict=True):
             stage.module.load_state_dict(values)

@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unfreeze.artifacts import RunFolder, write_bytes, write_text
+from unfreeze.artifacts import write_bytes, write_text
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.weights import load_into, read_weights
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.preprocessing import Preprocessing
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Classifier:
     poses: tuple[Pose, ...] = UPRIGHT
 
 
-def save_model(folder: RunFolder, model: Classifier) -> None:
-    """Write a model as its backbone and head are now."""
+def save_model(folder: Path, model: Classifier) -> None:
+    """Write a model, as its backbone and head are now, into ``folder``."""
     from safetensors.torch import save
 
     backbone, head = model.backbone, model.head
@@ -50,19 +53,19 @@ def save_model(folder: RunFolder, model: Classifier) -> None:
     assert isinstance(old, Tensor)
     weight = head.weight.view(*head.weight.shape, *[1] * (old.dim() - 2))  # some classifiers are 1x1 convolutions
     tensors = {**backbone.weights(), f"{place}.weight": weight, f"{place}.bias": head.bias}
-    write_bytes(folder.weights, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
-    write_text(folder.model_config, json.dumps(_config(model), indent=2, ensure_ascii=False) + "\n")
+    write_bytes(folder / WEIGHTS, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
+    write_text(folder / CONFIG, json.dumps(_config(model), indent=2, ensure_ascii=False) + "\n")
 
 
-def load_model(folder: RunFolder, device: torch.device) -> Classifier:
+def load_model(folder: Path, device: torch.device) -> Classifier:
     """Read a model that ``save_model`` wrote.
 
     Raises:
         ModelError: Missing, damaged, or the installed library builds another network under that name.
     """
-    damaged = ModelError("The run's model is missing or damaged.", where=folder.model, mend="Train again.")
+    damaged = ModelError("The run's model is missing or damaged.", where=folder, mend="Train again.")
     try:
-        config = json.loads(folder.model_config.read_text("utf-8"))
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
         own = config["unfreeze"]
         classes = tuple(str(name) for name in config["label_names"])
         architecture = Architecture(own["library"], own["name"], own["arguments"])
@@ -73,7 +76,7 @@ def load_model(folder: RunFolder, device: torch.device) -> Classifier:
         )  # older runs know the plain one alone
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged from error
-    tensors = read_weights(folder.weights)
+    tensors = read_weights(folder / WEIGHTS)
     network = replace(build(architecture), preprocessing=preprocessing, outputs=0, labels=())
     weight = tensors.pop(f"{network.classifier}.weight", None)
     bias = tensors.pop(f"{network.classifier}.bias", None)

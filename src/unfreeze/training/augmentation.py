@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,20 +37,29 @@ def render_with(recipe: Recipe, backbone: Backbone, samples: Sequence[Sample], s
     ]
 
 
-def suited(
-    store: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
-) -> Renderer:
-    """Return the renderer that serves a solved head best: the first, unless another is better for certain.
+@dataclass(frozen=True)
+class SelectedRenderers:
+    """The renderer that all training images choose, and for each fold the one that the other folds choose."""
 
-    Turned views pay in two ways, judged together: the head learns from them, and its answers are averaged over them.
+    final: Renderer
+    by_fold: tuple[Renderer, ...]
+
+
+def select_augmentation(
+    store: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
+) -> SelectedRenderers:
+    """Return the renderer with which a solved head is best: the first, unless another is significantly better.
+
+    Turned views help in two ways that are measured together: the head learns from them, and its logits are averaged over
+    them.  The choice is nested: what is used for a fold is chosen by the images of the other folds.
     """
-    best, *others = renderers
-    if not others:
-        return best
+    folds = range(int(data.fold.max()) + 1)
+    if len(renderers) == 1:
+        return SelectedRenderers(renderers[0], tuple(renderers[0] for _ in folds))
     some = data.at_most(ENOUGH)
     labels = some.labels[torch.from_numpy(some.train)].numpy()
-    views = tried_views(renderers, data)  # plain poses, the same in the eyes of every renderer
-    source = keep_or_render(store, backbone, best, recipe.kept_from, views, "reading training photos")
+    views = tried_views(renderers, data)  # unaugmented orientations, which every renderer renders alike
+    source = keep_or_render(store, backbone, renderers[0], recipe.kept_from, views, "reading training photos")
     at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
 
     def losses(renderer: Renderer) -> FloatArray:
@@ -60,16 +69,29 @@ def suited(
             out_of_fold_tta_logits(fit.fold_heads, features(at_head, some.train.tolist(), poses), some), labels
         )
 
-    lowest = losses(best)
-    for renderer in others:
-        found = losses(renderer)
-        if clearly_lower(found, lowest, CERTAIN):
-            best, lowest = renderer, found
+    by_renderer = [losses(renderer) for renderer in renderers]
+    return SelectedRenderers(
+        renderers[first_or_significantly_lower(by_renderer)],
+        tuple(
+            renderers[first_or_significantly_lower([each[some.fold != fold] for each in by_renderer])] for fold in folds
+        ),
+    )
+
+
+def first_or_significantly_lower(losses: Sequence[FloatArray]) -> int:
+    """Return the index of the option to take, given each option's losses of the same images, each of shape (N,).
+
+    The first is taken unless a later one's mean loss is significantly lower (paired, one-sided 5 %).
+    """
+    best = 0
+    for option in range(1, len(losses)):
+        if clearly_lower(losses[option], losses[best], CERTAIN):
+            best = option
     return best
 
 
 def tried_views(renderers: Sequence[Renderer], data: TrainingData) -> dict[int, Sequence[int]]:
-    """Return the views that ``suited`` judges by: of each renderer the plain one, and another that should mean the same."""
+    """Return the views that ``select_augmentation`` compares: of each renderer the plain one, and another that should mean the same."""
     poses = tuple(dict.fromkeys(pose for renderer in renderers for pose in renderer.poses[:TRIED]))
     return dict.fromkeys(data.at_most(ENOUGH).train.tolist(), poses) if len(renderers) > 1 else {}
 

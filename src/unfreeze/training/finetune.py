@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from unfreeze.evaluation.calibration import photo_losses
-from unfreeze.models.backbone import Backbone, Head, Tensors
+from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, apply, parameter_groups
 from unfreeze.models.lora import low_rank
+from unfreeze.models.state import ModelState, loaded, state_of
 from unfreeze.models.tuning import tuned_forward
 from unfreeze.predict import Logits, place
 from unfreeze.runtime import generator, track
@@ -92,35 +93,17 @@ class EpochRow:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """Where training got to: the top ``len(stages)`` stages and the head; the stages below are the pretrained ones."""
-
-    stages: list[Tensors]
-    head: Tensors
-
-    def cooled(self, temperature: float) -> Weights:
-        """Return the same model with its logits divided by ``temperature``."""
-        return Weights(self.stages, {name: value / temperature for name, value in self.head.items()})
-
-    def install(self, backbone: Backbone, head: Head, pretrained: list[Tensors]) -> None:
-        """Put these weights into the backbone and the head, and the pretrained ones everywhere else."""
-        backbone.restore(pretrained)
-        backbone.restore(self.stages)
-        head.load_state_dict(self.head)
-
-
-@dataclass(frozen=True)
 class Tuned:
     """How a training went.
 
     Attributes:
-        weights: After the last epoch.
+        state: The model after the last epoch: the stages from the plan's boundary on, and the head.
         history: A row an epoch.
         validation: Logits for the validation photos after the last epoch, shape (V, C).
         trouble: Why it was broken off; None where it went to its end.
     """
 
-    weights: Weights
+    state: ModelState
     history: tuple[EpochRow, ...]
     validation: Logits
     trouble: Trouble | None = None
@@ -128,7 +111,7 @@ class Tuned:
 
 def finetune(
     backbone: Backbone,
-    head: Head,
+    start: ModelState,
     source: Activations,
     labels: Tensor,
     plan: StagePlan,
@@ -145,8 +128,8 @@ def finetune(
     """Train the stages that ``plan`` unfreezes, and the head, from ``source``'s activations.
 
     Args:
-        backbone: Starts from the weights it has, and is changed in place.
-        head: Likewise.
+        backbone: Pretrained; it is again, to the bit, when training has ended.
+        start: The model that training starts from.
         source: Activations at or below the plan's boundary.
         labels: Of every photo, indexed by photo.
         plan: Who learns, at which rate.
@@ -162,63 +145,66 @@ def finetune(
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
     assert (features is not None) == bool(schedule.anchor), "an anchor holds to something"
-    with low_rank(plan, backbone):
-        groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
-        rule = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
-        optimizer = rule(groups, fused=backbone.device.type in ("cpu", "cuda"))
-        parameters = [parameter for group in groups for parameter in group["params"]]
-        rates = [group["lr"] for group in groups]
-        per_epoch = -(-len(train) // schedule.batch_size)
-        steps = follow(range(schedule.epochs * per_epoch), phase, schedule.epochs * per_epoch)
-        truth = labels[torch.from_numpy(val)].numpy()
-        history: list[EpochRow] = []
-        predicted = np.empty((0, head.out_features), np.float32)
-        below = 0
-        trouble: Trouble | None = None
-        forward: Callable[[Tensor], Tensor] | None = None
+    with loaded(backbone, start, trainable_from=plan.boundary) as head:
+        with low_rank(plan, backbone):
+            groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
+            rule = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
+            optimizer = rule(groups, fused=backbone.device.type in ("cpu", "cuda"))
+            parameters = [parameter for group in groups for parameter in group["params"]]
+            rates = [group["lr"] for group in groups]
+            per_epoch = -(-len(train) // schedule.batch_size)
+            steps = follow(range(schedule.epochs * per_epoch), phase, schedule.epochs * per_epoch)
+            truth = labels[torch.from_numpy(val)].numpy()
+            history: list[EpochRow] = []
+            predicted = np.empty((0, head.out_features), np.float32)
+            below = 0
+            trouble: Trouble | None = None
+            forward: Callable[[Tensor], Tensor] | None = None
 
-        for epoch in range(1, schedule.epochs + 1):
-            started = time.perf_counter()
-            apply(plan, backbone)
-            train_loss = 0.0
-            order = generator(seed, epoch).permutation(train)
-            drawn = order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size
-            numbers = torch.split(torch.from_numpy(order), schedule.batch_size)
-            before = repeat(None, len(numbers)) if features is None else features.batches(*drawn)
-            for x, pretrained, photos in zip(source.batches(*drawn), before, numbers, strict=True):
-                factor = schedule.rate(next(steps), schedule.epochs * per_epoch)
-                for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                    group["lr"] = rate * factor
-                with torch.no_grad():
-                    x = backbone.run(place(x, backbone, source.boundary), source.boundary, plan.boundary)
-                forward = forward or tuned_forward(backbone, plan.boundary, x)
-                now = forward(x)
-                logits = head(now)
-                target = labels[photos].to(logits.device)
-                loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
-                train_loss += loss.item() * len(photos) / len(train)
-                if pretrained is not None:
-                    loss = loss + schedule.anchor * drift(backbone.classifier, now, pretrained.to(now))
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                if schedule.clip is not None:
-                    nn.utils.clip_grad_norm_(parameters, schedule.clip)
-                optimizer.step()
+            for epoch in range(1, schedule.epochs + 1):
+                started = time.perf_counter()
+                apply(plan, backbone)
+                train_loss = 0.0
+                order = generator(seed, epoch).permutation(train)
+                drawn = order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size
+                numbers = torch.split(torch.from_numpy(order), schedule.batch_size)
+                before = repeat(None, len(numbers)) if features is None else features.batches(*drawn)
+                for x, pretrained, photos in zip(source.batches(*drawn), before, numbers, strict=True):
+                    factor = schedule.rate(next(steps), schedule.epochs * per_epoch)
+                    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                        group["lr"] = rate * factor
+                    with torch.no_grad():
+                        x = backbone.run(place(x, backbone, source.boundary), source.boundary, plan.boundary)
+                    forward = forward or tuned_forward(backbone, plan.boundary, x)
+                    now = forward(x)
+                    logits = head(now)
+                    target = labels[photos].to(logits.device)
+                    loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
+                    train_loss += loss.item() * len(photos) / len(train)
+                    if pretrained is not None:
+                        loss = loss + schedule.anchor * drift(backbone.classifier, now, pretrained.to(now))
+                    optimizer.zero_grad()
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    if schedule.clip is not None:
+                        nn.utils.clip_grad_norm_(parameters, schedule.clip)
+                    optimizer.step()
 
-            predicted = answers_from(backbone, head, source, val)
-            finite = math.isfinite(train_loss) and bool(np.isfinite(predicted).all())
-            val_loss, val_accuracy = judge(predicted, truth) if finite and len(val) else (None, None)
-            history.append(EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started))
-            late = finite and epoch > schedule.epochs // 2
-            below = below + 1 if late and floor is not None and collapsed(floor, predicted, truth) else 0
-            trouble = "not finite" if not finite else "collapsed" if below == PATIENCE else None
-            if trouble is not None:
-                break
-        steps.close()
-    weights = _copy(backbone, head, plan.boundary)
-    if not all(value.isfinite().all() for table in (*weights.stages, weights.head) for value in table.values()):
+                predicted = answers_from(backbone, head, source, val)
+                finite = math.isfinite(train_loss) and bool(np.isfinite(predicted).all())
+                val_loss, val_accuracy = judge(predicted, truth) if finite and len(val) else (None, None)
+                history.append(
+                    EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started)
+                )
+                late = finite and epoch > schedule.epochs // 2
+                below = below + 1 if late and floor is not None and collapsed(floor, predicted, truth) else 0
+                trouble = "not finite" if not finite else "collapsed" if below == PATIENCE else None
+                if trouble is not None:
+                    break
+            steps.close()
+        state = state_of(backbone, head, plan.boundary)
+    if not all(value.isfinite().all() for table in (*state.stages, state.head) for value in table.values()):
         trouble = "not finite"
-    return Tuned(weights, tuple(history), predicted, trouble)
+    return Tuned(state, tuple(history), predicted, trouble)
 
 
 def drift(classifier: nn.Module, now: Tensor, before: Tensor) -> Tensor:
@@ -242,12 +228,6 @@ def collapsed(before: Logits, after: Logits, labels: Indices) -> bool:
     """Tell whether ``after`` answers so much worse than ``before``, both (N, C), that luck doesn't explain it."""
     worse = (before.argmax(axis=1) == labels).astype(float) - (after.argmax(axis=1) == labels)
     return bool(len(worse)) and bool(worse.mean() > COLLAPSED * worse.std() / math.sqrt(len(worse)))
-
-
-def _copy(backbone: Backbone, head: Head, boundary: int) -> Weights:
-    return Weights(
-        backbone.snapshot(boundary), {key: value.detach().clone() for key, value in head.state_dict().items()}
-    )
 
 
 def views_of_epoch(photos: Indices, epoch: int, schedule: Schedule) -> list[int]:

@@ -10,18 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from unfreeze.evaluation.calibration import fit_temperature
-from unfreeze.models.backbone import Backbone, new_head
+from unfreeze.models.state import ModelState, interpolate
 from unfreeze.predict import Logits
-from unfreeze.training.finetune import EpochRow, Weights
-from unfreeze.training.gather import Sources
-from unfreeze.training.interpolate import between
+from unfreeze.training.finetune import EpochRow
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingData, joined, trainings_of, truth_of, truths_of, validation_rounds
+from unfreeze.training.rounds import joined, truth_of, truths_of
 from unfreeze.training.search import Bench, TimeLeft, Trial, search
 from unfreeze.training.selection import Choice, Panel
+from unfreeze.training.training_features import TrainingFeatures
 
-Forgets = Callable[[Weights], float]
+Forgets = Callable[[ModelState], float | None]
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class PhaseTwo:
         setbacks: What went wrong on the way, and what was done about it.
     """
 
-    final: Weights
+    final: ModelState
     trial: Trial
     alpha: float
     validation: tuple[Logits, ...]
@@ -51,61 +50,51 @@ class PhaseTwo:
     calibrated_on: int
     not_worse: bool
     rounds_not_worse: tuple[bool, ...]
-    round_finals: tuple[Weights, ...]
+    round_finals: tuple[ModelState, ...]
     history: tuple[EpochRow, ...]
     trials: tuple[Trial, ...]
     setbacks: tuple[str, ...]
 
 
 def phase_two(
-    backbone: Backbone,
-    sources: Sources,
-    data: TrainingData,
-    recipe: Recipe,
+    features: TrainingFeatures,
     first: PhaseOne,
-    seed: int,
+    recipe: Recipe,
     *,
-    forgets: Forgets | None = None,
+    forgets: Forgets = lambda _state: None,
     time_left: TimeLeft = lambda _tried: True,
 ) -> PhaseTwo:
-    """Unfreeze and go on from phase 1; leaves the backbone as it was pretrained.
+    """Unfreeze and go on from phase 1.
 
     Args:
-        backbone: Pretrained.
-        sources: Activations at the candidates' boundaries.
-        data: The photos.
-        recipe: What may be done.
+        features: The images that training may see, and their activations.
         first: Phase 1.
-        seed: Decides the order of photos.
+        recipe: What may be done.
         forgets: How much accuracy a model lost at the original task; None where that isn't known.
         time_left: Whether there is time for another candidate, after so many.
     """
-    rounds = validation_rounds(data, recipe.judges)
-    pretrained = backbone.snapshot(recipe.boundary)
+    data, rounds = features.data, features.folds.validation
+    pretrained = features.backbone.snapshot(recipe.boundary)
     panel = Panel.of(first.validation, truths_of(rounds, data), data)
-    trainings = trainings_of(data, recipe.judges)
-    bench = Bench(
-        backbone, new_head(backbone, data.classes, seed), pretrained, sources, data, first.poses,
-        trainings, (*first.round_starts, first.start)[: len(trainings)], recipe.alphas, seed,
-    )  # fmt: skip
 
-    def within_budget(model: Weights) -> bool:
-        return forgets is None or recipe.forget_at_most is None or forgets(model) * 100 <= recipe.forget_at_most
+    def within_budget(model: ModelState) -> bool:
+        lost = forgets(model) if recipe.forget_at_most is not None else None
+        return lost is None or recipe.forget_at_most is None or lost * 100 <= recipe.forget_at_most
 
     def room_left(trial: Trial) -> bool:
         return not trial.finals or within_budget(trial.finals[-1])
 
-    trials = search(bench, recipe.candidates, panel, time_left, room_left)
+    bench = Bench(features, first, pretrained, recipe.alphas)
+    searched = search(bench, recipe.candidates, panel, time_left, room_left, nested=recipe.cross_fit)
+    trials = searched.trials
     setbacks = [setback for trial in trials for setback in trial.setbacks()]
-    backbone.restore(pretrained)
-    good = [trial for trial in trials if trial.answers]
-    if not good:
+    if not any(trial.answers for trial in trials):
         return _rolled_back(first, trials, setbacks)
 
-    def model_at(choice: Choice) -> Weights:
-        return between(pretrained, first.start, good[choice.trial].finals[-1], choice.alpha)
+    def model_at(choice: Choice) -> ModelState:
+        return interpolate(pretrained, first.start, trials[choice.trial].finals[-1], choice.alpha)
 
-    heard = [trial.answers for trial in good]
+    heard = [trial.answers for trial in trials]
     wanted = choice = panel.choose(heard, panel.everyone)
     while not within_budget(final := model_at(choice)):
         heard[choice.trial] = {a: said for a, said in heard[choice.trial].items() if a < choice.alpha}
@@ -117,21 +106,26 @@ def phase_two(
         setbacks.append(_forgot(wanted, recipe, f"alpha {choice.alpha:g}"))
 
     said, finals, ship = [], [], []
-    for own in panel.everyone:
-        others = panel.others(own)
-        theirs = panel.choose(heard, others)
-        answers = heard[theirs.trial][theirs.alpha]
+    for own, considered in zip(panel.everyone, searched.considered, strict=True):
+        others, options = panel.others(own), heard[:considered]
+        if not any(options):  # all that the others would have tried went wrong, or forgets too much
+            said.append(first.validation[own])
+            finals.append(first.round_finals[own])
+            ship.append(False)
+            continue
+        theirs = panel.choose(options, others)
+        answers = options[theirs.trial][theirs.alpha]
         said.append(answers[own])
-        finals.append(between(pretrained, first.round_starts[own], good[theirs.trial].finals[own], theirs.alpha))
+        tuned = trials[theirs.trial].finals[own]
+        finals.append(interpolate(pretrained, first.round_starts[own], tuned, theirs.alpha))
         ship.append(panel.ships(answers, others))
-    backbone.restore(pretrained)
     return PhaseTwo(
         final=final,
-        trial=good[choice.trial],
+        trial=trials[choice.trial],
         alpha=choice.alpha,
         validation=tuple(said),
         temperature=fit_temperature(joined(said, data.classes), truth_of(rounds, data)),
-        calibrated_on=sum(len(each.val) for each in rounds),
+        calibrated_on=features.folds.n_validation,
         not_worse=panel.ships(heard[choice.trial][choice.alpha], panel.everyone),
         rounds_not_worse=tuple(ship),
         round_finals=tuple(finals),

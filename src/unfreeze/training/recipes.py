@@ -93,6 +93,7 @@ class Recipe:
         averages: Whether the models may be asked about several poses of a photo; phase 1 tells whether that is better.
         judges: Validation photos that are wanted, rounded up to whole folds; 0 where nothing is to be chosen.
         boundary: Everything below is a fixed function throughout the run, and is computed once.
+        cross_fit: Whether every fold is validated on, and its predictions are the evidence: there is no test set.
     """
 
     name: str
@@ -106,10 +107,11 @@ class Recipe:
     averages: bool
     judges: int
     boundary: int
+    cross_fit: bool = False
 
     def judged_by_all(self, photos: int) -> Recipe:
         """Return the same recipe with every fold of ``photos`` training photos held out in its turn."""
-        return replace(self, judges=photos)
+        return replace(self, judges=photos, cross_fit=True)
 
     def without_phase_two(self) -> Recipe:
         """Return the same recipe, ending with the head."""

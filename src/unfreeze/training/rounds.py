@@ -29,6 +29,7 @@ class TrainingData:
         val: Photos to choose by; empty where the user named none.
         fold: The cross-validation fold of each photo of ``train``.
         classes: How many there are.
+        ids: The index of each in the run's ``PhotoSet``, under which predictions are written down.
     """
 
     labels: Tensor
@@ -36,13 +37,21 @@ class TrainingData:
     val: Indices
     fold: NDArray[np.int64]
     classes: int
+    ids: Indices
 
     @classmethod
     def of(cls, samples: Sequence[Sample], splits: Splits, classes: int) -> TrainingData:
         """Number the photos of ``splits.learning``, which ``samples`` are, from 0."""
         labels = torch.tensor([sample.label for sample in samples])
         count = len(splits.train)
-        return cls(labels, np.arange(count), np.arange(count, len(samples)), splits.fold[splits.train], classes)
+        return cls(
+            labels,
+            np.arange(count),
+            np.arange(count, len(samples)),
+            splits.fold[splits.train],
+            classes,
+            splits.learning,
+        )
 
     def at_most(self, count: int) -> TrainingData:
         """Return the same with so many photos to learn from, spread evenly, if there are more."""
@@ -65,8 +74,38 @@ class Round:
     fold: int | None
 
 
-def validation_rounds(data: TrainingData, judges: int) -> tuple[Round, ...]:
-    """Return the user's validation as the only round, or as many folds as give ``judges`` photos to judge by (0: none)."""
+@dataclass(frozen=True)
+class Folds:
+    """Every training of a phase.
+
+    Attributes:
+        validation: The folds that are validated on.
+        final: The fit on all training images; None where a validation fold's training is that already, because the user
+            gave a validation set.
+    """
+
+    validation: tuple[Round, ...]
+    final: Round | None
+
+    @classmethod
+    def of(cls, data: TrainingData, judges: int) -> Folds:
+        """Return the user's validation set as the only fold, or as many folds as give ``judges`` images to validate on."""
+        validation = _validation_folds(data, judges)
+        complete = bool(len(data.val) and validation)
+        return cls(validation, None if complete else Round(data.train, data.train[:0], None))
+
+    @property
+    def trainings(self) -> tuple[Round, ...]:
+        """The validation folds, then the final fit; the last is always trained on all training images."""
+        return self.validation if self.final is None else (*self.validation, self.final)
+
+    @property
+    def n_validation(self) -> int:
+        """How many images are validated on."""
+        return sum(len(fold.val) for fold in self.validation)
+
+
+def _validation_folds(data: TrainingData, judges: int) -> tuple[Round, ...]:
     if not judges:
         return ()
     if len(data.val):
@@ -74,12 +113,6 @@ def validation_rounds(data: TrainingData, judges: int) -> tuple[Round, ...]:
     folds = int(data.fold.max()) + 1
     count = min(folds, math.ceil(judges * folds / len(data.train)))
     return tuple(Round(data.train[data.fold != f], data.train[data.fold == f], f) for f in range(count))
-
-
-def trainings_of(data: TrainingData, judges: int) -> tuple[Round, ...]:
-    """Return the rounds, and the training on all photos that judges nothing where none of them is that."""
-    rounds = validation_rounds(data, judges)
-    return rounds if len(data.val) and rounds else (*rounds, Round(data.train, data.train[:0], None))
 
 
 def truth_of(rounds: Sequence[Round], data: TrainingData) -> Indices:

@@ -7,18 +7,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from unfreeze.models.backbone import Backbone, Head, Tensors
+from unfreeze.models.backbone import Tensors
+from unfreeze.models.state import ModelState, interpolate, loaded
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits
 from unfreeze.runtime import track
-from unfreeze.training.activations import answers_from
-from unfreeze.training.finetune import EpochRow, Indices, Trouble, Tuned, Weights, finetune
-from unfreeze.training.gather import Sources
-from unfreeze.training.interpolate import between
+from unfreeze.training.activations import Activations, answers_from
+from unfreeze.training.finetune import EpochRow, Indices, Trouble, Tuned, finetune
+from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.recipes import BACK_OFF, Candidate
-from unfreeze.training.rounds import Round, TrainingData
+from unfreeze.training.rounds import Round
 from unfreeze.training.selection import Panel
 from unfreeze.training.side_by_side import Follow, how_many, side_by_side
+from unfreeze.training.training_features import TrainingFeatures
 
 TimeLeft = Callable[[int], bool]
 WORDS: dict[Trouble, str] = {
@@ -43,7 +44,7 @@ class Trial:
 
     candidate: Candidate
     answers: Mapping[float, tuple[Logits, ...]]
-    finals: tuple[Weights, ...]
+    finals: tuple[ModelState, ...]
     history: tuple[EpochRow, ...]
     trouble: Trouble | None
     seconds: float
@@ -64,79 +65,110 @@ class Bench:
     """What all trainings of phase 2 share.
 
     Attributes:
-        backbone: Changed by every training.
-        head: Likewise.
-        pretrained: The stages that any of them moves, as they were.
-        sources: Activations at the candidates' boundaries.
-        data: The photos.
-        poses: That models are asked about.
-        rounds: Where candidates are judged; the last one learns from all training photos, and may judge nothing.
-        starts: What each round's training goes on from.
+        features: The training images and their activations; its backbone is changed while a model is loaded.
+        first: Phase 1's models, which trainings start from.
+        pretrained: The stages that any candidate trains, as they were pretrained.
         alphas: Points between the phases, up to 1.
-        seed: Decides the order of photos.
     """
 
-    backbone: Backbone
-    head: Head
-    pretrained: list[Tensors]
-    sources: Sources
-    data: TrainingData
-    poses: tuple[Pose, ...]
-    rounds: Sequence[Round]
-    starts: Sequence[Weights]
+    features: TrainingFeatures
+    first: PhaseOne
+    pretrained: Sequence[Tensors]
     alphas: Sequence[float]
-    seed: int
 
-    def train(self, candidate: Candidate, start: Weights, on: Round, phase: str, follow: Follow = track) -> Tuned:
-        """Go on from phase 1; leaves the backbone where training got to."""
-        source = self.sources[candidate.plan.boundary]
-        start.install(self.backbone, self.head, self.pretrained)
-        features = self.sources[self.backbone.head_boundary] if candidate.schedule.anchor else None
-        floor = answers_from(self.backbone, self.head, source, on.val) if len(on.val) else None
+    @property
+    def starts(self) -> tuple[ModelState, ...]:
+        """What each training starts from, in the order of ``Folds.trainings``."""
+        return (*self.first.round_starts, self.first.start)[: len(self.features.folds.trainings)]
+
+    def train(self, candidate: Candidate, start: ModelState, on: Round, phase: str, follow: Follow = track) -> Tuned:
+        """Train a candidate from phase 1's model."""
+        features, activations = self.features, self.features.of(on)
+        source = activations.by_boundary[candidate.plan.boundary]
+        distilled = activations.by_boundary[features.backbone.head_boundary] if candidate.schedule.anchor else None
+        baseline = self.logits(start, source, on.val, UPRIGHT) if len(on.val) else None
         return finetune(
-            self.backbone, self.head, source, self.data.labels, candidate.plan, candidate.schedule,
-            phase=phase, train=on.train, val=on.val, seed=self.seed, features=features, floor=floor, follow=follow,
+            features.backbone, start, source, features.data.labels, candidate.plan, candidate.schedule,
+            phase=phase, train=on.train, val=on.val, seed=features.seed,
+            features=distilled, floor=baseline, follow=follow,
         )  # fmt: skip
 
-    def answers(self, model: Weights, candidate: Candidate, photos: Indices) -> Logits:
-        """Return what a model says of ``photos``, shape (V, C)."""
-        model.install(self.backbone, self.head, self.pretrained)
-        return answers_from(self.backbone, self.head, self.sources[candidate.plan.boundary], photos, self.poses)
+    def logits(self, state: ModelState, source: Activations, images: Indices, poses: Sequence[Pose]) -> Logits:
+        """Return a model's logits for ``images``, shape (V, C): the mean over ``poses``."""
+        with loaded(self.features.backbone, state) as head:
+            return answers_from(self.features.backbone, head, source, images, poses)
+
+    def logits_by_alpha(self, candidate: Candidate, start: ModelState, tuned: Tuned, on: Round) -> dict[float, Logits]:
+        """Return, for every alpha, the logits (V, C) of the fold's validation images; empty where there are none."""
+        if not len(on.val) or tuned.trouble is not None:
+            return {}
+        source = self.features.of(on).by_boundary[candidate.plan.boundary]
+        poses = self.first.round_poses[on.fold or 0]  # a validation set of the user has no number
+        by_alpha: dict[float, Logits] = {}
+        for alpha in self.alphas:
+            state = interpolate(self.pretrained, start, tuned.state, alpha)
+            known = alpha == 1 and poses == UPRIGHT
+            by_alpha[alpha] = tuned.validation if known else self.logits(state, source, on.val, poses)
+        return by_alpha
 
     def twins(self, count: int) -> list[Bench]:
         """Return this bench and others for trainings beside it, ``count`` in all.
 
-        Their weights are their own from the lowest boundary up; what lies below is shared.
+        Their weights are their own from the lowest trained stage up; what lies below is shared.
         """
         return [self, *(self._twin() for _ in range(count - 1))]
 
     def _twin(self) -> Bench:
-        changed = self.backbone.stages[len(self.backbone.stages) - len(self.pretrained) :]
+        backbone = self.features.backbone
+        changed = backbone.stages[len(backbone.stages) - len(self.pretrained) :]
         own = {id(value) for stage in changed for value in stage.module.parameters()}
-        parameters = [value for value in self.backbone.network.module.parameters() if id(value) not in own]
-        shared = {id(value): value for value in (*parameters, self.backbone.built)}
-        return replace(self, backbone=copy.deepcopy(self.backbone, shared), head=copy.deepcopy(self.head))
+        parameters = [value for value in backbone.network.module.parameters() if id(value) not in own]
+        shared = {id(value): value for value in (*parameters, backbone.built)}
+        return replace(self, features=replace(self.features, backbone=copy.deepcopy(backbone, shared)))
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What was tried.
+
+    Attributes:
+        trials: In the order in which they were tried.
+        considered: For each validation fold, how many of them the other folds would have tried.
+    """
+
+    trials: tuple[Trial, ...]
+    considered: tuple[int, ...]
 
 
 def search(
-    bench: Bench, candidates: Sequence[Candidate], panel: Panel, time_left: TimeLeft, room_left: RoomLeft
-) -> tuple[Trial, ...]:
-    """Try candidates in order, until the panel wants no further one, or there is no time or no room for it.
+    bench: Bench, candidates: Sequence[Candidate], panel: Panel, time_left: TimeLeft, room_left: RoomLeft, nested: bool
+) -> Searched:
+    """Try candidates in order, until no further one is worth its time, or there is no time or no room for it.
 
     Args:
         bench: What trains.
         candidates: From the head downwards; the first is always tried.
-        panel: Who judges.
+        panel: Decides whether a further candidate is worth trying.
         time_left: Whether there is time for another one, after so many.
         room_left: Whether the last one may forget more than it did: a deeper one will.
+        nested: Whether every fold's number of candidates is decided by the other folds, because its predictions are evidence;
+            otherwise all folds decide for all of them.
     """
     trials: list[Trial] = []
+    deciders = [panel.others(own) if nested else panel.everyone for own in panel.everyone]
+    considered = [0 for _ in deciders]
+    going = [True for _ in deciders]
     for candidate in candidates:
-        heard = [trial.answers for trial in trials if trial.answers]
-        if trials and not (time_left(len(trials)) and panel.wants_more(heard) and room_left(trials[-1])):
-            break
+        if trials:
+            heard = [trial.answers for trial in trials if trial.answers]
+            if not (time_left(len(trials)) and room_left(trials[-1])):
+                break
+            going = [each and panel.wants_more(heard, judges) for each, judges in zip(going, deciders, strict=True)]
+            if not any(going) and not panel.wants_more(heard, panel.everyone):
+                break
         trials.append(try_out(bench, candidate, f"phase 2 from {candidate.depth}"))
-    return tuple(trials)
+        considered = [count + wants for count, wants in zip(considered, going, strict=True)]
+    return Searched(tuple(trials), tuple(considered))
 
 
 def try_out(bench: Bench, candidate: Candidate, phase: str) -> Trial:
@@ -152,30 +184,25 @@ def try_out(bench: Bench, candidate: Candidate, phase: str) -> Trial:
 
 
 def _on_rounds(bench: Bench, candidate: Candidate, phase: str) -> Trial:
-    rounds = bench.rounds
-    judging = sum(bool(len(each.val)) for each in rounds)
+    features = bench.features
+    trainings, judging = features.folds.trainings, len(features.folds.validation)
 
     def on_round(bench: Bench, number: int, follow: Follow) -> tuple[Tuned, dict[float, Logits]]:
-        own, start = rounds[number], bench.starts[number]
+        own, start = trainings[number], bench.starts[number]
         name = f"{phase}, validating {number + 1} of {judging}" if len(own.val) else phase
         tuned = bench.train(candidate, start, own, name, follow)
-        said: dict[float, Logits] = {}
-        for alpha in bench.alphas if len(own.val) and tuned.trouble is None else ():
-            model = between(bench.pretrained, start, tuned.weights, alpha)
-            known = alpha == 1 and bench.poses == UPRIGHT
-            said[alpha] = tuned.validation if known else bench.answers(model, candidate, own.val)
-        return tuned, said
+        return tuned, bench.logits_by_alpha(candidate, start, tuned, own)
 
     history: list[EpochRow] = []
-    finals: list[Weights] = []
+    finals: list[ModelState] = []
     answers: dict[float, list[Logits]] = {alpha: [] for alpha in bench.alphas}
-    source, batch_size = bench.sources[candidate.plan.boundary], candidate.schedule.batch_size
-    count = how_many(bench.backbone, source, candidate.plan, batch_size, len(rounds))
-    for tuned, said in side_by_side(bench.twins(count), range(len(rounds)), on_round):
+    source, batch_size = features.final.by_boundary[candidate.plan.boundary], candidate.schedule.batch_size
+    count = how_many(features.backbone, source, candidate.plan, batch_size, len(trainings))
+    for tuned, said in side_by_side(bench.twins(count), range(len(trainings)), on_round):
         history.extend(tuned.history)
         if tuned.trouble is not None:
             return Trial(candidate, {}, (), tuple(history), tuned.trouble, 0.0)
-        finals.append(tuned.weights)
+        finals.append(tuned.state)
         for alpha, of_round in said.items():
             answers[alpha].append(of_round)
     return Trial(

@@ -106,13 +106,12 @@ class Panel:
         before, after = self.heard(self.head_only, self.everyone), self.heard(answers, self.everyone)
         return errors_below(after.losses, before.losses)
 
-    def wants_more(self, trials: Sequence[Answers]) -> bool:
+    def wants_more(self, trials: Sequence[Answers], judges: Judges) -> bool:
         """Tell whether to try a deeper candidate: the last one is certain to be better than all before it, all the way.
 
         What isn't good enough to ship is no reason to spend twice its time.  Where it was best halfway, the pretrained
         weights are worth staying near to: more of them need not move.
         """
-        judges = self.everyone
         if not judges or not trials:
             return bool(judges)
         *earlier, last = ([self.heard(said, judges) for said in answers.values()] for answers in trials)

@@ -23,7 +23,7 @@ from unfreeze.training.finetune import (
     PATIENCE,
     Schedule,
     Tuned,
-    Weights,
+    ModelState,
     collapsed,
     drift,
     finetune,
@@ -532,7 +532,7 @@ def test_an_anchor_without_anything_to_hold_to_is_refused(photos: tuple[Path, ..
         train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), replace(schedule(), anchor=1.0))
 
 
-# Weights
+# ModelState
 
 
 @pytest.mark.parametrize("boundary", [0, 2, 5])
@@ -542,7 +542,7 @@ def test_installing_weights_is_exact_and_undoes_what_was_there(photos: tuple[Pat
     head = new_head(backbone, CLASSES, 0)
     tuned = train(backbone, given, plan_from(backbone, boundary, lr=LR, head_lr=LR), schedule(), head=head)
     reached, head_reached = backbone.fingerprint(), head.weight.detach().clone()
-    head_only = Weights([], {"weight": torch.ones(CLASSES, 12), "bias": torch.zeros(CLASSES)})
+    head_only = ModelState([], {"weight": torch.ones(CLASSES, 12), "bias": torch.zeros(CLASSES)})
     head_only.install(backbone, head, pretrained)
     assert backbone.fingerprint() == untouched
     assert torch.equal(head.weight, torch.ones(CLASSES, 12))

@@ -7,7 +7,7 @@ import torch
 from tests.support import CLASSES, new_head, shake, tiny_cnn, tiny_vit
 
 from unfreeze.models.backbone import Backbone, Tensors
-from unfreeze.training.finetune import Weights
+from unfreeze.training.finetune import ModelState
 from unfreeze.training.interpolate import between
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -21,15 +21,15 @@ def head_of(backbone: Backbone, seed: int) -> Tensors:
     return dict(new_head(backbone, CLASSES, seed).state_dict())
 
 
-def ends(make: Callable[[], Backbone], boundary: int) -> tuple[list[Tensors], Weights, Weights]:
+def ends(make: Callable[[], Backbone], boundary: int) -> tuple[list[Tensors], ModelState, ModelState]:
     """Return all pretrained stages, phase 1's model, and one whose stages from ``boundary`` on have moved."""
     backbone = make()
-    pretrained, first = backbone.snapshot(), Weights([], head_of(backbone, 1))
+    pretrained, first = backbone.snapshot(), ModelState([], head_of(backbone, 1))
     shake(backbone.network.module, seed=7)
     with torch.no_grad():
         for value in backbone.network.module.parameters():
             value.add_(0.1 * torch.ones_like(value))
-    return pretrained, first, Weights(backbone.snapshot(boundary), head_of(backbone, 2))
+    return pretrained, first, ModelState(backbone.snapshot(boundary), head_of(backbone, 2))
 
 
 def same(one: list[Tensors], other: list[Tensors]) -> bool:
@@ -89,7 +89,7 @@ def test_a_phase_one_that_moved_stages_is_where_the_line_begins() -> None:
     pretrained, first, second = ends(tiny_cnn, 2)
     drifted = tiny_cnn()
     shake(drifted.network.module, seed=3)
-    found = between(pretrained, Weights(drifted.snapshot(4), first.head), second, 0.5)
+    found = between(pretrained, ModelState(drifted.snapshot(4), first.head), second, 0.5)
     start = [*pretrained[2:4], *drifted.snapshot(4)]
     expected = between(start, first, second, 0.5)
     assert same(found.stages, expected.stages)

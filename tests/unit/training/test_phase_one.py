@@ -33,7 +33,7 @@ from unfreeze.poses import Pose
 from unfreeze.predict import place
 from unfreeze.training.activations import Cached, Rendered, features, keep
 from unfreeze.training.augmentation import render_with, suited
-from unfreeze.training.finetune import Weights
+from unfreeze.training.finetune import ModelState
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.gather import gather
 from unfreeze.training.phase_one import phase_one
@@ -46,7 +46,7 @@ VALIDATIONS = pytest.mark.parametrize("val", [0, 6])
 SOLVED = pytest.mark.parametrize("solved", [True, False])
 
 
-def said(backbone: Backbone, weights: Weights, given: Task, photos: Sequence[int]) -> torch.Tensor:
+def said(backbone: Backbone, weights: ModelState, given: Task, photos: Sequence[int]) -> torch.Tensor:
     """Return what a model says of photos, straight from their pixels; leaves the backbone with its weights."""
     head = new_head(backbone, CLASSES, 0)
     weights.install(backbone, head, backbone.snapshot())
@@ -217,7 +217,7 @@ def test_photos_whose_class_does_not_survive_turning_are_not_turned(tmp_path: Pa
 def planted(monkeypatch: pytest.MonkeyPatch, *losses: list[float]) -> None:
     """Let phase 1 find these losses, one renderer after the other."""
     found = iter(losses)
-    monkeypatch.setattr("unfreeze.training.phase_one.photo_losses", lambda *_: np.array(next(found)))
+    monkeypatch.setattr("unfreeze.training.augmentation.photo_losses", lambda *_: np.array(next(found)))
 
 
 @pytest.mark.parametrize(
@@ -260,8 +260,8 @@ def test_ways_to_augment_are_judged_on_photos_of_other_folds_in_two_poses(
         seen.append((logits, labels))
         return np.zeros(len(labels))
 
-    monkeypatch.setattr("unfreeze.training.phase_one.photo_losses", noted)
-    monkeypatch.setattr("unfreeze.training.phase_one.ENOUGH", enough)
+    monkeypatch.setattr("unfreeze.training.augmentation.photo_losses", noted)
+    monkeypatch.setattr("unfreeze.training.augmentation.ENOUGH", enough)
     renderers = [replace(given.renderer, augmentation=how) for how in (CROPS, TURNED)]
     suited(new_store(), backbone, renderers, given.data, replace(recipe(backbone), averages=averages))
     some = given.data.at_most(enough)

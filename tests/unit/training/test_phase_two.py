@@ -28,7 +28,7 @@ from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
 from unfreeze.predict import place
 from unfreeze.runtime import deterministic
-from unfreeze.training.finetune import Weights
+from unfreeze.training.finetune import ModelState
 from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import PhaseOne, phase_one
 from unfreeze.training.phase_two import Forgets, PhaseTwo, chosen, phase_two
@@ -151,7 +151,7 @@ def test_cooling_divides_the_logits_and_nothing_else(photos: tuple[Path, ...]) -
     pretrained, head = backbone.snapshot(), new_head(backbone, CLASSES, 0)
     plain = torch.cat([given.renderer.views(photo, (0,)) for photo in range(5)])
 
-    def logits(weights: Weights) -> torch.Tensor:
+    def logits(weights: ModelState) -> torch.Tensor:
         weights.install(backbone, head, pretrained)
         with torch.no_grad():
             found: torch.Tensor = head(backbone.run(place(plain, backbone, 0)))
@@ -362,7 +362,7 @@ def test_a_healthy_search_has_no_setbacks(photos: tuple[Path, ...]) -> None:
 # What may be forgotten
 
 
-def far(first: PhaseOne, model: Weights) -> float:
+def far(first: PhaseOne, model: ModelState) -> float:
     return float((model.head["weight"] - first.start.head["weight"]).norm())
 
 
@@ -393,7 +393,7 @@ def test_the_farthest_point_within_the_budget_is_taken(
     half = 0.6 * far(first, whole.final)
     asked: list[float] = []
 
-    def forgets(model: Weights) -> float:
+    def forgets(model: ModelState) -> float:
         asked.append(far(first, model))
         return 0.5 if asked[-1] > half else 0.02  # 2 points are not more than 2
 
@@ -416,7 +416,7 @@ def test_no_point_farther_than_the_chosen_one_is_asked_about(
     chooses(monkeypatch, lambda _: (0, 0.5))
     asked: list[list[bytes]] = []
 
-    def forgets(model: Weights) -> float:
+    def forgets(model: ModelState) -> float:
         asked.append(bits(model))
         return 0.01
 
@@ -427,7 +427,7 @@ def test_no_point_farther_than_the_chosen_one_is_asked_about(
 
 
 def test_without_a_budget_nobody_asks_what_is_forgotten(photos: tuple[Path, ...]) -> None:
-    def forgets(_: Weights) -> float:
+    def forgets(_: ModelState) -> float:
         raise AssertionError("asked")
 
     backbone, given = tiny_cnn(), task(photos, train=12)

@@ -9,18 +9,20 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.data.sources import PhotoSet
 from unfreeze.evaluation.calibration import Calibration, fit_temperature, photo_losses, softmax
 from unfreeze.evaluation.crossfit import widened_gain, widened_scores
 from unfreeze.evaluation.metrics import Scores, balanced_accuracy, calibration_scores, score
 from unfreeze.evaluation.resampling import FloatArray, Groups
 from unfreeze.evaluation.significance import Gain, gain
+from unfreeze.inputs import Inputs
 from unfreeze.predict import Logits
+from unfreeze.scoring.held_out import EvaluationSet, predict_held_out
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo, chosen
 from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, truths_of
 from unfreeze.training.search import Trial
 from unfreeze.training.selection import Panel
+from unfreeze.training.training_features import TrainingFeatures
 from unfreeze.verdict import ScoreSheet, Tried
 
 Indices = NDArray[np.int64]
@@ -33,7 +35,7 @@ class Evidence:
     Attributes:
         kind: ``test``: photos that were held out from the start.  ``cross_fitted``: every photo, each by models of the
             folds that it is not in, whose strength, epoch, temperature and even shipping the other folds chose.
-        photos: Which they are.
+        photos: Their indices in the run's ``PhotoSet`` (N,), whatever the protocol.
         truth: Their labels (N,).
         head_only: What the head-only model says.
         two_phase: What the two-phase model says; None where phase 2 didn't run.
@@ -54,15 +56,31 @@ class Evidence:
     folds: int | None = None
 
 
+def collect_predictions(
+    inputs: Inputs,
+    features: TrainingFeatures,
+    test: EvaluationSet | None,
+    first: PhaseOne,
+    second: PhaseTwo | None,
+) -> Evidence:
+    """Return both models' predictions for the test images, or, where there are none, for every image by the fold's models."""
+    if test is None:
+        return cross_fitted(features.data, features.folds.validation, first, second)
+    labels = np.array([sample.label for sample in inputs.test_samples])
+    head_only = predict_held_out(features.backbone, first.final, test, first.poses)
+    two_phase = predict_held_out(features.backbone, second.final, test, first.poses) if second is not None else None
+    return from_test(inputs.splits.test, labels, head_only, two_phase, first, second)
+
+
 def from_test(
-    test: Indices,
-    photos: PhotoSet,
+    photos: Indices,
+    labels: Indices,
     head_only: Logits,
     two_phase: Logits | None,
     first: PhaseOne,
     second: PhaseTwo | None,
 ) -> Evidence:
-    """Return what the final models say of the ``test`` photos, given their logits (N, C)."""
+    """Return the final models' predictions for the test ``photos``, given their logits (N, C)."""
     ours = softmax(head_only, first.temperature)
     ships, shipped, logits = chosen(first, second), ours, head_only
     theirs = None
@@ -72,8 +90,8 @@ def from_test(
             shipped, logits = theirs, two_phase
     return Evidence(
         kind="test",
-        photos=test,
-        truth=np.array([photos.samples[photo].label for photo in test]),
+        photos=photos,
+        truth=labels,
         head_only=ours,
         two_phase=theirs,
         shipped=shipped,
@@ -92,7 +110,7 @@ def cross_fitted(data: TrainingData, rounds: Sequence[Round], first: PhaseOne, s
         two_phase = _scaled(second.validation, truths)
         for number in np.flatnonzero(second.rounds_not_worse):
             shipped[number], logits[number] = two_phase[number], second.validation[number]
-    photos = np.concatenate([each.val for each in rounds])
+    photos = data.ids[np.concatenate([each.val for each in rounds])]
     order = np.argsort(photos)
     return Evidence(
         kind="cross_fitted",

@@ -1,0 +1,1 @@
+"""What the models predict for held-out images, what that proves, and what was forgotten of the original task."""

@@ -1,0 +1,86 @@
+"""Images that training never sees, at the boundary above the frozen stages, and the models' logits for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from unfreeze.data.loaders import Renderer
+from unfreeze.inputs import Inputs
+from unfreeze.models.backbone import Backbone, exact
+from unfreeze.models.state import ModelState, loaded
+from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.predict import Logits, logits
+from unfreeze.runtime import track
+from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render
+from unfreeze.training.recipes import Recipe
+from unfreeze.training.store import Store
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Images to evaluate models on.
+
+    Attributes:
+        activations: What crosses the boundary below which no model differs from the pretrained network.
+        images: Their indices in ``activations``.
+        labels: Their labels in the original task (N,), where they are reference images.
+    """
+
+    activations: Activations
+    images: Indices
+    labels: Indices | None = None
+
+    @property
+    def boundary(self) -> int:
+        """The first stage that still has to run."""
+        return self.activations.boundary
+
+    def batches(self, description: str, pose: Pose = Pose.PLAIN) -> Iterator[Tensor]:
+        """Yield the images in one orientation, or what crosses the boundary of them, ``EVALUATION_BATCH`` at a time."""
+        images = self.images.tolist()
+        batches = self.activations.batches(images, [pose] * len(images), EVALUATION_BATCH)
+        return track(batches, description, total=-(-len(images) // EVALUATION_BATCH))
+
+
+def evaluation_set(
+    cache: Store,
+    backbone: Backbone,
+    renderer: Renderer,
+    boundary: int,
+    description: str,
+    poses: Sequence[Pose] = UPRIGHT,
+    labels: Indices | None = None,
+) -> EvaluationSet:
+    """Compute what crosses ``boundary`` for the images of ``renderer`` in every orientation, in float32."""
+    images = np.arange(len(renderer.paths))
+    wanted = dict.fromkeys(images.tolist(), poses)
+    activations = keep_or_render(cache, exact(backbone), renderer, boundary, wanted, description)
+    return EvaluationSet(activations, images, labels)
+
+
+def test_set(inputs: Inputs, recipe: Recipe, renderer: Renderer, poses: Sequence[Pose]) -> EvaluationSet | None:
+    """Compute what the models need of the test images in every orientation; None where there are none."""
+    if not inputs.test_samples:
+        return None
+    of_test = renderer.of(inputs.test_samples)
+    return evaluation_set(inputs.cache, inputs.backbone, of_test, recipe.boundary, "reading test photos", poses)
+
+
+def predict_held_out(
+    backbone: Backbone, state: ModelState, held_out: EvaluationSet, poses: Sequence[Pose] = UPRIGHT
+) -> Logits:
+    """Return a model's logits for held-out images, shape (N, C): the mean over ``poses``."""
+    with loaded(backbone, state) as head:
+        by_pose = [
+            logits(backbone, head, held_out.batches("predicting test photos", pose), held_out.boundary)
+            for pose in poses
+        ]
+    mean: Logits = np.stack(by_pose).mean(axis=0)
+    return mean

@@ -1,0 +1,89 @@
+"""Everything that the phases may know: the backbone, the training images' activations, and the folds.
+
+The images that are held out for testing are not in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from unfreeze.data.loaders import Renderer
+from unfreeze.models.backbone import Backbone
+from unfreeze.training.activations import Activations
+from unfreeze.training.augmentation import select_augmentation
+from unfreeze.training.gather import gather
+from unfreeze.training.recipes import Recipe
+from unfreeze.training.rounds import Folds, Round, TrainingData
+from unfreeze.training.store import Store
+
+
+@dataclass(frozen=True)
+class FoldActivations:
+    """Activations of all training images in the views of one augmentation.
+
+    Attributes:
+        renderer: What renders the views.
+        by_boundary: The activations at every boundary that a training of phase 2 starts from.
+        for_head: What phase 1 trains on: pooled features, or activations where it moves more than the head.
+    """
+
+    renderer: Renderer
+    by_boundary: Mapping[int, Activations]
+    for_head: Activations
+
+
+@dataclass(frozen=True)
+class TrainingFeatures:
+    """What phase 1 and phase 2 train on.
+
+    Attributes:
+        cache: Keeps activations and solved heads across runs.
+        backbone: Pretrained.
+        data: The images that training may see, with their labels.
+        folds: Which of them are trained and validated on, in turn.
+        final: Activations in the augmentation that all training images choose.
+        by_fold: For each cross-validation fold, those in the augmentation that the other folds choose; often the same object.
+        seed: Decides the order of images, and random initial weights.
+    """
+
+    cache: Store
+    backbone: Backbone
+    data: TrainingData
+    folds: Folds
+    final: FoldActivations
+    by_fold: tuple[FoldActivations, ...]
+    seed: int
+
+    def of(self, fold: Round) -> FoldActivations:
+        """Return the activations that a fold's training reads; those of the final fit where it isn't a fold."""
+        return self.final if fold.fold is None else self.by_fold[fold.fold]
+
+
+def compute_features(
+    cache: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe, seed: int
+) -> TrainingFeatures:
+    """Choose the augmentation, and compute the activations of all training images in its views, or find them in the cache.
+
+    Args:
+        cache: Outlives the run.
+        backbone: Pretrained.
+        renderers: One for each augmentation that the recipe knows; the first is taken unless another is significantly better.
+        data: The images that training may see.
+        recipe: How the phases train.
+        seed: See ``TrainingFeatures``.
+    """
+    selected = select_augmentation(cache, backbone, renderers, data, recipe)
+    gathered: dict[int, FoldActivations] = {}
+    for renderer in (selected.final, *selected.by_fold):
+        if id(renderer) not in gathered:
+            gathered[id(renderer)] = FoldActivations(renderer, *gather(cache, backbone, renderer, data, recipe))
+    return TrainingFeatures(
+        cache=cache,
+        backbone=backbone,
+        data=data,
+        folds=Folds.of(data, recipe.judges),
+        final=gathered[id(selected.final)],
+        by_fold=tuple(gathered[id(renderer)] for renderer in selected.by_fold),
+        seed=seed,
+    )
