@@ -15,11 +15,12 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.evaluation.forgetting import Forgetting, divergence, forgetting, ranks
 from unfreeze.evaluation.similarity import linear_cka, probe
-from unfreeze.models.backbone import Backbone, Head, Tensors, exact, pool
+from unfreeze.models.backbone import Backbone, Head, Tensors, pool
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits, evaluation_mode, logits, place
 from unfreeze.runtime import track
-from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render
+from unfreeze.training.activations import EVALUATION_BATCH, Activations
+from unfreeze.training.demand import ActivationRequest, compute, held_out_request
 from unfreeze.training.finetune import Weights
 from unfreeze.training.store import Store
 
@@ -230,17 +231,15 @@ def set_exam(
 
     The user's models may see the test photos in all ``poses``; the original classifier sees plain views.
     """
-    backbone = exact(backbone)
     papers, before = None, None
     if test:
-        papers = _sheet(store, backbone, renderer.of(test), boundary, "reading test photos", poses)
+        papers = _sheet(store, backbone, held_out_request(renderer.of(test), boundary, poses, "reading test photos"))
         before = papers.look(backbone) if backbone.network.outputs else None
     if reference is None:
         return Exam(boundary, papers, before)
     labels = np.array([sample.label for sample in reference.samples])
-    theirs = _sheet(
-        store, backbone, renderer.of(reference.samples), boundary, "reading reference photos", UPRIGHT, labels
-    )
+    wanted = held_out_request(renderer.of(reference.samples), boundary, description="reading reference photos")
+    theirs = _sheet(store, backbone, wanted, labels)
     return Exam(
         boundary=boundary,
         test=papers,
@@ -251,18 +250,9 @@ def set_exam(
     )
 
 
-def _sheet(
-    store: Store,
-    backbone: Backbone,
-    renderer: Renderer,
-    boundary: int,
-    description: str,
-    poses: Sequence[Pose],
-    labels: Indices | None = None,
-) -> Sheet:
-    photos = np.arange(len(renderer.paths))
-    wanted = dict.fromkeys(photos.tolist(), poses)
-    return Sheet(keep_or_render(store, backbone, renderer, boundary, wanted, description), photos, labels)
+def _sheet(store: Store, backbone: Backbone, request: ActivationRequest, labels: Indices | None = None) -> Sheet:
+    source = compute(store, backbone, [request])[request.boundary]
+    return Sheet(source, np.arange(len(request.renderer.paths)), labels)
 
 
 def _with_probe(measured: Forgetting, sheet: Sheet, before: Look, after: Look, seed: int) -> Forgetting:

@@ -12,6 +12,7 @@ from unfreeze.exam import set_exam
 from unfreeze.inputs import open_backbone, open_photos, open_reference
 from unfreeze.models.backbone import new_head
 from unfreeze.models.saved import Classifier, save_model
+from unfreeze.planning.forecast import Deadline, forecast_run
 from unfreeze.records import (
     describe,
     versions,
@@ -27,11 +28,8 @@ from unfreeze.training.augmentation import render_with, suited
 from unfreeze.training.gather import gather
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.phase_two import chosen, phase_two
-from unfreeze.training.planner import Deadline, count_up
 from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData, validation_rounds
-from unfreeze.training.speed import measure_reading, measure_speed
-from unfreeze.training.work import count_work, likeliest_first
 from unfreeze.verdict import Cost, Data, Model, Verdict
 
 
@@ -61,16 +59,9 @@ def run(config: TrainConfig) -> Run:
     learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
     data = TrainingData.of(learning, splits, len(photos.classes))  # training knows no other photo
     renderers = render_with(recipe, backbone, learning, config.seed)
-    references = len(reference.samples) if reference is not None else 0
-    papers = renderers[0].of(test)
-    with deterministic(config.seed):
-        with watch.measure("forecast"):
-            likely = likeliest_first(store, backbone, renderers, data, recipe)
-            work = count_work(store, backbone, likely, data, recipe, papers, references)
-            speed = measure_speed(store, backbone, likely, data, recipe, work)
-        with watch.measure("exam"):
-            speed = measure_reading(store, backbone, papers, recipe, work, speed)
-    planned = count_up(work, speed)
+    originals = renderers[0].of(reference.samples) if reference is not None else None
+    with deterministic(config.seed), watch.measure("forecast"):
+        planned = forecast_run(store, backbone, renderers, data, recipe, renderers[0].of(test), originals)
     deadline = Deadline(planned, config.minutes, watch)
     if recipe.candidates and not deadline.time_left(0):
         recipe, planned = recipe.without_phase_two(), planned.without_phase_two()

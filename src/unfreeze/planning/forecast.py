@@ -1,12 +1,19 @@
-"""What a run will take, told before it starts: the work that is left, at the speed that was measured."""
+"""What a run will take, told before it starts: the work that is left, times the seconds that a piece of it takes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from unfreeze.data.loaders import Renderer
+from unfreeze.models.backbone import Backbone
+from unfreeze.planning.throughput import measure_throughput
+from unfreeze.planning.timing import Clock, SystemClock
+from unfreeze.planning.workload import count_workload, order_by_cache_hits
 from unfreeze.runtime import Stopwatch
-from unfreeze.training.speed import Speed
-from unfreeze.training.work import Work
+from unfreeze.training.recipes import Recipe
+from unfreeze.training.rounds import TrainingData
+from unfreeze.training.store import Store
 
 
 @dataclass(frozen=True)
@@ -70,16 +77,41 @@ class Deadline:
         return self.watch.report()["total"] + ahead <= 60 * self.minutes
 
 
-def count_up(work: Work, speed: Speed) -> Forecast:
-    """Return what the work takes at that speed."""
+def forecast_run(
+    store: Store,
+    backbone: Backbone,
+    renderers: Sequence[Renderer],
+    data: TrainingData,
+    recipe: Recipe,
+    test: Renderer,
+    reference: Renderer | None = None,
+    clock: Clock | None = None,
+) -> Forecast:
+    """Count what a run has left to compute, and time a few batches and steps of it; the backbone stays as it is.
+
+    Args:
+        store: What it holds costs nothing; what is computed to be timed is kept there, and the run finds it.
+        backbone: Pretrained.
+        renderers: The training images, augmented in each way that the run may choose.
+        data: The images that training may see.
+        recipe: What will be done.
+        test: The test images; none where every image trains.
+        reference: Images of the original task.
+        clock: Another one than the machine's.
+    """
+    likely = order_by_cache_hits(store, backbone, renderers, data, recipe)
+    work = count_workload(store, backbone, likely, data, recipe, test, reference)
+    takes = measure_throughput(store, backbone, likely[0], data, recipe, work, clock or SystemClock())
+    candidates = zip(work.n_train_steps_images, work.n_val_images, takes.s_per_train, strict=True)
     return Forecast(
-        features=max(0, work.views - speed.timed) * speed.view + work.onward * speed.photo,
-        head=work.head_learned * speed.head_learned + speed.solved,
-        tries=tuple(
-            tried * learned + validated * speed.photo
-            for tried, validated, learned in zip(work.tried, work.validated, speed.learned, strict=True)
-        ),
-        exam=work.unread * speed.read + bool(work.unread) * speed.building + work.asked * speed.photo,
+        features=(work.n_views - takes.n_timed) * takes.s_per_view + work.n_to_head * takes.s_per_forward,
+        head=work.n_head_train_images * takes.s_per_head_train
+        + work.n_head_val_images * takes.s_per_forward
+        + takes.head_s,
+        tries=tuple(n_train * s_per_train + n_val * takes.s_per_forward for n_train, n_val, s_per_train in candidates),
+        exam=work.n_heldout_pixels * takes.s_per_heldout
+        + takes.compile_s
+        + work.n_heldout_forward * takes.s_per_forward,
     )
 
 
