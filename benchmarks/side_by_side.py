@@ -20,6 +20,7 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
+from unfreeze.planning.throughput import random_activations
 from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import prepare_process
 from unfreeze.training.finetune import ModelState
@@ -27,7 +28,6 @@ from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData, trainings_of
 from unfreeze.training.search import Bench
 from unfreeze.training.side_by_side import Follow, side_by_side
-from unfreeze.training.speed import drawn
 
 CLASSES, FOLDS = 2, 5
 
@@ -49,7 +49,7 @@ def main() -> None:
     recipe = choose(config, backbone, count, CLASSES)
     (candidate,) = recipe.candidates
     trainings = trainings_of(data, recipe.judges)
-    source = drawn(backbone, Renderer((), backbone.network.preprocessing), candidate.boundary)
+    source = random_activations(backbone, Renderer((), backbone.network.preprocessing), candidate.boundary)
     pretrained, head = backbone.snapshot(candidate.boundary), new_head(backbone, CLASSES, 0)
     start = ModelState([], {name: value.clone() for name, value in head.state_dict().items()})
     bench = Bench(

@@ -10,6 +10,7 @@ from pathlib import Path
 from unfreeze.artifacts import refuse_used
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.checks import check, readable
+from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import PhotoSet, Sample, read_photos
 from unfreeze.data.splits import FOLDS, Splits, split
@@ -54,6 +55,11 @@ class Inputs:
     def training_samples(self) -> list[Sample]:
         """The images that training may see: those to train on, then the user's validation set."""
         return [self.photos.samples[i] for i in self.splits.learning]
+
+    def held_out(self, renderer: Renderer) -> tuple[Renderer, Renderer | None]:
+        """Return renderers of the test images and of the reference images, with the preprocessing of ``renderer``."""
+        reference = renderer.of(self.reference.samples) if self.reference is not None else None
+        return renderer.of(self.test_samples), reference
 
     @property
     def test_samples(self) -> list[Sample]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from unfreeze.changes import write_changes
 from unfreeze.config import TrainConfig
 from unfreeze.inputs import choose_recipe, open_inputs
+from unfreeze.planning.forecast import Deadline, forecast_run
 from unfreeze.run import Run
 from unfreeze.runs.writing import start_run, write_run
 from unfreeze.runtime import Stopwatch, deterministic, peak_rss_mib, say
@@ -15,7 +16,6 @@ from unfreeze.scoring.verdicts import build_verdict
 from unfreeze.training.augmentation import render_with
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.phase_two import phase_two
-from unfreeze.training.planner import Deadline
 from unfreeze.training.training_features import compute_features
 from unfreeze.verdict import Cost
 
@@ -31,8 +31,11 @@ def run(config: TrainConfig) -> Run:
     recipe = choose_recipe(config, inputs)
     folder = start_run(config, inputs, recipe)
     renderers = render_with(recipe, inputs.backbone, inputs.training_samples, inputs.seed)
-    with deterministic(inputs.seed):
-        planned = forecast_run(inputs, renderers, recipe, watch)
+    with deterministic(inputs.seed), watch.measure("forecast"):
+        planned = forecast_run(
+            inputs.cache, inputs.backbone, renderers, inputs.data, recipe,
+            *inputs.held_out(renderers[0]),
+        )  # fmt: skip
     deadline = Deadline(planned, config.minutes, watch)
     if recipe.candidates and not deadline.time_left(0):
         recipe, planned = recipe.without_phase_two(), planned.without_phase_two()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from unfreeze.models.backbone import Backbone, Head, Tensors
+from unfreeze.models.backbone import Backbone, Head, Tensors, new_head
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,11 @@ def state_of(backbone: Backbone, head: Head, boundary: int) -> ModelState:
     return ModelState(
         backbone.snapshot(boundary), {name: value.detach().clone() for name, value in head.state_dict().items()}
     )
+
+
+def random_head(backbone: Backbone, classes: int, seed: int) -> ModelState:
+    """Return the pretrained backbone with a head of random weights that depend on the seed alone."""
+    return state_of(backbone, new_head(backbone, classes, seed), backbone.head_boundary)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def collect_predictions(
     first: PhaseOne,
     second: PhaseTwo | None,
 ) -> Evidence:
-    """Return both models' predictions for the test images, or, where there are none, for every image by the fold's models."""
+    """Return both models' predictions for the test images, or, without any, for every image by the models of its fold."""
     if test is None:
         return cross_fitted(features.data, features.folds.validation, first, second)
     labels = np.array([sample.label for sample in inputs.test_samples])

@@ -18,6 +18,7 @@ from unfreeze.models.backbone import Backbone, pool
 from unfreeze.models.state import ModelState, loaded
 from unfreeze.predict import Logits, evaluation_mode, place
 from unfreeze.scoring.held_out import EvaluationSet, Indices, evaluation_set
+from unfreeze.training.demand import held_out_request
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo
 from unfreeze.training.recipes import Recipe
@@ -194,14 +195,9 @@ def forgetting_meter(inputs: Inputs, recipe: Recipe, renderer: Renderer, test: E
     if reference is None:
         return ForgettingMeter(backbone, recipe.boundary, None, with_outputs)
     labels = np.array([sample.label for sample in reference.samples])
-    images = evaluation_set(
-        inputs.cache,
-        backbone,
-        renderer.of(reference.samples),
-        recipe.boundary,
-        "reading reference photos",
-        labels=labels,
-    )
+    of_reference = renderer.of(reference.samples)
+    request = held_out_request(of_reference, recipe.boundary, description="reading reference photos")
+    images = evaluation_set(inputs.cache, backbone, request, labels)
     reference_set = ReferenceSet(printable(str(reference.root)), images, original_outputs(backbone, images))
     return ForgettingMeter(backbone, recipe.boundary, reference_set, with_outputs)
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.inputs import Inputs
-from unfreeze.models.backbone import Backbone, exact
+from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits, logits
 from unfreeze.runtime import track
-from unfreeze.training.activations import EVALUATION_BATCH, Activations, keep_or_render
+from unfreeze.training.activations import EVALUATION_BATCH, Activations
+from unfreeze.training.demand import ActivationRequest, compute, held_out_request
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.store import Store
 
@@ -50,27 +51,19 @@ class EvaluationSet:
 
 
 def evaluation_set(
-    cache: Store,
-    backbone: Backbone,
-    renderer: Renderer,
-    boundary: int,
-    description: str,
-    poses: Sequence[Pose] = UPRIGHT,
-    labels: Indices | None = None,
+    cache: Store, backbone: Backbone, request: ActivationRequest, labels: Indices | None = None
 ) -> EvaluationSet:
-    """Compute what crosses ``boundary`` for the images of ``renderer`` in every orientation, in float32."""
-    images = np.arange(len(renderer.paths))
-    wanted = dict.fromkeys(images.tolist(), poses)
-    activations = keep_or_render(cache, exact(backbone), renderer, boundary, wanted, description)
-    return EvaluationSet(activations, images, labels)
+    """Compute what a request for held-out images asks for."""
+    activations = compute(cache, backbone, [request])[request.boundary]
+    return EvaluationSet(activations, np.arange(len(request.renderer.paths)), labels)
 
 
 def test_set(inputs: Inputs, recipe: Recipe, renderer: Renderer, poses: Sequence[Pose]) -> EvaluationSet | None:
     """Compute what the models need of the test images in every orientation; None where there are none."""
     if not inputs.test_samples:
         return None
-    of_test = renderer.of(inputs.test_samples)
-    return evaluation_set(inputs.cache, inputs.backbone, of_test, recipe.boundary, "reading test photos", poses)
+    request = held_out_request(renderer.of(inputs.test_samples), recipe.boundary, poses, "reading test photos")
+    return evaluation_set(inputs.cache, inputs.backbone, request)
 
 
 def predict_held_out(

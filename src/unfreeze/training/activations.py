@@ -23,7 +23,7 @@ from unfreeze.models.engine import computed_by, frozen_forward
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits, evaluation_mode, logits, place
 from unfreeze.runtime import track
-from unfreeze.training.store import Place, Store, read_rows
+from unfreeze.training.store import Place, Shelf, Store, read_rows
 
 EVALUATION_BATCH = 64
 BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
@@ -142,25 +142,14 @@ def crossings(
         yield out.cpu()
 
 
-def missing(
-    store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Mapping[int, Sequence[int]]
-) -> list[tuple[int, int]]:
-    """Return the wanted (photo, view) pairs whose activations the store doesn't hold, byte-identical photos but once."""
-    pairs = {key: pair for pair, key in _keys(renderer, wanted).items()}
-    held = store.shelf(*_kinds(backbone, renderer)[boundary]).listed(pairs)
-    return [pair for key, pair in pairs.items() if key not in held]
+def shelves(store: Store, backbone: Backbone, renderer: Renderer) -> list[Shelf]:
+    """Return where the activations of every boundary are kept, from boundary 0 up."""
+    return [store.shelf(*kind) for kind in _kinds(backbone, renderer)]
 
 
 def by_photo(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
     """Return the views of each photo of (photo, view) pairs."""
     return {photo: [view for _, view in views] for photo, views in groupby(sorted(pairs), key=lambda pair: pair[0])}
-
-
-def nearest(
-    store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Mapping[int, Sequence[int]]
-) -> int:
-    """Return the deepest boundary below ``boundary`` at which the store holds all that is wanted; 0, the pixels, if none."""
-    return _nearest(store, _kinds(backbone, renderer), boundary, set(_keys(renderer, wanted).values()))
 
 
 def _nearest(store: Store, kinds: Sequence[tuple[str, ...]], boundary: int, keys: set[str]) -> int:

@@ -16,7 +16,8 @@ from unfreeze.evaluation.calibration import clearly_lower, photo_losses
 from unfreeze.evaluation.resampling import FloatArray
 from unfreeze.models.backbone import Backbone
 from unfreeze.predict import Logits
-from unfreeze.training.activations import features, keep, keep_or_render
+from unfreeze.training.activations import Cached, features
+from unfreeze.training.demand import ActivationRequest, compute
 from unfreeze.training.fit_head import Linear
 from unfreeze.training.kept_heads import kept_head
 from unfreeze.training.recipes import Recipe
@@ -58,9 +59,8 @@ def select_augmentation(
         return SelectedRenderers(renderers[0], tuple(renderers[0] for _ in folds))
     some = data.at_most(ENOUGH)
     labels = some.labels[torch.from_numpy(some.train)].numpy()
-    views = tried_views(renderers, data)  # unaugmented orientations, which every renderer renders alike
-    source = keep_or_render(store, backbone, renderers[0], recipe.kept_from, views, "reading training photos")
-    at_head = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
+    at_head = compute(store, backbone, probe_requests(backbone, renderers, data, recipe))[backbone.head_boundary]
+    assert isinstance(at_head, Cached), "features are kept"
 
     def losses(renderer: Renderer) -> FloatArray:
         poses = renderer.poses[:TRIED]
@@ -90,10 +90,22 @@ def first_or_significantly_lower(losses: Sequence[FloatArray]) -> int:
     return best
 
 
-def tried_views(renderers: Sequence[Renderer], data: TrainingData) -> dict[int, Sequence[int]]:
-    """Return the views that ``select_augmentation`` compares: of each renderer the plain one, and another that should mean the same."""
-    poses = tuple(dict.fromkeys(pose for renderer in renderers for pose in renderer.poses[:TRIED]))
-    return dict.fromkeys(data.at_most(ENOUGH).train.tolist(), poses) if len(renderers) > 1 else {}
+def probe_requests(
+    backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
+) -> tuple[ActivationRequest, ...]:
+    """Return what ``select_augmentation`` needs: of each renderer the plain view, and another orientation.
+
+    Where there is a single renderer, nothing is asked for.  Plain views are the same in the eyes of every renderer.
+    """
+    if len(renderers) < 2:
+        return ()
+    orientations = tuple(dict.fromkeys(pose for renderer in renderers for pose in renderer.poses[:TRIED]))
+    views = dict.fromkeys(data.at_most(ENOUGH).train.tolist(), orientations)
+    first = recipe.kept_from
+    return (
+        ActivationRequest(renderers[0], first, views, "reading training photos"),
+        ActivationRequest(renderers[0], backbone.head_boundary, views, "computing features", first),
+    )
 
 
 def out_of_fold_tta_logits(fold_heads: Sequence[Linear], found: Tensor, data: TrainingData) -> Logits:

@@ -69,6 +69,10 @@ class Schedule:
         """How many views of each photo training asks for over all epochs; 0 where none is worth keeping."""
         return 0 if self.views is None else self.views + self.fresh * (self.epochs - 1)
 
+    def n_images(self, count: int) -> int:
+        """Return how many images all epochs see, where each of them sees ``count``."""
+        return self.epochs * count
+
     def rate(self, step: int, steps: int) -> float:
         """Return the factor on every learning rate at ``step`` of ``steps``."""
         ramp = max(1, round(self.warmup * steps)) if self.warmup else 0

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone
-from unfreeze.training.activations import Activations, keep, keep_or_render
+from unfreeze.training.activations import Activations
+from unfreeze.training.demand import ActivationRequest, compute
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import Store
@@ -14,20 +15,29 @@ from unfreeze.training.store import Store
 Sources = Mapping[int, Activations]  # what crosses each boundary that a training starts from
 
 
+def training_requests(
+    backbone: Backbone, renderer: Renderer, data: TrainingData, recipe: Recipe
+) -> tuple[ActivationRequest, ...]:
+    """Return what the phases train on: activations at phase 2's boundaries, and phase 1's features."""
+    orientations, first = recipe.poses(renderer), recipe.kept_from
+    views = data.views(recipe.kept_views, orientations)
+    boundaries = sorted({candidate.plan.boundary for candidate in recipe.candidates} - {first})
+    requests = [
+        ActivationRequest(renderer, first, views, "reading training photos"),
+        *(
+            ActivationRequest(renderer, boundary, views, f"computing up to {backbone.depths()[boundary]}", first)
+            for boundary in boundaries
+        ),
+    ]
+    if recipe.head_on_features:
+        views = data.views(recipe.feature_views, orientations)
+        requests.append(ActivationRequest(renderer, backbone.head_boundary, views, "computing features", first))
+    return tuple(requests)
+
+
 def gather(
     store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, recipe: Recipe
 ) -> tuple[Sources, Activations]:
-    """Compute what the phases train on: activations at phase 2's boundaries, and what phase 1 trains on."""
-    poses = recipe.poses(renderer)
-    views = data.views(recipe.kept_views, poses)
-    source = keep_or_render(store, backbone, renderer, recipe.kept_from, views, "reading training photos")
-    sources = {recipe.kept_from: source}
-    for boundary in sorted({each.plan.boundary for each in recipe.candidates} - {recipe.kept_from}):
-        sources[boundary] = keep(
-            store, backbone, source, boundary, views, f"computing up to {backbone.depths()[boundary]}"
-        )
-    if not recipe.head_on_features:
-        return sources, source
-    views = data.views(recipe.feature_views, poses)
-    features = keep(store, backbone, source, backbone.head_boundary, views, "computing features")
-    return {**sources, backbone.head_boundary: features}, features
+    """Compute ``training_requests``, and return them by boundary, and those that phase 1 trains on."""
+    sources = compute(store, backbone, training_requests(backbone, renderer, data, recipe))
+    return sources, sources[backbone.head_boundary if recipe.head_on_features else recipe.kept_from]

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import fit_temperature
-from unfreeze.models.backbone import new_head
 from unfreeze.models.freezing import StagePlan
-from unfreeze.models.state import ModelState, state_of
+from unfreeze.models.state import ModelState, random_head
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits
 from unfreeze.training.activations import Cached
@@ -71,7 +70,7 @@ def phase_one(features: TrainingFeatures, recipe: Recipe) -> PhaseOne:
 
 def _by_gradient(features: TrainingFeatures, plan: StagePlan, schedule: Schedule) -> PhaseOne:
     backbone, data, folds = features.backbone, features.data, features.folds
-    start = state_of(backbone, new_head(backbone, data.classes, features.seed), backbone.head_boundary)
+    start = random_head(backbone, data.classes, features.seed)
     tuned = [
         finetune(
             backbone, start, features.of(fold).for_head, data.labels, plan, schedule,

@@ -7,7 +7,7 @@ table 1; BEiT and MAE for transformers' layer decay; LP-FT, Kumar et al. 2022, f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from unfreeze.config import TrainConfig
@@ -19,6 +19,7 @@ from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.models.lora import attention_layers
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.training.finetune import Schedule
+from unfreeze.training.rounds import Round
 
 SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000
 MILD = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
@@ -71,6 +72,19 @@ class Candidate:
     def lr(self) -> float:
         """The topmost stage's learning rate."""
         return self.plan.rows[-1].lr
+
+    def n_train_images(self, folds: Sequence[Round]) -> int:
+        """Return how many images the steps of all trainings take, whatever is broken off."""
+        return sum(self.schedule.n_images(len(fold.train)) for fold in folds)
+
+    def n_val_images(self, folds: Sequence[Round], alphas: Sequence[float], orientations: Sequence[Pose]) -> int:
+        """Return how many forward passes of validation images there are: at first, after each epoch, and at every alpha.
+
+        The last epoch's outputs are those at alpha 1, where models are asked about the plain view alone.
+        """
+        n_val = sum(len(fold.val) for fold in folds)
+        known = n_val if 1 in alphas and tuple(orientations) == UPRIGHT else 0
+        return n_val + self.schedule.n_images(n_val) + len(alphas) * len(orientations) * n_val - known
 
     def slower(self) -> Candidate:
         """Return the same at a tenth of the rates."""

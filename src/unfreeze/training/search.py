@@ -151,8 +151,8 @@ def search(
         panel: Decides whether a further candidate is worth trying.
         time_left: Whether there is time for another one, after so many.
         room_left: Whether the last one may forget more than it did: a deeper one will.
-        nested: Whether every fold's number of candidates is decided by the other folds, because its predictions are evidence;
-            otherwise all folds decide for all of them.
+        nested: Whether the other folds decide how many candidates a fold considers, because its predictions are evidence;
+            otherwise all folds decide together.
     """
     trials: list[Trial] = []
     deciders = [panel.others(own) if nested else panel.everyone for own in panel.everyone]

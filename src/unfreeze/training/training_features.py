@@ -43,7 +43,7 @@ class TrainingFeatures:
         data: The images that training may see, with their labels.
         folds: Which of them are trained and validated on, in turn.
         final: Activations in the augmentation that all training images choose.
-        by_fold: For each cross-validation fold, those in the augmentation that the other folds choose; often the same object.
+        by_fold: For each cross-validation fold, those in the augmentation that the other folds choose; often the same.
         seed: Decides the order of images, and random initial weights.
     """
 
@@ -68,7 +68,7 @@ def compute_features(
     Args:
         cache: Outlives the run.
         backbone: Pretrained.
-        renderers: One for each augmentation that the recipe knows; the first is taken unless another is significantly better.
+        renderers: One for each augmentation of the recipe; the first is taken unless another is significantly better.
         data: The images that training may see.
         recipe: How the phases train.
         seed: See ``TrainingFeatures``.
