@@ -7,8 +7,8 @@ from tests.support.photos import PREPROCESSING, SIZE
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, assemble
-from unfreeze.training.finetune import Weights
 from unfreeze.models.backbone import new_head as new_head
+from unfreeze.training.finetune import Weights
 
 CPU = torch.device("cpu")
 

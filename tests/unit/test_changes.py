@@ -13,13 +13,13 @@ from PIL import Image
 from tests.support.backbones import new_head, tiny_cnn
 from tests.support.photos import CLASSES, SIZE
 from tests.support.training import candidate, task
+from unfreeze.evidence import Evidence
 
 from unfreeze.artifacts import RunFolder
 from unfreeze.changes import write_changes
 from unfreeze.data.sources import Sample
 from unfreeze.evaluation.calibration import softmax
 from unfreeze.evaluation.significance import changed
-from unfreeze.evidence import Evidence
 from unfreeze.explain import GAP, as_photo, encoded, heatmaps, overlay, side_by_side
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.poses import UPRIGHT

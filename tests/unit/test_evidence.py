@@ -9,13 +9,13 @@ import torch
 from scipy.stats import norm, ttest_rel
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from tests.support.training import schedule, task
+from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
 
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.evaluation.calibration import fit_temperature, photo_losses, softmax
 from unfreeze.evaluation.crossfit import inflation, widened_gain, widened_scores
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import Gain
-from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
 from unfreeze.models.freezing import StagePlan, StageRow
 from unfreeze.poses import UPRIGHT
 from unfreeze.predict import Logits

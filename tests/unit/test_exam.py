@@ -9,6 +9,7 @@ import torch
 from tests.support.backbones import CPU, new_head, tiny_cnn
 from tests.support.photos import CLASSES, draw, renderer
 from tests.support.training import Task, new_store, schedule, task
+from unfreeze.exam import Exam, set_exam
 
 from unfreeze.artifacts import RunFolder
 from unfreeze.data.checks import readable
@@ -16,7 +17,6 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.evaluation.calibration import softmax
 from unfreeze.evaluation.forgetting import Forgetting
-from unfreeze.exam import Exam, set_exam
 from unfreeze.models.backbone import Architecture, Backbone, assemble
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.networks import build

@@ -4,11 +4,11 @@ import time
 from dataclasses import replace
 
 import pytest
-
-from unfreeze.runtime import Stopwatch
 from unfreeze.training.planner import Deadline, Forecast, count_up, duration
 from unfreeze.training.speed import Speed
 from unfreeze.training.work import Work
+
+from unfreeze.runtime import Stopwatch
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 from tests.support.backbones import tiny_cnn, tiny_vit
 from tests.support.training import new_store, papers, planned
+from unfreeze.training.speed import _a_view, measure_reading, measure_speed
+from unfreeze.training.work import Work, count_work, likeliest_first
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.activations import BATCH
@@ -15,9 +17,7 @@ from unfreeze.training.augmentation import suited
 from unfreeze.training.finetune import Indices
 from unfreeze.training.gather import gather
 from unfreeze.training.side_by_side import pace
-from unfreeze.training.speed import _a_view, measure_reading, measure_speed
 from unfreeze.training.store import Store
-from unfreeze.training.work import Work, count_work, likeliest_first
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from tests.support.backbones import tiny_cnn
 from tests.support.training import new_store, papers, planned
+from unfreeze.training.work import Work, count_work
 
 from unfreeze.config import TrainConfig
 from unfreeze.training.activations import keep, keep_or_render
 from unfreeze.training.gather import gather
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import choose
-from unfreeze.training.work import Work, count_work
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,9 +23,9 @@ from unfreeze.runtime import deterministic, generator
 from unfreeze.training.activations import Activations, Cached, Rendered, features, keep, keep_or_render
 from unfreeze.training.finetune import (
     PATIENCE,
+    ModelState,
     Schedule,
     Tuned,
-    ModelState,
     collapsed,
     drift,
     finetune,

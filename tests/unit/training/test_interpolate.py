@@ -6,10 +6,10 @@ import pytest
 import torch
 from tests.support.backbones import new_head, shake, tiny_cnn, tiny_vit
 from tests.support.photos import CLASSES
+from unfreeze.training.interpolate import between
 
 from unfreeze.models.backbone import Backbone, Tensors
 from unfreeze.training.finetune import ModelState
-from unfreeze.training.interpolate import between
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,13 +11,13 @@ import torch
 from tests.support.backbones import bits, new_head, tiny_cnn, tiny_vit
 from tests.support.photos import CLASSES
 from tests.support.training import Task, at, candidate, new_store, poison, recipe, schedule, task
+from unfreeze.training.interpolate import between
 
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
 from unfreeze.predict import place
 from unfreeze.runtime import deterministic
 from unfreeze.training.finetune import ModelState
-from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import PhaseOne, phase_one
 from unfreeze.training.phase_two import Forgets, PhaseTwo, chosen, phase_two
 from unfreeze.training.recipes import Recipe

@@ -12,11 +12,11 @@ import torch
 from tests.support.backbones import bits, new_head, tiny_cnn, tiny_vit
 from tests.support.photos import CLASSES
 from tests.support.training import ALPHAS, candidate, poison, schedule, setting
+from unfreeze.training.interpolate import between
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.predict import place
 from unfreeze.training.finetune import Tuned, finetune
-from unfreeze.training.interpolate import between
 from unfreeze.training.recipes import BACK_OFF
 from unfreeze.training.selection import Panel
 
