@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, assemble
 from unfreeze.models.backbone import new_head as new_head
-from unfreeze.training.finetune import Weights
+from unfreeze.models.state import ModelState
 
 CPU = torch.device("cpu")
 
@@ -105,7 +105,7 @@ def tiny_vit(*, dropout: float = 0.0, outputs: int = 7) -> Backbone:
         return _backbone(TinyVit(outputs, dropout), "tiny_vit", "head", outputs)
 
 
-def bits(weights: Weights) -> list[bytes]:
+def bits(weights: ModelState) -> list[bytes]:
     """Return every weight and buffer, for comparing."""
     tables: list[Tensors] = [*weights.stages, weights.head]
     return [value.numpy().tobytes() for table in tables for value in table.values()]

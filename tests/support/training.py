@@ -12,23 +12,23 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from tests.support.backbones import new_head
 from tests.support.photos import CLASSES, CROPS, renderer
 from torch import Tensor
 
 from unfreeze.config import TrainConfig
 from unfreeze.data.loaders import Renderer
-from unfreeze.models.backbone import Backbone, Head
+from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
-from unfreeze.poses import UPRIGHT
+from unfreeze.models.state import ModelState
 from unfreeze.training.activations import Activations, keep_or_render
 from unfreeze.training.finetune import Indices, Schedule, Tuned, finetune
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import Candidate, Recipe, choose
-from unfreeze.training.rounds import TrainingData, truths_of, validation_rounds
+from unfreeze.training.rounds import Folds, TrainingData, truths_of
 from unfreeze.training.search import Bench, Trial, search, try_out
 from unfreeze.training.selection import Panel
 from unfreeze.training.store import Store, open_store
+from unfreeze.training.training_features import FoldActivations, TrainingFeatures
 
 Array = NDArray[np.float64]
 ALPHAS = (0.25, 0.5, 1.0)
@@ -57,6 +57,7 @@ def task(paths: Sequence[Path], *, train: int, val: int = 0, folds: int = 3, see
         val=indices[train : train + val],
         fold=indices[:train] // CLASSES % folds,
         classes=CLASSES,
+        ids=indices[: train + val],
     )
     return Task(renderer(paths, seed), data, indices[train + val :])
 
@@ -122,7 +123,7 @@ def recipe(
 
 def planned(photos: tuple[Path, ...], backbone: Backbone, **settings: object) -> tuple[Renderer, TrainingData, Recipe]:
     """Return what renders 30 photos, of which 24 are learned from, in 4 folds, and what ``auto`` does with them."""
-    data = TrainingData(torch.arange(30) % 3, np.arange(24), np.arange(0), np.arange(24) % 4, 3)
+    data = TrainingData(torch.arange(30) % 3, np.arange(24), np.arange(0), np.arange(24) % 4, 3, np.arange(24))
     recipe = choose(TrainConfig(photos=Path(), **settings), backbone, 24, 3)  # type: ignore[arg-type]
     return replace(renderer(photos), augmentation=recipe.augmentations[0]), data, recipe
 
@@ -137,16 +138,32 @@ def at(backbone: Backbone, given: Task, boundary: int) -> Activations:
     return keep_or_render(new_store(), backbone, given.renderer, boundary, given.data.views(2), "test")
 
 
+def training_features(
+    backbone: Backbone, given: Task, how: Recipe, *, boundaries: Sequence[int] = (), for_head: int = 5
+) -> TrainingFeatures:
+    """Return what the phases train on: two views at the given boundaries, and those at ``for_head`` for phase 1."""
+    by_boundary = {boundary: at(backbone, given, boundary) for boundary in {*boundaries, for_head}}
+    activations = FoldActivations(given.renderer, by_boundary, by_boundary[for_head])
+    folds = Folds.of(given.data, how.judges)
+    n_folds = int(given.data.fold.max()) + 1
+    return TrainingFeatures(new_store(), backbone, given.data, folds, activations, (activations,) * n_folds, seed=0)
+
+
 def poison(monkeypatch: pytest.MonkeyPatch, which: Callable[[StagePlan, Indices], bool]) -> None:
     """Let the head of those trainings of phase 2 be no number, that a plan and validation photos tell from the others."""
 
     def poisoned(
-        backbone: Backbone, head: Head, source: Activations, labels: Tensor, plan: StagePlan, how: Schedule, **rest: Any
+        backbone: Backbone,
+        start: ModelState,
+        source: Activations,
+        labels: Tensor,
+        plan: StagePlan,
+        how: Schedule,
+        **rest: Any,
     ) -> Tuned:
         if which(plan, rest["val"]):
-            with torch.no_grad():
-                head.bias[0] = torch.nan
-        return finetune(backbone, head, source, labels, plan, how, **rest)
+            start = replace(start, head={name: torch.full_like(value, torch.nan) for name, value in start.head.items()})
+        return finetune(backbone, start, source, labels, plan, how, **rest)
 
     monkeypatch.setattr("unfreeze.training.search.finetune", poisoned)
 
@@ -165,7 +182,7 @@ class Setting:
         time_left: Callable[[int], bool] = lambda _: True,
         room_left: Callable[[Trial], bool] = lambda _: True,
     ) -> tuple[Trial, ...]:
-        return search(self.bench, candidates, self.panel, time_left, room_left)
+        return search(self.bench, candidates, self.panel, time_left, room_left, nested=False).trials
 
     def try_out(self, asked: Candidate) -> Trial:
         return try_out(self.bench, asked, "test")
@@ -174,15 +191,15 @@ class Setting:
 def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
     given = task(paths, train=18)
     how = recipe(backbone)
-    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, how, 0)
-    rounds = validation_rounds(given.data, how.judges)
-    sources = {boundary: at(backbone, given, boundary) for boundary in (2, 3, 4, 5)}
-    head, pretrained = new_head(backbone, CLASSES, 0), backbone.snapshot(2)
+    features = training_features(backbone, given, how, boundaries=(2, 3, 4))
+    features = replace(
+        features, folds=Folds(features.folds.validation, None)
+    )  # no final fit: it is validated by nothing
+    first = phase_one(features, how)
+    rounds = features.folds.validation
     return Setting(
         given=given,
-        bench=Bench(
-            backbone, head, pretrained, sources, given.data, UPRIGHT, rounds, list(first.round_starts), ALPHAS, 0
-        ),
+        bench=Bench(features, first, backbone.snapshot(2), ALPHAS),
         panel=Panel.of(first.validation, truths_of(rounds, given.data), given.data),
     )
 
