@@ -13,7 +13,7 @@ from unfreeze.data.device_views import choose_renderer
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import Sample
 from unfreeze.evaluation.calibration import clearly_lower, photo_losses
-from unfreeze.evaluation.resampling import FloatArray
+from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.models.backbone import Backbone
 from unfreeze.predict import Logits
 from unfreeze.training.activations import Cached, features
@@ -70,12 +70,21 @@ def select_augmentation(
         )
 
     by_renderer = [losses(renderer) for renderer in renderers]
+    by_fold = select_nested(by_renderer, some.fold, len(folds))
     return SelectedRenderers(
-        renderers[first_or_significantly_lower(by_renderer)],
-        tuple(
-            renderers[first_or_significantly_lower([each[some.fold != fold] for each in by_renderer])] for fold in folds
-        ),
+        renderers[first_or_significantly_lower(by_renderer)], tuple(renderers[option] for option in by_fold)
     )
+
+
+def select_nested(losses: Sequence[FloatArray], fold: IntArray, n_folds: int) -> list[int]:
+    """Return for every fold the index of the option that the images of the other folds choose.
+
+    Args:
+        losses: Of each option, the losses of the same images by models that weren't trained on them, each of shape (N,).
+        fold: The fold of each image (N,).
+        n_folds: How many there are; an option is chosen for a fold that has no image, too.
+    """
+    return [first_or_significantly_lower([each[fold != own] for each in losses]) for own in range(n_folds)]
 
 
 def first_or_significantly_lower(losses: Sequence[FloatArray]) -> int:

@@ -101,10 +101,14 @@ def _fit(
     heads: list[Tensor] = []  # of each strength tried, the heads of all rounds
     path: list[tuple[float, float]] = []
     smoothed: list[Tensor] = []  # of each strength, the loss of every round's head on the photos that it was fitted on
-    best = 0
     answers: list[Tensor] = []  # of each strength, to the photos that were held out
     losses: list[Tensor] = []
     known = _known(labels, rounds)
+    masks = [
+        known,
+        *(known & ~held for held in rounds),
+    ]  # who ends the path and chooses on it: all, and for a fold the others
+    lengths: list[int | None] = [None for _ in masks]
     for strength in track(STRENGTHS, "phase 1: solving the head"):
         heads.append(solve(problem, strength, _ahead(heads, len(rounds), classes, unit), PATH_TOLERANCE))
         answers.append(torch.zeros(len(labels), classes, device=device))
@@ -116,13 +120,15 @@ def _fit(
         smoothed.append(torch.stack(fitting))
         losses.append(_log_losses(answers[-1], labels))
         path.append((strength, float(losses[-1][known].mean())))
-        if path[-1][1] < path[best][1]:
-            best = len(path) - 1
-        worse = (losses[-1] - losses[best])[known]
-        if len(path) - 1 - best >= PATIENCE or worse.mean() > CLEARLY * worse.std(correction=0) / len(worse) ** 0.5:
+        for index, mask in enumerate(masks):
+            if lengths[index] is None and _ends(losses, mask):
+                lengths[index] = len(path)
+        if None not in lengths:
             break
+    best, *by_others = (
+        _argmin_validation_loss(losses[:length], mask) for length, mask in zip(lengths, masks, strict=True)
+    )
     start = int(torch.stack([each.mean() for each in smoothed[: best + 1]]).argmin())
-    by_others = [_liked_by_the_others(losses, known & ~held) for held in rounds]
     fold_starts = [int(torch.stack(smoothed)[: by_others[own] + 1, own].argmin()) for own in range(len(rounds))]
     out_of_fold = answers[0].clone()
     for held, place in zip(rounds, by_others, strict=True):
@@ -201,6 +207,17 @@ def _known(labels: Tensor, rounds: list[Tensor]) -> Tensor:
     return known if known.any() else ~known
 
 
-def _liked_by_the_others(losses: list[Tensor], judges: Tensor) -> int:
-    """Return the place of the strength whose log-loss is lowest on the photos that ``judges`` marks."""
-    return int(torch.stack([each[judges].mean() for each in losses]).argmin()) if judges.any() else 0
+def _argmin_validation_loss(losses: list[Tensor], mask: Tensor) -> int:
+    """Return the index of the penalty with the lowest log-loss on the masked images; 0 where there are none."""
+    return int(torch.stack([each[mask].mean() for each in losses]).argmin()) if mask.any() else 0
+
+
+def _ends(losses: list[Tensor], mask: Tensor) -> bool:
+    """Tell whether the masked images end the path: the lowest loss is ``PATIENCE`` penalties back, or far below the last."""
+    if not mask.any():
+        return True
+    best = _argmin_validation_loss(losses, mask)
+    worse = (losses[-1] - losses[best])[mask]
+    return bool(
+        len(losses) - 1 - best >= PATIENCE or worse.mean() > CLEARLY * worse.std(correction=0) / len(worse) ** 0.5
+    )

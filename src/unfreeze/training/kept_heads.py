@@ -15,7 +15,7 @@ from unfreeze.training.fit_head import HeadFit, Linear, fit_head
 from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import Shelf, Store, read_rows
 
-FORMAT = "1"  # of what is kept, and of how it is solved; another one makes older heads unfindable
+FORMAT = "2"  # of what is kept, and of how it is solved; another one makes older heads unfindable
 KEY = "head"  # a shelf holds one
 
 
