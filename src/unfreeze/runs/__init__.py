@@ -1,0 +1,1 @@
+"""A run on disk: its folder, and what is written into it."""

@@ -1,0 +1,55 @@
+"""A run's folder at its beginning and at its end."""
+
+from __future__ import annotations
+
+from unfreeze.artifacts import RunFolder, new_run, write_text
+from unfreeze.card import write_card
+from unfreeze.config import TrainConfig
+from unfreeze.inputs import Inputs
+from unfreeze.models.saved import Classifier, save_model
+from unfreeze.models.state import loaded
+from unfreeze.records import (
+    describe,
+    write_arguments,
+    write_checks,
+    write_history,
+    write_predictions,
+    write_splits,
+)
+from unfreeze.runtime import say
+from unfreeze.scoring.evidence import Evidence
+from unfreeze.training.phase_one import PhaseOne
+from unfreeze.training.phase_two import PhaseTwo, chosen
+from unfreeze.training.recipes import Recipe
+from unfreeze.verdict import Verdict
+
+
+def start_run(config: TrainConfig, inputs: Inputs, recipe: Recipe) -> RunFolder:
+    """Make the run's folder, write down what decides the run, and tell the user what will be done."""
+    folder = new_run(config.out)
+    write_arguments(folder, config)
+    write_checks(folder, inputs.photos)
+    write_splits(folder, inputs.photos, inputs.splits)
+    for line in describe(inputs.photos, inputs.splits, inputs.backbone, recipe, inputs.reference):
+        say(line)
+    return folder
+
+
+def write_run(
+    folder: RunFolder,
+    verdict: Verdict,
+    inputs: Inputs,
+    recipe: Recipe,
+    first: PhaseOne,
+    second: PhaseTwo | None,
+    evidence: Evidence,
+) -> None:
+    """Write the model that ships, the tables, and last the verdict, whose presence means that the run is complete."""
+    shipped = chosen(first, second)
+    state = shipped.final.with_temperature(shipped.temperature)
+    with loaded(inputs.backbone, state) as head:
+        save_model(folder.model, Classifier(inputs.backbone, head, inputs.photos.classes, first.poses))
+    write_card(folder, verdict, recipe, inputs.backbone.architecture, inputs.photos, inputs.splits)
+    write_predictions(folder, inputs.photos, evidence)
+    write_history(folder, first, second)
+    write_text(folder.verdict, verdict.to_json())
