@@ -23,7 +23,7 @@ regression: $(READY)
 # unfreeze against its peers on the photos in BENCH_DATA; hours, unless BENCH_ARGS asks for less (benchmarks/README.md).
 BENCH_CSV ?= bench.csv
 bench: $(READY) .venv-peers/.ready .venv-autogluon/.ready
-	$(BIN)/python benchmarks/peers/bench.py $(BENCH_DATA) --csv $(BENCH_CSV) \
+	$(BIN)/python -m benchmarks.peers.bench $(BENCH_DATA) --csv $(BENCH_CSV) \
 		--python-peers .venv-peers/bin/python --python-autogluon .venv-autogluon/bin/python $(BENCH_ARGS)
 
 .venv-%/.ready: benchmarks/peers/requirements-%.txt

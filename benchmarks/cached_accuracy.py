@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from benchmarks.peers.bench import SETS
+from benchmarks.peers.tables import SETS
 from benchmarks.real_photos import draw_table
 
 from unfreeze.config import make_config

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.choices import begin, prepare
-from benchmarks.peers.bench import SETS
+from benchmarks.peers.tables import SETS
 from pydantic import TypeAdapter
 
 from unfreeze.evaluation.calibration import errors_below

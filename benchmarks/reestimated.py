@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.peers.bench import SETS, draw
+from benchmarks.peers.bench import draw
+from benchmarks.peers.tables import SETS
 from torch import Tensor
 
 from unfreeze.data.sources import PhotoSet, read_photos

@@ -15,7 +15,8 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from benchmarks.peers.bench import SETS, draw
+from benchmarks.peers.bench import draw
+from benchmarks.peers.tables import SETS
 from benchmarks.trust import write
 
 import unfreeze

@@ -1,7 +1,12 @@
-"""Lightning's ``BackboneFinetuning`` with its defaults, unfreezing after half of the epochs; Adam 1e-3."""
+"""Lightning's ``BackboneFinetuning`` with its defaults, unfreezing after half of the epochs; Adam.
+
+The learning rate is the caller's: the head's, towards which the callback doubles the backbone's with each epoch.
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from typing import Any
 
 import pytorch_lightning as pl
@@ -20,27 +25,28 @@ from torch import Tensor, nn
 
 
 class Classifier(pl.LightningModule):  # type: ignore[misc]
-    def __init__(self, backbone: nn.Module, head: nn.Module) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Module, rate: float) -> None:
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.rate = rate
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         x, y = batch
         return nn.functional.cross_entropy(self.head(self.backbone(x)), y)
 
     def configure_optimizers(self) -> Any:
-        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=1e-3)
+        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.rate)
 
 
-def main() -> None:
+def main(*, rate: float) -> None:
     task = read_task()
     report = Report(task)
     photos = Photos(task.train, rendering(training=True))
     loader = torch.utils.data.DataLoader(photos, task.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     backbone = pretrained(task)
     backbone.reset_classifier(0)
-    model = Classifier(backbone, nn.Linear(1280, task.classes))
+    model = Classifier(backbone, nn.Linear(1280, task.classes), rate)
     trainer = pl.Trainer(
         max_epochs=task.epochs, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[BackboneFinetuning(unfreeze_backbone_at_epoch=task.epochs // 2)],
@@ -53,4 +59,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rate", type=float, required=True)
+    main(**vars(parser.parse_args(sys.argv[2:])))

@@ -1,7 +1,12 @@
-"""The transfer-learning tutorial's two phases, as people write them: Adam 1e-3 on the head, then Adam 1e-5 on everything."""
+"""The transfer-learning tutorial's two phases, as people write them: Adam 1e-3 on the head, then Adam 1e-5 on everything.
+
+Four variants with BatchNorm live, four with it frozen: views that show at least 8 % of the image (torchvision's default) or
+at least half of it; half of the task's epochs in each phase, or all of them.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 
 import torch
@@ -18,13 +23,20 @@ from torch import nn
 from torchvision import transforms
 
 
-def main(batch_norm: str) -> None:
+def main(*, batch_norm: str, crops: float, epochs_times: int) -> None:
+    """Train and score.
+
+    Args:
+        batch_norm: ``live`` (train mode in both phases, as the tutorial has it) or ``frozen``.
+        crops: Smallest share of the image's area that a view shows.
+        epochs_times: Each phase has half of the task's epochs, times this.
+    """
     task = read_task()
     report = Report(task)
     mean = std = (0.5, 0.5, 0.5)
     augmented = transforms.Compose(
         [
-            transforms.RandomResizedCrop(224),
+            transforms.RandomResizedCrop(224, scale=(crops, 1.0)),
             transforms.RandomHorizontalFlip(),
             transforms.ToTensor(),
             transforms.Normalize(mean, std),
@@ -41,7 +53,7 @@ def main(batch_norm: str) -> None:
         for parameter in chosen:
             parameter.requires_grad_(True)
         optimizer = torch.optim.Adam(chosen, lr=rate)
-        for _ in range(task.epochs // 2):
+        for _ in range(task.epochs // 2 * epochs_times):
             model.train()
             if batch_norm == "frozen":
                 for layer in model.modules():
@@ -57,4 +69,8 @@ def main(batch_norm: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[2])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--batch-norm", choices=["live", "frozen"], required=True)
+    parser.add_argument("--crops", type=float, required=True)
+    parser.add_argument("--epochs-times", type=int, required=True)
+    main(**vars(parser.parse_args(sys.argv[2:])))
