@@ -1,10 +1,14 @@
 """Does training wait for its photos?  An epoch that draws new views of every photo, against the same steps on a ready batch.
 
     python benchmarks/device.py PHOTOS [--device cuda] [--model efficientnet_lite0] [--photos 2048] [--rounds 3]
+    python benchmarks/device.py PHOTOS --views [--device cpu] [--photos 256] [--rounds 5]
 
 PHOTOS is any labelled folder.  The ceiling is a bare loop in plain PyTorch over one batch that is already on the device: no
 photo is read, no loss is asked for.  The baseline is the usual one: PyTorch's DataLoader, a process a core, torchvision's
 transforms.  All arms train every stage, and take turns; every figure is a ratio within this run.
+
+--views trains nothing: it compares the views of both renderers pixel by pixel, and times them on held photos, by the wall
+clock and in CPU seconds of the process.  Any device will do: on a CPU the tensor code runs there, which no run ever does.
 """
 
 from __future__ import annotations
@@ -137,6 +141,31 @@ def render_only(backbone: Backbone, renderer: Renderer, batch: int) -> float:
     return len(numbers) / (time.perf_counter() - started)
 
 
+def compare_views(backbone: Backbone, by_pillow: Renderer, on_it: Renderer, batch: int, rounds: int) -> None:
+    """Print how far the two renderers' views are apart, and the time that each needs for one."""
+    numbers = range(len(by_pillow.paths))
+    chunks = [[(n, (9,)) for n in numbers[s : s + batch]] for s in numbers[::batch]]
+    apart = torch.cat(
+        [
+            (ours.cpu().int() - theirs.int()).abs().flatten(1)
+            for ours, theirs in zip(on_it.batches(chunks), by_pillow.batches(chunks), strict=True)
+        ]
+    )
+    shares = ", ".join(f"{100 * float((apart == step).float().mean()):.3g} % by {step}" for step in range(4))
+    print(f"8-bit steps between the views of {len(apart)} photos: {shares}; at most {int(apart.max())}\n")
+    wall: dict[str, list[float]] = {"by Pillow": [], "by matrices on the device": []}
+    cpu: dict[str, list[float]] = {name: [] for name in wall}
+    for _ in range(rounds):
+        for name, renderer in zip(wall, (by_pillow, on_it), strict=True):
+            started = time.process_time()
+            wall[name].append(1000 / render_only(backbone, renderer, batch))
+            cpu[name].append(1000 * (time.process_time() - started) / len(numbers))
+    print("| views of held photos | ms a view | CPU ms a view | CPU, of Pillow's |\n| --- | --- | --- | --- |")
+    for name in wall:
+        ratios = [one / other for one, other in zip(cpu[name], cpu["by Pillow"], strict=True)]
+        print(f"| {name} | {spread(wall[name])} | {spread(cpu[name])} | {spread(ratios)} |")
+
+
 def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
@@ -149,6 +178,7 @@ def main() -> None:
     parser.add_argument("--photos", dest="count", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--views", action="store_true", help="compare the renderers alone")
     arguments = parser.parse_args()
     prepare_process()
     device = choose_device(arguments.device)
@@ -162,6 +192,10 @@ def main() -> None:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * MEMORY
     resident = on_device(by_pillow, device, round(SHARE * free))
     batch, classes = arguments.batch, len(photos.classes)
+    if arguments.views:
+        print(f"{device}, {torch.get_num_threads()} threads, {photos.root.name}, batches of {batch}\n")
+        compare_views(backbone, by_pillow, resident, batch, arguments.rounds)
+        return
     ready = torch.randn(batch, 3, *backbone.network.preprocessing.size, device=device), labels[:batch].to(device)
     loader = usual_loader(photos, backbone, batch)
 

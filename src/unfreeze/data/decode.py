@@ -1,4 +1,8 @@
-"""The one decoder: training, evaluation, prediction and serving all see a file as ``decode`` renders it."""
+"""The one decoder: training, evaluation, prediction and serving all see a file as ``decode`` renders it.
+
+Pillow, pydicom and tifffile read the files; what they leave to the caller is here: orientation, bit depth,
+transparency, limits and errors.  torchvision.io is not used, as it reads no TIFF, BMP or DICOM.
+"""
 
 from __future__ import annotations
 

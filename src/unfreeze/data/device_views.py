@@ -2,6 +2,9 @@
 
 Resampling is linear, and the filters are separable: a view is a small matrix times the photo times another small matrix.
 Box, flip and antialiasing are all in the matrices, and the products are what a GPU is best at.
+
+Only a CUDA device uses this: on a CPU the products take 1.8 to 3.5 times Pillow's CPU time.  The gain on a card is
+not measured yet; ``benchmarks/device.py`` measures it.
 """
 
 from __future__ import annotations

@@ -3,6 +3,10 @@
 View 0 is the plain one: the evaluation rendering that the backbone's source prescribes.  View v > 0 is drawn from
 (seed, v, content) alone, so that it is the same in whichever order, thread, epoch or run it is rendered.  View v < 0 is a
 pose: the plain view, mirrored or turned to the pixel.
+
+torchvision's random transforms are not used: they draw from one generator that all threads share, by which a view
+would depend on those rendered before it and could not be cached.  Pillow does the work in both, in 1.6 ms a view here
+and 1.8 ms there.
 """
 
 from __future__ import annotations

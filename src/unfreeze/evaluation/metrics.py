@@ -1,4 +1,8 @@
-"""What a classifier is worth on labelled images: scores of the whole, each with a 95 % interval."""
+"""Scores of a classifier on labelled images, each with a 95 % interval.
+
+Point values are means of the columns that the bootstrap resamples anyway.  scikit-learn's are the same, as tests
+confirm, but importing it adds 1.2 to 1.7 s of CPU time to a process that needs nothing else of it, and it has no ECE.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a classifier is worth class by class, each class against the rest."""
+"""Scores of every class against the rest, each with a 95 % interval.
+
+The intervals need the counts behind recall, precision and F1, so the points are computed from them, not by scikit-learn.
+"""
 
 from __future__ import annotations
 

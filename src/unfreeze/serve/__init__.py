@@ -1,4 +1,4 @@
-"""A finished run's model over HTTP: an API, and one page to try it on photos."""
+"""Serve a finished run's model over HTTP: a JSON API and one HTML page."""
 
 from unfreeze.serve.server import serve
 

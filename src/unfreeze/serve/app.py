@@ -1,6 +1,5 @@
-"""The HTTP API and the page: what may be asked, and what comes back."""
+"""The FastAPI application: routes, response models, error handlers and the HTML page."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,11 +13,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, Field
 
 from unfreeze.errors import FormatError, SizeError
-from unfreeze.serve.guard import Guard
-from unfreeze.serve.limits import Limited, Limits
-from unfreeze.serve.metrics import FORMAT, Counted, Metrics
+from unfreeze.serve.guard import OriginGuard
+from unfreeze.serve.limits import Limits, LimitsMiddleware
+from unfreeze.serve.metrics import CONTENT_TYPE, Metrics, MetricsMiddleware
 from unfreeze.serve.model import Answer, RefusedError, Served, Upload
-from unfreeze.serve.worker import BusyError, Worker
+from unfreeze.serve.worker import BusyError, open_worker
 from unfreeze.version import __version__
 
 PREDICT = "/predict"
@@ -76,7 +75,7 @@ def _problem(description: str, **extra: Any) -> dict[str, Any]:
     return {"model": Problem, "description": description, **extra}
 
 
-STRANGER: dict[int | str, dict[str, Any]] = {
+WRONG_HOST: dict[int | str, dict[str, Any]] = {
     400: {
         "description": "The Host header is no name of this server.",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
@@ -100,79 +99,80 @@ def create_app(served: Served, names: frozenset[str], limits: Limits | None = No
     """Return the application that serves a model.
 
     Args:
-        served: The model.
-        names: What the server may be called in Host, besides any IP address.
-        limits: What one request may cost.
+        served: The run and its model.
+        names: Host names that requests may carry in ``Host``; IP addresses are always accepted.
+        limits: Limits per request and of the queue.
     """
     limits = limits or Limits()
-    worker, metrics = Worker(limits.places), Metrics()
+    metrics = Metrics()
     classes = served.run.classes
-    found = served.run.verdict
-    depth = found.model.depth if found.shipped == "two_phase" else "head"
-    model = ServedModel(name=found.model.name, depth=depth, shipped=found.shipped)
+    verdict = served.run.verdict
+    depth = verdict.model.depth if verdict.shipped == "two_phase" else "head"
+    model = ServedModel(name=verdict.model.name, depth=depth, shipped=verdict.shipped)
     page = _page(served, limits)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        yield
-        worker.close()
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        async with open_worker(limits.max_queue) as worker:
+            yield {"worker": worker}
 
     app = FastAPI(
         title="unfreeze",
         description="Class probabilities of photos, by a fine-tuned image classifier.",
         version=__version__,
-        docs_url=None,  # these pages load their scripts from elsewhere
+        docs_url=None,  # these pages load scripts from other hosts
         redoc_url=None,
         generate_unique_id_function=lambda route: route.name,
         lifespan=lifespan,
     )
-    app.add_middleware(Limited, limits=limits)
-    app.add_middleware(Guard, names=names)
-    app.add_middleware(Counted, metrics=metrics, path=PREDICT)  # the outermost
+    app.add_middleware(LimitsMiddleware, limits=limits)
+    app.add_middleware(OriginGuard, names=names)
+    app.add_middleware(MetricsMiddleware, metrics=metrics, path=PREDICT)  # added last: outermost
     app.mount("/static", StaticFiles(packages=[("unfreeze.serve", "static")]))
 
     @app.post(PREDICT, responses=PROBLEMS, response_model_exclude_none=True)
     async def predict(
+        request: Request,
         photos: Annotated[list[UploadFile], File(min_length=1, max_length=limits.photos)],
         top: Annotated[int, Query(ge=1, description="How many classes are named of each photo.")] = len(classes),
         heatmap: Annotated[bool, Query(description="Whether pictures of the evidence are wanted.")] = False,
     ) -> Predictions:
         """Return the class probabilities of one photo or several, which are sent as multipart/form-data."""
-        began = time.monotonic()
+        start = time.monotonic()
         uploads = [Upload(_name(photo, number), photo.file) for number, photo in enumerate(photos, 1)]
         try:
-            answers = await asyncio.wrap_future(
-                worker.submit(served.answer, uploads, limits.accepted, explain=heatmap, until=began + limits.seconds)
+            answers = await request.state.worker.run(
+                served.answer, uploads, limits.accepted, explain=heatmap, until=start + limits.seconds
             )
         except BusyError:
             raise HTTPException(503, "The server is busy. Try again in a moment.", {"Retry-After": "1"}) from None
-        metrics.photos += len(answers)
+        metrics.photos.inc(len(answers))
         return Predictions(
             model=model,
-            seconds=time.monotonic() - began,
+            seconds=time.monotonic() - start,
             photos=[_photo_answer(answer, classes, top) for answer in answers],
         )
 
-    @app.get("/health", responses=STRANGER)
+    @app.get("/health", responses=WRONG_HOST)
     async def health() -> Health:
         """Say that the server is up, and what it serves."""
         return Health(model=model, classes=list(classes))
 
-    @app.get("/metrics", responses=STRANGER, response_class=PlainTextResponse)
+    @app.get("/metrics", responses=WRONG_HOST, response_class=PlainTextResponse)
     async def counters() -> PlainTextResponse:
         """Return counters in Prometheus' text format."""
-        return PlainTextResponse(metrics.text(), media_type=FORMAT)
+        return PlainTextResponse(metrics.encode(), media_type=CONTENT_TYPE)
 
     @app.get("/", include_in_schema=False)
     async def read_page() -> HTMLResponse:
         return HTMLResponse(page)
 
-    app.add_exception_handler(RefusedError, _say_refused)
-    app.add_exception_handler(RequestValidationError, _say_invalid)
+    app.add_exception_handler(RefusedError, _refused_response)
+    app.add_exception_handler(RequestValidationError, _invalid_response)
     return app
 
 
-async def _say_refused(_: Request, error: Exception) -> JSONResponse:
+async def _refused_response(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RefusedError)
     reason = error.reason
     status = 415 if isinstance(reason, FormatError) else 413 if isinstance(reason, SizeError) else 422
@@ -180,23 +180,23 @@ async def _say_refused(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": detail, "file_name": error.name}, status)
 
 
-async def _say_invalid(_: Request, error: Exception) -> JSONResponse:
+async def _invalid_response(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"][1:]) or "request"
-    detail = f"{place}: {first['msg']}."
+    parameter = ".".join(str(part) for part in first["loc"][1:]) or "request"
+    detail = f"{parameter}: {first['msg']}."
     if first["loc"][0] == "body":
         detail += " Photos are sent as files named photos in multipart/form-data: curl -F photos=@photo.jpg"
     return JSONResponse({"detail": detail}, 422)
 
 
 def _name(photo: UploadFile, number: int) -> str:
-    """Return a file name that can be written as JSON: a form may declare an encoding that gives half characters."""
+    """Return a file name that can be encoded as JSON: some form encodings decode to lone surrogates."""
     return (photo.filename or f"photo {number}").encode("utf-8", "replace").decode("utf-8")
 
 
 def _photo_answer(answer: Answer, classes: tuple[str, ...], top: int) -> PhotoAnswer:
-    ranked = sorted(zip(answer.probabilities, classes, strict=True), key=lambda each: -each[0])
+    ranked = sorted(zip(answer.probabilities, classes, strict=True), key=lambda pair: -pair[0])
     return PhotoAnswer(
         file_name=answer.name,
         label=ranked[0][1],

@@ -1,4 +1,4 @@
-"""Which requests are heard at all: a page of another site must not use the browser of someone who has this one open."""
+"""Origin checks and security headers: a page of another site must not reach the server through a user's browser."""
 
 from __future__ import annotations
 
@@ -22,22 +22,23 @@ HEADERS = {
 
 
 def own_names(host: str) -> frozenset[str]:
-    """Return the names by which a server that is bound to ``host`` may be called, besides any IP address."""
+    """Return the host names that a server bound to ``host`` accepts in ``Host``; IP addresses are always accepted."""
     return frozenset({"localhost", host.lower(), socket.gethostname().lower()})
 
 
 def refusal(method: str, headers: Headers, names: frozenset[str]) -> tuple[int, str] | None:
-    """Return the status and the sentence with which a request is refused, or None.
+    """Return the HTTP status and message that refuse a request, or None where it is allowed.
 
-    A name in ``Host`` that isn't ours was pointed at this machine by someone else (DNS rebinding); an IP address can't be.
+    A foreign name in ``Host`` means that its owner resolves it to this machine (DNS rebinding); an IP address can't be
+    abused so.
     """
-    called = _host_name(headers.get("host", ""))
-    if called is None or not (called in names or _is_address(called)):
+    host = _host_name(headers.get("host", ""))
+    if host is None or not (host in names or _is_address(host)):
         return 400, "This server isn't called that. Use its IP address, or localhost."
     if method in ("GET", "HEAD"):
         return None
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-    # A browser says which site a page belongs to: newer ones in Sec-Fetch-Site, all of them in Origin.
+    # Browsers send the page's site: recent ones in Sec-Fetch-Site, all of them in Origin.
     foreign = site not in ("same-origin", "none") if site else origin and urlsplit(origin).netloc != headers["host"]
     return (403, "Only this server's own page may send photos from a browser.") if foreign else None
 
@@ -57,27 +58,27 @@ def _is_address(name: str) -> bool:
     return True
 
 
-class Guard:
-    """Refuses strangers' requests, and gives every answer the headers that bind browsers."""
+class OriginGuard:
+    """Refuses cross-origin requests and adds security headers to every response (ASGI middleware)."""
 
     def __init__(self, app: ASGIApp, names: frozenset[str]) -> None:
         self.app = app
         self.names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on (ASGI)."""
+        """Pass the request on, or refuse it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
-        async def send_bound(message: Message) -> None:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         refused = refusal(scope["method"], Headers(scope=scope), self.names)
         if refused is None:
-            await self.app(scope, receive, send_bound)
+            await self.app(scope, receive, send_with_headers)
         else:
             status, detail = refused
-            await JSONResponse({"detail": detail}, status)(scope, receive, send_bound)
+            await JSONResponse({"detail": detail}, status)(scope, receive, send_with_headers)

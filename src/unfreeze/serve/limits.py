@@ -1,4 +1,4 @@
-"""What one request may cost: bytes, photos, pixels, seconds, and a place in the queue."""
+"""Limits per request: bytes, images, pixels and seconds; and the length of the queue."""
 
 from __future__ import annotations
 
@@ -13,45 +13,45 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unfreeze.data.decode import Accepted
 
-LINGER = 1.0  # seconds for which a refused upload is still read: closed at once, some systems drop the answer unread
+LINGER = 1.0  # seconds a refused upload is still read: if closed at once, some systems discard the answer unread
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much is taken.
+    """Limits that a request must keep.
 
     Attributes:
         upload: Bytes of a request's body.
-        photos: In one request.
-        accepted: Formats, and width x height: any camera's photos, but no bombs.
+        photos: Images in one request.
+        accepted: File formats, and pixels of one image: enough for any camera, too few for a decompression bomb.
         seconds: From a request's first line to its answer.
-        places: Requests that wait or are worked on.
+        max_queue: Requests that may wait or run.
     """
 
     upload: int = 10_000_000
     photos: int = 32
     accepted: Accepted = field(default=Accepted(("JPEG", "PNG", "WEBP", "TIFF"), 64_000_000))
     seconds: float = 30.0
-    places: int = 8
+    max_queue: int = 8
 
 
-class Limited:
-    """Bounds the bytes and the seconds of every request, as they come: nobody has to say beforehand how long a body is."""
+class LimitsMiddleware:
+    """Limits the bytes and seconds of every request while it arrives; a body needs no Content-Length (ASGI middleware)."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self.app = app
         self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on (ASGI)."""
+        """Pass the request on, answer 413 when its body is too long, or 504 when time is up."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         body = _Body(receive, send, self.limits.upload)
         try:
             async with asyncio.timeout(self.limits.seconds):
-                announced = Headers(scope=scope).get("content-length", "")
-                if announced.isdecimal() and int(announced) > self.limits.upload:
+                declared = Headers(scope=scope).get("content-length", "")
+                if declared.isdecimal() and int(declared) > self.limits.upload:
                     refusal = body.refuse()
                     await JSONResponse({"detail": refusal.detail}, refusal.status_code, refusal.headers)(
                         scope, body.receive, body.send
@@ -65,7 +65,7 @@ class Limited:
 
 
 class _Body:
-    """A request's body on its way in, counted, and the answer on its way out."""
+    """Counts the bytes of a request's body, and delays the end of the answer after a refusal."""
 
     def __init__(self, receive: Receive, send: Send, limit: int) -> None:
         self._receive = receive
@@ -76,16 +76,16 @@ class _Body:
         self.answered = False
 
     def refuse(self) -> HTTPException:
-        """Return the refusal, and remember it."""
+        """Return the refusal, and note that the request was refused."""
         self._refused = True
         detail = f"More than {self._limit / 1e6:g} MB are not taken at once. Send a smaller photo, or fewer."
         return HTTPException(413, detail, {"Connection": "close"})
 
     async def receive(self) -> Message:
-        """Return the next piece.
+        """Return the next part of the body.
 
         Raises:
-            HTTPException: It is one too many.
+            HTTPException: The body exceeds the limit.
         """
         message = await self._receive()
         self._length += len(message.get("body", b""))
@@ -94,7 +94,7 @@ class _Body:
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass the answer on; after a refusal, read on for a while before the connection is closed."""
+        """Send a part of the answer; after a refusal, read the body for up to ``LINGER`` seconds before the last one."""
         self.answered = True
         if self._refused and message["type"] == "http.response.body" and not message.get("more_body"):
             await self._send({**message, "more_body": True})

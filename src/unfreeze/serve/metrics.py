@@ -1,51 +1,54 @@
-"""What has been served so far, for Prometheus: a few counters, which need no library."""
+"""Prometheus counters of the requests served, one registry per application."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator
 
+from prometheus_client import CollectorRegistry, Counter, Summary
+from prometheus_client.exposition import choose_encoder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-FORMAT = "text/plain; version=0.0.4; charset=utf-8"
-"""The content type of Prometheus' text format."""
+ENCODE, CONTENT_TYPE = choose_encoder("")  # the plain text format
+SERIES = (
+    "unfreeze_predict_requests_total",
+    "unfreeze_predict_photos_total",
+    "unfreeze_predict_seconds_sum",
+    "unfreeze_predict_seconds_count",
+)
+"""What is shown: without the creation times, which prometheus_client adds and can leave out only for a whole process."""
 
 
 class Metrics:
-    """Counts since the server began.
+    """Counters since the start of the server.
 
     Attributes:
-        requests: Answered predictions, by HTTP status.
-        seconds: Spent on them, waiting included.
-        photos: That were answered.
+        requests: Answered prediction requests, by HTTP status.
+        photos: Images predicted.
+        seconds: Duration of each prediction request, from its first line to the end of its answer, queueing included.
     """
 
     def __init__(self) -> None:
-        self.requests: Counter[int] = Counter()
-        self.seconds = 0.0
-        self.photos = 0
+        self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "unfreeze_predict_requests",
+            "Answered requests for predictions, by HTTP status.",
+            ["status"],
+            registry=self._registry,
+        )
+        self.photos = Counter("unfreeze_predict_photos", "Photos that were predicted.", registry=self._registry)
+        self.seconds = Summary(
+            "unfreeze_predict_seconds",
+            "Time from a request's first line to the end of its answer.",
+            registry=self._registry,
+        )
 
-    def text(self) -> str:
-        """Return them in Prometheus' text format."""
-        return "\n".join(self._lines()) + "\n"
-
-    def _lines(self) -> Iterator[str]:
-        yield "# HELP unfreeze_predict_requests_total Answered requests for predictions, by HTTP status."
-        yield "# TYPE unfreeze_predict_requests_total counter"
-        for status, count in sorted(self.requests.items()):
-            yield f'unfreeze_predict_requests_total{{status="{status}"}} {count}'
-        yield "# HELP unfreeze_predict_photos_total Photos that were predicted."
-        yield "# TYPE unfreeze_predict_photos_total counter"
-        yield f"unfreeze_predict_photos_total {self.photos}"
-        yield "# HELP unfreeze_predict_seconds Time from a request's first line to the end of its answer."
-        yield "# TYPE unfreeze_predict_seconds summary"
-        yield f"unfreeze_predict_seconds_sum {self.seconds:.6f}"
-        yield f"unfreeze_predict_seconds_count {self.requests.total()}"
+    def encode(self) -> bytes:
+        """Return the counters in the format of ``CONTENT_TYPE``."""
+        return ENCODE(self._registry.restricted_registry(SERIES))
 
 
-class Counted:
-    """Counts the requests to one path."""
+class MetricsMiddleware:
+    """Counts and times the requests to one path (ASGI middleware)."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, path: str) -> None:
         self.app = app
@@ -53,21 +56,21 @@ class Counted:
         self.path = path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on (ASGI)."""
+        """Pass the request on, and count its status when it ends."""
         if scope["type"] != "http" or scope["path"] != self.path:
             await self.app(scope, receive, send)
             return
-        began = time.perf_counter()
-        status = 500  # what an error of ours becomes, further out
+        start = time.perf_counter()
+        status = 500  # an unhandled error becomes a 500 outside this middleware
 
-        async def send_counted(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self.app(scope, receive, send_counted)
+            await self.app(scope, receive, send_and_note_status)
         finally:
-            self.metrics.requests[status] += 1
-            self.metrics.seconds += time.perf_counter() - began
+            self.metrics.requests.labels(str(status)).inc()
+            self.metrics.seconds.observe(time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""The served model: open photo files in, probabilities and heatmaps out."""
+"""Inference for the server: uploaded image files in, class probabilities and heatmaps out."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from unfreeze.predict import probabilities
 from unfreeze.run import Run, load
 from unfreeze.runtime import choose_device
 
-QUALITY = 85  # of the JPEGs on the page
+QUALITY = 85  # JPEG quality of views and heatmaps
 
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A photo as it was sent.
+    """An uploaded image file.
 
     Attributes:
-        name: Of the file; it decides nothing.
+        name: File name; it is only repeated in the answer.
         file: Its content.
     """
 
@@ -40,14 +40,14 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model says of one photo.
+    """The prediction for one image.
 
     Attributes:
-        name: Of the file.
-        probabilities: Of every class, in the order of the model's classes.
-        view: What the network sees of the photo, as a JPEG in base64, where it was asked for.
-        heatmap: The same with what speaks for the most probable class laid over it, as the plain pose has it; some networks
-            have none.
+        name: File name.
+        probabilities: One per class, in the order of the model's classes.
+        view: The network's input as a base64 JPEG, where heatmaps were requested.
+        heatmap: The same with the evidence for the most probable class (upright orientation) laid over it; None for a
+            network without spatial features.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Answer:
 
 
 class RefusedError(Exception):
-    """One of the photos can't be answered; ``reason`` says why."""
+    """An image can't be decoded or isn't accepted; ``reason`` says why."""
 
     def __init__(self, name: str, reason: DecodeError) -> None:
         super().__init__(name, reason)
@@ -75,17 +75,17 @@ class Served:
     def answer(
         self, uploads: Sequence[Upload], accepted: Accepted, *, explain: bool = False, until: float | None = None
     ) -> list[Answer]:
-        """Answer photos, decoded and rendered as training did.
+        """Predict images, decoded and preprocessed as in training.
 
         Args:
-            uploads: Read once.
-            accepted: What of them is decoded.
-            explain: Whether heatmaps are wanted.
-            until: When nobody waits any longer, on the monotonic clock.
+            uploads: The image files; each is read once.
+            accepted: Formats and sizes that are decoded.
+            explain: Whether to compute heatmaps.
+            until: Deadline on the monotonic clock, in seconds; checked before each image is decoded.
 
         Raises:
-            RefusedError: A photo can't be decoded, or isn't accepted.
-            TimeoutError: Nobody waits any longer.
+            RefusedError: An image can't be decoded, or isn't accepted.
+            TimeoutError: The deadline has passed.
         """
         views = []
         for upload in uploads:
@@ -98,14 +98,14 @@ class Served:
         answers = [Answer(upload.name, tuple(map(float, row))) for upload, row in zip(uploads, rows, strict=True)]
         if not explain:
             return answers
-        shown = [replace(answer, view=_jpeg(view)) for answer, view in zip(answers, views, strict=True)]
+        with_views = [replace(answer, view=_jpeg(view)) for answer, view in zip(answers, views, strict=True)]
         try:
             maps = heatmaps(backbone, head, batch, torch.from_numpy(rows.argmax(axis=1)))
-        except ModelError:  # no features of this network have a place in the photo
-            return shown
+        except ModelError:  # the network has no spatial features
+            return with_views
         return [
             replace(answer, heatmap=_jpeg(overlay(view, heatmap)))
-            for answer, view, heatmap in zip(shown, views, maps, strict=True)
+            for answer, view, heatmap in zip(with_views, views, maps, strict=True)
         ]
 
     def _view(self, upload: Upload, accepted: Accepted) -> Image.Image:
@@ -130,6 +130,6 @@ def open_model(folder: Path, device: str) -> Served:
 
 
 def _jpeg(picture: Image.Image) -> str:
-    packed = io.BytesIO()
-    picture.convert("RGB").save(packed, "JPEG", quality=QUALITY)
-    return base64.b64encode(packed.getvalue()).decode("ascii")
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=QUALITY)
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -4,6 +4,10 @@ A shelf holds rows of one kind, in books that are written once and never changed
 and ``NAME.json`` with their keys and checksums and, in its last line, a checksum of itself, which is put in place last.
 Rows without an index were never finished and are never read.  Two processes that need the same rows each write their own
 book; either serves.
+
+The format is our own because rows are appended as they are computed, read singly and checked, by several processes
+without a lock: safetensors writes a whole file at once and has no checksums, and LMDB needs locks and a size in
+advance.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def stuck(model: Served) -> Iterator[Stuck]:
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(stuck: Stuck) -> None:
-    with client_of(stuck, Limits(places=1)) as client, ThreadPoolExecutor(1) as pool:
+    with client_of(stuck, Limits(max_queue=1)) as client, ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(client.post, "/predict", files={"photos": packed(noise())})
         assert stuck.began.wait(30)
         refused = client.post("/predict", files={"photos": packed(noise())})

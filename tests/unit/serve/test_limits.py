@@ -10,7 +10,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unfreeze.serve import limits as module
-from unfreeze.serve.limits import Limited, Limits
+from unfreeze.serve.limits import Limits, LimitsMiddleware
 
 SCOPE = {"type": "http", "method": "POST", "path": "/", "headers": []}
 PIECE = bytes(1000)
@@ -38,7 +38,7 @@ def ask(app: ASGIApp, limits: Limits, pieces: Iterable[bytes], headers: dict[str
         sent.append(message)
 
     named = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
-    asyncio.run(Limited(app, limits)({**SCOPE, "headers": named}, receive, send))
+    asyncio.run(LimitsMiddleware(app, limits)({**SCOPE, "headers": named}, receive, send))
     return sent
 
 
@@ -105,5 +105,5 @@ def test_other_scopes_pass() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         passed.append(scope["type"])
 
-    asyncio.run(Limited(app, Limits())({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(LimitsMiddleware(app, Limits())({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
     assert passed == ["lifespan"]
