@@ -15,7 +15,7 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.evaluation.forgetting import Forgetting, divergence, forgetting, ranks
 from unfreeze.evaluation.similarity import linear_cka, probe
-from unfreeze.models.backbone import Backbone, Head, Tensors, exact, pool
+from unfreeze.models.backbone import Backbone, Head, Tensors, in_float32, pool
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits, evaluation_mode, logits, place
 from unfreeze.runtime import track
@@ -230,7 +230,7 @@ def set_exam(
 
     The user's models may see the test photos in all ``poses``; the original classifier sees plain views.
     """
-    backbone = exact(backbone)
+    backbone = in_float32(backbone)
     papers, before = None, None
     if test:
         papers = _sheet(store, backbone, renderer.of(test), boundary, "reading test photos", poses)

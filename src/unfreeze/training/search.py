@@ -114,7 +114,7 @@ class Bench:
         changed = self.backbone.stages[len(self.backbone.stages) - len(self.pretrained) :]
         own = {id(value) for stage in changed for value in stage.module.parameters()}
         parameters = [value for value in self.backbone.network.module.parameters() if id(value) not in own]
-        shared = {id(value): value for value in (*parameters, self.backbone.built)}
+        shared = {id(value): value for value in (*parameters, self.backbone.compiled)}
         return replace(self, backbone=copy.deepcopy(self.backbone, shared), head=copy.deepcopy(self.head))
 
 

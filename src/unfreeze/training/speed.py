@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
-from unfreeze.models.backbone import Backbone, exact, new_head
-from unfreeze.models.engine import is_lowered
+from unfreeze.models.backbone import Backbone, in_float32, new_head
+from unfreeze.models.engine import uses_reduced_precision
 from unfreeze.models.freezing import StagePlan
 from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import threads_for
@@ -120,10 +120,10 @@ def measure_reading(
     store: Store, backbone: Backbone, test: Renderer, recipe: Recipe, work: Work, speed: Speed
 ) -> Speed:
     """Time a few photos of the exam, too, where they are computed otherwise and are many; the exam finds them kept."""
-    if not work.unread or (speed.view and not (work.unread >= WORTH_TIMING and is_lowered(backbone))):
+    if not work.unread or (speed.view and not (work.unread >= WORTH_TIMING and uses_reduced_precision(backbone))):
         return speed
     plain = dict.fromkeys(range(len(test.paths)), UPRIGHT)
-    read, building, _ = _a_view(store, exact(backbone), test, recipe.boundary, plain)
+    read, building, _ = _a_view(store, in_float32(backbone), test, recipe.boundary, plain)
     return replace(speed, read=read, building=building)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from unfreeze.data.loaders import Renderer
-from unfreeze.models.backbone import Backbone, exact
+from unfreeze.models.backbone import Backbone, in_float32
 from unfreeze.poses import UPRIGHT
 from unfreeze.training.activations import missing, nearest
 from unfreeze.training.augmentation import tried_views
@@ -77,7 +77,7 @@ def count_work(
     turned_onward = len(missing(store, backbone, renderer, backbone.head_boundary, added)) if recipe.kept_from else 0
     scored = len(test.paths) + reference
     plain = dict.fromkeys(range(len(test.paths)), UPRIGHT)
-    unread = bool(recipe.boundary and missing(store, exact(backbone), test, recipe.boundary, plain))
+    unread = bool(recipe.boundary and missing(store, in_float32(backbone), test, recipe.boundary, plain))
     return Work(
         views=pixels + turned,
         onward=onward + turned_onward,
