@@ -28,7 +28,7 @@ from unfreeze.models.freezing import apply, parameter_groups
 from unfreeze.runtime import deterministic, generator, prepare_process
 from unfreeze.training.activations import answers_from
 from unfreeze.training.augmentation import render_with
-from unfreeze.training.finetune import Schedule, ModelState, drift, softened, views_of_epoch
+from unfreeze.training.finetune import ModelState, Schedule, drift, softened, views_of_epoch
 from unfreeze.training.recipes import Candidate, choose
 from unfreeze.training.store import open_store
 

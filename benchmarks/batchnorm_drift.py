@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.real_photos import draw_table, some_of, spread
+from unfreeze.exam import Exam, set_exam
 
 from unfreeze.config import make_config
 from unfreeze.data.checks import check, readable
@@ -27,7 +28,6 @@ from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
 from unfreeze.evaluation.metrics import balanced_accuracy
-from unfreeze.exam import Exam, set_exam
 from unfreeze.models.backbone import Backbone, Head, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import deterministic, prepare_process

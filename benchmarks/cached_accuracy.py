@@ -25,7 +25,7 @@ from unfreeze.data.checks import check
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
-from unfreeze.models.backbone import exact, new_head
+from unfreeze.models.backbone import in_float32, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.runtime import deterministic, prepare_process
@@ -75,7 +75,7 @@ def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accur
     kept = keep(store, backbone, Rendered(renderer), plan.boundary, data.views(views), "keeping views")
     at_head = keep(store, backbone, kept, backbone.head_boundary, data.views(views), "computing features")
     plain = dict.fromkeys(splits.test.tolist(), (0,))
-    test = keep(store, exact(backbone), Rendered(renderer), plan.boundary, plain, "reading test photos")
+    test = keep(store, in_float32(backbone), Rendered(renderer), plan.boundary, plain, "reading test photos")
     truth = labels.numpy()[splits.test]
     pretrained = backbone.snapshot(plan.boundary)
     head = new_head(backbone, data.classes, seed)

@@ -19,6 +19,8 @@ import numpy as np
 from benchmarks.peers.bench import draw
 from benchmarks.peers.tables import SETS
 from numpy.typing import NDArray
+from unfreeze.exam import Exam, set_exam
+from unfreeze.training.interpolate import between
 
 from unfreeze.config import TrainConfig
 from unfreeze.data.checks import check, readable
@@ -27,7 +29,6 @@ from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import PhotoSet, Sample, read_photos
 from unfreeze.data.splits import FOLDS, split
 from unfreeze.evaluation.metrics import balanced_accuracy
-from unfreeze.exam import Exam, set_exam
 from unfreeze.models.backbone import Backbone, Head, Tensors, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import deterministic, prepare_process
@@ -35,7 +36,6 @@ from unfreeze.training.activations import Activations
 from unfreeze.training.augmentation import render_with
 from unfreeze.training.finetune import ModelState
 from unfreeze.training.gather import Sources, gather
-from unfreeze.training.interpolate import between
 from unfreeze.training.phase_one import PhaseOne, phase_one
 from unfreeze.training.recipes import MILD, TURNED, Recipe, choose
 from unfreeze.training.rounds import Round, TrainingData

@@ -33,8 +33,8 @@ from unfreeze.data.sources import read_photos
 from unfreeze.data.transforms import PLAIN_VIEW, plain
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import COSINE, InTurn, choose_precision, frozen_forward
-from unfreeze.models.folding import fold
+from unfreeze.models.engine import COSINE, Part, Pipeline, choose_precision, frozen_forward
+from unfreeze.models.folding import fuse_batchnorm
 from unfreeze.models.openvino_engine import convert_stages, openvino_version
 from unfreeze.predict import photo_batches, place
 from unfreeze.runtime import prepare_process
@@ -99,11 +99,11 @@ def engine_arms(backbone: Backbone, x: Tensor) -> dict[str, Forward]:
     precisions = dict.fromkeys((torch.float32, choose_precision("auto", backbone.device)))
     arms: dict[str, Forward] = {"torch as it is": backbone.run}
     for precision in precisions:
-        lowered = replace(backbone, precision=precision, built={})
-        arms[f"unfreeze, {precision}"] = frozen_forward(lowered, 0, backbone.head_boundary, x)
+        lowered = replace(backbone, precision=precision, compiled={})
+        arms[f"unfreeze, {precision}"] = frozen_forward(lowered, 0, backbone.head_boundary)
         with mock.patch("unfreeze.models.engine.openvino_version", return_value=None):
-            alone = replace(lowered, built={})
-            arms[f"unfreeze without OpenVINO, {precision}"] = frozen_forward(alone, 0, backbone.head_boundary, x)
+            alone = replace(lowered, compiled={})
+            arms[f"unfreeze without OpenVINO, {precision}"] = frozen_forward(alone, 0, backbone.head_boundary)
     if (runtime := onnx_runtime(stages, x)) is not None:
         arms["ONNX Runtime, float32"] = runtime
     return arms | bare_openvino(stages, x)
@@ -165,10 +165,10 @@ def rounding(model: str, arch: str | None, photos: Path, rounds: int) -> None:
                 (0, boundary, torch.float32), (boundary, backbone.head_boundary, torch.bfloat16)
             ):  # fmt: skip
                 if start < stop:
-                    stages = nn.Sequential(*(fold(stage.module) for stage in backbone.stages[start:stop]))
-                    parts.append(convert_stages(stages, crossing)(precision))
+                    stages = nn.Sequential(*(fuse_batchnorm(stage.module) for stage in backbone.stages[start:stop]))
+                    parts.append(Part(convert_stages(stages, crossing)(precision), precision))
                     crossing = parts[-1](crossing)
-            forward = InTurn(tuple(parts))
+            forward = Pipeline(tuple(parts))
             found = [forward(x) for x in batches]
             exact = exact or found
             alike = nn.functional.cosine_similarity(torch.cat(found), torch.cat(exact))
@@ -192,7 +192,7 @@ def whole_phase_one(photos: Path, model: str, arch: str | None, rounds: int) -> 
         )
         everything = np.arange(len(samples.samples))
         wanted = dict.fromkeys(everything.tolist(), (PLAIN_VIEW,))
-        lowered, store = replace(backbone, precision=precision, built={}), open_store(None, 0)
+        lowered, store = replace(backbone, precision=precision, compiled={}), open_store(None, 0)
         kept = keep(store, lowered, Rendered(renderer), backbone.head_boundary, wanted, "features")
         labels = torch.tensor([sample.label for sample in samples.samples])
         fit_head(features(kept, everything.tolist(), (PLAIN_VIEW,)), labels, everything % 5, len(samples.classes))

@@ -23,7 +23,7 @@ from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
 from unfreeze.evaluation.calibration import photo_losses
 from unfreeze.evaluation.metrics import balanced_accuracy
-from unfreeze.models.backbone import exact, new_head
+from unfreeze.models.backbone import in_float32, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.poses import UPRIGHT
@@ -62,7 +62,9 @@ def measure(table: Path, seed: int, name: str) -> None:
         papers = renderer.of(test)
         photos_to_test = np.arange(len(test))
         wanted = dict.fromkeys(photos_to_test.tolist(), poses)
-        kept = keep(store, exact(backbone), Rendered(papers), backbone.head_boundary, wanted, "reading test photos")
+        kept = keep(
+            store, in_float32(backbone), Rendered(papers), backbone.head_boundary, wanted, "reading test photos"
+        )
         assert renderer.augmentation is not None
         for shown in (UPRIGHT, poses):
             said = answers_from(backbone, head, kept, photos_to_test, shown)

@@ -76,10 +76,10 @@ def main() -> None:
     seconds: dict[str, list[float]] = {}
     building: list[float] = []
     for _ in range(arguments.rounds):
-        backbone.built.clear()
+        backbone.compiled.clear()
         with torch.inference_mode():
-            building.append(timed(lambda: frozen_forward(backbone, 0, backbone.head_boundary, batches[0])))
-            built = frozen_forward(backbone, 0, backbone.head_boundary, batches[0])
+            building.append(timed(lambda: frozen_forward(backbone, 0, backbone.head_boundary)))
+            built = frozen_forward(backbone, 0, backbone.head_boundary)
         run = opened(arguments.run, paths[0])
         arms: dict[str, Callable[[], object]] = {
             BARE: lambda: passes(lambda x: model.head(backbone.run(x)), batches),

@@ -21,7 +21,7 @@ from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import apply, parameter_groups, plan_from
-from unfreeze.models.tuning import tuned_forward
+from unfreeze.models.tuning import trainable_forward
 from unfreeze.runtime import prepare_process
 
 CLASSES = 10
@@ -44,7 +44,7 @@ def stepping(backbone: Backbone, boundary: int, batch: int, *, plain: bool) -> C
     def as_it_is(x: Tensor) -> Tensor:
         return backbone.run(x, boundary)
 
-    forward = as_it_is if plain else tuned_forward(backbone, boundary, x)
+    forward = as_it_is if plain else trainable_forward(backbone, boundary, x)
 
     def step() -> None:
         loss = functional.cross_entropy(head(forward(x)), labels)

@@ -104,8 +104,8 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
     """Yield what the model says of each photo file, or why it can't be read: in order, in constant memory, without a halt.
 
     Threads decode ahead of the network.  ``WORTH_BUILDING`` photos or more are computed by the engine that computes frozen
-    layers in training (``models/engine.py``): it is checked against the plain network on the first photos, and differs from
-    it by rounding alone, 1e-5 of a probability or so.
+    layers in training (``models/engine.py``): it is checked against the plain network on drawn images, and differs from it
+    by rounding alone, 1e-5 of a probability or so.
     """
     backbone, queue = model.backbone, iter(paths)
     first = list(islice(queue, WORTH_BUILDING))
@@ -118,7 +118,7 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
         if views:
             x = torch.cat(views)
             with torch.inference_mode():
-                forward = forward or frozen_forward(backbone, 0, backbone.head_boundary, place(x, backbone, 0))
+                forward = forward or frozen_forward(backbone, 0, backbone.head_boundary)
                 logits = _averaged(backbone, model.head, forward, x, 0, model.poses)
                 rows = iter(torch.softmax(logits, dim=1).tolist())
         for path, view in seen:

@@ -11,7 +11,7 @@ from tests.support.photos import real_photos
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision, computed_by
+from unfreeze.models.engine import backend_version, choose_precision
 from unfreeze.predict import photo_batches, place
 from unfreeze.training.activations import Rendered, crossings
 
@@ -39,7 +39,7 @@ def test_the_original_classifier_is_as_accurate_on_what_the_engine_computes(imag
         found = torch.cat([backbone.classifier(each.float()).argmax(1) for each in features]).numpy()
     exact, engine, agreement = (said == labels).mean(), (found == labels).mean(), (found == said).mean()
     print(
-        f"{computed_by(backbone.device)}, {fast.precision}: {engine:.4f}, exactly {exact:.4f}, the same {agreement:.4f}"
+        f"{backend_version(backbone.device)}, {fast.precision}: {engine:.4f}, exactly {exact:.4f}, the same {agreement:.4f}"
     )
     assert exact > 0.8
     assert abs(engine - exact) <= 0.002 + 1e-9

@@ -102,7 +102,7 @@ def test_every_engine_answers_in_order_and_averages_the_poses(
     backbone.network.module.train()
     model = classifier(backbone, poses)
     answers = list(predictions(model, iter(photos)))
-    assert bool(backbone.built) == (engine == "built")
+    assert bool(backbone.compiled) == (engine == "built")
     views = torch.cat(list(photo_batches(backbone, photos)))
     turned = [torch.from_numpy(logits(backbone, model.head, [pose.of(views)])) for pose in poses]
     expected = torch.softmax(torch.stack(turned).mean(dim=0), dim=1).numpy()

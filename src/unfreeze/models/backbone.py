@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -65,7 +65,7 @@ class Backbone:
         pooled: Whether the pooled features are all that the original classifier needs; most networks pool before it.
         batch_norm: Whether any layer keeps BatchNorm statistics.
         precision: What frozen stages are computed and kept in, and what others compute in while they learn.
-        built: What computes frozen stages, by what it was built from (see ``models/engine.py``): building takes a second.
+        compiled: What computes frozen stages, by what it was compiled from (see ``models/engine.py``): it takes a second.
     """
 
     name: str
@@ -77,7 +77,7 @@ class Backbone:
     pooled: bool
     batch_norm: bool
     precision: torch.dtype = torch.float32
-    built: dict[tuple[object, ...], Callable[[Tensor], Tensor]] = field(default_factory=dict, compare=False, repr=False)
+    compiled: dict[tuple[object, ...], Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def head_boundary(self) -> int:
@@ -160,7 +160,7 @@ class Backbone:
         return tuple(found)
 
 
-def exact(backbone: Backbone) -> Backbone:
+def in_float32(backbone: Backbone) -> Backbone:
     """Return the same backbone, weights shared, whose frozen stages compute in float32: what is scored is what ships."""
     return replace(backbone, precision=torch.float32)
 

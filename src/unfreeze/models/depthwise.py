@@ -1,4 +1,4 @@
-"""Depthwise convolutions that learn on a CPU in bf16: the same gradients, from the kernels that oneDNN is fast at.
+"""Depthwise convolutions that train on a CPU in bf16: the same gradients, computed by oneDNN's fast kernels.
 
 In bf16 oneDNN has no fast kernel for the weight gradient of a depthwise convolution larger than 3 x 3, nor for the input
 gradient of one with a stride: they took half of a training step's time in an EfficientNet (benchmarks/step.py).  The weight
@@ -51,8 +51,8 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
-            exact = torch.float32 if max(ctx.stride) > 1 else x.dtype
-            of_x = _gradient(grad.to(exact), x.to(exact), weight.to(exact), ctx.stride, ctx.padding, of_input=True).to(
+            dtype = torch.float32 if max(ctx.stride) > 1 else x.dtype
+            of_x = _gradient(grad.to(dtype), x.to(dtype), weight.to(dtype), ctx.stride, ctx.padding, of_input=True).to(
                 x
             )
         if ctx.needs_input_grad[1]:

@@ -1,4 +1,4 @@
-"""BatchNorm with frozen statistics is a scale and a shift: folded into the convolution before it, it costs nothing."""
+"""BatchNorm with frozen statistics is a scale and a shift: fused into the convolution before it, it costs nothing."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from unfreeze.torchvision_shim import ensure_torchvision
 Combine = Callable[[nn.Conv2d, nn.BatchNorm2d], nn.Module | None]
 
 
-def fold(module: nn.Module) -> nn.Module:
-    """Return a copy with every BatchNorm folded that ``join`` finds; ``module`` where there is none.
+def fuse_batchnorm(module: nn.Module) -> nn.Module:
+    """Return a copy with every BatchNorm fused that ``replace_conv_bn`` finds; ``module`` where there is none.
 
-    Compare the copy's output with the original's before you trust it.
+    The caller must compare the copy's output with the original's.
     """
     copied = copy.deepcopy(module)
-    return copied if join(copied, _fused) else module
+    return copied if replace_conv_bn(copied, _fused) else module
 
 
-def join(module: nn.Module, combine: Combine) -> bool:
+def replace_conv_bn(module: nn.Module, combine: Combine) -> bool:
     """Put one layer in place of each convolution and the BatchNorm right after it; return whether there was any.
 
-    Which convolution a BatchNorm follows is read off the order in which a block names its layers, as nearly all
-    architectures have it: whether the block still computes the same is for the caller to see.
+    A BatchNorm is taken to follow the convolution that its block defines right before it, as in nearly all architectures;
+    the caller must check that the block still computes the same.
 
     Args:
         module: Is changed in place.
-        combine: Gives the layer, without the activation that the BatchNorm may bring along; None leaves both as they are.
+        combine: Returns the layer, without the activation that the BatchNorm may include; None keeps both layers.
     """
     ensure_torchvision()  # timm imports torchvision
     from timm.layers import BatchNormAct2d, Conv2dSame
 
-    joined = False
+    replaced = False
     for parent in list(module.modules()):
         for (name, convolution), (after, norm) in pairwise(list(parent.named_children())):
             # Exactly these types: other convolutions compute their weights anew in every pass.
@@ -49,8 +49,8 @@ def join(module: nn.Module, combine: Combine) -> bool:
             if layer is not None:
                 setattr(parent, name, layer)
                 setattr(parent, after, norm.act if isinstance(norm, BatchNormAct2d) else nn.Identity())
-                joined = True
-    return joined
+                replaced = True
+    return replaced
 
 
 def _fused(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module:

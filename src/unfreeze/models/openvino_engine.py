@@ -1,14 +1,14 @@
 """Frozen stages in OpenVINO, which computes them faster than torch on a CPU (benchmarks/frozen.py).
 
-A photo at a time, as many at once as there are threads: no thread waits for another within a layer, what a layer hands on
-stays in the core's own cache, and a photo's bits can't depend on its neighbours.
+Each thread computes one photo at a time: no thread waits for another within a layer, activations stay in the core's own
+cache, and a photo's bits can't depend on its neighbours.
 """
 
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable
-from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -56,7 +56,7 @@ def convert_stages(stages: nn.Module, example: Tensor) -> Callable[[torch.dtype]
             "NUM_STREAMS": threads,
             "ENABLE_CPU_PINNING": False,  # photos are decoded on the same cores
         }
-        return partial(_photo_by_photo, openvino.Core().compile_model(model, "CPU", options))
+        return _PhotoByPhoto(openvino.Core().compile_model(model, "CPU", options))
 
     return compiled
 
@@ -73,12 +73,27 @@ class _Closed(nn.Module):
         return out
 
 
-def _photo_by_photo(compiled: Any, x: Tensor) -> Tensor:
-    with threads_for(x.numel()):
-        photos = [photo.contiguous().numpy() for photo in torch.split(x, 1)]
-        requests = [compiled.create_infer_request() for _ in photos]
-        for request, photo in zip(requests, photos, strict=True):
-            request.start_async([photo], share_inputs=True)
-        for request in requests:
-            request.wait()
-        return torch.cat([torch.from_numpy(request.get_output_tensor().data) for request in requests])
+class _PhotoByPhoto:
+    """A compiled model that computes photos one by one, in requests that are made once; several threads may call it."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._idle: deque[Any] = deque()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with threads_for(x.numel()):
+            photos = [photo.float().contiguous().numpy() for photo in torch.split(x, 1)]
+            requests = [self._request() for _ in photos]
+            for request, photo in zip(requests, photos, strict=True):
+                request.start_async([photo], share_inputs=True)
+            for request in requests:
+                request.wait()
+            outputs = torch.cat([torch.from_numpy(request.get_output_tensor().data) for request in requests])
+        self._idle.extend(requests)
+        return outputs
+
+    def _request(self) -> Any:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()

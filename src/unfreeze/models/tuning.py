@@ -1,7 +1,7 @@
 """How the stages that train are computed: the same function of the same parameters, at less cost.
 
-BatchNorm with frozen statistics is a scale and a shift that learn.  Folded into the convolution before it in every step,
-they still learn, and no pass over the activations is spent on them, neither forwards nor backwards.
+BatchNorm with frozen statistics is a scale and a shift that train.  Folded into the weights of the convolution before it in
+every step, they still train, and need no pass over the activations, neither forward nor backward.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from unfreeze.models.backbone import Backbone, BatchNorm
 from unfreeze.models.depthwise import depthwise, is_depthwise
-from unfreeze.models.engine import CHECKED, agrees
-from unfreeze.models.folding import join
+from unfreeze.models.engine import CHECKED, outputs_match
+from unfreeze.models.folding import replace_conv_bn
 
 Forward = Callable[[Tensor], Tensor]
 
 
-def tuned_forward(backbone: Backbone, start: int, example: Tensor) -> Forward:
+def trainable_forward(backbone: Backbone, start: int, example: Tensor) -> Forward:
     """Return the stages from ``start`` on as one function to float32 features, for training.
 
     Where the backbone's precision is bf16, they compute in it and learn in float32 (automatic mixed precision).  What the
@@ -40,10 +40,10 @@ def tuned_forward(backbone: Backbone, start: int, example: Tensor) -> Forward:
     if any(isinstance(layer, BatchNorm) and layer.training for layer in stages.modules()):
         return plain  # a trial would move the statistics
     for precision in dict.fromkeys((backbone.precision, torch.float32)):
-        for candidate in (_normed(stages), stages):
+        for candidate in (with_folded_bn(stages), stages):
             forward = _in(precision, candidate)
             try:
-                if agrees(_trial(forward, example), _trial(plain, example), precision):
+                if outputs_match(_trial(forward, example), _trial(plain, example), precision):
                     return forward
             except (AttributeError, RuntimeError, TypeError):  # asks its BatchNorm for more, or needs float32
                 continue
@@ -100,11 +100,11 @@ class _NormedConvolution(nn.Module):
         )
 
 
-def _normed(stages: nn.Module) -> nn.Module:
+def with_folded_bn(stages: nn.Module) -> nn.Module:
     """Return the stages with every BatchNorm folded whose convolution stands right before it; all parameters are shared."""
     shared = {id(value): value for value in (*stages.parameters(), *stages.buffers())}
     twin = copy.deepcopy(stages, shared)
-    join(twin, _with_norm)
+    replace_conv_bn(twin, _with_norm)
     return twin
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone, new_head
-from unfreeze.models.engine import is_lowered
+from unfreeze.models.engine import uses_reduced_precision
 from unfreeze.models.freezing import StagePlan
 from unfreeze.models.state import random_head
 from unfreeze.planning.timing import N_TIMED, Clock, Timer
@@ -126,7 +126,7 @@ def measure_throughput(
         s_per_view, compile_s, n_timed = _time_views(timer, store, backbone, work.training)
         s_per_heldout = s_per_view
         if work.n_heldout_pixels and (
-            not s_per_view or (work.n_heldout_pixels >= WORTH_TIMING and is_lowered(backbone))
+            not s_per_view or (work.n_heldout_pixels >= WORTH_TIMING and uses_reduced_precision(backbone))
         ):
             s_per_heldout, compile_s, _ = _time_views(timer, store, backbone, work.held_out)
         return Throughput(

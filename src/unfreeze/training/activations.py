@@ -6,7 +6,7 @@ can't tell them apart.  What was computed in an earlier run is found again by wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
@@ -19,15 +19,16 @@ from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone, Head, pool
-from unfreeze.models.engine import computed_by, frozen_forward
+from unfreeze.models.engine import EngineReport, choose_engine, frozen_forward
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import Logits, evaluation_mode, logits, place
 from unfreeze.runtime import track
+from unfreeze.training.kept_engine import engine_of
 from unfreeze.training.store import Place, Shelf, Store, read_rows
 
 EVALUATION_BATCH = 64
 BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
-FORMAT = "4"  # of what is kept; another one makes older activations unfindable
+FORMAT = "5"  # of what is kept; another one makes older activations unfindable
 
 
 class Activations(Protocol):
@@ -96,7 +97,8 @@ def keep(
     Args:
         store: Outlives the run.
         backbone: Its stages below ``boundary`` must be frozen.
-        source: What is computed from: the photos, or activations at a shallower boundary; the store may hold better.
+        source: What is computed from: the photos, or activations at a shallower boundary; the store may hold better.  Where
+            the network isn't cut at that boundary, the photos serve instead, so that the bits don't depend on the source.
         boundary: ``backbone.head_boundary`` keeps pooled features, shape (rows, D).
         wanted: The views of each photo.
         description: What the progress bar says.
@@ -105,14 +107,23 @@ def keep(
         CacheError: They can't be kept.
     """
     keys = _keys(source.renderer, wanted)
-    kinds = _kinds(backbone, source.renderer)
+    if not keys:
+        return Cached(boundary, source.renderer, {})
+    engine = engine_of(store, backbone)
+    kinds = _kinds(backbone, engine, source.renderer)
     shelf = store.shelf(*kinds[boundary])
     found = shelf.find(keys.values())
     absent = {key: pair for pair, key in keys.items() if key not in found}  # byte-identical photos share a key
     if absent:
-        start = _nearest(store, kinds, boundary, set(absent))
+        start = _nearest(store, kinds, engine.sources(boundary), set(absent))
+        if source.boundary not in engine.sources(boundary):
+            source = Rendered(source.renderer)
         if start > source.boundary:
             source = keep(store, backbone, source, start, by_photo(absent.values()), description)
+        evaluation_mode(backbone)
+        frozen_forward(backbone, source.boundary, boundary)
+        if engine_of(store, backbone) != engine:  # it can't be compiled any more: another one is looked up and computes
+            return keep(store, backbone, source, boundary, wanted, description)
         order = list(absent)
         photos, views = [photo for photo, _ in absent.values()], [view for _, view in absent.values()]
         batches = crossings(backbone, source, boundary, photos, views)
@@ -129,22 +140,22 @@ def crossings(
 ) -> Iterator[Tensor]:
     """Compute what crosses ``boundary`` for (photos[i], views[i]), ``BATCH`` at a time, on the CPU."""
     evaluation_mode(backbone)
-    forward: Callable[[Tensor], Tensor] | None = None
+    forward = frozen_forward(backbone, source.boundary, boundary)
+    dtype = choose_engine(backbone).kept_dtype(boundary)
     for batch in source.batches(photos, views, BATCH):
         with torch.inference_mode():
             # A batch that isn't full is filled up: with fewer rows, other kernels round otherwise, and what is computed
             # anew would differ from what was kept.
             full = batch if len(batch) == BATCH else batch[torch.arange(BATCH) % len(batch)]
             x = place(full, backbone, source.boundary)
-            forward = forward or frozen_forward(backbone, source.boundary, boundary, x)
             out = forward(x)[: len(batch)]
-            out = pool(out) if boundary == backbone.head_boundary else out.to(backbone.precision)
+            out = pool(out) if boundary == backbone.head_boundary else out.to(dtype)
         yield out.cpu()
 
 
 def shelves(store: Store, backbone: Backbone, renderer: Renderer) -> list[Shelf]:
     """Return where the activations of every boundary are kept, from boundary 0 up."""
-    return [store.shelf(*kind) for kind in _kinds(backbone, renderer)]
+    return [store.shelf(*kind) for kind in _kinds(backbone, engine_of(store, backbone), renderer)]
 
 
 def by_photo(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
@@ -152,8 +163,8 @@ def by_photo(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
     return {photo: [view for _, view in views] for photo, views in groupby(sorted(pairs), key=lambda pair: pair[0])}
 
 
-def _nearest(store: Store, kinds: Sequence[tuple[str, ...]], boundary: int, keys: set[str]) -> int:
-    held = (b for b in range(boundary - 1, 0, -1) if store.shelf(*kinds[b]).listed(keys) == keys)
+def _nearest(store: Store, kinds: Sequence[tuple[str, ...]], sources: Sequence[int], keys: set[str]) -> int:
+    held = (b for b in reversed(sources) if b and store.shelf(*kinds[b]).listed(keys) == keys)
     return next(held, 0)
 
 
@@ -177,10 +188,11 @@ def features(cache: Cached, photos: Sequence[int], views: Sequence[int]) -> Tens
 
 
 def identity(
-    backbone: Backbone, renderer: Renderer, boundary: int, photos: Sequence[int], views: Sequence[int]
+    store: Store, backbone: Backbone, renderer: Renderer, boundary: int, photos: Sequence[int], views: Sequence[int]
 ) -> tuple[str, ...]:
     """Return everything that decides the activations of these photos, each in these views."""
-    return (*_kinds(backbone, renderer)[boundary], *_keys(renderer, dict.fromkeys(photos, views)).values())
+    kinds = _kinds(backbone, engine_of(store, backbone), renderer)
+    return (*kinds[boundary], *_keys(renderer, dict.fromkeys(photos, views)).values())
 
 
 def answers_from(
@@ -198,19 +210,19 @@ def _keys(renderer: Renderer, wanted: Mapping[int, Sequence[int]]) -> dict[tuple
     return {(photo, view): renderer.identity(photo, view) for photo, views in wanted.items() for view in views}
 
 
-def _kinds(backbone: Backbone, renderer: Renderer) -> list[tuple[str, ...]]:
+def _kinds(backbone: Backbone, engine: EngineReport, renderer: Renderer) -> list[tuple[str, ...]]:
     """Return everything that decides what crosses each boundary, apart from the photo and the view."""
-    depths, engine = backbone.depths(), computed_by(backbone.device)
+    depths = backbone.depths()
     return [
         (
             FORMAT,
-            engine,
+            engine.describe_range(boundary),
             PIL.__version__,
-            f"{backbone.device.type} {backbone.precision}",
+            backbone.device.type,
             f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
             f"{depth} of {depths}",
             repr(renderer.preprocessing),
             fingerprint,
         )
-        for depth, fingerprint in zip(depths, backbone.fingerprints(), strict=True)
+        for boundary, (depth, fingerprint) in enumerate(zip(depths, backbone.fingerprints(), strict=True))
     ]

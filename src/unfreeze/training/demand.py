@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 
 from unfreeze.data.loaders import Renderer
-from unfreeze.models.backbone import Backbone, exact
+from unfreeze.models.backbone import Backbone, in_float32
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.training.activations import Activations, Rendered, keep, shelves
+from unfreeze.training.kept_engine import engine_of
 from unfreeze.training.store import Shelf, Store
 
 
@@ -37,7 +38,7 @@ class ActivationRequest:
 
     def backbone(self, backbone: Backbone) -> Backbone:
         """Return the backbone in the precision that the request is computed in."""
-        return exact(backbone) if self.in_float32 else backbone
+        return in_float32(backbone) if self.in_float32 else backbone
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,10 @@ def cache_misses(store: Store, backbone: Backbone, requests: Sequence[Activation
         missing = absent(request.boundary, set(keys))
         if not missing:
             continue
-        deeper = range(request.boundary - 1, request.source, -1)
-        start = next((boundary for boundary in deeper if not absent(boundary, missing)), request.source)
+        sources = engine_of(store, in_precision).sources(request.boundary)
+        own = request.source if request.source in sources else 0
+        deeper = (boundary for boundary in reversed(sources) if boundary > own)
+        start = next((boundary for boundary in deeper if not absent(boundary, missing)), own)
         computed.setdefault((*kind, request.boundary), set()).update(missing)
         found.append(CacheMisses(request, tuple(pair for key, pair in keys.items() if key in missing), start))
     return found

@@ -20,7 +20,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, apply, parameter_groups
 from unfreeze.models.lora import low_rank
 from unfreeze.models.state import ModelState, loaded, state_of
-from unfreeze.models.tuning import tuned_forward
+from unfreeze.models.tuning import trainable_forward
 from unfreeze.predict import Logits, place
 from unfreeze.runtime import generator, track
 from unfreeze.training.activations import Activations, answers_from
@@ -179,7 +179,7 @@ def finetune(
                         group["lr"] = rate * factor
                     with torch.no_grad():
                         x = backbone.run(place(x, backbone, source.boundary), source.boundary, plan.boundary)
-                    forward = forward or tuned_forward(backbone, plan.boundary, x)
+                    forward = forward or trainable_forward(backbone, plan.boundary, x)
                     now = forward(x)
                     logits = head(now)
                     target = labels[photos].to(logits.device)

@@ -56,7 +56,7 @@ def is_kept(
 def _shelf(
     store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, views: Sequence[int], smoothing: float
 ) -> Shelf:
-    photos = identity(backbone, renderer, backbone.head_boundary, data.train.tolist(), views)
+    photos = identity(store, backbone, renderer, backbone.head_boundary, data.train.tolist(), views)
     labels, fold = data.labels[torch.from_numpy(data.train)].tolist(), data.fold.tolist()
     how = f"{labels} {fold} {data.classes} {len(views)} {smoothing} {torch.get_num_threads()}"
     return store.shelf("head", FORMAT, *photos, how)

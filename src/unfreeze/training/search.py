@@ -123,7 +123,7 @@ class Bench:
         changed = backbone.stages[len(backbone.stages) - len(self.pretrained) :]
         own = {id(value) for stage in changed for value in stage.module.parameters()}
         parameters = [value for value in backbone.network.module.parameters() if id(value) not in own]
-        shared = {id(value): value for value in (*parameters, backbone.built)}
+        shared = {id(value): value for value in (*parameters, backbone.compiled)}
         return replace(self, features=replace(self.features, backbone=copy.deepcopy(backbone, shared)))
 
 

@@ -11,8 +11,16 @@ from torch import Tensor, nn
 
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Architecture, Backbone, BatchNorm, Network, assemble
-from unfreeze.models.engine import Forward, InTurn, choose_precision, computed_by, frozen_forward, is_lowered
-from unfreeze.models.folding import fold
+from unfreeze.models.engine import (
+    Forward,
+    Pipeline,
+    backend_version,
+    choose_engine,
+    choose_precision,
+    frozen_forward,
+    uses_reduced_precision,
+)
+from unfreeze.models.folding import fuse_batchnorm
 from unfreeze.models.networks import build
 from unfreeze.torchvision_shim import ensure_torchvision
 
@@ -52,11 +60,10 @@ def real(name: str) -> Backbone:
 def test_real_architectures_compute_the_same(name: str, left: int) -> None:
     backbone = real(name)
     before = backbone.fingerprint()
-    forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
-    assert isinstance(forward, InTurn)
-    assert all(isinstance(part, nn.Sequential) for part in forward.parts)
+    forward = frozen_forward(backbone, 0, backbone.head_boundary)
+    assert choose_engine(backbone).way == "fused"
     torch.testing.assert_close(forward(IMAGES * 0.7), backbone.run(IMAGES * 0.7), rtol=1e-3, atol=1e-3)
-    copies = [fold(stage.module) for stage in backbone.stages]
+    copies = [fuse_batchnorm(stage.module) for stage in backbone.stages]
     assert sum(isinstance(layer, BatchNorm) for copied in copies for layer in copied.modules()) == left
     assert backbone.fingerprint() == before
 
@@ -70,7 +77,7 @@ def test_every_range_of_stages_computes_the_same(make: Callable[[], Backbone], p
     for start in range(5):
         for stop in range(start + 1, 6):
             crossing = backbone.run(x, 0, start)
-            found = frozen_forward(backbone, start, stop, crossing)(crossing)
+            found = frozen_forward(backbone, start, stop)(crossing)
             expected = backbone.run(crossing, start, stop)
             assert found.dtype == torch.float32
             if precision == torch.float32:
@@ -82,8 +89,8 @@ def test_every_range_of_stages_computes_the_same(make: Callable[[], Backbone], p
 
 def lowered(forward: Forward) -> list[bool]:
     """Whether each part is computed in less than float32."""
-    assert isinstance(forward, InTurn)
-    return [not isinstance(part, nn.Module) for part in forward.parts]
+    assert isinstance(forward, Pipeline)
+    return [part.precision != torch.float32 for part in forward.parts]
 
 
 def odd(module: nn.Module) -> Backbone:
@@ -134,7 +141,7 @@ def test_where_folding_would_change_the_answer_nothing_is_folded(make: type[nn.M
     module = make()
     shake(module)
     backbone = odd(module)
-    forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
+    forward = frozen_forward(backbone, 0, backbone.head_boundary)
     assert torch.equal(forward(IMAGES), backbone.run(IMAGES))
 
 
@@ -146,14 +153,14 @@ def test_the_activation_of_a_fused_norm_stays() -> None:
     norm = BatchNormAct2d(4)
     shake(norm)
     block = nn.Sequential(nn.Conv2d(3, 4, 3), norm).eval()
-    copied = fold(block)
+    copied = fuse_batchnorm(block)
     assert copied is not block
     torch.testing.assert_close(copied(IMAGES), block(IMAGES), rtol=1e-4, atol=1e-4)
     assert float(copied(IMAGES).min()) == 0
 
 
 def test_a_network_without_batch_norm_is_not_copied() -> None:
-    assert all(fold(stage.module) is stage.module for stage in tiny_vit().stages)
+    assert all(fuse_batchnorm(stage.module) is stage.module for stage in tiny_vit().stages)
 
 
 class Delicate(Swapped):
@@ -178,14 +185,14 @@ def test_where_bf16_would_lose_the_photo_float32_is_used() -> None:
     module = Delicate().eval()
     backbone = odd(module)
     backbone = replace(backbone, precision=torch.bfloat16)
-    forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
+    forward = frozen_forward(backbone, 0, backbone.head_boundary)
     assert lowered(forward) == [False, False]
     torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES))
     exactly = replace(backbone, precision=torch.float32)
-    assert frozen_forward(exactly, 0, backbone.head_boundary, IMAGES) is forward  # nothing is built twice
+    assert frozen_forward(exactly, 0, backbone.head_boundary) == forward  # nothing is compiled twice
     other = odd(module)
-    first = frozen_forward(other, 0, other.head_boundary, IMAGES)
-    assert frozen_forward(replace(other, precision=torch.bfloat16), 0, other.head_boundary, IMAGES) is first
+    first = frozen_forward(other, 0, other.head_boundary)
+    assert frozen_forward(replace(other, precision=torch.bfloat16), 0, other.head_boundary) == first
 
 
 @torch.no_grad()
@@ -194,14 +201,13 @@ def test_where_bf16_would_lose_the_photo_below_it_is_used_above() -> None:
     module = DelicateBelow().eval()
     backbone = odd(module)
     low = replace(backbone, precision=torch.bfloat16)
-    forward = frozen_forward(low, 0, backbone.head_boundary, IMAGES)
+    forward = frozen_forward(low, 0, backbone.head_boundary)
     assert lowered(forward) == [False, True]
     assert not torch.equal(forward(IMAGES), backbone.run(IMAGES))
     torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES), rtol=0.05, atol=0.05)
-    assert is_lowered(low)
-    below, crossing = frozen_forward(low, 0, 1, IMAGES), backbone.run(IMAGES, 0, 1)
-    assert lowered(below) == [False]
-    assert lowered(frozen_forward(low, 1, 2, crossing)) == [True]
+    assert uses_reduced_precision(low)
+    assert lowered(frozen_forward(low, 0, 1)) == [False]
+    assert lowered(frozen_forward(low, 1, 2)) == [True]
 
 
 @torch.no_grad()
@@ -211,7 +217,7 @@ def test_bf16_survives_where_folding_does_not() -> None:
     shake(module)
     backbone = odd(module)
     backbone = replace(backbone, precision=torch.bfloat16)
-    forward = frozen_forward(backbone, 0, backbone.head_boundary, IMAGES)
+    forward = frozen_forward(backbone, 0, backbone.head_boundary)
     assert lowered(forward) == [True] * 2
     torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES), rtol=0.05, atol=0.05)
 
@@ -237,18 +243,18 @@ def test_a_torch_that_does_not_tell_gets_float32(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_openvino_torch_computes() -> None:
-    assert computed_by(CPU) == f"torch {torch.__version__}"
+    assert backend_version(CPU) == f"torch {torch.__version__}"
 
 
 @torch.no_grad()
-def test_what_was_built_for_these_weights_is_taken_again() -> None:
+def test_what_was_compiled_for_these_weights_is_taken_again() -> None:
     backbone = tiny_cnn()
     x = torch.randn(5, 3, *PREPROCESSING.size)
-    first = frozen_forward(backbone, 0, 3, x)
-    assert frozen_forward(replace(backbone), 0, 3, x[:2]) is first
-    assert frozen_forward(backbone, 0, 2, x) is not first
-    assert frozen_forward(replace(backbone, precision=torch.bfloat16), 0, 3, x) is not first
+    first = frozen_forward(backbone, 0, 3)
+    assert frozen_forward(replace(backbone), 0, 3) == first
+    assert frozen_forward(backbone, 0, 2) != first
+    assert frozen_forward(replace(backbone, precision=torch.bfloat16), 0, 3) != first
     next(backbone.stages[2].module.parameters()).mul_(1.5)
-    again = frozen_forward(backbone, 0, 3, x)
-    assert again is not first
+    again = frozen_forward(backbone, 0, 3)
+    assert again != first
     torch.testing.assert_close(again(x), backbone.run(x, 0, 3), rtol=1e-4, atol=1e-4)

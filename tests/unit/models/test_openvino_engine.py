@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -14,9 +13,10 @@ from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
-from unfreeze.models.engine import InTurn, choose_precision, computed_by, frozen_forward
+from unfreeze.models.engine import Pipeline, backend_version, choose_precision, frozen_forward
 from unfreeze.models.networks import build
 from unfreeze.models.openvino_engine import convert_stages, openvino_version
+from unfreeze.models.probe import probe_images
 from unfreeze.runtime import quiet
 
 pytestmark = [
@@ -26,8 +26,8 @@ pytestmark = [
 
 
 def from_openvino(forward: Callable[[Tensor], Tensor]) -> bool:
-    return isinstance(forward, InTurn) and all(
-        isinstance(part, partial) and part.func.__module__ == convert_stages.__module__ for part in forward.parts
+    return isinstance(forward, Pipeline) and all(
+        type(part.compute).__module__ == convert_stages.__module__ for part in forward.parts
     )
 
 
@@ -47,7 +47,7 @@ def test_every_range_of_stages_computes_the_same(
     backbone = replace(make(), precision=precision)
     before = backbone.fingerprint()
     crossing = backbone.run(IMAGES, 0, start)
-    forward = frozen_forward(backbone, start, stop, crossing)
+    forward = frozen_forward(backbone, start, stop)
     found, expected = forward(crossing), backbone.run(crossing, start, stop)
     assert from_openvino(forward)
     assert found.dtype == torch.float32
@@ -66,12 +66,12 @@ def test_every_range_of_stages_computes_the_same(
 def test_a_photos_bits_depend_on_nothing_else(make: Callable[[], Backbone], precision: torch.dtype) -> None:
     """Not on its neighbours, its place in the batch, the batch's length, or the call."""
     backbone = replace(make(), precision=precision)
-    forward = frozen_forward(backbone, 0, 5, IMAGES)
+    forward = frozen_forward(backbone, 0, 5)
     one_after_another = torch.cat([forward(image[None]) for image in IMAGES])
     assert torch.equal(forward(IMAGES), one_after_another)
     assert torch.equal(forward(IMAGES.flip(0)), one_after_another.flip(0))
     assert torch.equal(forward(IMAGES.repeat(4, 1, 1, 1)), one_after_another.repeat(4, 1))
-    assert torch.equal(frozen_forward(backbone, 0, 5, IMAGES[3:])(IMAGES), one_after_another)
+    assert torch.equal(frozen_forward(backbone, 0, 5)(IMAGES), one_after_another)
     channels_last = IMAGES.contiguous(memory_format=torch.channels_last)
     assert torch.equal(forward(channels_last), one_after_another)
 
@@ -100,7 +100,7 @@ def test_real_architectures_compute_the_same(name: str) -> None:
     shake(network.module)
     backbone = assemble(name, architecture, network, CPU)
     images = torch.randn(2, 3, *backbone.network.preprocessing.size)
-    forward = frozen_forward(backbone, 0, backbone.head_boundary, images)
+    forward = frozen_forward(backbone, 0, backbone.head_boundary)
     assert from_openvino(forward)
     torch.testing.assert_close(forward(images), backbone.run(images), rtol=1e-3, atol=1e-3)
 
@@ -136,10 +136,12 @@ class Branch(nn.Module):
 def test_what_openvino_cannot_compute_torch_does(block: type[nn.Module], capfd: pytest.CaptureFixture[str]) -> None:
     torch.manual_seed(0)
     module = Odd(block())
+    assert module.first.bias is not None
+    module.first.bias.sub_(module.first(probe_images(PREPROCESSING, CPU)).mean((0, 2, 3)))  # either branch is taken
     network = Network(module, "fc", 2, (), PREPROCESSING)
     backbone = assemble("odd", Architecture("timm", "odd"), network, CPU)
     images = torch.cat([IMAGES + 1, IMAGES - 1])[[0, 5, 1, 6]]
-    forward = frozen_forward(backbone, 0, backbone.head_boundary, images)
+    forward = frozen_forward(backbone, 0, backbone.head_boundary)
     assert not from_openvino(forward)
     assert torch.equal(forward(images), backbone.run(images))
     assert capfd.readouterr() == ("", "")
@@ -150,10 +152,12 @@ def test_where_bf16_would_lose_the_photo_openvino_computes_in_float32() -> None:
     torch.manual_seed(0)
     module = Odd(nn.Identity())
     module.first.weight.sub_(module.first.weight.mean(1, keepdim=True))  # it sees only how the colours differ
-    backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), PREPROCESSING), CPU)
+    mean = tuple(mean - 1000 * std for mean, std in zip(PREPROCESSING.mean, PREPROCESSING.std, strict=True))
+    bright_ones = replace(PREPROCESSING, mean=mean)
+    backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), bright_ones), CPU)
     backbone = replace(backbone, precision=torch.bfloat16)
     bright = IMAGES + 1000
-    forward = frozen_forward(backbone, 0, backbone.head_boundary, bright)
+    forward = frozen_forward(backbone, 0, backbone.head_boundary)
     assert from_openvino(forward)
     torch.testing.assert_close(forward(bright), backbone.run(bright), rtol=1e-3, atol=1e-3)
     if not HAS_BF16:  # OpenVINO then computes in float32, whatever it is asked for
@@ -163,8 +167,8 @@ def test_where_bf16_would_lose_the_photo_openvino_computes_in_float32() -> None:
 
 
 def test_the_engine_names_itself_on_a_cpu_only() -> None:
-    assert computed_by(CPU) == f"openvino {openvino_version()}, torch {torch.__version__}"
-    assert computed_by(torch.device("cuda")) == f"torch {torch.__version__}"
+    assert backend_version(CPU) == f"openvino {openvino_version()}, torch {torch.__version__}"
+    assert backend_version(torch.device("cuda")) == f"torch {torch.__version__}"
 
 
 COMPUTE = """
@@ -172,6 +176,7 @@ import sys
 import torch
 import unfreeze.pipeline
 from torch import nn
+from unfreeze.models.probe import probe_images
 from unfreeze.models.openvino_engine import convert_stages
 assert "openvino" not in sys.modules
 images = torch.randn(2, 3, 8, 8)

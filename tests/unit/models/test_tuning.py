@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
 from unfreeze.models.freezing import apply, plan_from
-from unfreeze.models.tuning import tuned_forward
+from unfreeze.models.tuning import trainable_forward
 from unfreeze.torchvision_shim import ensure_torchvision
 
 ensure_torchvision()
@@ -80,7 +80,7 @@ def gradients(out: Tensor, backbone: Backbone) -> dict[str, Tensor]:
 def test_output_and_every_gradient_are_those_of_the_plain_stages(make: Callable[[], Backbone], boundary: int) -> None:
     backbone = make()
     x = learn(backbone, boundary)
-    forward = tuned_forward(backbone, boundary, x)
+    forward = trainable_forward(backbone, boundary, x)
     expected = backbone.run(x, boundary)
     plain = gradients(expected, backbone)
     found = forward(x)
@@ -94,7 +94,7 @@ def test_output_and_every_gradient_are_those_of_the_plain_stages(make: Callable[
 def test_batch_norm_costs_no_layer_of_its_own() -> None:
     backbone = mobile()
     x = learn(backbone, 1)
-    forward = tuned_forward(backbone, 1, x)
+    forward = trainable_forward(backbone, 1, x)
     with torch.profiler.profile() as profile:
         forward(x)
     assert not [event for event in profile.key_averages() if "batch_norm" in event.key]
@@ -104,7 +104,7 @@ def test_batch_norm_costs_no_layer_of_its_own() -> None:
 def test_the_same_parameters_learn_and_restored_ones_are_seen(make: Callable[[], Backbone]) -> None:
     backbone = make()
     x = learn(backbone, 1)
-    forward = tuned_forward(backbone, 1, x)
+    forward = trainable_forward(backbone, 1, x)
     before = backbone.snapshot()
     with torch.no_grad():
         for value in backbone.network.module.parameters():
@@ -118,7 +118,7 @@ def test_training_moves_no_statistics() -> None:
     backbone = mobile()
     x = learn(backbone, 0)
     before = {name: value.clone() for name, value in backbone.network.module.named_buffers()}
-    forward = tuned_forward(backbone, 0, x)
+    forward = trainable_forward(backbone, 0, x)
     gradients(forward(x), backbone)
     for name, value in backbone.network.module.named_buffers():
         assert torch.equal(value, before[name]), name
@@ -128,7 +128,7 @@ def test_where_batch_norm_trains_nothing_is_folded_and_the_trial_moves_nothing()
     backbone = mobile()
     apply(plan_from(backbone, 0, lr=1e-3, head_lr=1e-3, bn="train"), backbone)
     before = backbone.fingerprint()
-    forward = tuned_forward(backbone, 0, photos())
+    forward = trainable_forward(backbone, 0, photos())
     assert backbone.fingerprint() == before
     forward(photos())
     assert backbone.fingerprint() != before
@@ -146,15 +146,15 @@ class Twice(Inverted):
 def test_a_block_that_folding_would_change_is_left_as_it_is() -> None:
     backbone = mobile(Twice)
     x = learn(backbone, 0)
-    torch.testing.assert_close(tuned_forward(backbone, 0, x)(x), backbone.run(x, 0), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(trainable_forward(backbone, 0, x)(x), backbone.run(x, 0), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [tiny_cnn, tiny_vit, mobile])
 def test_in_bf16_weights_and_gradients_stay_float32(make: Callable[[], Backbone]) -> None:
     backbone = make()
     x = learn(backbone, 1)
-    exact = tuned_forward(backbone, 1, x)
-    low = tuned_forward(replace(backbone, precision=torch.bfloat16), 1, x)
+    exact = trainable_forward(backbone, 1, x)
+    low = trainable_forward(replace(backbone, precision=torch.bfloat16), 1, x)
     expected, found = exact(x), low(x)
     assert found.dtype == torch.float32
     assert not torch.equal(found, expected)
@@ -169,5 +169,5 @@ def test_in_bf16_weights_and_gradients_stay_float32(make: Callable[[], Backbone]
 def test_dropout_is_drawn_anew_in_every_step() -> None:
     backbone = tiny_cnn(dropout=0.5)
     x = learn(backbone, 1)
-    forward = tuned_forward(backbone, 1, x)
+    forward = trainable_forward(backbone, 1, x)
     assert not torch.equal(forward(x), forward(x))

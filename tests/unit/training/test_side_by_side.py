@@ -195,5 +195,5 @@ def test_twins_have_their_own_weights_from_the_lowest_boundary_up(photos: tuple[
         pairs = list(zip(stage.module.parameters(), twin.module.parameters(), strict=True))
         assert all((one is another) == (index < 2) and torch.equal(one, another) for one, another in pairs)
     assert other.backbone.fingerprint() == backbone.fingerprint()
-    assert other.backbone.built is backbone.built
+    assert other.backbone.compiled is backbone.compiled
     assert not any(value is own for value in other.head.parameters() for own in bench.head.parameters())
