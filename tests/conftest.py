@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support import draw
+from tests.support.photos import draw
 
 import unfreeze
 from unfreeze.demo import draw_photos

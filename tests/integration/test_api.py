@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
-from tests.serving import noise, packed, served
+from tests.support.photos import noise, packed
+from tests.support.serving import served
 
 from unfreeze.serve.app import create_app
 

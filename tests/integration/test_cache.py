@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.desk import small
-from tests.program import command
+from tests.support.commands import command, small
 
 from unfreeze.demo import DEFECTS, draw_photos
 

@@ -17,8 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tests.desk import small
-from tests.program import PROGRAM, command
+from tests.support.commands import PROGRAM, command, small
 
 import unfreeze
 from unfreeze.demo import DEFECTS, draw_photos

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.desk import lay_out, run_command, small
-from tests.program import PROGRAM, start_server
+from tests.support.commands import PROGRAM, lay_out, run_command, small, start_server
 
 from unfreeze.cli import app
 

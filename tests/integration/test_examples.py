@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.desk import lay_out, small
+from tests.support.commands import lay_out, small
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 ARGUMENTS = {

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tests.program import command
+from tests.support.commands import command
 
 import unfreeze
 from unfreeze.demo import DEFECTS, draw_photos

@@ -23,8 +23,9 @@ from playwright.sync_api import (
     expect,
     sync_playwright,
 )
-from tests.serving import noise, packed, running, served
-from tests.unit.report.test_report import make
+from tests.support.photos import noise, packed
+from tests.support.runs import finished_run
+from tests.support.serving import running, served
 
 from unfreeze.report import write_report
 from unfreeze.serve.app import create_app
@@ -290,7 +291,7 @@ def test_nothing_is_cut_off_and_everything_can_be_read(browser: Browser, address
 
 
 def test_the_report_runs_and_loads_nothing(browser: Browser, tmp_path: Path) -> None:
-    written = write_report(make(tmp_path, classes=CLASSES, named=HOSTILE)).as_uri()
+    written = write_report(finished_run(tmp_path, classes=CLASSES, named=HOSTILE)).as_uri()
     with opened(browser, written, written) as page:
         assert page.locator("h2").count() == 11
         shown = page.locator("body").text_content() or ""

@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.program import PROGRAM, command
+from tests.support.commands import PROGRAM, command
 
 import unfreeze
 from unfreeze.predict import Prediction, Unread

@@ -17,9 +17,10 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 import torch
-from tests.program import start_server
-from tests.serving import noise, packed, verdict
-from tests.support import CPU, new_head
+from tests.support.backbones import CPU, new_head
+from tests.support.commands import start_server
+from tests.support.photos import noise, packed
+from tests.support.runs import verdict
 
 from unfreeze.artifacts import RunFolder, write_text
 from unfreeze.cli import main

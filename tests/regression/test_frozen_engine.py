@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import real_photos
+from tests.support.photos import real_photos
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.support import real_photos
+from tests.support.photos import real_photos
 
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.serving import verdict
-from tests.support import recipe, tiny_cnn
+from tests.support.backbones import tiny_cnn
+from tests.support.runs import verdict
+from tests.support.training import recipe
 
 from unfreeze.artifacts import RunFolder
 from unfreeze.card import plain, write_card

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support import CLASSES, SIZE, candidate, new_head, task, tiny_cnn
+from tests.support.backbones import new_head, tiny_cnn
+from tests.support.photos import CLASSES, SIZE
+from tests.support.training import candidate, task
 
 from unfreeze.artifacts import RunFolder
 from unfreeze.changes import write_changes

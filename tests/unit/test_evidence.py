@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import norm, ttest_rel
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
-from tests.support import schedule, task
+from tests.support.training import schedule, task
 
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.evaluation.calibration import fit_temperature, photo_losses, softmax

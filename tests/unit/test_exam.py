@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, CPU, Task, draw, new_head, new_store, renderer, schedule, task, tiny_cnn
+from tests.support.backbones import CPU, new_head, tiny_cnn
+from tests.support.photos import CLASSES, draw, renderer
+from tests.support.training import Task, new_store, schedule, task
 
 from unfreeze.artifacts import RunFolder
 from unfreeze.data.checks import readable

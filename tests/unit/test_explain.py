@@ -13,7 +13,8 @@ import torch
 from captum.attr import LayerGradCam
 from numpy.typing import NDArray
 from PIL import Image
-from tests.support import CLASSES, CPU, PREPROCESSING, SIZE, draw, new_head, shake, tiny_cnn, tiny_vit
+from tests.support.backbones import CPU, new_head, shake, tiny_cnn, tiny_vit
+from tests.support.photos import CLASSES, PREPROCESSING, SIZE, draw
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -7,19 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support import (
-    CLASSES,
-    CROPS,
-    PREPROCESSING,
-    bits,
-    candidate,
-    new_head,
-    new_store,
-    recipe,
-    renderer,
-    task,
-    tiny_cnn,
-)
+from tests.support.backbones import bits, new_head, tiny_cnn
+from tests.support.photos import CLASSES, CROPS, PREPROCESSING, renderer
+from tests.support.training import candidate, new_store, recipe, task
 
 from unfreeze.data.device_views import on_device
 from unfreeze.data.transforms import Augmentation, plain, render, stack

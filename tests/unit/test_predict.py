@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, PREPROCESSING, SIZE, new_head, tiny_cnn, tiny_vit
+from tests.support.backbones import new_head, tiny_cnn, tiny_vit
+from tests.support.photos import CLASSES, PREPROCESSING, SIZE
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone

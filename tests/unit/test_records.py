@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.support import tiny_cnn
+from tests.support.backbones import tiny_cnn
 
 from unfreeze.config import make_config
 from unfreeze.data.sources import PhotoSet, Sample

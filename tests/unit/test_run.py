@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.program import command
+from tests.support.commands import command
 
 import unfreeze
 from unfreeze.errors import DecodeError, PhotosError

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tests.program import command
+from tests.support.commands import command
 
 from unfreeze.artifacts import RunFolder, write_table, write_text
 from unfreeze.errors import MissingExtraError, RunError

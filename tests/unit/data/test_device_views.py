@@ -9,7 +9,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from tests.support import CPU, CROPS, PREPROCESSING, draw, renderer
+from tests.support.backbones import CPU
+from tests.support.photos import CROPS, PREPROCESSING, draw, renderer
 from torch import Tensor
 
 from unfreeze.data import device_views

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support import PREPROCESSING, draw, renderer
+from tests.support.photos import PREPROCESSING, draw, renderer
 
 from unfreeze.data.decode import decode
 from unfreeze.data.loaders import MEMORY, Memory

@@ -15,8 +15,9 @@ import onnxruntime
 import pytest
 import tomli_w
 import torch
-from tests.serving import noise, verdict
-from tests.support import CPU, tiny_cnn
+from tests.support.backbones import CPU, tiny_cnn
+from tests.support.photos import noise
+from tests.support.runs import verdict
 from torch import Tensor, nn
 
 import unfreeze

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.support import CLASSES, CPU, PREPROCESSING, SIZE, new_head, tiny_cnn, tiny_vit
+from tests.support.backbones import CPU, new_head, tiny_cnn, tiny_vit
+from tests.support.photos import CLASSES, PREPROCESSING, SIZE
 from torch import Tensor, nn
 
 from unfreeze.errors import ConfigError, ModelError

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.support import CPU, PREPROCESSING, shake, tiny_cnn, tiny_vit
+from tests.support.backbones import CPU, shake, tiny_cnn, tiny_vit
+from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
 from unfreeze.errors import ConfigError

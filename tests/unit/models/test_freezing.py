@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.support import CLASSES, new_head, tiny_cnn, tiny_vit
+from tests.support.backbones import new_head, tiny_cnn, tiny_vit
+from tests.support.photos import CLASSES
 from torch import nn
 
 from unfreeze.models.backbone import Backbone, BatchNorm

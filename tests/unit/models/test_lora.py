@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support import CLASSES, new_head, new_store, schedule, task, tiny_cnn, tiny_vit
+from tests.support.backbones import new_head, tiny_cnn, tiny_vit
+from tests.support.photos import CLASSES
+from tests.support.training import new_store, schedule, task
 
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.lora import attention_layers, low_rank

@@ -9,7 +9,8 @@ from functools import partial
 
 import pytest
 import torch
-from tests.support import CPU, PREPROCESSING, shake, tiny_cnn, tiny_vit
+from tests.support.backbones import CPU, shake, tiny_cnn, tiny_vit
+from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.support import CPU
+from tests.support.backbones import CPU
 from torch import Tensor
 
 from unfreeze.artifacts import RunFolder

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support import SIZE, TinyCnn, TinyVit, shake
+from tests.support.backbones import TinyCnn, TinyVit, shake
+from tests.support.photos import SIZE
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture

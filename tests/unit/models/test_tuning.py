@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.support import CPU, PREPROCESSING, SIZE, shake, tiny_cnn, tiny_vit
+from tests.support.backbones import CPU, shake, tiny_cnn, tiny_vit
+from tests.support.photos import PREPROCESSING, SIZE
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble

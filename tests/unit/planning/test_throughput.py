@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support import new_store, papers, planned, tiny_cnn, tiny_vit
+from tests.support.backbones import tiny_cnn, tiny_vit
+from tests.support.training import new_store, papers, planned
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.activations import BATCH

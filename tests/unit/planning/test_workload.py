@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import new_store, papers, planned, tiny_cnn
+from tests.support.backbones import tiny_cnn
+from tests.support.training import new_store, papers, planned
 
 from unfreeze.config import TrainConfig
 from unfreeze.training.activations import keep, keep_or_render

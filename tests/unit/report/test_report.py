@@ -4,133 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
-import tomli_w
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from tests.support.runs import CLASSES, FORGOTTEN, HOSTILE, TRIED, finished_run
 
-from unfreeze.artifacts import RunFolder, write_bytes, write_table, write_text
+from unfreeze.artifacts import RunFolder, write_bytes, write_text
 from unfreeze.cli.train import _report
 from unfreeze.errors import RunError
-from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
-from unfreeze.evaluation.metrics import score
-from unfreeze.evaluation.resampling import FloatArray
-from unfreeze.evaluation.significance import changed, gain
+from unfreeze.evaluation.significance import changed
 from unfreeze.explain import encoded
 from unfreeze.report import answers, outcome, photos, write_report
 from unfreeze.report.material import NAMES, Material, read_material
 from unfreeze.report.parts import Gallery, Plot, Section, Table, Text
-from unfreeze.verdict import Arm, Cost, Data, Model, ScoreSheet, Tried, Verdict
 
-HOSTILE = "<img src=x onerror=alert(1)>"
-CLASSES = ("=cmd", HOSTILE, '$x^2$ & "co"')
-TRIED = (
-    Tried(depth="blocks.6", lr=3e-4, path=((0.0, 0.8, 0.8, 0.5), (0.5, 0.85, 0.84, 0.45)), seconds=12.3),
-    Tried(
-        depth="blocks.5",
-        lr=3e-4,
-        path=((0.0, 0.8, 0.8, 0.5), (0.5, 0.9, 0.9, 0.4), (1.0, 0.88, 0.9, 0.41)),
-        seconds=20,
-        errors=(0.0, 2.31, 1.2),
-    ),
-)
-FORGOTTEN = Forgetting(
-    reference="photos", n=500, before=0.9, after=0.8, drop=0.1, drop_ci95=(0.06, 0.14), weights_drop=0.02,
-    batch_norm_drop=0.08, top5_before=0.99, top5_after=0.98, top5_drop=0.01, probe_before=0.85, probe_after=0.84,
-    probe_drop=0.01, agreement=0.75, agreement_n=60, kl=0.123, cka={"blocks.5": 0.99, "blocks.6": 0.9},
-)  # fmt: skip
 ALL = [
     "Verdict", "Scores", "What was tried", "Forgetting", "Training", "Confusion", "Classes", "Reliability", "Photos",
     "Data", "Run",
 ]  # fmt: skip
-
-
-def said(labels: np.ndarray[tuple[int], np.dtype[np.int64]], classes: int, wrong: float, seed: int) -> FloatArray:
-    """Return probabilities that are wrong for a share of the photos, rounded as the table rounds them."""
-    random = np.random.default_rng(seed)
-    logits = random.normal(0, 1, (len(labels), classes))
-    answer = np.where(random.random(len(labels)) < wrong, random.integers(0, classes, len(labels)), labels)
-    logits[np.arange(len(labels)), answer] += 4
-    powers = np.exp(logits)
-    return np.asarray((powers / powers.sum(axis=1, keepdims=True)).round(6))
-
-
-def make(
-    root: Path,
-    *,
-    classes: Sequence[str] = CLASSES,
-    count: int = 60,
-    second: bool = True,
-    shipped: Arm = "two_phase",
-    drawn: bool = True,
-    forgotten: Forgetting | None = FORGOTTEN,
-    cross_fitted: bool = False,
-    named: Sequence[str] = (HOSTILE,),
-) -> RunFolder:
-    """Make a finished run, and the photos beside it."""
-    folder, source = RunFolder(root / "run"), root / "photos"
-    labels = np.arange(count) % len(classes)
-    arms = {"head_only": said(labels, len(classes), 0.5, 1)}
-    if second:
-        arms["two_phase"] = said(labels, len(classes), 0.3, 2)
-    scores = {arm: score(labels, probabilities) for arm, probabilities in arms.items()}
-    names = [
-        f"{label}/{number} {named[number % len(named)].replace('/', '')}.png" for number, label in enumerate(labels)
-    ]
-    if drawn:
-        for number, name in enumerate(names):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            noise = np.random.default_rng(number).integers(0, 255, (200, 220, 3), np.uint8)
-            Image.fromarray(noise).save(source / name)
-    verdict = Verdict(
-        shipped=shipped,
-        data=Data(n_train=200, n_test=0 if cross_fitted else count, classes=tuple(classes), left_out=60),
-        model=Model(name="efficientnet_lite0", boundary=5, depth="blocks.5", alpha=0.5 if second else 0, bn="frozen"),
-        scores=ScoreSheet(
-            evidence="cross_fitted" if cross_fitted else "test",
-            head_only=scores["head_only"],
-            two_phase=scores.get("two_phase"),
-            shipped=replace(scores[shipped], accuracy=0.715) if cross_fitted else scores[shipped],
-            calibration=Calibration(0.5, 100, 0.1, 0.02, 0.5, 0.4),
-        ),
-        gain=gain(labels, arms["head_only"], arms["two_phase"]) if second else None,
-        forgetting=forgotten,
-        tried=TRIED if second else (),
-        setbacks=(f"it went wrong at {HOSTILE}",) if second else (),
-        cost=Cost(seconds={"head": 1.0, "total": 2.0}, forecast={"head": 3.0}, peak_rss_mib=512.4),
-        versions={"unfreeze": "0.1", "torch": "2.10"},
-    )
-    write_text(folder.args, tomli_w.dumps({"photos": str(source), "model": "efficientnet_lite0"}))
-    write_text(folder.verdict, verdict.to_json())
-    write_text(folder.weights, "weights")
-    write_table(folder.checks, ["file_name", "reason"], [(f"{HOSTILE}{n}", "is <b>damaged</b>") for n in range(60)])
-    write_table(
-        folder.splits,
-        ["file_name", "label", "group", "split", "fold"],
-        [(name, classes[label], None, "test", None) for name, label in zip(names, labels.tolist(), strict=True)],
-    )
-    write_table(
-        folder.predictions,
-        ["file_name", "label", *(f"{arm}:{name}" for arm in arms for name in classes)],
-        [
-            [name, classes[label], *(float(value) for of in arms.values() for value in of[row])]
-            for row, (name, label) in enumerate(zip(names, labels.tolist(), strict=True))
-        ],
-    )
-    history = [
-        (f"phase 2 from blocks.5, validating {fold} of 2", epoch, 1 / epoch, 0.9 if epoch < 3 else None)
-        for fold in (1, 2)
-        for epoch in (1, 2, 1, 2, 3)  # trained twice: the first went wrong
-    ]
-    write_table(folder.history, ["phase", "epoch", "train_loss", "val_loss"], history if second else [])
-    return folder
 
 
 class Page(HTMLParser):
@@ -176,7 +73,7 @@ def texts(section: Section | None) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
-    return make(tmp_path_factory.mktemp("made"))
+    return finished_run(tmp_path_factory.mktemp("made"))
 
 
 @pytest.fixture(scope="module")
@@ -233,14 +130,14 @@ def test_the_page_is_the_same_when_it_is_written_again(folder: RunFolder) -> Non
 
 
 def test_head_only_has_neither_gain_nor_search_nor_curves(tmp_path: Path) -> None:
-    shown = page(make(tmp_path, second=False, shipped="head_only", forgotten=None))
+    shown = page(finished_run(tmp_path, second=False, shipped="head_only", forgotten=None))
     assert shown.headings == [name for name in ALL if name not in ("What was tried", "Forgetting", "Training")]
     assert any("no gain to speak of" in text for text in shown.text)
     assert not any("that phase 2 fixed" in text for text in shown.text)
 
 
 def test_what_is_gone_from_the_folder_is_not_shown(tmp_path: Path) -> None:
-    folder = make(tmp_path, drawn=False)
+    folder = finished_run(tmp_path, drawn=False)
     for path in (folder.predictions, folder.history, folder.splits, folder.checks, folder.args, folder.weights):
         path.unlink()
     shown = page(folder)
@@ -248,7 +145,7 @@ def test_what_is_gone_from_the_folder_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_where_the_folds_chose_differently_what_is_chosen_has_a_column(tmp_path: Path) -> None:
-    run = read_material(make(tmp_path, cross_fitted=True, drawn=False))
+    run = read_material(finished_run(tmp_path, cross_fitted=True, drawn=False))
     scores = outcome.scores(run)
     assert tables(scores)[0].header == ("score", "head-only", "two-phase", "as it is chosen")
     assert tables(scores)[0].rows[0][-1].startswith("0.715 (")
@@ -372,7 +269,7 @@ def test_photos_are_those_that_changed(run: Material) -> None:
 
 
 def test_heatmaps_stand_beside_the_photos_that_phase_two_changed(tmp_path: Path) -> None:
-    folder = make(tmp_path)
+    folder = finished_run(tmp_path)
     before = page(folder)
     assert not [a for a in before.named("img") if "what speaks for" in (a["alt"] or "")]
     run = read_material(folder)
@@ -408,7 +305,7 @@ def test_heatmaps_stand_beside_the_photos_that_phase_two_changed(tmp_path: Path)
 
 
 def test_a_photo_that_is_gone_or_damaged_becomes_a_text(tmp_path: Path) -> None:
-    folder = make(tmp_path)
+    folder = finished_run(tmp_path)
     section = photos.photos(read_material(folder))
     assert section is not None
     gone, damaged, _ = (part.photos[0].file_name for part in section.parts if isinstance(part, Gallery))
@@ -421,7 +318,7 @@ def test_a_photo_that_is_gone_or_damaged_becomes_a_text(tmp_path: Path) -> None:
 
 def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
     classes = [f"a kind of bird that has a long name, number {number}" for number in range(100)]
-    folder = make(tmp_path, classes=classes, count=5000, drawn=False)
+    folder = finished_run(tmp_path, classes=classes, count=5000, drawn=False)
     run = read_material(folder)
     (table,) = tables(answers.confusion(run))
     assert len(table.rows) == 20
@@ -451,7 +348,7 @@ def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
 
 def test_a_matrix_of_forty_classes_is_drawn(tmp_path: Path) -> None:
     classes = [f"{number:02} 雪" for number in range(40)]  # the plots' font lacks the letter: that is no warning
-    section = answers.confusion(read_material(make(tmp_path, classes=classes, count=400, drawn=False)))
+    section = answers.confusion(read_material(finished_run(tmp_path, classes=classes, count=400, drawn=False)))
     assert section is not None
     (drawn,) = (part for part in section.parts if isinstance(part, Plot))
     assert drawn.wide
@@ -467,7 +364,7 @@ def test_a_matrix_of_forty_classes_is_drawn(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str) -> None:
-    folder = make(tmp_path, drawn=False)
+    folder = finished_run(tmp_path, drawn=False)
     path = getattr(folder, name)
     write_text(path, content)
     with pytest.raises(RunError, match=re.escape(path.name)):
@@ -476,7 +373,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str) -> Non
 
 
 def test_a_run_has_not_failed_where_its_report_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = make(tmp_path, drawn=False)
+    folder = finished_run(tmp_path, drawn=False)
     write_text(folder.predictions, "file_name,label\na\n")
     assert _report(folder) is None
     assert f"`unfreeze report {folder.root}` tries again" in capsys.readouterr().err

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
-from tests.serving import LOCAL, noise, packed, served
-from tests.support import SIZE, tiny_cnn, tiny_vit
+from tests.support.backbones import tiny_cnn, tiny_vit
+from tests.support.photos import SIZE, noise, packed
+from tests.support.serving import LOCAL, served
 
 from unfreeze.data.decode import Accepted
 from unfreeze.predict import photo_batches, probabilities

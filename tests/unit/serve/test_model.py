@@ -5,7 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.serving import noise, packed, served
+from tests.support.photos import noise, packed
+from tests.support.serving import served
 
 from unfreeze.errors import ModelError
 from unfreeze.serve import model as module

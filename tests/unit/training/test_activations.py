@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import CLASSES, CPU, new_head, new_store, renderer, schedule, task, tiny_cnn, tiny_vit
+from tests.support.backbones import CPU, new_head, tiny_cnn, tiny_vit
+from tests.support.photos import CLASSES, renderer
+from tests.support.training import new_store, schedule, task
 from torch import Tensor
 
 from unfreeze.data.device_views import choose_renderer, on_device

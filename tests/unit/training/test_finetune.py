@@ -11,7 +11,9 @@ import pytest
 import torch
 from scipy.special import softmax
 from scipy.stats import entropy
-from tests.support import CLASSES, Task, bits, new_head, new_store, schedule, task, tiny_cnn, tiny_vit
+from tests.support.backbones import bits, new_head, tiny_cnn, tiny_vit
+from tests.support.photos import CLASSES
+from tests.support.training import Task, new_store, schedule, task
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Backbone, Head

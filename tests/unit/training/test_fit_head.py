@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
+from tests.support.training import blobs, by_sklearn, centred
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import softmax
@@ -19,17 +17,6 @@ Array = NDArray[np.float64]
 LOOSE = 5e-3  # heads that are only compared with one another needn't converge as far as the one that ships
 
 
-def blobs(count: int, dimension: int, classes: int, *, views: int = 1, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return overlapping clouds, shape (count, views, dimension), and their labels."""
-    random = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % classes
-    centers = torch.randn(classes, dimension, generator=random, dtype=torch.float64)
-    plain = centers[labels] + 1.5 * torch.randn(count, dimension, generator=random, dtype=torch.float64)
-    noise = 0.3 * torch.randn(count, views, dimension, generator=random, dtype=torch.float64)
-    noise[:, 0] = 0
-    return plain[:, None] + noise, labels
-
-
 def solve(features: Tensor, labels: Tensor, classes: int, strength: float, start: Linear | None = None) -> Linear:
     """Solve a single regression on features (N, D), as far as the head that ships."""
     problem = logistic.regressions(features, labels, torch.ones(1, len(labels), dtype=torch.bool), classes)
@@ -38,20 +25,6 @@ def solve(features: Tensor, labels: Tensor, classes: int, strength: float, start
         first[0] = torch.cat([start.weight, start.bias[:, None]], dim=1)
     found = logistic.solve(problem, strength, first, TOLERANCE, GRADIENT_NORM)[0]
     return Linear(found[:, :-1], found[:, -1])
-
-
-def by_sklearn(features: Tensor, labels: Tensor, classes: int, strength: float) -> tuple[Array, Any]:
-    """Return scikit-learn's weights, of zero mean over the classes, and its model."""
-    # With two classes scikit-learn fits one weight vector w, where softmax has -w / 2 and w / 2: half the penalty.
-    c = (2 if classes == 2 else 1) / (len(labels) * strength)
-    model = LogisticRegression(C=c, tol=1e-9, max_iter=10_000).fit(features.numpy(), labels.numpy())
-    coefficients = np.vstack([-model.coef_, model.coef_]) / 2 if classes == 2 else model.coef_
-    return coefficients - coefficients.mean(axis=0), model
-
-
-def centred(weight: Tensor) -> Array:
-    values: Array = (weight - weight.mean(dim=0)).numpy()
-    return values
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.1, 1e-2, 1e-3])

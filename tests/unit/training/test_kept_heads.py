@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.support import Task, at, new_store, task, tiny_cnn
+from tests.support.backbones import tiny_cnn
+from tests.support.training import Task, at, new_store, task
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.training import kept_heads

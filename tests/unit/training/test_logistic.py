@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.unit.training.test_fit_head import blobs, by_sklearn, centred
+from tests.support.training import blobs, by_sklearn, centred
 from torch import Tensor
 
 from unfreeze.training import logistic

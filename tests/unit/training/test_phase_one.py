@@ -8,23 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support import (
-    CLASSES,
-    CROPS,
-    PREPROCESSING,
-    Task,
-    at,
-    bits,
-    candidate,
-    new_head,
-    new_store,
-    recipe,
-    renderer,
-    schedule,
-    task,
-    tiny_cnn,
-    tiny_vit,
-)
+from tests.support.backbones import bits, new_head, tiny_cnn, tiny_vit
+from tests.support.photos import CLASSES, CROPS, PREPROCESSING, renderer
+from tests.support.training import Task, at, candidate, new_store, recipe, schedule, task
 
 from unfreeze.data.sources import Sample
 from unfreeze.models.backbone import Backbone

@@ -8,21 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import (
-    CLASSES,
-    Task,
-    at,
-    bits,
-    candidate,
-    new_head,
-    new_store,
-    poison,
-    recipe,
-    schedule,
-    task,
-    tiny_cnn,
-    tiny_vit,
-)
+from tests.support.backbones import bits, new_head, tiny_cnn, tiny_vit
+from tests.support.photos import CLASSES
+from tests.support.training import Task, at, candidate, new_store, poison, recipe, schedule, task
 
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.support import tiny_cnn, tiny_vit
+from tests.support.backbones import tiny_cnn, tiny_vit
 
 from unfreeze.config import make_config
 from unfreeze.data.loaders import Renderer

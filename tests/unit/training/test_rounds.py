@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support import task
+from tests.support.training import task
 
 from unfreeze.data.sources import Sample
 from unfreeze.data.splits import Splits

@@ -2,80 +2,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tests.support import (
-    CLASSES,
-    Task,
-    at,
-    bits,
-    candidate,
-    new_head,
-    new_store,
-    poison,
-    recipe,
-    schedule,
-    task,
-    tiny_cnn,
-    tiny_vit,
-)
+from tests.support.backbones import bits, new_head, tiny_cnn, tiny_vit
+from tests.support.photos import CLASSES
+from tests.support.training import ALPHAS, candidate, poison, schedule, setting
 
 from unfreeze.models.backbone import Backbone
-from unfreeze.poses import UPRIGHT
 from unfreeze.predict import place
 from unfreeze.training.finetune import Tuned, finetune
 from unfreeze.training.interpolate import between
-from unfreeze.training.phase_one import phase_one
-from unfreeze.training.recipes import BACK_OFF, Candidate
-from unfreeze.training.rounds import truths_of, validation_rounds
-from unfreeze.training.search import Bench, Trial, search, try_out
+from unfreeze.training.recipes import BACK_OFF
 from unfreeze.training.selection import Panel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
-ALPHAS = (0.25, 0.5, 1.0)
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a search needs: phase 1 has been."""
-
-    given: Task
-    bench: Bench
-    panel: Panel
-
-    def search(
-        self,
-        *candidates: Candidate,
-        time_left: Callable[[int], bool] = lambda _: True,
-        room_left: Callable[[Trial], bool] = lambda _: True,
-    ) -> tuple[Trial, ...]:
-        return search(self.bench, candidates, self.panel, time_left, room_left)
-
-    def try_out(self, asked: Candidate) -> Trial:
-        return try_out(self.bench, asked, "test")
-
-
-def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
-    given = task(paths, train=18)
-    how = recipe(backbone)
-    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, how, 0)
-    rounds = validation_rounds(given.data, how.judges)
-    sources = {boundary: at(backbone, given, boundary) for boundary in (2, 3, 4, 5)}
-    head, pretrained = new_head(backbone, CLASSES, 0), backbone.snapshot(2)
-    return Setting(
-        given=given,
-        bench=Bench(
-            backbone, head, pretrained, sources, given.data, UPRIGHT, rounds, list(first.round_starts), ALPHAS, 0
-        ),
-        panel=Panel.of(first.validation, truths_of(rounds, given.data), given.data),
-    )
 
 
 def insatiable(monkeypatch: pytest.MonkeyPatch, *, wants_more: bool = True) -> list[int]:

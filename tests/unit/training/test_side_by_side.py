@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.support import at, bits, candidate, poison, task, tiny_cnn, tiny_vit
-from tests.unit.training.test_search import setting
+from tests.support.backbones import bits, tiny_cnn, tiny_vit
+from tests.support.training import at, candidate, poison, setting, task
 from torch import nn
 
 from unfreeze.models.backbone import Backbone

@@ -1,10 +1,12 @@
-"""The folder in which a reader of the pages works, and surroundings in which what they print takes seconds."""
+"""The command line, in this process or in one of its own, and the folder in which the commands of the documentation run."""
 
 from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +14,36 @@ from typing import Any
 
 import pytest
 import torch
-from tests.program import command
 
+from unfreeze.cli import main
 from unfreeze.config import TrainConfig
 from unfreeze.demo import DEFECTS, draw_photos
 from unfreeze.models.backbone import Architecture, Backbone, assemble
 from unfreeze.preprocessing import Preprocessing
 
+PROGRAM = [sys.executable, "-c", "from unfreeze.cli import main; main()"]
 A_CLASS = 5  # photos
+
+
+def command(*words: str | Path) -> int:
+    """Run the command line in this process and return its exit code."""
+    with pytest.raises(SystemExit) as end:
+        main([str(word) for word in words])
+    return int(end.value.code or 0)
+
+
+def start_server(
+    words: Sequence[str], cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> tuple[subprocess.Popen[str], list[str]]:
+    """Start a command that serves, and wait until it listens or has ended; return it with what it has said on stderr."""
+    process = subprocess.Popen([*PROGRAM, *words], cwd=cwd, env=env, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if "Ctrl-C" in line:
+            break
+    return process, said
 
 
 @contextmanager
