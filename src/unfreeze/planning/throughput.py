@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,10 +14,12 @@ from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.engine import uses_reduced_precision
 from unfreeze.models.freezing import StagePlan
 from unfreeze.models.state import random_head
-from unfreeze.planning.timing import N_TIMED, Clock, Timer
+from unfreeze.planning.timing import Clock, Lap, Timer
 from unfreeze.planning.workload import Workload
+from unfreeze.poses import Pose
+from unfreeze.predict import logits
 from unfreeze.runtime import threads_for
-from unfreeze.training.activations import BATCH, Activations, Rendered, answers_from, by_photo
+from unfreeze.training.activations import BATCH, Activations, Rendered, by_photo
 from unfreeze.training.demand import CacheMisses, compute
 from unfreeze.training.finetune import Indices, Schedule, finetune
 from unfreeze.training.recipes import Candidate, Recipe
@@ -25,6 +27,7 @@ from unfreeze.training.rounds import Folds, TrainingData
 from unfreeze.training.side_by_side import how_many, pace
 from unfreeze.training.store import Store
 
+N_TIMED = 2  # batches or steps, after one that warms up
 WORTH_TIMING = 10 * (1 + N_TIMED) * BATCH  # images: of fewer, timing a few is no small part
 FIT_ROWS = 4096  # at most, of the features whose reading is timed
 FIT_ITERATIONS = 320  # median L-BFGS iterations for the whole L2 path on the benchmarks' sets
@@ -70,6 +73,34 @@ class RandomActivations:
 
 
 @dataclass(frozen=True)
+class Lapped:
+    """Activations that tell the timer whenever a step asks for its batch."""
+
+    source: Activations
+    lap: Lap
+
+    @property
+    def boundary(self) -> int:
+        """Where they were taken."""
+        return self.source.boundary
+
+    @property
+    def renderer(self) -> Renderer:
+        """The images they come from."""
+        return self.source.renderer
+
+    def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
+        """Yield what ``source`` does."""
+        batches = self.source.batches(photos, views, size)
+        while len(photos):
+            self.lap()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+
+@dataclass(frozen=True)
 class Trainings:
     """What the timed trainings share."""
 
@@ -79,23 +110,23 @@ class Trainings:
     data: TrainingData
 
     def s_per_image(self, boundary: int, plan: StagePlan, schedule: Schedule, n_images: int) -> float:
-        """Return the seconds of an image in a step; where few are ahead, of a single step and what comes with it."""
+        """Return the seconds of an image in a step."""
         if not n_images:
             return 0.0
         backbone, data = self.backbone, self.data
         source = random_activations(backbone, self.renderer, boundary)
         features = _features(backbone, self.renderer) if schedule.anchor else None
         batch = min(schedule.batch_size, len(data.train))
+        train = _some(data.train, _n_steps(n_images) * batch)
 
-        def steps(count: int) -> None:
+        def steps(lap: Lap) -> None:
             finetune(
-                backbone, random_head(backbone, data.classes, seed=0), source, data.labels, plan,
-                replace(schedule, epochs=1), phase="timing a few steps", train=_some(data.train, count * batch),
-                val=data.train[:0], seed=0, features=features,
+                backbone, random_head(backbone, data.classes, seed=0), Lapped(source, lap), data.labels, plan,
+                replace(schedule, epochs=1), phase="timing a few steps", train=train, val=data.train[:0], seed=0,
+                features=features,
             )  # fmt: skip
 
-        timer = self.timer
-        return (timer.seconds_per_batch if n_images >= WORTH_TIMING else timer.seconds_of_batch)(steps) / batch
+        return self.timer.seconds_per_step(steps) / batch
 
     def s_per_image_of(self, candidate: Candidate, recipe: Recipe, n_images: int) -> float:
         """Return the same for a candidate, several of whose trainings may run beside each other."""
@@ -134,9 +165,7 @@ def measure_throughput(
             n_timed=n_timed,
             s_per_heldout=s_per_heldout,
             compile_s=compile_s if work.n_heldout_pixels else 0.0,
-            s_per_forward=_s_per_forward(
-                timer, backbone, random_activations(backbone, renderer, recipe.boundary), data
-            ),
+            s_per_forward=_s_per_forward(timer, backbone, renderer, data, recipe.boundary, work.n_forward),
             s_per_train=tuple(
                 trainings.s_per_image_of(candidate, recipe, n_images)
                 for candidate, n_images in zip(recipe.candidates, work.n_train_steps_images, strict=True)
@@ -190,13 +219,19 @@ def _time_views(
     return each_takes, max(0.0, first - each_takes * BATCH), len(pairs)
 
 
-def _s_per_forward(timer: Timer, backbone: Backbone, source: Activations, data: TrainingData) -> float:
-    head = new_head(backbone, data.classes, seed=0)
+def _s_per_forward(
+    timer: Timer, backbone: Backbone, renderer: Renderer, data: TrainingData, boundary: int, n_images: int
+) -> float:
+    """Return the seconds of an image from ``boundary`` through the head."""
+    if not n_images:
+        return 0.0
+    head, source = new_head(backbone, data.classes, seed=0), random_activations(backbone, renderer, boundary)
+    photos = _some(data.train, _n_steps(n_images) * BATCH).tolist()
 
-    def forward(batches: int) -> None:
-        answers_from(backbone, head, source, _some(data.train, batches * BATCH))
+    def forward(lap: Lap) -> None:
+        logits(backbone, head, Lapped(source, lap).batches(photos, [Pose.PLAIN] * len(photos), BATCH), boundary)
 
-    return timer.seconds_per_batch(forward) / BATCH
+    return timer.seconds_per_step(forward) / BATCH
 
 
 def _head_s(timer: Timer, backbone: Backbone, data: TrainingData, n_views: int) -> float:
@@ -210,9 +245,24 @@ def _head_s(timer: Timer, backbone: Backbone, data: TrainingData, n_views: int) 
     some = torch.randn(min(rows, FIT_ROWS), rank, device=device)
     weight = torch.randn(rank, data.classes * (int(data.fold.max()) + 1), device=device)
     factor = torch.eye(rank, device=device)
+
+    def seconds(work: Callable[[], object]) -> float:
+        def steps(lap: Lap) -> None:
+            for _ in range(1 + N_TIMED):
+                lap()
+                work()
+            lap()
+
+        return timer.seconds_per_step(steps)
+
     with threads_for(rows * rank * weight.shape[1]):
-        read = timer.seconds_of_batch(lambda _: some.T @ (some @ weight)) * rows / len(some)
-        return FIT_ITERATIONS * (read + timer.seconds_of_batch(lambda _: torch.cholesky_solve(weight, factor)))
+        read = seconds(lambda: some.T @ (some @ weight)) * rows / len(some)
+        return FIT_ITERATIONS * (read + seconds(lambda: torch.cholesky_solve(weight, factor)))
+
+
+def _n_steps(n_images: int) -> int:
+    """Return how many steps are timed where so many images are ahead, the one that warms up included."""
+    return 1 + (N_TIMED if n_images >= WORTH_TIMING else 1)
 
 
 def _some(photos: Indices, count: int) -> Indices:

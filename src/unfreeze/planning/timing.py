@@ -6,12 +6,15 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
+from typing import NamedTuple, Protocol
 
 import torch
 
-N_TIMED = 2  # batches or steps, after one that warms up
-BUSY = 0.75  # share of its threads' time that a piece of work computes for; below, something else had the cores
+BUSY = 0.8  # share of a step's time for which the thread that leads it computes; below, something else had its core
+
+Lap = Callable[[], None]
+"""Called before each step, and after the last."""
 
 
 class Clock(Protocol):
@@ -20,7 +23,10 @@ class Clock(Protocol):
     def wall(self) -> float:
         """Return the time."""
 
-    def cpu(self) -> float:
+    def thread(self) -> float:
+        """Return the seconds that this thread has computed for."""
+
+    def process(self) -> float:
         """Return the seconds that all threads of this process have computed for."""
 
 
@@ -31,63 +37,82 @@ class SystemClock:
         """Return the time."""
         return time.perf_counter()
 
-    def cpu(self) -> float:
+    def thread(self) -> float:
+        """Return the seconds that this thread has computed for."""
+        return time.thread_time()
+
+    def process(self) -> float:
         """Return the seconds that all threads of this process have computed for."""
         return time.process_time()
 
 
-@dataclass(frozen=True)
+class Span(NamedTuple):
+    """Seconds by each clock."""
+
+    wall: float
+    thread: float
+    process: float
+
+
+@dataclass
 class Timer:
     """Measures seconds of torch's work.
 
-    A step on several threads waits for the slowest of them: where another process has a core, it takes many times what it
-    takes alone, and the threads that wait count as busy.  On one thread, CPU seconds are the work's own; n threads take
-    1 / sqrt(n) of them, as where trainings run beside each other (``parallel_slowdown``).
+    A step on several threads waits for the slowest of them: while another process has a core, it takes many times what it
+    takes alone, and the threads that wait for it count as computing.  CPU seconds are the work's own on one thread only;
+    n threads take 1 / sqrt(n) of them, as ``parallel_slowdown`` has it.
 
     Attributes:
-        device: What computes; what a card takes can't be told by the CPU's clock.
-        clock: Read before and after.
+        device: What computes; what a card takes can't be told by the CPU's clocks.
+        clock: Read before and after each step.
+        disturbed: Whether anything was; from then on steps are timed on one thread alone.
     """
 
     device: torch.device
     clock: Clock
+    disturbed: bool = False
 
-    def seconds(self, work: Callable[[], object]) -> float:
-        """Return what ``work`` takes; where it is disturbed it is done again, and once more on one thread."""
-        wall, cpu = self._span(work)
-        if not self._disturbed(wall, cpu):
-            return wall
-        wall = min(wall, self._span(work)[0])
+    def seconds_per_step(self, run: Callable[[Lap], object]) -> float:
+        """Return what a step of ``run`` takes: the fastest one, without the first, which warms up.
+
+        Where it was disturbed, ``run`` is run again, on one thread.
+        """
         threads = torch.get_num_threads()
+        if not self.disturbed:
+            step = self._fastest(run)
+            self.disturbed = self.device.type == "cpu" and step.thread < BUSY * step.wall
+            if not self.disturbed:
+                return step.wall
+            if threads == 1:
+                return step.thread or step.wall  # a clock that is too coarse for a step tells nothing
         torch.set_num_threads(1)
         try:
-            _, cpu = self._span(work)
+            step = self._fastest(run)
         finally:
             torch.set_num_threads(threads)
-        return min(wall, cpu / math.sqrt(threads)) if cpu else wall
+        return (step.thread or step.wall) / math.sqrt(threads)
 
     def seconds_once(self, work: Callable[[], object]) -> float:
-        """Return the same of work that can't be done again."""
-        wall, cpu = self._span(work)
-        return min(wall, cpu / math.sqrt(torch.get_num_threads())) if self._disturbed(wall, cpu) else wall
-
-    def seconds_of_batch(self, work: Callable[[int], object]) -> float:
-        """Return the seconds of a batch by itself, after one that warms up; ``work`` takes a number of batches."""
-        work(1)
-        return self.seconds(lambda: work(1))
-
-    def seconds_per_batch(self, work: Callable[[int], object]) -> float:
-        """Return how many seconds one more batch takes: what every call costs once drops out."""
-        once = self.seconds_of_batch(work)
-        return max(0.0, self.seconds(lambda: work(1 + N_TIMED)) - once) / N_TIMED
-
-    def _span(self, work: Callable[[], object]) -> tuple[float, float]:
-        wall, cpu = self.clock.wall(), self.clock.cpu()
+        """Return what ``work`` takes, which can't be done again and may have threads of its own."""
+        begun = self._now()
         work()
+        span = _since(begun, self._now())
+        if self.device.type != "cpu" or not 0 < span.process < span.wall:
+            return span.wall
+        self.disturbed |= span.process < BUSY * span.wall
+        return span.process / math.sqrt(torch.get_num_threads()) if self.disturbed else span.wall
+
+    def _fastest(self, run: Callable[[Lap], object]) -> Span:
+        laps: list[Span] = []
+        run(lambda: laps.append(self._now()))
+        steps = [_since(begun, ended) for begun, ended in pairwise(laps)]
+        return min(steps[1:] or steps)
+
+    def _now(self) -> Span:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-        return self.clock.wall() - wall, self.clock.cpu() - cpu
+        return Span(self.clock.wall(), self.clock.thread(), self.clock.process())
 
-    def _disturbed(self, wall: float, cpu: float) -> bool:
-        """Tell whether the threads computed for much less than the time that passed; a coarse clock may tell nothing."""
-        return self.device.type == "cpu" and 0 < cpu < BUSY * torch.get_num_threads() * wall
+
+def _since(begun: Span, ended: Span) -> Span:
+    return Span(*(after - before for before, after in zip(begun, ended, strict=True)))

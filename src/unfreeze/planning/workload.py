@@ -55,6 +55,11 @@ class Workload:
         """Views of test and reference images that go from pixels through frozen stages."""
         return _count(self.held_out, from_pixels=True)
 
+    @property
+    def n_forward(self) -> int:
+        """Forward passes of images from the shallowest cached boundary on."""
+        return self.n_to_head + self.n_head_val_images + sum(self.n_val_images) + self.n_heldout_forward
+
 
 def _count(misses: Sequence[CacheMisses], *, from_pixels: bool) -> int:
     return sum(len(each.pairs) for each in misses if (each.start == 0) == from_pixels)
