@@ -97,7 +97,7 @@ def _data(verdict: Verdict, photos: PhotoSet, splits: Splits) -> str:
     notes = [counted(verdict.data.left_out, "file") + " left out"]
     if len({sample.group for sample in photos.samples} - {None}):
         notes.append("photos of one group (such as a patient) are on one side")
-    if verdict.scores.evidence == "cross_fitted":
+    if verdict.scores.protocol == "cross_fitted":
         notes.append("none was held out: each was scored by models of the folds that never saw it")
     if len(photos.classes) > LISTED:
         notes.append(f"the other {len(photos.classes) - LISTED} classes are not listed")
@@ -107,7 +107,7 @@ def _data(verdict: Verdict, photos: PhotoSet, splits: Splits) -> str:
 
 def _scores(verdict: Verdict) -> str:
     scores = verdict.scores.shipped
-    on = "test photos" if verdict.scores.evidence == "test" else "photos, by models that never saw them"
+    on = "test photos" if verdict.scores.protocol == "test" else "photos, by models that never saw them"
     rows = [(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}") for name, value, (low, high) in scores.rows()]
     known = [
         (row.recall, row.n, plain(name))
@@ -157,7 +157,7 @@ def _known_limits(verdict: Verdict) -> Iterator[str]:
     if scarce:
         shown = ", ".join(scarce[:LISTED]) + (", ..." if len(scarce) > LISTED else "")
         yield f"Of these classes fewer than {FEW} photos were scored, so that little is known of each: {shown}."
-    if verdict.scores.evidence == "cross_fitted":
+    if verdict.scores.protocol == "cross_fitted":
         yield "The model itself was never tested on photos that it hadn't seen: models made in the same way were."
     yield "Whatever is wrong with the photos' labels or choice is wrong with the model too; nobody has looked for bias."
     yield "The licences of the pretrained weights and of the photos apply."
@@ -169,7 +169,7 @@ def _loading(architecture: Architecture) -> str:
     unfreeze predict RUN PHOTO...
     unfreeze export RUN --onnx
 
-The second writes one file with preprocessing and labels for ONNX Runtime, in all poses."""
+The second writes one file with preprocessing and labels for ONNX Runtime, in all orientations."""
     return own + ("\n" + BY_TIMM if architecture.library == "timm" else "")
 
 
@@ -182,7 +182,7 @@ def _training(verdict: Verdict, recipe: Recipe) -> str:
     if verdict.shipped == "two_phase":
         rows.append(f"The weights stand at {model.alpha:g} between phase 1 (0) and phase 2 (1)")
     rows += [
-        f"Asked about each photo in these poses, the logits averaged: {', '.join(model.poses)}",
+        f"Predicts each photo in these orientations and averages the logits: {', '.join(model.orientations)}",
         f"Made with unfreeze {__version__}; the run's `args.toml` and `verdict.json` have every setting and figure",
     ]
     return "\n".join(f"- {row}" for row in rows)

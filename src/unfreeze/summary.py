@@ -34,12 +34,12 @@ def summary(verdict: Verdict) -> Iterator[str]:
             f"{'calibration':{LABEL}}temperature {calibration.temperature:.2f}: calibration error "
             f"{calibration.ece_before:.3f} -> {calibration.ece_after:.3f}"
         )
-    if len(verdict.model.poses) > 1:
-        poses = ", ".join(verdict.model.poses)
-        yield f"{'shown to the model':{LABEL}}{poses}: what it says of them is averaged (--no-tta: plain alone)"
-    if verdict.tried:
+    if len(verdict.model.orientations) > 1:
+        orientations = ", ".join(verdict.model.orientations)
+        yield f"{'orientations':{LABEL}}{orientations}: their logits are averaged (--no-tta: the plain view alone)"
+    if verdict.trials:
         yield f"{'phase 2':{LABEL}}{_searched(verdict)}"
-    yield from (f"{'setback':{LABEL}}{setback}" for setback in verdict.setbacks)
+    yield from (f"{'warning':{LABEL}}{warning}" for warning in verdict.warnings)
     if verdict.forgetting is not None:
         yield from _forgotten(verdict.forgetting)
 
@@ -54,7 +54,7 @@ def _weakest(scores: Scores, classes: tuple[str, ...]) -> str:
 def _searched(verdict: Verdict) -> str:
     """Return what phase 2 ended with, and what else was tried."""
     ended = f"from {verdict.model.depth} up, alpha {verdict.model.alpha:g}" if verdict.model.alpha else "does not ship"
-    tried = ", ".join(f"{each.depth} at {each.lr:g} ({each.seconds:.0f} s)" for each in verdict.tried)
+    tried = ", ".join(f"{each.depth} at {each.lr:g} ({each.seconds:.0f} s)" for each in verdict.trials)
     shown = {"rotate": "views turned every way", "flip": "views mirrored", "none": "views upright"}
     views = f"; {shown[verdict.model.symmetry]}" if verdict.model.symmetry else ""
     return f"{ended}; tried {tried}{views}"

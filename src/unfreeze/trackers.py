@@ -81,7 +81,7 @@ def read_record(folder: RunFolder) -> Record:
         RunError: A file of the run is damaged.
     """
     verdict = Verdict.from_json(folder.verdict.read_text("utf-8"), str(folder.verdict))
-    told = verdict.model_dump(exclude_none=True, exclude={"schema_version", "tried", "versions"})
+    told = verdict.model_dump(exclude_none=True, exclude={"schema_version", "trials", "versions"})
     settings = tomllib.loads(folder.args.read_text("utf-8")) if folder.args.exists() else {}
     header, rows = read_table(folder.history)
     epochs: dict[str, list[tuple[int, float]]] = {}

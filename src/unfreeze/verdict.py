@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Literal
 
@@ -12,6 +13,7 @@ from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
+from unfreeze.verdict_schema1 import upgraded
 
 Arm = Literal["two_phase", "head_only"]
 WORTH_KNOWING = 0.005  # gain below which nobody would gather photos to prove it
@@ -40,7 +42,7 @@ class Model(_Part):
         alpha: Where the weights stand between phase 1 (0) and phase 2 (1).
         bn: BatchNorm's mode.
         symmetry: How views were turned: not at all, mirrored, or every way.
-        poses: In which a photo is shown to the model, to average its logits: plain, mirrored, or turned left, over, right.
+        orientations: Of a photo, whose logits are averaged: identity, flipped, or turned by rot90, rot180, rot270.
     """
 
     name: str
@@ -49,25 +51,41 @@ class Model(_Part):
     alpha: float
     bn: Literal["frozen", "train"]
     symmetry: Literal["none", "flip", "rotate"] | None = None
-    poses: tuple[str, ...] = ("plain",)
+    orientations: tuple[str, ...] = ("identity",)
 
 
-class Tried(_Part):
-    """One way to unfreeze, on the photos that it was judged by; they chose, so that what they say flatters a little.
+class Point(_Part):
+    """One point between the phases, scored on the validation images, which choose among the points: slightly optimistic.
 
     Attributes:
-        depth: From which stage on.
-        lr: The topmost stage's rate.
-        path: Of every point between the phases (0: phase 1), alpha, accuracy, balanced accuracy and log-loss.
-        errors: Of every point, by how many standard errors its log-loss is below phase 1's, every class weighing the same
-            where they are clearly imbalanced: what decides.  Earlier versions didn't write it.
+        alpha: From phase 1 (0) to phase 2 (1).
+        accuracy: On them.
+        balanced_accuracy: Likewise.
+        log_loss: Likewise, at its best temperature.
+        z: By how many standard errors the log-loss is below phase 1's, every class weighing the same where they are clearly
+            imbalanced; it decides what ships.  Absent where it wasn't written.
+    """
+
+    alpha: float
+    accuracy: float
+    balanced_accuracy: float
+    log_loss: float
+    z: float | None = None
+
+
+class TrialSummary(_Part):
+    """One candidate for phase 2.
+
+    Attributes:
+        depth: From which stage on it trained.
+        lr: The topmost stage's learning rate.
+        points: Every point between the phases; none where nothing validates, or training failed.
         seconds: What it took.
     """
 
     depth: str
     lr: float
-    path: tuple[tuple[float, float, float, float], ...]
-    errors: tuple[float, ...] = ()
+    points: tuple[Point, ...]
     seconds: float
 
 
@@ -75,14 +93,14 @@ class ScoreSheet(_Part):
     """The scores of both arms on the same photos, with calibrated probabilities.
 
     Attributes:
-        evidence: ``test``: on photos that were held out.  ``cross_fitted``: on every photo, by models that never saw it.
+        protocol: ``test``: on photos that were held out.  ``cross_fitted``: on every photo, by models that never saw it.
         head_only: Of phase 1's model.
         two_phase: Of phase 2's; absent where it didn't run.
         shipped: Of the one that ships; cross-fitted, of whichever the other folds' photos would have shipped.
         calibration: What temperature scaling did to it.
     """
 
-    evidence: Literal["test", "cross_fitted"]
+    protocol: Literal["test", "cross_fitted"]
     head_only: Scores
     two_phase: Scores | None = None
     shipped: Scores
@@ -103,15 +121,15 @@ class Verdict(_Part):
     Gain and forgetting are those of the two-phase model, whether or not it is the one that ships.
     """
 
-    schema_version: Literal[1] = Field(default=1, alias="schema")
+    schema_version: Literal[2] = Field(default=2, alias="schema")
     shipped: Arm
     data: Data
     model: Model
     scores: ScoreSheet
     gain: Gain | None = None
     forgetting: Forgetting | None = None
-    tried: tuple[Tried, ...] = ()
-    setbacks: tuple[str, ...] = ()
+    trials: tuple[TrialSummary, ...] = ()
+    warnings: tuple[str, ...] = ()
     cost: Cost
     versions: dict[str, str] = Field(default_factory=dict)
 
@@ -121,16 +139,20 @@ class Verdict(_Part):
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Verdict:
-        """Read ``verdict.json``.
+        """Read ``verdict.json``, of this schema or of the first.
 
         Raises:
             RunError: Damaged, or written by a later version.
         """
         try:
+            figures = json.loads(text)
+            if isinstance(figures, dict) and figures.get("schema", 1) == 1:
+                text = json.dumps(upgraded(figures))
             return cls.model_validate_json(text)
-        except ValidationError as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            cause = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise RunError(
-                f"The verdict can't be read: {error.errors()[0]['msg']}.",
+                f"The verdict can't be read: {cause}.",
                 where=where,
                 mend="If a later version of unfreeze wrote it, update; otherwise train again.",
             ) from error
@@ -141,7 +163,7 @@ class Verdict(_Part):
         low, high = scores.accuracy_ci95
         seen = (
             f"{counted(scores.n, 'test photo')} that it never saw"
-            if self.scores.evidence == "test"
+            if self.scores.protocol == "test"
             else f"{counted(scores.n, 'photo')}, each answered by a model that never saw it"
         )
         first = (
@@ -158,11 +180,11 @@ class Verdict(_Part):
         size = (
             f"{_points(gain.accuracy)} points (95 % interval {_points(low)} to {_points(high)}, p = {gain.p_value:.2g})"
         )
-        if self.shipped == "head_only" and self.setbacks and gain.fixed == gain.broken == 0:
+        if self.shipped == "head_only" and self.warnings and gain.fixed == gain.broken == 0:
             return "Phase 2 went wrong and is thrown away"
         if self.shipped == "head_only":
             judges, scored = ("validation photos", "the test photos")
-            if self.scores.evidence == "cross_fitted":
+            if self.scores.protocol == "cross_fitted":
                 judges, scored = ("photos that it never saw", "them")
             fate = f"Phase 2 was not better for certain on {judges} and is thrown away"
             return f"{fate}; on {scored} it changed accuracy by {size}"

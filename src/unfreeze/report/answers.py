@@ -125,7 +125,7 @@ def reliability(run: Material) -> Section | None:
     found = run.verdict.scores.calibration
     if found is not None:
         fitted = f", fitted on {counted(found.n, 'photo')} that are no test photos"
-        if run.verdict.scores.evidence == "cross_fitted":
+        if run.verdict.scores.protocol == "cross_fitted":
             fitted = "; those of each fold here by what suits the other folds"
         said = (
             f"The model's logits are divided by {found.temperature:.2f}{fitted}: calibration error "

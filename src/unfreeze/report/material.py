@@ -96,7 +96,7 @@ class Material:
     @property
     def seen(self) -> str:
         """What it was scored on."""
-        if self.verdict.scores.evidence == "test":
+        if self.verdict.scores.protocol == "test":
             return f"{self.scores.n} test photos"
         return f"{self.scores.n} photos, each answered by a model that never saw it"
 

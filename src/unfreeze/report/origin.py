@@ -16,7 +16,7 @@ def data(run: Material) -> Section:
     """How many photos of which class were on which side, and which were left out."""
     about = run.verdict.data
     tested = counted(about.n_test, "photo") + " to test on"
-    if run.verdict.scores.evidence == "cross_fitted":
+    if run.verdict.scores.protocol == "cross_fitted":
         tested = "and each is scored by models that never saw it"
     parts: list[Part] = [
         Text(f"{len(about.classes)} classes: {counted(about.n_train, 'photo')} to train on, {tested}.")

@@ -10,7 +10,7 @@ from unfreeze.report import plots
 from unfreeze.report.material import Epoch, Material
 from unfreeze.report.parts import ABSENT, Part, Plot, Points, Section, Table, Text, estimate, percent, points
 from unfreeze.training.selection import CERTAIN, IMBALANCED
-from unfreeze.verdict import Tried
+from unfreeze.verdict import TrialSummary
 
 LOWER_IS_BETTER = ("log-loss", "calibration error")
 PANELS = 6  # of training curves
@@ -38,8 +38,8 @@ def verdict(run: Material) -> Section:
     if said.shipped == "two_phase":
         ships += f", trained from {model.depth} up, alpha {model.alpha:g}, BatchNorm {model.bn}"
     parts.append(Text(ships + "."))
-    if said.setbacks:
-        parts += [Text("Setbacks:"), Points(said.setbacks)]
+    if said.warnings:
+        parts += [Text("Warnings:"), Points(said.warnings)]
     return Section("Verdict", tuple(parts))
 
 
@@ -97,7 +97,7 @@ def _gain(run: Material) -> tuple[Part, ...]:
 
 def tried(run: Material) -> Section | None:
     """Every way to unfreeze that was tried, and every point between the phases."""
-    ways = run.verdict.tried
+    ways = run.verdict.trials
     if not ways:
         return None
     model = run.verdict.model
@@ -111,21 +111,21 @@ def tried(run: Material) -> Section | None:
     marked = set()
     for number, way in enumerate(ways):
         own = (way.depth, f"{way.lr:g}", f"{way.seconds:.0f}")
-        errors = way.errors or (None,) * len(way.path)
-        for (alpha, accuracy, balanced, loss), certain in zip(way.path, errors, strict=True):
-            if is_chosen(number, alpha):
+        for point in way.points:
+            if is_chosen(number, point.alpha):
                 marked.add(len(rows))
-            sure = ABSENT if certain is None or not alpha else f"{certain:+.1f}"
-            rows.append((*own, f"{alpha:g}", f"{accuracy:.3f}", f"{balanced:.3f}", f"{loss:.3f}", sure))
-        if not way.path:
+            z = ABSENT if point.z is None or not point.alpha else f"{point.z:+.1f}"
+            scores = point.accuracy, point.balanced_accuracy, point.log_loss
+            rows.append((*own, f"{point.alpha:g}", *(f"{score:.3f}" for score in scores), z))
+        if not way.points:
             rows.append((*own, *[ABSENT] * 5))
-    judged = [(number, way) for number, way in enumerate(ways) if way.path]
+    judged = [(number, way) for number, way in enumerate(ways) if way.points]
     parts: list[Part] = [
         Text(f"{_ended(run)} Alpha says how far the weights stand from phase 1 (0) to phase 2 (1)."),
     ]
     if judged:
         parts.append(Text("The photos behind these numbers chose among them, so that what they say flatters a little."))
-    if any(way.errors for way in ways):
+    if any(point.z is not None for way in ways for point in way.points):
         parts.append(Text(RULE))
     parts.append(
         Table(
@@ -139,7 +139,8 @@ def tried(run: Material) -> Section | None:
     )
     if judged:
         paths = {
-            _way(way, number): [(a, accuracy, loss) for a, accuracy, _, loss in way.path] for number, way in judged
+            _way(way, number): [(point.alpha, point.accuracy, point.log_loss) for point in way.points]
+            for number, way in judged
         }
         chosen = next(((_way(way, n), model.alpha) for n, way in judged if is_chosen(n, model.alpha)), None)
         ring = " A ring marks the point that ships." if marked else ""
@@ -150,7 +151,7 @@ def tried(run: Material) -> Section | None:
     return Section("What was tried", tuple(parts))
 
 
-def _way(way: Tried, number: int) -> str:
+def _way(way: TrialSummary, number: int) -> str:
     return f"{number + 1}: {plots.short(way.depth)} at {way.lr:g}"
 
 

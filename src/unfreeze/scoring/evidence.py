@@ -23,7 +23,7 @@ from unfreeze.training.rounds import Round, TrainingData, joined, truth_of, trut
 from unfreeze.training.search import Trial
 from unfreeze.training.selection import Panel
 from unfreeze.training.training_features import TrainingFeatures
-from unfreeze.verdict import ScoreSheet, Tried
+from unfreeze.verdict import Point, ScoreSheet, TrialSummary
 
 Indices = NDArray[np.int64]
 
@@ -150,7 +150,7 @@ def score_sheet(evidence: Evidence, groups: Groups, temperature: float, seed: in
         log_loss_after=shipped.log_loss,
     )
     return ScoreSheet(
-        evidence=evidence.kind, head_only=head_only, two_phase=two_phase, shipped=shipped, calibration=calibration
+        protocol=evidence.kind, head_only=head_only, two_phase=two_phase, shipped=shipped, calibration=calibration
     )
 
 
@@ -162,27 +162,34 @@ def paired_gain(evidence: Evidence, groups: Groups, seed: int) -> Gain | None:
     return found if evidence.folds is None else widened_gain(found, evidence.folds)
 
 
-def searched(data: TrainingData, rounds: Sequence[Round], first: PhaseOne, second: PhaseTwo) -> tuple[Tried, ...]:
+def searched(
+    data: TrainingData, rounds: Sequence[Round], first: PhaseOne, second: PhaseTwo
+) -> tuple[TrialSummary, ...]:
     """Return what the rounds' photos say of everything that was tried, at every point between the phases."""
     truth, ends = truth_of(rounds, data), {0.0: first.validation}
     panel = Panel.of(first.validation, truths_of(rounds, data), data)
 
-    def point(alpha: float, answers: Sequence[Logits]) -> tuple[float, float, float, float]:
-        said = joined(answers, data.classes)
-        right = (said.argmax(axis=1) == truth).astype(float)
-        return alpha, float(right.mean()), balanced_accuracy(truth, right), float(photo_losses(said, truth).mean())
+    def point(alpha: float, logits: Sequence[Logits]) -> Point:
+        found = joined(logits, data.classes)
+        correct = (found.argmax(axis=1) == truth).astype(float)
+        return Point(
+            alpha=alpha,
+            accuracy=float(correct.mean()),
+            balanced_accuracy=balanced_accuracy(truth, correct),
+            log_loss=float(photo_losses(found, truth).mean()),
+            z=panel.certainty(logits),
+        )
 
-    def way(trial: Trial) -> Tried:
+    def summary(trial: Trial) -> TrialSummary:
         points = ends | dict(trial.answers) if rounds else {}
-        return Tried(
+        return TrialSummary(
             depth=trial.candidate.depth,
             lr=trial.candidate.lr,
-            path=tuple(point(alpha, said) for alpha, said in points.items()),
-            errors=tuple(panel.certainty(said) for said in points.values()),
+            points=tuple(point(alpha, logits) for alpha, logits in points.items()),
             seconds=trial.seconds,
         )
 
-    return tuple(way(trial) for trial in second.trials)
+    return tuple(summary(trial) for trial in second.trials)
 
 
 def _scaled(answers: Sequence[Logits], truths: Sequence[Indices]) -> list[FloatArray]:
