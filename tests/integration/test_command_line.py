@@ -68,11 +68,11 @@ def test_the_run_folder_is_whole(run: Path) -> None:
 
 def test_the_verdict_follows_its_schema(run: Path) -> None:
     verdict = json.loads((run / "verdict.json").read_text("utf-8"))
-    assert verdict["schema"] == 1
+    assert verdict["schema"] == 2
     assert verdict["shipped"] in ("two_phase", "head_only")
     assert verdict["data"]["classes"] == sorted(DEFECTS)
     assert verdict["model"]["depth"] == "blocks.6"
-    assert verdict["scores"]["evidence"] == "test"
+    assert verdict["scores"]["protocol"] == "test"
     for arm in ("head_only", "two_phase", "shipped"):
         for score in ("accuracy", "balanced_accuracy", "log_loss", "ece"):
             low, high = verdict["scores"][arm][f"{score}_ci95"]
@@ -91,7 +91,7 @@ def test_the_verdict_follows_its_schema(run: Path) -> None:
     assert {0, verdict["model"]["alpha"], 1} <= set(points)
     assert all(0 <= accuracy <= 1 for accuracy in points.values())
     assert verdict["shipped"] == "two_phase" or verdict["model"]["alpha"] == 0
-    assert all(isinstance(setback, str) for setback in verdict["setbacks"])
+    assert all(isinstance(setback, str) for setback in verdict["warnings"])
 
 
 def test_the_report_is_written_by_train_and_again_from_the_folder_alone(
@@ -150,7 +150,7 @@ def test_every_photo_is_scored_by_models_that_never_saw_it(
     assert "of 56 photos, each answered by a model that never saw it" in told.out
     assert len(told.out.splitlines()) < 25
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text("utf-8"))
-    assert verdict["scores"]["evidence"] == "cross_fitted"
+    assert verdict["scores"]["protocol"] == "cross_fitted"
     assert (verdict["data"]["n_train"], verdict["data"]["n_test"], verdict["scores"]["shipped"]["n"]) == (56, 0, 56)
     assert verdict["scores"]["calibration"]["n"] == 56
     assert verdict["forgetting"]["agreement_n"] == 56

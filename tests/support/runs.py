@@ -16,18 +16,26 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.resampling import FloatArray
 from unfreeze.evaluation.significance import gain
-from unfreeze.verdict import Arm, Cost, Data, Model, ScoreSheet, Tried, Verdict
+from unfreeze.verdict import Arm, Cost, Data, Model, Point, ScoreSheet, TrialSummary, Verdict
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 CLASSES = ("=cmd", HOSTILE, '$x^2$ & "co"')
-TRIED = (
-    Tried(depth="blocks.6", lr=3e-4, path=((0.0, 0.8, 0.8, 0.5), (0.5, 0.85, 0.84, 0.45)), seconds=12.3),
-    Tried(
+
+
+def point(alpha: float, accuracy: float, balanced_accuracy: float, log_loss: float, z: float | None = None) -> Point:
+    """Return a point between the phases."""
+    return Point(alpha=alpha, accuracy=accuracy, balanced_accuracy=balanced_accuracy, log_loss=log_loss, z=z)
+
+
+TRIALS = (
+    TrialSummary(
+        depth="blocks.6", lr=3e-4, points=(point(0, 0.8, 0.8, 0.5), point(0.5, 0.85, 0.84, 0.45)), seconds=12.3
+    ),
+    TrialSummary(
         depth="blocks.5",
         lr=3e-4,
-        path=((0.0, 0.8, 0.8, 0.5), (0.5, 0.9, 0.9, 0.4), (1.0, 0.88, 0.9, 0.41)),
+        points=(point(0, 0.8, 0.8, 0.5, 0), point(0.5, 0.9, 0.9, 0.4, 2.31), point(1, 0.88, 0.9, 0.41, 1.2)),
         seconds=20,
-        errors=(0.0, 2.31, 1.2),
     ),
 )
 FORGOTTEN = Forgetting(
@@ -45,7 +53,7 @@ def verdict(classes: tuple[str, ...]) -> Verdict:
         shipped="head_only",
         data=Data(n_train=30, n_test=12, classes=classes, left_out=0),
         model=Model(name="tiny_cnn", boundary=3, depth="blocks.1", alpha=0, bn="frozen"),
-        scores=ScoreSheet(evidence="test", head_only=scores, shipped=scores),
+        scores=ScoreSheet(protocol="test", head_only=scores, shipped=scores),
         cost=Cost(seconds={"total": 1.0}),
     )
 
@@ -94,7 +102,7 @@ def finished_run(
         data=Data(n_train=200, n_test=0 if cross_fitted else count, classes=tuple(classes), left_out=60),
         model=Model(name="efficientnet_lite0", boundary=5, depth="blocks.5", alpha=0.5 if second else 0, bn="frozen"),
         scores=ScoreSheet(
-            evidence="cross_fitted" if cross_fitted else "test",
+            protocol="cross_fitted" if cross_fitted else "test",
             head_only=scores["head_only"],
             two_phase=scores.get("two_phase"),
             shipped=replace(scores[shipped], accuracy=0.715) if cross_fitted else scores[shipped],
@@ -102,8 +110,8 @@ def finished_run(
         ),
         gain=gain(labels, arms["head_only"], arms["two_phase"]) if second else None,
         forgetting=forgotten,
-        tried=TRIED if second else (),
-        setbacks=(f"it went wrong at {HOSTILE}",) if second else (),
+        trials=TRIALS if second else (),
+        warnings=(f"it went wrong at {HOSTILE}",) if second else (),
         cost=Cost(seconds={"head": 1.0, "total": 2.0}, forecast={"head": 3.0}, peak_rss_mib=512.4),
         versions={"unfreeze": "0.1", "torch": "2.10"},
     )

@@ -9,7 +9,7 @@ from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.summary import summary
-from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Tried, Verdict
+from unfreeze.verdict import Cost, Data, Model, ScoreSheet, TrialSummary, Verdict
 
 LABELS = np.arange(60) % 3
 STATED = np.full((60, 3), 0.1)
@@ -23,7 +23,7 @@ def verdict(*, second: bool = True, forgotten: Forgetting | None = None) -> Verd
         data=Data(n_train=200, n_test=60, classes=("cat", "dog", "eel"), left_out=0),
         model=Model(name="efficientnet_lite0", boundary=5, depth="blocks.5", alpha=1.0, bn="frozen"),
         scores=ScoreSheet(
-            evidence="test",
+            protocol="test",
             head_only=SCORES,
             two_phase=SCORES if second else None,
             shipped=SCORES,
@@ -49,9 +49,9 @@ def test_both_models_stand_side_by_side() -> None:
 
 
 def test_how_views_were_turned_is_said() -> None:
-    tried = (Tried(depth="blocks.5", lr=3e-4, path=(), seconds=7.0),)
+    tried = (TrialSummary(depth="blocks.5", lr=3e-4, points=(), seconds=7.0),)
     model = verdict().model.model_copy(update={"symmetry": "rotate"})
-    lines = list(summary(verdict().model_copy(update={"tried": tried, "model": model})))
+    lines = list(summary(verdict().model_copy(update={"trials": tried, "model": model})))
     (line,) = (line for line in lines if line.startswith("phase 2 "))
     assert line.endswith("tried blocks.5 at 0.0003 (7 s); views turned every way")
 
@@ -71,13 +71,13 @@ def test_where_the_folds_chose_differently_what_ships_has_a_column_of_its_own() 
     assert all(len(line) <= 100 for line in lines[3:12])
 
 
-def searched(alpha: float, *setbacks: str) -> Verdict:
+def searched(alpha: float, *warnings: str) -> Verdict:
     plain = verdict()
     tried = (
-        Tried(depth="blocks.6", lr=1e-3, path=(), seconds=12.3),
-        Tried(depth="blocks.5", lr=3e-4, path=(), seconds=20.6),
+        TrialSummary(depth="blocks.6", lr=1e-3, points=(), seconds=12.3),
+        TrialSummary(depth="blocks.5", lr=3e-4, points=(), seconds=20.6),
     )
-    changes = {"tried": tried, "setbacks": setbacks, "model": plain.model.model_copy(update={"alpha": alpha})}
+    changes = {"trials": tried, "warnings": warnings, "model": plain.model.model_copy(update={"alpha": alpha})}
     return plain.model_copy(update=changes)
 
 
@@ -89,13 +89,13 @@ def test_what_was_tried_is_listed(alpha: float, ended: str) -> None:
     )
 
 
-def test_every_setback_has_a_line() -> None:
-    lines = [line for line in summary(searched(0.5, "it went wrong", "so did that")) if line.startswith("setback")]
-    assert [line.removeprefix("setback").strip() for line in lines] == ["it went wrong", "so did that"]
+def test_every_warning_has_a_line() -> None:
+    lines = [line for line in summary(searched(0.5, "it went wrong", "so did that")) if line.startswith("warning")]
+    assert [line.removeprefix("warning").strip() for line in lines] == ["it went wrong", "so did that"]
 
 
 def test_without_a_search_nothing_is_said_of_one() -> None:
-    assert not [line for line in summary(verdict()) if line.startswith(("phase 2", "setback"))]
+    assert not [line for line in summary(verdict()) if line.startswith(("phase 2", "warning"))]
 
 
 def test_the_weakest_classes_are_named_and_perfect_ones_are_not() -> None:

@@ -47,7 +47,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
         shipped="two_phase",
         data=Data(n_train=200, n_test=60, classes=("cat", "dog", "eel"), left_out=0),
         model=Model(name="efficientnet_lite0", boundary=5, depth="blocks.5", alpha=0.75, bn="frozen"),
-        scores=ScoreSheet(evidence="test", head_only=SCORES, two_phase=SCORES, shipped=SCORES),
+        scores=ScoreSheet(protocol="test", head_only=SCORES, two_phase=SCORES, shipped=SCORES),
         gain=gain(LABELS, STATED, STATED),
         forgetting=Forgetting(drop=0.02, drop_ci95=(0.01, 0.03)),
         cost=Cost(seconds={"total": 12.5}),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
-from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Tried, Verdict
+from unfreeze.verdict import Cost, Data, Model, Point, ScoreSheet, TrialSummary, Verdict
 
 HEAD_ONLY = Scores(200, 0.8, (0.74, 0.85), 0.79, (0.7, 0.86), 0.6, (0.5, 0.7), 0.05, (0.02, 0.09))
 TWO_PHASE = replace(HEAD_ONLY, accuracy=0.9, accuracy_ci95=(0.85, 0.934))
@@ -20,6 +21,12 @@ PROVEN = Gain(
 )  # fmt: skip
 
 
+POINTS = (
+    Point(alpha=0, accuracy=0.8, balanced_accuracy=0.79, log_loss=0.6, z=0),
+    Point(alpha=1, accuracy=0.9, balanced_accuracy=0.89, log_loss=0.4, z=2.5),
+)
+
+
 def verdict(**changes: Any) -> Verdict:
     shipped = changes.get("shipped", "two_phase")
     values: dict[str, Any] = {
@@ -27,15 +34,15 @@ def verdict(**changes: Any) -> Verdict:
         "data": Data(n_train=700, n_test=200, classes=("cat", "Dög"), left_out=3),
         "model": Model(name="efficientnet_lite0", boundary=5, depth="blocks.5", alpha=1.0, bn="frozen"),
         "scores": ScoreSheet(
-            evidence="test",
+            protocol="test",
             head_only=HEAD_ONLY,
             two_phase=TWO_PHASE,
             shipped=TWO_PHASE if shipped == "two_phase" else HEAD_ONLY,
         ),
         "gain": PROVEN,
         "forgetting": Forgetting(agreement=0.975, agreement_n=200),
-        "tried": (Tried(depth="blocks.5", lr=1e-3, path=((0, 0.8, 0.79, 0.6), (1, 0.9, 0.89, 0.4)), seconds=3.5),),
-        "setbacks": ("phase 2 went wrong",),
+        "trials": (TrialSummary(depth="blocks.5", lr=1e-3, points=POINTS, seconds=3.5),),
+        "warnings": ("phase 2 went wrong",),
         "cost": Cost(seconds={"head": 1.5, "total": 9.0}, peak_rss_mib=812.5),
         "versions": {"torch": "2.10"},
     }
@@ -43,8 +50,8 @@ def verdict(**changes: Any) -> Verdict:
 
 
 def head_only() -> Verdict:
-    scores = ScoreSheet(evidence="test", head_only=HEAD_ONLY, shipped=HEAD_ONLY)
-    absent: dict[str, Any] = {"gain": None, "forgetting": None, "tried": (), "setbacks": ()}
+    scores = ScoreSheet(protocol="test", head_only=HEAD_ONLY, shipped=HEAD_ONLY)
+    absent: dict[str, Any] = {"gain": None, "forgetting": None, "trials": (), "warnings": ()}
     return verdict(shipped="head_only", scores=scores, cost=Cost(seconds={"total": 1.0}), **absent)
 
 
@@ -55,11 +62,14 @@ def test_a_verdict_survives_its_file(original: Verdict) -> None:
 
 def test_the_file_says_what_the_design_says() -> None:
     content = json.loads(verdict().to_json())
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     assert list(content) == [
-        "schema", "shipped", "data", "model", "scores", "gain", "forgetting", "tried", "setbacks", "cost", "versions",
+        "schema", "shipped", "data", "model", "scores", "gain", "forgetting", "trials", "warnings", "cost", "versions",
     ]  # fmt: skip
-    assert content["tried"][0]["path"] == [[0.0, 0.8, 0.79, 0.6], [1.0, 0.9, 0.89, 0.4]]
+    assert content["trials"][0]["points"] == [
+        {"alpha": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.79, "log_loss": 0.6, "z": 0.0},
+        {"alpha": 1.0, "accuracy": 0.9, "balanced_accuracy": 0.89, "log_loss": 0.4, "z": 2.5},
+    ]
     assert content["data"]["classes"] == ["cat", "Dög"]
     assert content["scores"]["two_phase"]["accuracy_ci95"] == [0.85, 0.934]
     assert (content["gain"]["p_value"], content["gain"]["test"]) == (0.0003249, "mcnemar_exact")
@@ -71,7 +81,7 @@ def test_what_was_not_measured_is_absent() -> None:
     content = json.loads(text)
     assert "null" not in text
     assert {"gain", "forgetting"} & set(content) == set()
-    assert set(content["scores"]) == {"evidence", "head_only", "shipped"}
+    assert set(content["scores"]) == {"protocol", "head_only", "shipped"}
     assert "peak_rss_mib" not in content["cost"]
     assert set(json.loads(verdict().to_json())["forgetting"]) == {"agreement", "agreement_n", "cka"}
 
@@ -87,7 +97,7 @@ def edited(**changes: Any) -> str:
         "{",
         "[]",
         "{}",
-        edited(schema=2),
+        edited(schema=3),
         edited(schema="1.5"),
         edited(shipped="both"),
         edited(news=1),
@@ -97,6 +107,22 @@ def edited(**changes: Any) -> str:
 def test_damaged_and_later_verdicts_are_refused(text: str) -> None:
     with pytest.raises(RunError, match=r"can't be read(?s:.*)runs/x/verdict.json(?s:.*)update"):
         Verdict.from_json(text, "runs/x/verdict.json")
+
+
+def test_a_verdict_of_the_first_schema_is_read() -> None:
+    text = (Path(__file__).parent / "verdict_schema1.json").read_text("utf-8")
+    first = json.loads(text)
+    verdict = Verdict.from_json(text, "verdict.json")
+    assert json.loads(verdict.to_json())["schema"] == 2
+    assert verdict.model.orientations == ("identity", "flipped")
+    assert verdict.scores.protocol == first["scores"]["evidence"] == "cross_fitted"
+    assert verdict.scores.shipped.accuracy == first["scores"]["shipped"]["accuracy"]
+    (trial,) = verdict.trials
+    assert [(p.alpha, p.accuracy, p.balanced_accuracy, p.log_loss) for p in trial.points] == [
+        tuple(point) for point in first["tried"][0]["path"]
+    ]
+    assert [point.z for point in trial.points] == first["tried"][0]["errors"]
+    assert verdict.cost.seconds["evaluation"] == first["cost"]["seconds"]["exam"]
 
 
 def test_two_phase_ships_and_its_gain_is_proven() -> None:
@@ -139,7 +165,7 @@ def test_a_phase_two_that_was_rolled_back_is_not_said_to_have_changed_anything()
     same = replace(PROVEN, accuracy=0.0, accuracy_ci95=(0.0, 0.0), fixed=0, broken=0, p_value=1.0, proven=False)
     _, second = verdict(shipped="head_only", gain=same, forgetting=None).sentences()
     assert second == "Phase 2 went wrong and is thrown away."
-    _, second = verdict(shipped="head_only", gain=same, forgetting=None, setbacks=()).sentences()
+    _, second = verdict(shipped="head_only", gain=same, forgetting=None, warnings=()).sentences()
     assert second.startswith("Phase 2 was not better for certain")
 
 
@@ -162,13 +188,13 @@ def test_forgetting_on_reference_photos_comes_before_agreement() -> None:
 
 def test_one_photo_is_one_photo() -> None:
     single = replace(HEAD_ONLY, n=1)
-    scores = ScoreSheet(evidence="test", head_only=single, shipped=single)
+    scores = ScoreSheet(protocol="test", head_only=single, shipped=single)
     first, _ = verdict(shipped="head_only", scores=scores, gain=None).sentences()
     assert "of 1 test photo that" in first
 
 
 def test_cross_fitted_scores_are_called_what_they_are() -> None:
-    scores = ScoreSheet(evidence="cross_fitted", head_only=HEAD_ONLY, two_phase=TWO_PHASE, shipped=TWO_PHASE)
+    scores = ScoreSheet(protocol="cross_fitted", head_only=HEAD_ONLY, two_phase=TWO_PHASE, shipped=TWO_PHASE)
     first, *_ = verdict(scores=scores).sentences()
     assert "of 200 photos, each answered by a model that never saw it (95 %" in first
     _, second, *_ = verdict(shipped="head_only", scores=scores).sentences()

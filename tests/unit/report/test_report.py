@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-from tests.support.runs import CLASSES, FORGOTTEN, HOSTILE, TRIED, finished_run
+from tests.support.runs import CLASSES, FORGOTTEN, HOSTILE, TRIALS, finished_run
 
 from unfreeze.artifacts import RunFolder, write_bytes, write_text
 from unfreeze.cli.train import _report
@@ -179,7 +179,7 @@ def test_what_ships_is_marked_among_what_was_tried(run: Material) -> None:
 
 def test_a_search_that_nobody_judged_has_no_plot(run: Material) -> None:
     unjudged = run.verdict.model_copy(
-        update={"tried": (TRIED[0].model_copy(update={"path": ()}),), "shipped": "head_only"}
+        update={"trials": (TRIALS[0].model_copy(update={"points": ()}),), "shipped": "head_only"}
     )
     section = outcome.tried(replace(run, verdict=unjudged))
     assert section is not None
