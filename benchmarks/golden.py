@@ -37,6 +37,7 @@ WNIDS = ("n01440764", "n01443537", "n01484850")
 BACKBONES: dict[str, list[str]] = {
     "cnn": ["--model", "tiny_cnn"],
     "vit": ["--model", "tiny_vit"],
+    "opaque": ["--model", "tiny_opaque"],
     "lite0": ["--model", "efficientnet_lite0"],
 }
 RECIPES: dict[str, list[str]] = {
@@ -58,6 +59,8 @@ RUNS: list[tuple[str, str, list[str]]] = [
     ("cnn long test", "photos", []),
     ("cnn long crossed", "photos", []),
     ("vit long crossed", "photos", []),
+    ("opaque auto crossed", "photos", []),
+    ("opaque classic test", "photos", []),
     ("cnn auto test groups", "groups.csv", []),
     ("cnn auto crossed groups", "groups.csv", []),
     ("vit head-only crossed groups", "groups.csv", []),
@@ -84,7 +87,8 @@ RUNS: list[tuple[str, str, list[str]]] = [
 ]  # fmt: skip
 TINY: dict[str, tuple[str, dict[str, Any]]] = {
     "tiny_cnn": ("test_efficientnet", {}),
-    "tiny_vit": ("test_vit", {"img_size": SIDE}),
+    "tiny_vit": ("vit_tiny_patch16_224", {"img_size": SIDE, "embed_dim": 32, "depth": 4, "num_heads": 2}),
+    "tiny_opaque": ("test_vit", {"img_size": SIDE}),  # its forward can't be traced: it is a single stage
 }
 LIBRARIES = "timm", "scipy.optimize", "scipy.stats", "sklearn.linear_model", "cyclopts"  # slow to import
 IGNORED = {"schema", "seconds", "cost", "versions"}  # keys of verdict.json, at whatever depth
@@ -260,7 +264,7 @@ def main() -> int:
     if given.compare:
         return compare(*given.compare)
     if given.out is None:
-        parser.error("where to?")
+        parser.error("OUT.json, or --compare")
     return run_all(given.out.absolute(), given.only, given.jobs)
 
 
