@@ -11,6 +11,7 @@ from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet,
 from unfreeze.exam import set_exam
 from unfreeze.inputs import open_backbone, open_photos, open_reference
 from unfreeze.models.backbone import new_head
+from unfreeze.models.engine import engine_used
 from unfreeze.models.saved import Classifier, save_model
 from unfreeze.records import (
     describe,
@@ -32,7 +33,7 @@ from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData, validation_rounds
 from unfreeze.training.speed import measure_reading, measure_speed
 from unfreeze.training.work import count_work, likeliest_first
-from unfreeze.verdict import Cost, Data, Model, Verdict
+from unfreeze.verdict import Cost, Data, Model, Verdict, frozen_engine
 
 
 def run(config: TrainConfig) -> Run:
@@ -140,6 +141,7 @@ def run(config: TrainConfig) -> Run:
             peak_rss_mib=peak_rss_mib(),
         ),
         versions=versions(),
+        frozen_engine=frozen_engine(engine_used(backbone)),
     )
     save_model(folder, Classifier(backbone, head, photos.classes, first.poses))
     write_card(folder, verdict, recipe, backbone.architecture, photos, splits)

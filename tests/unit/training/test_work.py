@@ -71,7 +71,7 @@ def test_every_candidate_is_counted_by_itself(photos: tuple[Path, ...]) -> None:
 def test_another_way_to_augment_adds_a_pose_of_some_photos_and_the_first_ways_own_where_nobody_else_asks_for_it(
     photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], poses: int, enough: int
 ) -> None:
-    monkeypatch.setattr("unfreeze.training.phase_one.ENOUGH", enough)
+    monkeypatch.setattr("unfreeze.training.augmentation.ENOUGH", enough)
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, **settings)
     turned = replace(own, augmentation=recipe.augmentations[1])
