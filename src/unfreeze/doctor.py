@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
+from unfreeze.errors import ModelError
 from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.version import __version__
 
@@ -58,3 +59,26 @@ def examine() -> Iterator[Finding]:
         except PackageNotFoundError:
             text = f'not installed; {WHAT_NEEDS_EXTRAS[extra]} it: pip install "unfreeze[{extra}]"'
         yield Finding(package, text)
+    yield from _frozen_stages()
+
+
+def _frozen_stages() -> Iterator[Finding]:
+    """Yield what computes the frozen stages of the packaged backbone, and why nothing faster does: takes seconds."""
+    import torch
+
+    from unfreeze.models.backbones import PACKAGED, load_backbone
+    from unfreeze.models.engine import choose_engine, choose_precision
+    from unfreeze.runtime import choose_device
+
+    device = choose_device("auto")
+    precision = choose_precision("auto", device)
+    try:
+        report = choose_engine(load_backbone(PACKAGED, device=device, precision=precision))
+    except ModelError as error:
+        yield Finding("frozen layers", f"{PACKAGED} can't be loaded: {error}")
+        return
+    yield Finding("frozen layers", f"{PACKAGED}: {report.computed_by}, in {report.precision}")
+    for way, reason in report.rejected:
+        yield Finding("not taken", f"{way}: {reason}")
+    if precision == torch.float32:
+        yield Finding("not taken", f"bfloat16: this machine's {device.type} has no units for it")

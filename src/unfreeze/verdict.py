@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -14,6 +14,9 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
 from unfreeze.verdict_schema1 import upgraded
+
+if TYPE_CHECKING:
+    from unfreeze.models.engine import EngineReport
 
 Arm = Literal["two_phase", "head_only"]
 WORTH_KNOWING = 0.005  # gain below which nobody would gather photos to prove it
@@ -115,6 +118,28 @@ class Cost(_Part):
     peak_rss_mib: float | None = None
 
 
+class FrozenEngine(_Part):
+    """What computed the frozen stages.
+
+    Attributes:
+        computed_by: The libraries with their versions, and how.
+        precision: Of the stages.
+        fallbacks: Faster ways that were not taken, each with the reason.
+    """
+
+    computed_by: str
+    precision: str
+    fallbacks: tuple[str, ...] = ()
+
+
+def frozen_engine(report: EngineReport | None) -> FrozenEngine | None:
+    """Return what a verdict says of the engine; None where nothing was computed."""
+    if report is None:
+        return None
+    fallbacks = tuple(f"{way}: {reason}" for way, reason in report.rejected)
+    return FrozenEngine(computed_by=report.computed_by, precision=report.precision, fallbacks=fallbacks)
+
+
 class Verdict(_Part):
     """Everything that a run found out; absent means not measured, never 0.  Scores are fractions.
 
@@ -132,6 +157,7 @@ class Verdict(_Part):
     warnings: tuple[str, ...] = ()
     cost: Cost
     versions: dict[str, str] = Field(default_factory=dict)
+    frozen_engine: FrozenEngine | None = None
 
     def to_json(self) -> str:
         """Return ``verdict.json``'s text."""

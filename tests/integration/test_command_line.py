@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -459,7 +460,9 @@ def test_models_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert "packaged     efficientnet_lite0" in listed
     assert "blocks.5, blocks.6, conv_head, head" in listed
     assert command("doctor") == 0
-    assert "torchvision" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "torchvision" in told
+    assert re.search(r"^frozen layers +efficientnet_lite0: .*torch .*, in (float32|bfloat16)", told, re.MULTILINE)
 
 
 def test_help_does_not_import_torch() -> None:

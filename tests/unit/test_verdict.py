@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
-from unfreeze.verdict import Cost, Data, Model, Point, ScoreSheet, TrialSummary, Verdict
+from unfreeze.models.engine import EngineReport
+from unfreeze.verdict import Cost, Data, FrozenEngine, Model, Point, ScoreSheet, TrialSummary, Verdict, frozen_engine
 
 HEAD_ONLY = Scores(200, 0.8, (0.74, 0.85), 0.79, (0.7, 0.86), 0.6, (0.5, 0.7), 0.05, (0.02, 0.09))
 TWO_PHASE = replace(HEAD_ONLY, accuracy=0.9, accuracy_ci95=(0.85, 0.934))
@@ -45,13 +47,14 @@ def verdict(**changes: Any) -> Verdict:
         "warnings": ("phase 2 went wrong",),
         "cost": Cost(seconds={"head": 1.5, "total": 9.0}, peak_rss_mib=812.5),
         "versions": {"torch": "2.10"},
+        "frozen_engine": FrozenEngine(computed_by="torch 2.10", precision="float32", fallbacks=("openvino: absent",)),
     }
     return Verdict(**{**values, **changes})
 
 
 def head_only() -> Verdict:
     scores = ScoreSheet(protocol="test", head_only=HEAD_ONLY, shipped=HEAD_ONLY)
-    absent: dict[str, Any] = {"gain": None, "forgetting": None, "trials": (), "warnings": ()}
+    absent: dict[str, Any] = {"gain": None, "forgetting": None, "trials": (), "warnings": (), "frozen_engine": None}
     return verdict(shipped="head_only", scores=scores, cost=Cost(seconds={"total": 1.0}), **absent)
 
 
@@ -65,6 +68,7 @@ def test_the_file_says_what_the_design_says() -> None:
     assert content["schema"] == 2
     assert list(content) == [
         "schema", "shipped", "data", "model", "scores", "gain", "forgetting", "trials", "warnings", "cost", "versions",
+        "frozen_engine",
     ]  # fmt: skip
     assert content["trials"][0]["points"] == [
         {"alpha": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.79, "log_loss": 0.6, "z": 0.0},
@@ -80,10 +84,21 @@ def test_what_was_not_measured_is_absent() -> None:
     text = head_only().to_json()
     content = json.loads(text)
     assert "null" not in text
-    assert {"gain", "forgetting"} & set(content) == set()
+    assert {"gain", "forgetting", "frozen_engine"} & set(content) == set()
     assert set(content["scores"]) == {"protocol", "head_only", "shipped"}
     assert "peak_rss_mib" not in content["cost"]
     assert set(json.loads(verdict().to_json())["forgetting"]) == {"agreement", "agreement_n", "cka"}
+
+
+def test_the_engine_is_named_with_what_was_faster_and_why_it_was_not_taken() -> None:
+    precisions = (torch.float32, torch.bfloat16)
+    report = EngineReport("torch 2.10", "fused", (0, 1, 2), precisions, (("openvino", "it is not installed"),))
+    assert frozen_engine(report) == FrozenEngine(
+        computed_by="torch 2.10, in torch with BatchNorm fused",
+        precision="float32 below stage 1, bfloat16 from it on",
+        fallbacks=("openvino: it is not installed",),
+    )
+    assert frozen_engine(None) is None
 
 
 def edited(**changes: Any) -> str:

@@ -35,6 +35,11 @@ from unfreeze.models.probe import probe_images
 Forward = Callable[[Tensor], Tensor]
 Way = Literal["openvino", "fused", "plain"]
 
+WAYS: dict[Way, str] = {
+    "openvino": "compiled by OpenVINO",
+    "fused": "in torch with BatchNorm fused",
+    "plain": "in torch as the stages are",
+}
 PROBE = "1"  # of the drawn images and of what is compared; another one makes remembered choices void
 CHECKED = 4  # images that a choice for trained stages is checked on
 ROUNDING = 1e-4  # of the output's length; float32 rounding through a hundred layers stays a tenth of that
@@ -59,6 +64,11 @@ class EngineReport:
     cuts: tuple[int, ...]
     precisions: tuple[torch.dtype, ...]
     rejected: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def computed_by(self) -> str:
+        """What computes, in words."""
+        return f"{self.backend}, {WAYS[self.way]}"
 
     @property
     def precision(self) -> str:
@@ -209,9 +219,16 @@ def frozen_forward(backbone: Backbone, start: int, stop: int) -> Forward:
     return _pipeline(backbone, report, bounds, fingerprints)
 
 
+def engine_used(backbone: Backbone) -> EngineReport | None:
+    """Return what was chosen last for this network at its precision, whether or not stages above have trained since."""
+    same = choice_inputs(backbone, "")[:-1]
+    reports = [report for name, report in backbone.compiled.items() if name[:-1] == same]
+    return reports[-1] if reports else None
+
+
 def uses_reduced_precision(backbone: Backbone) -> bool:
-    """Return whether anything that was chosen for ``backbone`` computes in less than float32."""
-    report = known_engine(backbone)
+    """Return whether what was chosen for ``backbone`` computes anything in less than float32."""
+    report = engine_used(backbone)
     return report is not None and set(report.precisions) != {torch.float32}
 
 
@@ -235,7 +252,7 @@ def _choose(backbone: Backbone) -> EngineReport:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             if reason is None:
                 return report
-            rejected.append((f"{_backend(way)}, {way}, {report.precision}", reason))
+            rejected.append((f"{WAYS[way]}, {report.precision}", reason))
     return EngineReport(_backend("plain"), "plain", cuts, _mixes(backbone)[-1], tuple(rejected))
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from unfreeze.config import TrainConfig
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.inputs import Inputs
+from unfreeze.models.engine import engine_used
 from unfreeze.scoring.evidence import Evidence, paired_gain, score_sheet, searched
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo, chosen
 from unfreeze.training.training_features import TrainingFeatures
-from unfreeze.verdict import Cost, Data, Model, Verdict
+from unfreeze.verdict import Cost, Data, Model, Verdict, frozen_engine
 from unfreeze.version import versions
 
 
@@ -63,4 +64,5 @@ def build_verdict(
         warnings=second.setbacks if second is not None else (),
         cost=cost,
         versions=versions(),
+        frozen_engine=frozen_engine(engine_used(inputs.backbone)),
     )

@@ -12,8 +12,16 @@ import torch
 from tests.support import CPU, PREPROCESSING, TinyCnn, shake, tiny_cnn, tiny_vit
 from torch import Tensor, nn
 
-from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
-from unfreeze.models.engine import EngineReport, choose_engine, frozen_forward, known_engine, remember_engine
+from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, in_float32
+from unfreeze.models.engine import (
+    EngineReport,
+    choose_engine,
+    engine_used,
+    frozen_forward,
+    known_engine,
+    remember_engine,
+    uses_reduced_precision,
+)
 from unfreeze.models.openvino_engine import openvino_version
 from unfreeze.models.probe import probe_images
 
@@ -137,6 +145,19 @@ def test_a_choice_that_was_made_before_gives_the_same_bits(precision: torch.dtyp
     remember_engine(second, second.fingerprint(), choose_engine(first))
     assert torch.equal(frozen_forward(second, 0, 5)(IMAGES), expected)
     assert choose_engine(second) == choose_engine(first)
+
+
+@torch.no_grad()
+def test_what_trains_above_does_not_hide_what_computed_below() -> None:
+    backbone = replace(tiny_cnn(), precision=torch.bfloat16)
+    assert engine_used(backbone) is None
+    assert not uses_reduced_precision(backbone)
+    report = choose_engine(backbone)
+    next(backbone.stages[4].module.parameters()).mul_(1.5)
+    assert known_engine(backbone) is None
+    assert engine_used(backbone) == report
+    assert uses_reduced_precision(backbone)
+    assert engine_used(in_float32(backbone)) is None
 
 
 @torch.no_grad()

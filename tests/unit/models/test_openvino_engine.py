@@ -152,8 +152,8 @@ def test_where_bf16_would_lose_the_photo_openvino_computes_in_float32() -> None:
     torch.manual_seed(0)
     module = Odd(nn.Identity())
     module.first.weight.sub_(module.first.weight.mean(1, keepdim=True))  # it sees only how the colours differ
-    mean = tuple(mean - 1000 * std for mean, std in zip(PREPROCESSING.mean, PREPROCESSING.std, strict=True))
-    bright_ones = replace(PREPROCESSING, mean=mean)
+    red, green, blue = (mean - 1000 * std for mean, std in zip(PREPROCESSING.mean, PREPROCESSING.std, strict=True))
+    bright_ones = replace(PREPROCESSING, mean=(red, green, blue))
     backbone = assemble("odd", Architecture("timm", "odd"), Network(module, "fc", 2, (), bright_ones), CPU)
     backbone = replace(backbone, precision=torch.bfloat16)
     bright = IMAGES + 1000
