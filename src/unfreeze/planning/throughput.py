@@ -28,6 +28,7 @@ from unfreeze.training.store import Store
 
 N_TIMED = 2  # batches or steps, after one that warms up
 WORTH_TIMING = 10 * (1 + N_TIMED) * BATCH  # images: of fewer, timing a few is no small part
+FEW = 10 * BATCH  # images: of fewer, a single step is timed, and what comes with it
 FIT_ROWS = 4096  # at most, of the features whose reading is timed
 FIT_ITERATIONS = 320  # median L-BFGS iterations for the whole L2 path on the benchmarks' sets
 
@@ -264,6 +265,8 @@ def _head_s(timer: Timer, backbone: Backbone, data: TrainingData, n_views: int) 
 
 def _n_steps(n_images: int) -> int:
     """Return how many steps are timed where so many images are ahead, the one that warms up included."""
+    if n_images < FEW:
+        return 1
     return 1 + (N_TIMED if n_images >= WORTH_TIMING else 1)
 
 
