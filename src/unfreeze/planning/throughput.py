@@ -21,9 +21,9 @@ from unfreeze.runtime import threads_for
 from unfreeze.training.activations import BATCH, Activations, Rendered, by_photo
 from unfreeze.training.demand import CacheMisses, compute
 from unfreeze.training.finetune import Indices, Schedule, finetune
+from unfreeze.training.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.recipes import Candidate, Recipe
 from unfreeze.training.rounds import TrainingData, trainings_of
-from unfreeze.training.side_by_side import how_many, pace
 from unfreeze.training.store import Store
 
 N_TIMED = 2  # batches or steps, after one that warms up
@@ -132,9 +132,9 @@ class Trainings:
         """Return the same for a candidate, several of whose trainings may run beside each other."""
         count, boundary = len(trainings_of(self.data, recipe.judges)), candidate.plan.boundary
         source = random_activations(self.backbone, self.renderer, boundary)
-        together = how_many(self.backbone, source, candidate.plan, candidate.schedule.batch_size, count)
+        together = n_parallel(self.backbone, source, candidate.plan, candidate.schedule.batch_size, count)
         seconds = self.s_per_image(boundary, candidate.plan, candidate.schedule, n_images)
-        return seconds * pace(count, together, torch.get_num_threads())
+        return seconds * parallel_slowdown(count, together, torch.get_num_threads())
 
 
 def measure_throughput(

@@ -15,10 +15,10 @@ from unfreeze.training.activations import answers_from
 from unfreeze.training.finetune import EpochRow, Indices, Trouble, Tuned, Weights, finetune
 from unfreeze.training.gather import Sources
 from unfreeze.training.interpolate import between
+from unfreeze.training.parallel import Follow, n_parallel, run_parallel
 from unfreeze.training.recipes import BACK_OFF, Candidate
 from unfreeze.training.rounds import Round, TrainingData
 from unfreeze.training.selection import Panel
-from unfreeze.training.side_by_side import Follow, how_many, side_by_side
 
 TimeLeft = Callable[[int], bool]
 WORDS: dict[Trouble, str] = {
@@ -170,8 +170,8 @@ def _on_rounds(bench: Bench, candidate: Candidate, phase: str) -> Trial:
     finals: list[Weights] = []
     answers: dict[float, list[Logits]] = {alpha: [] for alpha in bench.alphas}
     source, batch_size = bench.sources[candidate.plan.boundary], candidate.schedule.batch_size
-    count = how_many(bench.backbone, source, candidate.plan, batch_size, len(rounds))
-    for tuned, said in side_by_side(bench.twins(count), range(len(rounds)), on_round):
+    count = n_parallel(bench.backbone, source, candidate.plan, batch_size, len(rounds))
+    for tuned, said in run_parallel(bench.twins(count), range(len(rounds)), on_round):
         history.extend(tuned.history)
         if tuned.trouble is not None:
             return Trial(candidate, {}, (), tuple(history), tuned.trouble, 0.0)
