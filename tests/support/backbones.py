@@ -6,9 +6,9 @@ import torch
 from tests.support.photos import PREPROCESSING, SIZE
 from torch import Tensor, nn
 
-from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, assemble, new_head
+from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, assemble
+from unfreeze.models.backbone import new_head as new_head
 from unfreeze.training.finetune import Weights
-from unfreeze.training.phase_one import new_head as new_head
 
 CPU = torch.device("cpu")
 
