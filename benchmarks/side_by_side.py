@@ -20,14 +20,14 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
+from unfreeze.models.state import ModelState
 from unfreeze.planning.throughput import random_activations
 from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import prepare_process
-from unfreeze.training.finetune import ModelState
+from unfreeze.training.parallel import Follow, run_parallel
 from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import TrainingData, trainings_of
 from unfreeze.training.search import Bench
-from unfreeze.training.side_by_side import Follow, side_by_side
 
 CLASSES, FOLDS = 2, 5
 
@@ -73,7 +73,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for workers, found in seconds.items():
             started = time.perf_counter()
-            list(side_by_side(bench.twins(workers), range(len(trainings)), train))
+            list(run_parallel(bench.twins(workers), range(len(trainings)), train))
             found.append(time.perf_counter() - started)
     ratios = [one / other for one, other in zip(seconds[together], seconds[1], strict=True)]
     print(f"{count} photos, {len(trainings)} trainings of {candidate.schedule.epochs} epochs")

@@ -22,13 +22,14 @@ from unfreeze.runtime import threads_for
 from unfreeze.training.activations import BATCH, Activations, Rendered, by_photo
 from unfreeze.training.demand import CacheMisses, compute
 from unfreeze.training.finetune import Indices, Schedule, finetune
+from unfreeze.training.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.recipes import Candidate, Recipe
 from unfreeze.training.rounds import Folds, TrainingData
-from unfreeze.training.side_by_side import how_many, pace
 from unfreeze.training.store import Store
 
 N_TIMED = 2  # batches or steps, after one that warms up
 WORTH_TIMING = 10 * (1 + N_TIMED) * BATCH  # images: of fewer, timing a few is no small part
+FEW = 10 * BATCH  # images: of fewer, a single step is timed, and what comes with it
 FIT_ROWS = 4096  # at most, of the features whose reading is timed
 FIT_ITERATIONS = 320  # median L-BFGS iterations for the whole L2 path on the benchmarks' sets
 
@@ -132,9 +133,9 @@ class Trainings:
         """Return the same for a candidate, several of whose trainings may run beside each other."""
         count, boundary = len(Folds.of(self.data, recipe.judges).trainings), candidate.plan.boundary
         source = random_activations(self.backbone, self.renderer, boundary)
-        together = how_many(self.backbone, source, candidate.plan, candidate.schedule.batch_size, count)
+        together = n_parallel(self.backbone, source, candidate.plan, candidate.schedule.batch_size, count)
         seconds = self.s_per_image(boundary, candidate.plan, candidate.schedule, n_images)
-        return seconds * pace(count, together, torch.get_num_threads())
+        return seconds * parallel_slowdown(count, together, torch.get_num_threads())
 
 
 def measure_throughput(
@@ -262,6 +263,8 @@ def _head_s(timer: Timer, backbone: Backbone, data: TrainingData, n_views: int) 
 
 def _n_steps(n_images: int) -> int:
     """Return how many steps are timed where so many images are ahead, the one that warms up included."""
+    if n_images < FEW:
+        return 1
     return 1 + (N_TIMED if n_images >= WORTH_TIMING else 1)
 
 

@@ -24,7 +24,7 @@ from unfreeze.models.tuning import trainable_forward
 from unfreeze.predict import Logits, place
 from unfreeze.runtime import generator, track
 from unfreeze.training.activations import Activations, answers_from
-from unfreeze.training.side_by_side import Follow
+from unfreeze.training.parallel import Follow
 
 COLLAPSED = 2.0  # standard errors by which validation must be below where it began to count as collapsed
 PATIENCE = 3  # and for how many epochs of the second half: while the rate is high there is a dip, which is made good

@@ -14,11 +14,11 @@ from unfreeze.predict import Logits
 from unfreeze.runtime import track
 from unfreeze.training.activations import Activations, answers_from
 from unfreeze.training.finetune import EpochRow, Indices, Trouble, Tuned, finetune
+from unfreeze.training.parallel import Follow, n_parallel, run_parallel
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.recipes import BACK_OFF, Candidate
 from unfreeze.training.rounds import Round
 from unfreeze.training.selection import Panel
-from unfreeze.training.side_by_side import Follow, how_many, side_by_side
 from unfreeze.training.training_features import TrainingFeatures
 
 TimeLeft = Callable[[int], bool]
@@ -197,8 +197,8 @@ def _on_rounds(bench: Bench, candidate: Candidate, phase: str) -> Trial:
     finals: list[ModelState] = []
     answers: dict[float, list[Logits]] = {alpha: [] for alpha in bench.alphas}
     source, batch_size = features.final.by_boundary[candidate.plan.boundary], candidate.schedule.batch_size
-    count = how_many(features.backbone, source, candidate.plan, batch_size, len(trainings))
-    for tuned, said in side_by_side(bench.twins(count), range(len(trainings)), on_round):
+    count = n_parallel(features.backbone, source, candidate.plan, batch_size, len(trainings))
+    for tuned, said in run_parallel(bench.twins(count), range(len(trainings)), on_round):
         history.extend(tuned.history)
         if tuned.trouble is not None:
             return Trial(candidate, {}, (), tuple(history), tuned.trouble, 0.0)

@@ -1,32 +1,65 @@
 from __future__ import annotations
 
+import itertools
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from unfreeze.training.planner import Deadline, Forecast, count_up, duration
-from unfreeze.training.speed import Speed
-from unfreeze.training.work import Work
+from tests.support.backbones import tiny_cnn
+from tests.support.training import new_store, papers, planned
 
+from unfreeze.planning.forecast import Deadline, Forecast, duration, forecast_run
 from unfreeze.runtime import Stopwatch
+from unfreeze.training.demand import compute, held_out_request
+from unfreeze.training.gather import gather
+from unfreeze.training.phase_one import phase_one
+from unfreeze.training.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_work_times_speed() -> None:
-    work = Work(
-        views=1000, onward=500, tried=(200, 400), head_learned=0, unsolved=True, validated=(200, 500), unread=100,
-        asked=400,
-    )  # fmt: skip
-    speed = Speed(
-        view=0.01, read=0.02, building=1.0, timed=10, photo=0.001, learned=(0.1, 0.2), head_learned=9.0,
-        solved=2.0,
-    )  # fmt: skip
-    counted = count_up(work, speed)
-    assert counted.tries == pytest.approx((20.2, 80.5))
-    assert (counted.features, counted.head, counted.exam) == pytest.approx((10.4, 2.0, 3.4))
-    assert count_up(replace(work, unread=0), speed).exam == pytest.approx(0.4)
-    assert count_up(replace(work, views=5, onward=0), speed).features == 0
+class CountingClock:
+    """Goes on by a second whenever it is read."""
+
+    def __init__(self) -> None:
+        self.reads = itertools.count()
+
+    def wall(self) -> float:
+        return float(next(self.reads))
+
+    thread = process = wall
+
+
+def forecast(store: Store, photos: tuple[Path, ...], **settings: object) -> Forecast:
+    backbone = tiny_cnn()
+    own, data, recipe = planned(photos, backbone, **settings)
+    return forecast_run(store, backbone, [own], data, recipe, papers(own), clock=CountingClock())
+
+
+def test_a_run_whose_activations_and_head_are_kept_has_steps_and_scoring_ahead(photos: tuple[Path, ...]) -> None:
+    backbone, store = tiny_cnn(), new_store()
+    own, data, recipe = planned(photos, backbone, epochs=2, depth="layer3")
+    cold = forecast(store, photos, epochs=2, depth="layer3")
+    assert min(cold.features, cold.head, *cold.tries, cold.exam) > 0
+    _, at_head = gather(store, backbone, own, data, recipe)
+    phase_one(store, backbone, at_head, data, recipe, 0)
+    compute(store, backbone, [held_out_request(papers(own), recipe.boundary, recipe.poses(own))])
+    warm = forecast(store, photos, epochs=2, depth="layer3")
+    assert (warm.features, warm.head) == (0, 0)
+    assert 0 < warm.exam < cold.exam
+    assert warm.tries[0] > 0
+
+
+def test_twice_the_epochs_take_nearly_twice_the_time(photos: tuple[Path, ...]) -> None:
+    (once,), (twice,) = (forecast(new_store(), photos, epochs=n, depth="layer3").tries for n in (40, 80))
+    assert 1.8 * once < twice < 2 * once
+
+
+def test_a_head_only_run_has_no_candidates(photos: tuple[Path, ...]) -> None:
+    found = forecast(new_store(), photos, recipe="head-only")
+    assert found.tries == ()
+    assert found.features > 0
 
 
 FORECAST = Forecast(features=10.5, head=2.0, tries=(70.2, 80.5), exam=3.4)

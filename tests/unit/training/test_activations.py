@@ -27,9 +27,8 @@ from unfreeze.training.activations import (
     features,
     keep,
     keep_or_render,
-    missing,
-    nearest,
 )
+from unfreeze.training.demand import ActivationRequest, cache_misses
 from unfreeze.training.finetune import finetune
 from unfreeze.training.kept_engine import engine_of
 from unfreeze.training.recipes import TEXTBOOK
@@ -111,6 +110,11 @@ class Counted:
         return self.source.batches(photos, views, size)
 
 
+def n_missing(store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> int:
+    misses = cache_misses(store, backbone, [ActivationRequest(renderer, boundary, wanted, "test")])
+    return sum(len(each.pairs) for each in misses)
+
+
 def computed(store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> int:
     source = Counted(Rendered(renderer))
     kept = keep(store, backbone, source, boundary, wanted, "test")
@@ -145,8 +149,6 @@ def test_what_an_earlier_run_kept_at_a_shallower_boundary_saves_the_pixels(
     gone = replace(own, paths=tuple(Path("gone") / path.name for path in own.paths))
     deeper = keep_or_render(store, backbone, gone, 4, WANTED, "test")
     at_head = keep(store, backbone, Rendered(gone), 5, {2: (1, 0)}, "test")
-    assert nearest(store, backbone, gone, 4, WANTED) == 2
-    assert nearest(store, backbone, gone, 2, {2: (3,)}) == 0
     direct = keep_or_render(new_store(), backbone, own, 4, WANTED, "test")
     assert torch.equal(everything(deeper), everything(direct))
     onward = keep(new_store(), backbone, direct, 5, {2: (0, 1)}, "test")
@@ -288,7 +290,7 @@ def test_what_decides_an_activation_decides_whether_it_is_found(
     assert computed(store, backbone, own, 3, wanted) == 2
     next(backbone.stages[2].module.parameters()).mul_(2)  # a frozen weight
     assert computed(store, backbone, own, 3, wanted) == 2
-    assert len(missing(store, replace(backbone, precision=torch.bfloat16), own, 3, wanted)) == 2
+    assert n_missing(store, replace(backbone, precision=torch.bfloat16), own, 3, wanted) == 2
     other = replace(backbone, architecture=replace(backbone.architecture, arguments={"output_stride": 16}))
     assert computed(store, other, own, 3, wanted) == 2
     assert computed(store, backbone, own, 3, wanted) == 0
@@ -302,7 +304,7 @@ def test_activations_of_another_engine_are_not_found(photos: tuple[Path, ...], m
     monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
     assert computed(store, backbone, own, 3, WANTED) == 7
     monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: "another")
-    assert len(missing(store, backbone, own, 3, WANTED)) == 7
+    assert n_missing(store, backbone, own, 3, WANTED) == 7
 
 
 def test_byte_identical_photos_are_computed_once(photos: tuple[Path, ...], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import nn
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.training.activations import Activations
-from unfreeze.training.side_by_side import Follow, how_many, pace, side_by_side
+from unfreeze.training.parallel import Follow, n_parallel, parallel_slowdown, run_parallel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +43,7 @@ def test_results_come_in_order_and_threads_are_shared() -> None:
         torch.manual_seed(item)
         return worker, item, torch.get_num_threads()
 
-    found = list(side_by_side(["a", "b"], range(5), work))
+    found = list(run_parallel(["a", "b"], range(5), work))
     assert found == [("a", 0, 2), ("b", 1, 2), ("a", 2, 2), ("b", 3, 2), ("a", 4, 4)]
     assert torch.get_num_threads() == 4
     torch.manual_seed(3)
@@ -53,17 +53,17 @@ def test_results_come_in_order_and_threads_are_shared() -> None:
 def test_torchs_generator_is_what_it_was() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    list(side_by_side("ab", range(2), lambda _worker, item, _follow: torch.manual_seed(item)))
+    list(run_parallel("ab", range(2), lambda _worker, item, _follow: torch.manual_seed(item)))
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_they_run_at_the_same_time() -> None:
     meeting = threading.Barrier(3)
-    assert sorted(side_by_side("abc", range(3), lambda *_: meeting.wait(timeout=60))) == [0, 1, 2]
+    assert sorted(run_parallel("abc", range(3), lambda *_: meeting.wait(timeout=60))) == [0, 1, 2]
 
 
 def test_one_worker_works_in_this_thread() -> None:
-    assert list(side_by_side("a", range(3), lambda *_: threading.current_thread())) == [threading.current_thread()] * 3
+    assert list(run_parallel("a", range(3), lambda *_: threading.current_thread())) == [threading.current_thread()] * 3
 
 
 def test_whoever_fails_halts_the_others() -> None:
@@ -75,12 +75,12 @@ def test_whoever_fails_halts_the_others() -> None:
         steps.extend(follow(itertools.count(), "without end", 1))
 
     with pytest.raises(ValueError, match="first"):
-        list(side_by_side("ab", range(4), work))
+        list(run_parallel("ab", range(4), work))
 
 
 def test_what_nobody_asks_for_is_not_begun() -> None:
     begun: list[int] = []
-    results = side_by_side("ab", range(6), lambda _worker, item, _follow: begun.append(item))
+    results = run_parallel("ab", range(6), lambda _worker, item, _follow: begun.append(item))
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert sorted(begun) == [0, 1]
@@ -96,31 +96,31 @@ def test_there_are_no_more_than_rounds_threads_and_memory(
 ) -> None:
     backbone = make()
     source, how = source_of(backbone, photos), plan(backbone)
-    assert how_many(backbone, source, how, 16, 1) == 1
-    assert how_many(backbone, source, how, 16, 3) == 3
-    assert how_many(backbone, source, how, 16, 9) == 4
+    assert n_parallel(backbone, source, how, 16, 1) == 1
+    assert n_parallel(backbone, source, how, 16, 3) == 3
+    assert n_parallel(backbone, source, how, 16, 9) == 4
     learned = sum(value.nbytes for stage in backbone.stages[3:] for value in stage.module.parameters())
-    monkeypatch.setattr("unfreeze.training.side_by_side.MEMORY", 9 * learned)
-    assert how_many(backbone, source, how, 16, 9) == 2
+    monkeypatch.setattr("unfreeze.training.parallel.MEMORY", 9 * learned)
+    assert n_parallel(backbone, source, how, 16, 9) == 2
 
 
 @pytest.mark.usefixtures("four_threads")
 def test_where_steps_draw_random_numbers_there_is_one(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     source = source_of(backbone, photos)
-    assert how_many(backbone, source, plan(backbone, bn="train"), 16, 3) == 1
+    assert n_parallel(backbone, source, plan(backbone, bn="train"), 16, 3) == 1
     top = backbone.stages[-1]
     dropped = replace(top, module=nn.Sequential(top.module, nn.Dropout(0.5)))
-    assert how_many(replace(backbone, stages=(*backbone.stages[:-1], dropped)), source, plan(backbone), 16, 3) == 1
+    assert n_parallel(replace(backbone, stages=(*backbone.stages[:-1], dropped)), source, plan(backbone), 16, 3) == 1
     vit = tiny_vit()
-    assert how_many(vit, source_of(vit, photos), plan(vit, subset="lora"), 16, 3) == 1
+    assert n_parallel(vit, source_of(vit, photos), plan(vit, subset="lora"), 16, 3) == 1
 
 
 @pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(("batch_size", "together"), [(1, 3), (32, 3), (33, 1)])
 def test_where_steps_are_on_many_photos_there_is_one(photos: tuple[Path, ...], batch_size: int, together: int) -> None:
     backbone = tiny_cnn()
-    assert how_many(backbone, source_of(backbone, photos), plan(backbone), batch_size, 3) == together
+    assert n_parallel(backbone, source_of(backbone, photos), plan(backbone), batch_size, 3) == together
 
 
 @pytest.mark.usefixtures("four_threads")
@@ -128,7 +128,7 @@ def test_a_card_trains_one_at_a_time(photos: tuple[Path, ...], monkeypatch: pyte
     backbone = tiny_cnn()
     source = source_of(backbone, photos)
     monkeypatch.setattr(Backbone, "device", torch.device("cuda"))
-    assert how_many(backbone, source, plan(backbone), 16, 3) == 1
+    assert n_parallel(backbone, source, plan(backbone), 16, 3) == 1
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_a_card_trains_one_at_a_time(photos: tuple[Path, ...], monkeypatch: pyte
     ],
 )
 def test_groups_take_what_their_threads_make_of_it(count: int, together: int, threads: int, share: float) -> None:
-    assert pace(count, together, threads) == pytest.approx(share)
+    assert parallel_slowdown(count, together, threads) == pytest.approx(share)
 
 
 # The rounds of phase 2

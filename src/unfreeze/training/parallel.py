@@ -1,4 +1,4 @@
-"""Trainings side by side on a CPU, in threads: torch lets go of Python's lock while it computes.
+"""Trainings in parallel on a CPU, in threads: torch releases the global interpreter lock while it computes.
 
 A step on 16 photos keeps no two cores busy all the time, and eight even less; two trainings do (benchmarks/RESULTS.md).
 """
@@ -19,8 +19,8 @@ from unfreeze.predict import place
 from unfreeze.runtime import track
 from unfreeze.training.activations import Activations
 
-MEMORY = 2**30  # bytes for what trainings side by side have each of its own, activations not counted
-FEW = 8  # photos of a step for each thread; with 16, side by side takes 0.93 of the time and a training's memory more
+MEMORY = 2**30  # bytes for what each of the parallel trainings allocates, activations not counted
+FEW = 8  # images of a step for each thread; with 16, parallel trainings take 0.93 of the time and a training's memory more
 Worker = TypeVar("Worker")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,11 +28,11 @@ Follow = Callable[[Iterable[int], str, int], Generator[int]]
 """What a training hands its steps to, as to ``runtime.track``, and takes them from."""
 
 
-class HaltedError(Exception):
+class TrainingCancelledError(Exception):
     """Another training failed, or the run was interrupted."""
 
 
-def how_many(backbone: Backbone, source: Activations, plan: StagePlan, batch_size: int, trainings: int) -> int:
+def n_parallel(backbone: Backbone, source: Activations, plan: StagePlan, batch_size: int, trainings: int) -> int:
     """Return how many trainings should run side by side.
 
     It is 1 on a card, which one training fills, where steps are on photos enough, and where they draw from torch's one
@@ -67,7 +67,7 @@ def _draws(backbone: Backbone, source: Activations, plan: StagePlan) -> bool:
         return not torch.equal(torch.get_rng_state(), before)
 
 
-def pace(count: int, together: int, threads: int) -> float:
+def parallel_slowdown(count: int, together: int, threads: int) -> float:
     """Estimate what ``count`` trainings take, so many of them together, as a share of what they take one after the other.
 
     On n threads a step takes 1 / sqrt(n) of what it takes on one: 0.68 to 0.75 on two, where it was measured.
@@ -76,7 +76,7 @@ def pace(count: int, together: int, threads: int) -> float:
     return sum(math.sqrt(threads / (threads // size)) for size in groups) / max(1, count)
 
 
-def side_by_side(
+def run_parallel(
     workers: Sequence[Worker], items: Sequence[Item], work: Callable[[Worker, Item, Follow], Result]
 ) -> Iterator[Result]:
     """Yield ``work(worker, item, follow)`` for every item, in order; as many at once as there are workers.
@@ -101,7 +101,7 @@ def _together(
     def quietly(steps: Iterable[int], _description: str, _total: int) -> Generator[int]:
         for step in steps:
             if stop.is_set():
-                raise HaltedError
+                raise TrainingCancelledError
             yield step
 
     def shown(steps: Iterable[int], description: str, total: int) -> Generator[int]:
@@ -112,7 +112,7 @@ def _together(
         torch.set_flush_denormal(True)  # holds for a thread, as ``prepare_process`` has it for the first
         return work(worker, item, follow)
 
-    # What a training tries out it does with a seeded generator, and puts back what the generator was.
+    # Trial forwards reseed the global generator; fork_rng restores it.
     with torch.random.fork_rng(devices=[]), ThreadPoolExecutor(len(group), thread_name_prefix="train") as pool:
         try:
             running = [
