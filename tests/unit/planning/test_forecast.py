@@ -12,9 +12,9 @@ from tests.support.training import new_store, papers, planned
 from unfreeze.planning.forecast import Deadline, Forecast, duration, forecast_run
 from unfreeze.runtime import Stopwatch
 from unfreeze.training.demand import compute, held_out_request
-from unfreeze.training.gather import gather
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.store import Store
+from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,13 +41,12 @@ def test_a_run_whose_activations_and_head_are_kept_has_steps_and_scoring_ahead(p
     backbone, store = tiny_cnn(), new_store()
     own, data, recipe = planned(photos, backbone, epochs=2, depth="layer3")
     cold = forecast(store, photos, epochs=2, depth="layer3")
-    assert min(cold.features, cold.head, *cold.tries, cold.exam) > 0
-    _, at_head = gather(store, backbone, own, data, recipe)
-    phase_one(store, backbone, at_head, data, recipe, 0)
+    assert min(cold.features, cold.head, *cold.tries, cold.evaluation) > 0
+    phase_one(compute_features(store, backbone, [own], data, recipe, 0), recipe)
     compute(store, backbone, [held_out_request(papers(own), recipe.boundary, recipe.poses(own))])
     warm = forecast(store, photos, epochs=2, depth="layer3")
     assert (warm.features, warm.head) == (0, 0)
-    assert 0 < warm.exam < cold.exam
+    assert 0 < warm.evaluation < cold.evaluation
     assert warm.tries[0] > 0
 
 
@@ -62,12 +61,14 @@ def test_a_head_only_run_has_no_candidates(photos: tuple[Path, ...]) -> None:
     assert found.features > 0
 
 
-FORECAST = Forecast(features=10.5, head=2.0, tries=(70.2, 80.5), exam=3.4)
+FORECAST = Forecast(features=10.5, head=2.0, tries=(70.2, 80.5), evaluation=3.4)
 
 
 @pytest.mark.parametrize(("tried", "expected"), [(0, 0.0), (1, 70.2), (2, 150.7)])
 def test_phase_two_takes_every_try(tried: int, expected: float) -> None:
-    assert FORECAST.seconds(tried) == pytest.approx({"features": 10.5, "head": 2.0, "finetune": expected, "exam": 3.4})
+    assert FORECAST.seconds(tried) == pytest.approx(
+        {"features": 10.5, "head": 2.0, "finetune": expected, "evaluation": 3.4}
+    )
 
 
 def test_the_forecast_says_what_the_first_try_takes_and_what_all_may_take() -> None:

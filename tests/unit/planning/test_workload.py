@@ -23,6 +23,7 @@ from unfreeze.training.activations import BATCH, EVALUATION_BATCH, Activations, 
 from unfreeze.training.demand import compute, held_out_request
 from unfreeze.training.gather import gather
 from unfreeze.training.phase_one import phase_one
+from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -144,7 +145,7 @@ def test_the_work_that_is_counted_is_done(
     if before is not None:
         train(folders, tmp_path, observed, **(settings if isinstance(before, str) else before))
     run, work = train(folders, tmp_path, observed, **settings)
-    tried = len(run.verdict.tried)
+    tried = len(run.verdict.trials)
     assert tried == len(work.n_train_steps_images)
     assert observed.rows(size=BATCH, training=True, pixels=True) == work.n_views
     assert observed.rows(size=BATCH, training=True, pixels=False) == work.n_to_head
@@ -157,7 +158,7 @@ def test_the_work_that_is_counted_is_done(
     forward += observed.rows(size=BATCH, training=False, pixels=False)
     counted = work.n_head_val_images + sum(work.n_val_images) + work.n_heldout_forward
     chosen = 2 if settings.get("symmetry") == "flip" else 1
-    if len(run.verdict.model.poses) == chosen:
+    if len(run.verdict.model.orientations) == chosen:
         assert forward == counted
     else:  # photos are taken to be shown in all orientations
         assert counted / chosen <= forward < counted
@@ -215,9 +216,9 @@ def test_held_out_images_are_computed_in_float32_whatever_training_computes_in(p
 def test_a_head_that_was_solved_before_is_not_counted(photos: tuple[Path, ...], settings: dict[str, object]) -> None:
     backbone, store = tiny_cnn(), new_store()
     own, data, recipe = planned(photos, backbone, **settings)
-    _, at_head = gather(store, backbone, own, data, recipe)
+    features = compute_features(store, backbone, [own], data, recipe, 0)
     assert count_workload(store, backbone, [own], data, recipe, papers(own)).needs_head_fit
-    phase_one(store, backbone, at_head, data, recipe, 0)
+    phase_one(features, recipe)
     assert not count_workload(store, backbone, [own], data, recipe, papers(own)).needs_head_fit
 
 
