@@ -52,12 +52,13 @@ class Problem:
     """Photos' features, centred and of mean squared length 1, with the folds they are held out in.
 
     Attributes:
-        exact: Shape (photos * views, D), float64.
+        exact: Shape (photos * views, D), float64; of fewer rows than dimensions, in the coordinates of ``basis``.
         labels: Shape (photos,).
         fold: Shape (photos,).
         classes: Number of classes.
         center: Shape (D,): was subtracted.
         scale: What the features were divided by, after that.
+        basis: Orthonormal, shape (features' dimension, D).
     """
 
     exact: Tensor
@@ -66,6 +67,7 @@ class Problem:
     classes: int
     center: Tensor
     scale: Tensor
+    basis: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ def scipy_fit(problem: Problem, strengths: list[float], best: float) -> Fit:
     def fit_one(x: Tensor, y: Tensor, strength: float, start: Tensor, final: bool) -> tuple[Tensor, int]:
         return scipy_solve(x, y, problem.classes, strength, start, plain, Stop(gradient=1e-6 if final else 1e-5))
 
-    return solve_path(problem, problem.exact, strengths, best, fit_one)
+    return solve_path(problem, problem.exact, strengths, best, fit_one, problem.basis)
 
 
 def scaled_scipy_fit(problem: Problem, strengths: list[float], best: float) -> Fit:
@@ -171,7 +173,8 @@ def scaled_scipy_fit(problem: Problem, strengths: list[float], best: float) -> F
         stop = Stop(gradient=0.0, decrement=TOLERANCE if final else PATH_TOLERANCE)
         return scipy_solve(x, y, problem.classes, strength, start, scale, stop)
 
-    return solve_path(problem, problem.exact @ vectors, strengths, best, fit_one, vectors)
+    basis = vectors if problem.basis is None else problem.basis @ vectors
+    return solve_path(problem, problem.exact @ vectors, strengths, best, fit_one, basis)
 
 
 def sklearn_fit(problem: Problem, strengths: list[float], best: float) -> Fit:
@@ -190,11 +193,11 @@ def sklearn_fit(problem: Problem, strengths: list[float], best: float) -> Fit:
         found = torch.from_numpy(np.column_stack([model.coef_, model.intercept_]).astype(np.float64))
         return torch.cat([-found / 2, found / 2]) if two else found, int(model.n_iter_.max())
 
-    return solve_path(problem, problem.exact, strengths, best, fit_one)
+    return solve_path(problem, problem.exact, strengths, best, fit_one, problem.basis)
 
 
 def solve_path(
-    problem: Problem, exact: Tensor, strengths: list[float], best: float, fit_one: FitOne, basis: Tensor | None = None
+    problem: Problem, exact: Tensor, strengths: list[float], best: float, fit_one: FitOne, basis: Tensor | None
 ) -> Fit:
     """Return the final classifier of a path of penalties, and the held-out log-loss of each."""
     x, y, classes = exact.float(), problem.labels.repeat_interleave(VIEWS), problem.classes
@@ -231,7 +234,11 @@ def problem_of(given: Tensor, labels: Tensor, classes: int) -> Problem:
     center = x.mean(dim=0)
     scale = (x - center).square().sum(dim=1).mean().sqrt()
     fold = np.random.default_rng(0).permutation(len(labels)) % FOLDS
-    return Problem((x - center) / scale, labels, fold, classes, center, scale)
+    exact, basis = (x - center) / scale, None
+    if len(x) < x.shape[1]:
+        basis, _ = torch.linalg.qr(exact.T)
+        exact = exact @ basis
+    return Problem(exact, labels, fold, classes, center, scale, basis)
 
 
 def objective_of(head: Linear, given: Tensor, labels: Tensor, strength: float) -> float:

@@ -4,6 +4,9 @@ L-BFGS (Nocedal & Wright 2006, algorithm 7.4) whose first guess of the inverse H
 strength``, with h the mean of p (1 - p) over photos and classes: it evens out the very uneven spectrum of a network's
 features, which takes most iterations away.  Logits are linear in the parameters, so those along a search direction are
 found without looking at the features again: an iteration reads them twice, whatever the line search does.
+
+Own code rather than scipy's because one solve serves all folds; scipy's L-BFGS-B with the same preconditioner comes
+within 5e-9 of the same optimum in 1.0 to 1.5 times the CPU time (``benchmarks/head.py``).
 """
 
 from __future__ import annotations
