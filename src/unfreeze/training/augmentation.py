@@ -52,7 +52,7 @@ def select_augmentation(
     """Return the renderer with which a solved head is best: the first, unless another is significantly better.
 
     Turned views help in two ways that are measured together: the head learns from them, and its logits are averaged over
-    them.  The choice is nested: what is used for a fold is chosen by the images of the other folds.
+    them.  Where the folds' predictions are the evidence, the choice is nested: the other folds choose for a fold.
     """
     folds = range(int(data.fold.max()) + 1)
     if len(renderers) == 1:
@@ -70,10 +70,9 @@ def select_augmentation(
         )
 
     by_renderer = [losses(renderer) for renderer in renderers]
-    by_fold = select_nested(by_renderer, some.fold, len(folds))
-    return SelectedRenderers(
-        renderers[first_or_significantly_lower(by_renderer)], tuple(renderers[option] for option in by_fold)
-    )
+    final = first_or_significantly_lower(by_renderer)
+    by_fold = select_nested(by_renderer, some.fold, len(folds)) if recipe.cross_fit else [final for _ in folds]
+    return SelectedRenderers(renderers[final], tuple(renderers[option] for option in by_fold))
 
 
 def select_nested(losses: Sequence[FloatArray], fold: IntArray, n_folds: int) -> list[int]:

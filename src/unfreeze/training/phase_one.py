@@ -1,6 +1,7 @@
 """Phase 1: train a head on the frozen backbone, validate it on every fold, and fit it on all training images.
 
-Choices that affect a fold's predictions (augmentation, orientations, penalty) are made on the other folds.
+Where the folds' predictions are the evidence, because there is no test set, every choice that affects a fold's predictions
+(augmentation, orientations, penalty) is made on the other folds.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> PhaseOne:
     panel = Panel.of(plain, [labels[mask] for mask in masks], data)
     # Averaging over orientations multiplies the cost of inference: require the same significance as for shipping phase 2.
     takes_all = panel.ships(averaged, panel.everyone)
-    takes = [panel.ships(averaged, panel.others(fold)) for fold in panel.everyone]
+    takes = [panel.ships(averaged, panel.others(fold)) if recipe.cross_fit else takes_all for fold in panel.everyone]
 
     out_of_fold = np.empty_like(final.plain)
     for fold, mask in enumerate(masks):
