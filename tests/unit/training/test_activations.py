@@ -17,6 +17,7 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, pool
 from unfreeze.models.freezing import plan_from
+from unfreeze.models.state import random_head
 from unfreeze.predict import place
 from unfreeze.training.activations import (
     Activations,
@@ -26,9 +27,8 @@ from unfreeze.training.activations import (
     features,
     keep,
     keep_or_render,
-    missing,
-    nearest,
 )
+from unfreeze.training.demand import ActivationRequest, CacheMisses, cache_misses
 from unfreeze.training.finetune import finetune
 from unfreeze.training.recipes import TEXTBOOK
 from unfreeze.training.store import Store
@@ -122,6 +122,10 @@ def computed(store: Store, backbone: Backbone, renderer: Renderer, boundary: int
     return len(source.asked)
 
 
+def misses(store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> list[CacheMisses]:
+    return cache_misses(store, backbone, [ActivationRequest(renderer, boundary, wanted, "test")])
+
+
 @torch.no_grad()
 def test_nothing_is_computed_twice(photos: tuple[Path, ...]) -> None:
     store, backbone, own = new_store(), tiny_cnn(), renderer(photos)
@@ -141,10 +145,10 @@ def test_what_an_earlier_run_kept_at_a_shallower_boundary_saves_the_pixels(
     for boundary in (1, 2):
         keep_or_render(store, backbone, own, boundary, WANTED, "test")
     gone = replace(own, paths=tuple(Path("gone") / path.name for path in own.paths))
+    assert [each.start for each in misses(store, backbone, gone, 4, WANTED)] == [2]
+    assert [each.start for each in misses(store, backbone, gone, 2, {2: (3,)})] == [0]
     deeper = keep_or_render(store, backbone, gone, 4, WANTED, "test")
     at_head = keep(store, backbone, Rendered(gone), 5, {2: (1, 0)}, "test")
-    assert nearest(store, backbone, gone, 4, WANTED) == 2
-    assert nearest(store, backbone, gone, 2, {2: (3,)}) == 0
     direct = keep_or_render(new_store(), backbone, own, 4, WANTED, "test")
     # OpenVINO rounds to bf16 where it likes, and not after every layer.
     close = {"rtol": 0, "atol": 0} if precision == torch.float32 else {"rtol": 0.05, "atol": 0.05}
@@ -191,7 +195,8 @@ def test_what_decides_an_activation_decides_whether_it_is_found(
     assert computed(store, backbone, own, 3, wanted) == 2
     next(backbone.stages[2].module.parameters()).mul_(2)  # a frozen weight
     assert computed(store, backbone, own, 3, wanted) == 2
-    assert len(missing(store, replace(backbone, precision=torch.bfloat16), own, 3, wanted)) == 2
+    lowered = replace(backbone, precision=torch.bfloat16)
+    assert [len(each.pairs) for each in misses(store, lowered, own, 3, wanted)] == [2]
     other = replace(backbone, architecture=replace(backbone.architecture, arguments={"output_stride": 16}))
     assert computed(store, other, own, 3, wanted) == 2
     assert computed(store, backbone, own, 3, wanted) == 0
@@ -205,7 +210,7 @@ def test_activations_of_another_engine_are_not_found(photos: tuple[Path, ...], m
     monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
     assert computed(store, backbone, own, 3, WANTED) == 7
     monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: "another")
-    assert len(missing(store, backbone, own, 3, WANTED)) == 7
+    assert [len(each.pairs) for each in misses(store, backbone, own, 3, WANTED)] == [7]
 
 
 def test_byte_identical_photos_are_computed_once(photos: tuple[Path, ...], tmp_path: Path) -> None:
@@ -249,7 +254,7 @@ def test_training_learns_the_same_from_either_renderers_views(photos: tuple[Path
     def losses(renderer: Renderer) -> list[float | None]:
         backbone = tiny_cnn()
         tuned = finetune(
-            backbone, new_head(backbone, CLASSES, 0), Rendered(renderer), given.data.labels,
+            backbone, random_head(backbone, CLASSES, 0), Rendered(renderer), given.data.labels,
             plan_from(backbone, 0, lr=0.01, head_lr=0.01), schedule(views=None),
             phase="test", train=given.data.train, val=given.data.val, seed=0,
         )  # fmt: skip
