@@ -94,7 +94,7 @@ def test_batch_norm_in_train_mode_does_move_the_frozen_part(photos: tuple[Path, 
     below = {name for stage in backbone.stages[:boundary] for name in stage.module.state_dict()}
     with loaded(backbone, tuned.state):
         assert backbone.fingerprint(boundary) != below_before
-        moved = {name for name in below if not torch.equal(weights[name], backbone.state()[name])}
+        moved = {name for name in below if not torch.equal(weights[name], backbone.weights()[name])}
     assert moved == {name for name in below if "running" in name or "tracked" in name}
 
 
