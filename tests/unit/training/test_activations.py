@@ -18,6 +18,7 @@ from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, pool
 from unfreeze.models.engine import remember_engine
 from unfreeze.models.freezing import plan_from
+from unfreeze.models.state import random_head
 from unfreeze.predict import place
 from unfreeze.training.activations import (
     Activations,
@@ -28,7 +29,7 @@ from unfreeze.training.activations import (
     keep,
     keep_or_render,
 )
-from unfreeze.training.demand import ActivationRequest, cache_misses
+from unfreeze.training.demand import ActivationRequest, CacheMisses, cache_misses
 from unfreeze.training.finetune import finetune
 from unfreeze.training.kept_engine import engine_of
 from unfreeze.training.recipes import TEXTBOOK
@@ -128,6 +129,10 @@ def computed(store: Store, backbone: Backbone, renderer: Renderer, boundary: int
     return len(source.asked)
 
 
+def misses(store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> list[CacheMisses]:
+    return cache_misses(store, backbone, [ActivationRequest(renderer, boundary, wanted, "test")])
+
+
 @torch.no_grad()
 def test_nothing_is_computed_twice(photos: tuple[Path, ...]) -> None:
     store, backbone, own = new_store(), tiny_cnn(), renderer(photos)
@@ -147,6 +152,8 @@ def test_what_an_earlier_run_kept_at_a_shallower_boundary_saves_the_pixels(
     for boundary in (1, 2):
         keep_or_render(store, backbone, own, boundary, WANTED, "test")
     gone = replace(own, paths=tuple(Path("gone") / path.name for path in own.paths))
+    assert [each.start for each in misses(store, backbone, gone, 4, WANTED)] == [2]
+    assert [each.start for each in misses(store, backbone, gone, 2, {2: (3,)})] == [0]
     deeper = keep_or_render(store, backbone, gone, 4, WANTED, "test")
     at_head = keep(store, backbone, Rendered(gone), 5, {2: (1, 0)}, "test")
     direct = keep_or_render(new_store(), backbone, own, 4, WANTED, "test")
@@ -204,11 +211,11 @@ def test_a_source_at_which_the_network_is_not_cut_is_left_aside(photos: tuple[Pa
     wide = assemble("wide", Architecture("timm", "wide"), Network(module, "fc", 7, (), PREPROCESSING), CPU)
     store, own = new_store(), renderer(photos)
     shallow = keep_or_render(store, wide, own, 1, WANTED, "test")
-    assert nearest(store, wide, own, 3, WANTED) == 0
+    assert [each.start for each in misses(store, wide, own, 3, WANTED)] == [0]
     advanced = keep(store, wide, shallow, 3, WANTED, "test")
     direct = keep(new_store(), wide, Rendered(own), 3, WANTED, "test")
     assert torch.equal(everything(advanced), everything(direct))
-    assert nearest(store, wide, own, 5, WANTED) == 3
+    assert [each.start for each in misses(store, wide, own, 5, WANTED)] == [3]
 
 
 @torch.no_grad()
@@ -221,15 +228,15 @@ def test_the_choice_of_an_engine_is_kept_and_what_it_chose_is_in_the_key(
     monkeypatch.setattr("unfreeze.models.engine._choose", None)  # neither chosen nor compiled again
     again = tiny_cnn()
     assert engine_of(store, again) == chosen
-    assert missing(store, again, own, 3, WANTED) == []
+    assert n_missing(store, again, own, 3, WANTED) == 0
     assert not [name for name, made in again.compiled.items() if made != chosen]
     other = tiny_cnn()
     remember_engine(other, other.fingerprint(), replace(chosen, way="plain"))
-    assert len(missing(store, other, own, 3, WANTED)) == 7
+    assert n_missing(store, other, own, 3, WANTED) == 7
     lowered = tiny_cnn()
     precisions = (torch.bfloat16,) * 5
     remember_engine(lowered, lowered.fingerprint(), replace(chosen, precisions=precisions))
-    assert len(missing(store, lowered, own, 3, WANTED)) == 7
+    assert n_missing(store, lowered, own, 3, WANTED) == 7
 
 
 @torch.no_grad()
@@ -251,7 +258,7 @@ def test_where_the_chosen_engine_fails_another_computes_under_its_own_key(
         by_torch = keep(new_store(), tiny_cnn(), Rendered(own), 3, WANTED, "test")
     assert torch.equal(everything(kept), everything(by_torch))
     monkeypatch.undo()
-    assert len(missing(store, tiny_cnn(), own, 3, WANTED)) == 7  # nothing lies under OpenVINO's key
+    assert n_missing(store, tiny_cnn(), own, 3, WANTED) == 7  # nothing lies under OpenVINO's key
 
 
 def test_activations_are_kept_in_the_backbones_precision(photos: tuple[Path, ...]) -> None:
@@ -290,7 +297,8 @@ def test_what_decides_an_activation_decides_whether_it_is_found(
     assert computed(store, backbone, own, 3, wanted) == 2
     next(backbone.stages[2].module.parameters()).mul_(2)  # a frozen weight
     assert computed(store, backbone, own, 3, wanted) == 2
-    assert n_missing(store, replace(backbone, precision=torch.bfloat16), own, 3, wanted) == 2
+    lowered = replace(backbone, precision=torch.bfloat16)
+    assert [len(each.pairs) for each in misses(store, lowered, own, 3, wanted)] == [2]
     other = replace(backbone, architecture=replace(backbone.architecture, arguments={"output_stride": 16}))
     assert computed(store, other, own, 3, wanted) == 2
     assert computed(store, backbone, own, 3, wanted) == 0
@@ -304,7 +312,7 @@ def test_activations_of_another_engine_are_not_found(photos: tuple[Path, ...], m
     monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
     assert computed(store, backbone, own, 3, WANTED) == 7
     monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: "another")
-    assert n_missing(store, backbone, own, 3, WANTED) == 7
+    assert [len(each.pairs) for each in misses(store, backbone, own, 3, WANTED)] == [7]
 
 
 def test_byte_identical_photos_are_computed_once(photos: tuple[Path, ...], tmp_path: Path) -> None:
@@ -348,7 +356,7 @@ def test_training_learns_the_same_from_either_renderers_views(photos: tuple[Path
     def losses(renderer: Renderer) -> list[float | None]:
         backbone = tiny_cnn()
         tuned = finetune(
-            backbone, new_head(backbone, CLASSES, 0), Rendered(renderer), given.data.labels,
+            backbone, random_head(backbone, CLASSES, 0), Rendered(renderer), given.data.labels,
             plan_from(backbone, 0, lr=0.01, head_lr=0.01), schedule(views=None),
             phase="test", train=given.data.train, val=given.data.val, seed=0,
         )  # fmt: skip

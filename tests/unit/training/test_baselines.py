@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.backbones import new_head, tiny_cnn, tiny_vit
-from tests.support.photos import CLASSES
+from tests.support.backbones import tiny_cnn, tiny_vit
 from tests.support.training import new_store, task
 
 from unfreeze.compare import contenders
 from unfreeze.config import TrainConfig
+from unfreeze.models.state import loaded
 from unfreeze.training.baselines import classic, layer_decay, naive
-from unfreeze.training.gather import gather
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.phase_two import phase_two
+from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -53,20 +53,20 @@ def test_lower_layers_learn_slower() -> None:
 )
 def test_every_contender_trains_its_model_and_leaves_the_backbone(photos: tuple[Path, ...], name: str) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    before, pretrained = backbone.fingerprint(), backbone.snapshot()
+    before = backbone.fingerprint()
     [contender] = [each for each in contenders(CONFIG, 2, backbone, 12, 3) if name in (each.first, each.second)]
     recipe = contender.recipe
     renderer = replace(given.renderer, augmentation=recipe.augmentations[0])
-    sources, at_head = gather(new_store(), backbone, renderer, given.data, recipe)
-    first = phase_one(new_store(), backbone, at_head, given.data, recipe, 0)
+    features = compute_features(new_store(), backbone, [renderer], given.data, recipe, 0)
+    first = phase_one(features, recipe)
     final = first.final
     if contender.second is not None:
-        final = phase_two(backbone, sources, given.data, recipe, first, 0).final
+        final = phase_two(features, first, recipe).final
     assert backbone.fingerprint() == before
-    final.install(backbone, new_head(backbone, CLASSES, 0), pretrained)
-    now = backbone.weights()
     untouched = tiny_cnn().weights()
-    moved = {key for key, value in now.items() if not torch.equal(value, untouched[key])}
+    with loaded(backbone, final):
+        moved = {key for key, value in backbone.weights().items() if not torch.equal(value, untouched[key])}
+    assert backbone.fingerprint() == before
     assert any(key.endswith("weight") for key in moved)
     assert any("running_mean" in key for key in moved) == (name in ("classic, as in textbooks", "naive: all at 1e-3"))
 

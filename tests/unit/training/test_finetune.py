@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -18,12 +19,12 @@ from torch import Tensor, nn
 
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.freezing import StagePlan, plan_from
+from unfreeze.models.state import ModelState, loaded, random_head
 from unfreeze.predict import Logits, place
 from unfreeze.runtime import deterministic, generator
 from unfreeze.training.activations import Activations, Cached, Rendered, features, keep, keep_or_render
 from unfreeze.training.finetune import (
     PATIENCE,
-    ModelState,
     Schedule,
     Tuned,
     collapsed,
@@ -47,7 +48,7 @@ def train(
     *,
     source: Activations | None = None,
     seed: int = 0,
-    head: Head | None = None,
+    start: ModelState | None = None,
     floor: Logits | None = None,
     features: Activations | None = None,
 ) -> Tuned:
@@ -56,9 +57,8 @@ def train(
         source = keep_or_render(
             new_store(), backbone, given.renderer, plan.boundary, data.views(how.views or 1), "test"
         )
-    head = head or new_head(backbone, CLASSES, 0)
     return finetune(
-        backbone, head, source, data.labels, plan, how,
+        backbone, start or random_head(backbone, CLASSES, 0), source, data.labels, plan, how,
         phase="test", train=data.train, val=data.val, seed=seed, floor=floor, features=features,
     )  # fmt: skip
 
@@ -73,25 +73,28 @@ def test_everything_below_the_boundary_stays_as_it_was_to_the_bit(
 ) -> None:
     backbone = make(dropout=0.3)
     before = [backbone.fingerprint(stage) for stage in range(6)]
-    head = new_head(backbone, CLASSES, 0)
-    head_before = head.weight.detach().clone()
     plan = plan_from(backbone, boundary, lr=LR, head_lr=LR)
-    train(backbone, task(photos, train=12), plan, schedule(), head=head)
-    after = [backbone.fingerprint(stage) for stage in range(6)]
+    tuned = train(backbone, task(photos, train=12), plan, schedule())
+    assert [backbone.fingerprint(stage) for stage in range(6)] == before
+    assert len(tuned.state.stages) == 5 - boundary
+    with loaded(backbone, tuned.state) as head:
+        after = [backbone.fingerprint(stage) for stage in range(6)]
+        assert not torch.equal(head.weight, new_head(backbone, CLASSES, 0).weight)
     assert [a == b for a, b in zip(before, after, strict=True)] == [stage <= boundary for stage in range(6)]
-    assert not torch.equal(head.weight, head_before)
 
 
 @pytest.mark.parametrize("boundary", [2, 5])
 def test_batch_norm_in_train_mode_does_move_the_frozen_part(photos: tuple[Path, ...], boundary: int) -> None:
     backbone = tiny_cnn()
-    before, weights = backbone.fingerprint(boundary), backbone.weights()
-    weights = {name: value.clone() for name, value in weights.items()}
+    before, weights = backbone.fingerprint(), tiny_cnn().weights()
+    below_before = backbone.fingerprint(boundary)
     plan = plan_from(backbone, boundary, lr=LR, head_lr=LR, bn="train")
-    train(backbone, task(photos, train=12), plan, schedule())
-    assert backbone.fingerprint(boundary) != before
+    tuned = train(backbone, task(photos, train=12), plan, schedule())
+    assert backbone.fingerprint() == before
     below = {name for stage in backbone.stages[:boundary] for name in stage.module.state_dict()}
-    moved = {name for name in below if not torch.equal(weights[name], backbone.weights()[name])}
+    with loaded(backbone, tuned.state):
+        assert backbone.fingerprint(boundary) != below_before
+        moved = {name for name in below if not torch.equal(weights[name], backbone.weights()[name])}
     assert moved == {name for name in below if "running" in name or "tracked" in name}
 
 
@@ -177,10 +180,10 @@ def test_a_seed_decides_the_weights_to_the_bit(photos: tuple[Path, ...], make: C
             return train(backbone, task(photos, train=12, val=6), plan, schedule(), seed=seed)
 
     one, same, other = trained(5), trained(5), trained(6)
-    assert bits(one.weights) == bits(same.weights)
+    assert bits(one.state) == bits(same.state)
     assert [row.train_loss for row in one.history] == [row.train_loss for row in same.history]
     assert np.array_equal(one.validation, same.validation)
-    assert bits(one.weights) != bits(other.weights)
+    assert bits(one.state) != bits(other.state)
 
 
 def test_the_seed_orders_the_photos(photos: tuple[Path, ...]) -> None:
@@ -188,7 +191,7 @@ def test_the_seed_orders_the_photos(photos: tuple[Path, ...]) -> None:
         backbone = tiny_cnn()
         return train(backbone, task(photos, train=12), plan_from(backbone, 5, lr=0, head_lr=LR), schedule(), seed=seed)
 
-    assert bits(trained(0).weights) != bits(trained(1).weights)
+    assert bits(trained(0).state) != bits(trained(1).state)
 
 
 # Schedules
@@ -237,11 +240,9 @@ def test_the_last_epochs_weights_are_kept_and_so_are_their_answers(photos: tuple
     truth = given.data.labels.numpy()[given.data.val]
     assert judge(tuned.validation, truth) == (tuned.history[-1].val_loss, tuned.history[-1].val_accuracy)
     backbone = tiny_cnn()
-    head = new_head(backbone, CLASSES, 9)
-    tuned.weights.install(backbone, head, backbone.snapshot(2))
     wanted = dict.fromkeys(given.data.val.tolist(), (0,))
-    source = keep(new_store(), backbone, Rendered(given.renderer), 5, wanted, "test")
-    with torch.no_grad():
+    with loaded(backbone, tuned.state) as head, torch.no_grad():
+        source = keep(new_store(), backbone, Rendered(given.renderer), 5, wanted, "test")
         answers = head(features(source, given.data.val.tolist(), (0,))[:, 0]).numpy()
     np.testing.assert_allclose(answers, tuned.validation, atol=1e-5)
 
@@ -283,12 +284,11 @@ def test_a_weight_that_is_no_number_breaks_the_training_off(
     photos: tuple[Path, ...], val: int, clip: float | None
 ) -> None:
     backbone = tiny_cnn()
-    head = new_head(backbone, CLASSES, 0)
-    with torch.no_grad():
-        head.bias[1] = torch.nan
+    start = random_head(backbone, CLASSES, 0)
+    start.head["bias"][1] = torch.nan
     given = task(photos, train=12, val=val)
     plan = plan_from(backbone, 3, lr=LR, head_lr=LR)
-    tuned = train(backbone, given, plan, schedule(clip=clip), head=head, floor=knowing(given))
+    tuned = train(backbone, given, plan, schedule(clip=clip), start=start, floor=knowing(given))
     assert tuned.trouble == "not finite"
     (row,) = tuned.history
     assert math.isnan(row.train_loss)
@@ -296,12 +296,19 @@ def test_a_weight_that_is_no_number_breaks_the_training_off(
 
 
 @pytest.mark.parametrize("val", [0, 6])
-def test_weights_that_the_very_last_step_ruined_are_noticed(photos: tuple[Path, ...], val: int) -> None:
+def test_weights_that_the_very_last_step_ruined_are_noticed(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, val: int
+) -> None:
+    @contextmanager
+    def without_gradient(*given: Any, **rest: Any) -> Iterator[Head]:
+        with loaded(*given, **rest) as head:
+            head.weight.register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[no-untyped-call]
+            yield head
+
+    monkeypatch.setattr("unfreeze.training.finetune.loaded", without_gradient)
     backbone = tiny_cnn()
     given, one_step = task(photos, train=12, val=val), schedule(epochs=1, batch_size=12)
-    head = new_head(backbone, CLASSES, 0)
-    head.weight.register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[no-untyped-call]
-    tuned = train(backbone, given, plan_from(backbone, 3, lr=LR, head_lr=LR), one_step, head=head)
+    tuned = train(backbone, given, plan_from(backbone, 3, lr=LR, head_lr=LR), one_step)
     assert math.isfinite(tuned.history[-1].train_loss)
     assert tuned.trouble == "not finite"
 
@@ -373,11 +380,12 @@ def test_only_what_luck_does_not_explain_is_a_collapse(before: list[int], after:
 def test_clipping_bounds_a_step_of_plain_size(photos: tuple[Path, ...]) -> None:
     def moved(clip: float | None) -> float:
         backbone = tiny_cnn()
-        head = new_head(backbone, CLASSES, 0)
-        before = head.weight.detach().clone()
+        start = random_head(backbone, CLASSES, 0)
         plan = plan_from(backbone, 4, lr=LR, head_lr=LR)
-        train(backbone, task(photos, train=12), plan, schedule(epochs=1, clip=clip, weight_decay=0.0), head=head)
-        return float((head.weight.detach() - before).abs().max())
+        tuned = train(
+            backbone, task(photos, train=12), plan, schedule(epochs=1, clip=clip, weight_decay=0.0), start=start
+        )
+        return float((tuned.state.head["weight"] - start.head["weight"]).abs().max())
 
     # Adam's steps hardly depend on the gradient's size, until that is as small as its epsilon of 1e-8
     assert moved(1e9) == moved(None)
@@ -387,12 +395,13 @@ def test_clipping_bounds_a_step_of_plain_size(photos: tuple[Path, ...]) -> None:
 def test_every_rate_follows_the_schedule(photos: tuple[Path, ...]) -> None:
     def distance(factor: float, boundary: int) -> tuple[Tensor, Tensor]:
         backbone = tiny_cnn()
-        head = new_head(backbone, CLASSES, 0)
-        before = head.weight.detach().clone(), backbone.stages[4].module.state_dict()["layer4.0.weight"].clone()
+        start = random_head(backbone, CLASSES, 0)
+        before = start.head["weight"], backbone.snapshot(4)[0]["layer4.0.weight"]
         plan = plan_from(backbone, boundary, lr=1e-4 * factor, head_lr=1e-4)
         one_step = schedule(epochs=1, batch_size=12, warmup=0.0, cosine=False, clip=None, weight_decay=0.0)
-        train(backbone, task(photos, train=12), plan, one_step, head=head)
-        after = head.weight.detach(), backbone.stages[4].module.state_dict()["layer4.0.weight"]
+        tuned = train(backbone, task(photos, train=12), plan, one_step, start=start)
+        with loaded(backbone, tuned.state):
+            after = tuned.state.head["weight"], backbone.snapshot(4)[0]["layer4.0.weight"]
         return after[0] - before[0], after[1] - before[1]
 
     head_step, stage_step = distance(10, 4)
@@ -406,7 +415,7 @@ def test_the_optimizer_is_the_one_that_was_named(photos: tuple[Path, ...]) -> No
     def trained(name: Literal["adam", "adamw"], decay: float) -> list[bytes]:
         backbone = tiny_cnn()
         how = replace(schedule(weight_decay=decay), optimizer=name)
-        return bits(train(backbone, task(photos, train=12), plan_from(backbone, 4, lr=LR, head_lr=LR), how).weights)
+        return bits(train(backbone, task(photos, train=12), plan_from(backbone, 4, lr=LR, head_lr=LR), how).state)
 
     assert trained("adam", 0.0) == trained("adamw", 0.0)
     assert trained("adam", 0.1) != trained("adamw", 0.1)
@@ -435,9 +444,8 @@ def test_smoothed_labels_are_in_the_training_loss_alone(photos: tuple[Path, ...]
 def test_training_starts_from_the_given_weights_and_lowers_the_loss(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=18)
     plan = plan_from(backbone, 2, lr=LR, head_lr=LR)
-    head = new_head(backbone, CLASSES, 0)
-    first = train(backbone, given, plan, schedule(epochs=8, views=1), head=head)
-    again = train(backbone, given, plan, schedule(epochs=1, views=1, warmup=1.0), head=head)
+    first = train(backbone, given, plan, schedule(epochs=8, views=1))
+    again = train(backbone, given, plan, schedule(epochs=1, views=1, warmup=1.0), start=first.state)
     assert first.history[-1].train_loss < 0.8 * first.history[0].train_loss
     assert again.history[0].train_loss < 0.8 * first.history[0].train_loss
 
@@ -495,10 +503,9 @@ def test_an_anchored_step_is_that_of_both_losses(photos: tuple[Path, ...], make:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    tuned.weights.install(backbone, own := new_head(backbone, CLASSES, 1), teacher.snapshot())
     x = place(torch.cat([given.renderer.views(photo, (0,)) for photo in range(len(photos))]), plain, 0)
     # Answers, not weights: a transformer has biases without a gradient, which Adam moves anywhere.
-    with torch.no_grad():
+    with loaded(backbone, tuned.state) as own, torch.no_grad():
         torch.testing.assert_close(own(backbone.run(x)), head(plain.run(x)), atol=1e-4, rtol=1e-3)
         torch.testing.assert_close(backbone.original_logits(x), plain.original_logits(x), atol=1e-4, rtol=1e-3)
 
@@ -517,7 +524,8 @@ def test_an_anchor_keeps_what_the_original_classifier_says(
         held = before if anchor else None
         tuned = train(backbone, given, plan, replace(how, anchor=anchor), features=held)
         assert all(map(torch.equal, classifier, backbone.classifier.state_dict().values()))
-        after = kept_features(backbone, given, 2)
+        with loaded(backbone, tuned.state):
+            after = kept_features(backbone, given, 2)
         own = given.data.val.tolist()
         with torch.no_grad():
             now, then = (features(each, own, (0,))[:, 0] for each in (after, before))
@@ -534,33 +542,18 @@ def test_an_anchor_without_anything_to_hold_to_is_refused(photos: tuple[Path, ..
         train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), replace(schedule(), anchor=1.0))
 
 
-# ModelState
-
-
-@pytest.mark.parametrize("boundary", [0, 2, 5])
-def test_installing_weights_is_exact_and_undoes_what_was_there(photos: tuple[Path, ...], boundary: int) -> None:
-    backbone, given = tiny_cnn(), task(photos, train=12)
-    pretrained, untouched = backbone.snapshot(0), backbone.fingerprint()
-    head = new_head(backbone, CLASSES, 0)
-    tuned = train(backbone, given, plan_from(backbone, boundary, lr=LR, head_lr=LR), schedule(), head=head)
-    reached, head_reached = backbone.fingerprint(), head.weight.detach().clone()
-    head_only = ModelState([], {"weight": torch.ones(CLASSES, 12), "bias": torch.zeros(CLASSES)})
-    head_only.install(backbone, head, pretrained)
-    assert backbone.fingerprint() == untouched
-    assert torch.equal(head.weight, torch.ones(CLASSES, 12))
-    tuned.weights.install(backbone, head, pretrained)
-    assert backbone.fingerprint() == reached
-    assert torch.equal(head.weight, head_reached)
+# The state that it returns
 
 
 def test_kept_weights_are_copies(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    head = new_head(backbone, CLASSES, 0)
+    start = random_head(backbone, CLASSES, 0)
     plan = plan_from(backbone, 3, lr=LR, head_lr=LR)
-    tuned = train(backbone, given, plan, schedule(), head=head)
-    before = bits(tuned.weights)
-    train(backbone, given, plan, schedule(), head=head)
-    assert bits(tuned.weights) == before
+    tuned = train(backbone, given, plan, schedule(), start=start)
+    before = bits(tuned.state)
+    again = train(backbone, given, plan, schedule(), start=tuned.state)
+    assert bits(tuned.state) == before != bits(again.state)
+    assert bits(start) == bits(random_head(backbone, CLASSES, 0))
 
 
 def log_loss_at(logits: np.ndarray, labels: np.ndarray, scale: float) -> float:

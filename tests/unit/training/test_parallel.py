@@ -159,7 +159,7 @@ def test_rounds_side_by_side_find_what_they_find_one_after_the_other(
     torch.set_num_threads(1)
     expected = own.try_out(asked)
     torch.set_num_threads(3)
-    backbone.restore(own.bench.pretrained)
+    assert backbone.fingerprint() == before
     for _ in range(3):
         trial = own.try_out(asked)
         assert [bits(final) for final in trial.finals] == [bits(final) for final in expected.finals]
@@ -168,7 +168,6 @@ def test_rounds_side_by_side_find_what_they_find_one_after_the_other(
         assert [replace(row, seconds=0.0) for row in trial.history] == [
             replace(row, seconds=0.0) for row in expected.history
         ]
-    backbone.restore(own.bench.pretrained)
     assert backbone.fingerprint() == before
 
 
@@ -189,11 +188,12 @@ def test_one_that_goes_wrong_slows_all_of_them(photos: tuple[Path, ...], monkeyp
 def test_twins_have_their_own_weights_from_the_lowest_boundary_up(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     bench = setting(backbone, photos).bench  # its lowest boundary is 2
-    this, other = bench.twins(2)
+    this, twin_bench = bench.twins(2)
     assert this is bench
-    for index, (stage, twin) in enumerate(zip(backbone.stages, other.backbone.stages, strict=True)):
+    other = twin_bench.features.backbone
+    for index, (stage, twin) in enumerate(zip(backbone.stages, other.stages, strict=True)):
         pairs = list(zip(stage.module.parameters(), twin.module.parameters(), strict=True))
         assert all((one is another) == (index < 2) and torch.equal(one, another) for one, another in pairs)
-    assert other.backbone.fingerprint() == backbone.fingerprint()
-    assert other.backbone.compiled is backbone.compiled
-    assert not any(value is own for value in other.head.parameters() for own in bench.head.parameters())
+    assert other.fingerprint() == backbone.fingerprint()
+    assert other.compiled is backbone.compiled
+    assert replace(twin_bench.features, backbone=backbone) == bench.features

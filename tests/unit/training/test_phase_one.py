@@ -7,37 +7,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
-from tests.support.backbones import bits, new_head, tiny_cnn, tiny_vit
+from tests.support.backbones import bits, tiny_cnn, tiny_vit
 from tests.support.photos import CLASSES, CROPS, PREPROCESSING, renderer
-from tests.support.training import Task, at, candidate, new_store, recipe, schedule, task
+from tests.support.training import Task, candidate, new_store, recipe, schedule, task, training_features
 
 from unfreeze.data.sources import Sample
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
-from unfreeze.poses import Pose
+from unfreeze.models.state import ModelState, loaded, random_head
+from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import place
 from unfreeze.training.activations import Cached, Rendered, features, keep
-from unfreeze.training.augmentation import render_with, suited
-from unfreeze.training.finetune import ModelState
+from unfreeze.training.augmentation import first_or_significantly_lower, render_with, select_augmentation
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.gather import gather
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import MILD, TURNED, Recipe
+from unfreeze.training.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
 VALIDATIONS = pytest.mark.parametrize("val", [0, 6])
+Losses = NDArray[np.float64]
 SOLVED = pytest.mark.parametrize("solved", [True, False])
 
 
 def said(backbone: Backbone, weights: ModelState, given: Task, photos: Sequence[int]) -> torch.Tensor:
-    """Return what a model says of photos, straight from their pixels; leaves the backbone with its weights."""
-    head = new_head(backbone, CLASSES, 0)
-    weights.install(backbone, head, backbone.snapshot())
+    """Return what a model says of photos, straight from their pixels."""
     plain = torch.cat([given.renderer.views(int(photo), (0,)) for photo in photos])
-    with torch.no_grad():
+    with loaded(backbone, weights) as head, torch.no_grad():
         found: torch.Tensor = head(backbone.run(place(plain, backbone, 0)))
     return found
 
@@ -53,12 +54,12 @@ def test_phase_one_leaves_the_backbone_to_the_bit(
 ) -> None:
     backbone, given = make(dropout=0.3), task(photos, train=12, val=val)
     before = backbone.fingerprint()
-    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
+    how = recipe(backbone, solved=solved)
+    first = phase_one(training_features(backbone, given, how), how)
     assert backbone.fingerprint() == before
-    head = new_head(backbone, CLASSES, 0)
-    first.final.install(backbone, head, backbone.snapshot())
-    assert backbone.fingerprint() == before
-    assert not torch.equal(head.weight, new_head(backbone, CLASSES, 0).weight)
+    with loaded(backbone, first.final):
+        assert backbone.fingerprint() == before
+    assert bits(first.final) != bits(random_head(backbone, CLASSES, 0))
 
 
 def test_phase_one_with_batch_norm_in_train_mode_moves_statistics_until_it_ends(photos: tuple[Path, ...]) -> None:
@@ -66,16 +67,18 @@ def test_phase_one_with_batch_norm_in_train_mode_moves_statistics_until_it_ends(
     before = backbone.fingerprint()
     how = recipe(backbone, candidate(backbone, 0), solved=False)
     how = replace(how, head_plan=plan_from(backbone, 5, lr=0.0, head_lr=0.02, bn="train"))
-    first = phase_one(new_store(), backbone, at(backbone, given, 0), given.data, how, 0)
+    first = phase_one(training_features(backbone, given, how, for_head=0), how)
     assert backbone.fingerprint() == before
-    first.final.install(backbone, new_head(backbone, CLASSES, 0), backbone.snapshot())
-    assert backbone.fingerprint() != before
+    with loaded(backbone, first.final):
+        assert backbone.fingerprint() != before
 
 
 def test_a_solved_head_is_judged_by_folds_that_it_never_saw(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=18)
-    source = keep(new_store(), backbone, Rendered(given.renderer), 5, given.data.views(2), "test")
-    first = phase_one(new_store(), backbone, source, given.data, recipe(backbone), 0)
+    own = training_features(backbone, given, recipe(backbone))
+    source = own.final.for_head
+    assert isinstance(source, Cached)
+    first = phase_one(own, recipe(backbone))
     found = features(source, range(18), (0, 1))
     fit = fit_head(found, given.data.labels[:18], given.data.fold, CLASSES, smoothing=schedule().smoothing)
     assert len(first.round_starts) == len(first.round_finals) == len(first.validation) == 3
@@ -92,7 +95,8 @@ def test_a_solved_head_is_judged_by_folds_that_it_never_saw(photos: tuple[Path, 
 @VALIDATIONS
 def test_every_rounds_model_is_the_one_that_answered(photos: tuple[Path, ...], val: int, solved: bool) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=val)
-    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
+    how = recipe(backbone, solved=solved)
+    first = phase_one(training_features(backbone, given, how), how)
     held = [given.data.val] if val else [given.data.train[given.data.fold == fold] for fold in range(3)]
     assert len(first.round_finals) == len(first.validation) == len(held)
     for weights, answers, judges in zip(first.round_finals, first.validation, held, strict=True):
@@ -104,7 +108,8 @@ def test_with_the_users_validation_the_judged_head_is_the_one_that_ships(
     photos: tuple[Path, ...], solved: bool
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=6)
-    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, recipe(backbone, solved=solved), 0)
+    how = recipe(backbone, solved=solved)
+    first = phase_one(training_features(backbone, given, how), how)
     assert bits(first.round_starts[0]) == bits(first.start)
     assert bits(first.round_finals[0]) == bits(first.final)
     expected = said(backbone, first.final, given, given.data.val.tolist())
@@ -114,10 +119,11 @@ def test_with_the_users_validation_the_judged_head_is_the_one_that_ships(
 @SOLVED
 def test_as_many_rounds_are_judged_as_are_wanted(photos: tuple[Path, ...], solved: bool) -> None:
     backbone, given = tiny_cnn(), task(photos, train=18)
-    source = at(backbone, given, 5)
     for judges, rounds in ((0, 0), (1, 1), (7, 2), (18, 3)):
-        first = phase_one(new_store(), backbone, source, given.data, recipe(backbone, solved=solved, judges=judges), 0)
+        how = recipe(backbone, solved=solved, judges=judges)
+        first = phase_one(training_features(backbone, given, how), how)
         assert len(first.validation) == len(first.round_finals) == len(first.round_starts) == rounds
+        assert first.round_poses == (UPRIGHT,) * rounds
 
 
 # What it trains on
@@ -197,13 +203,15 @@ def slopes(root: Path, count: int) -> tuple[Path, ...]:
 def test_photos_whose_class_does_not_survive_turning_are_not_turned(tmp_path: Path, order: tuple[int, int]) -> None:
     backbone, given = tiny_vit(), task(slopes(tmp_path, 96), train=96)
     both = [replace(given.renderer, augmentation=how) for how in (replace(MILD, flip=0.0), TURNED)]
-    assert suited(new_store(), backbone, [both[place] for place in order], given.data, recipe(backbone)) is both[0]
+    ordered = [both[place] for place in order]
+    selected = select_augmentation(new_store(), backbone, ordered, given.data, recipe(backbone))
+    assert all(each is both[0] for each in (selected.final, *selected.by_fold))
 
 
-def planted(monkeypatch: pytest.MonkeyPatch, *losses: list[float]) -> None:
+def planted(monkeypatch: pytest.MonkeyPatch, *losses: Losses) -> None:
     """Let phase 1 find these losses, one renderer after the other."""
     found = iter(losses)
-    monkeypatch.setattr("unfreeze.training.augmentation.photo_losses", lambda *_: np.array(next(found)))
+    monkeypatch.setattr("unfreeze.training.augmentation.photo_losses", lambda *_: next(found))
 
 
 @pytest.mark.parametrize(
@@ -220,18 +228,56 @@ def planted(monkeypatch: pytest.MonkeyPatch, *losses: list[float]) -> None:
     ],
 )
 def test_another_way_to_augment_must_be_clearly_better_than_the_best_before(
-    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, losses: list[list[float]], expected: int
+    losses: list[list[float]], expected: int
 ) -> None:
-    backbone, given = tiny_cnn(), task(photos, train=12)
+    assert first_or_significantly_lower([np.array(each) for each in losses]) == expected
+
+
+def by_folds_and_all(
+    monkeypatch: pytest.MonkeyPatch, store: Store, backbone: Backbone, given: Task, losses: Sequence[Losses]
+) -> tuple[int, list[int]]:
+    """Return which of the renderers all images choose, and which the other folds choose for each fold."""
     renderers = [replace(given.renderer, seed=seed) for seed in range(len(losses))]
     planted(monkeypatch, *losses)
-    assert suited(new_store(), backbone, renderers, given.data, recipe(backbone)) is renderers[expected]
+    selected = select_augmentation(store, backbone, renderers, given.data, recipe(backbone))
+    return renderers.index(selected.final), [renderers.index(each) for each in selected.by_fold]
+
+
+def test_what_only_one_folds_images_like_is_used_for_the_others_alone(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=18)
+    for liked_by in range(3):
+        second = np.where(given.data.fold == liked_by, 0.1, 1.0)
+        final, by_fold = by_folds_and_all(monkeypatch, new_store(), backbone, given, [np.ones(18), second])
+        assert final == 1
+        assert by_fold == [0 if fold == liked_by else 1 for fold in range(3)]
+
+
+def test_a_folds_own_losses_do_not_choose_its_renderer(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given, store = tiny_cnn(), task(photos, train=18), new_store()
+    random = np.random.default_rng(0)
+    chosen = set()
+    for _ in range(8):
+        losses = [random.normal(1, 0.5, 18) for _ in range(3)]
+        _, by_fold = by_folds_and_all(monkeypatch, store, backbone, given, losses)
+        chosen.update(by_fold)
+        for fold in range(3):
+            own = given.data.fold == fold
+            others = [np.where(own, random.normal(1, 5, 18), each) for each in losses]
+            assert by_folds_and_all(monkeypatch, store, backbone, given, others)[1][fold] == by_fold[fold]
+    assert len(chosen) > 1
 
 
 def test_a_single_way_to_augment_is_taken_unseen(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     planted(monkeypatch)
-    assert suited(new_store(), backbone, [given.renderer], given.data, recipe(backbone)) is given.renderer
+    selected = select_augmentation(new_store(), backbone, [given.renderer], given.data, recipe(backbone))
+    assert selected.final is given.renderer
+    assert len(selected.by_fold) == 3
+    assert all(each is given.renderer for each in selected.by_fold)
 
 
 @pytest.mark.parametrize("averages", [False, True])
@@ -249,7 +295,7 @@ def test_ways_to_augment_are_judged_on_photos_of_other_folds_in_two_poses(
     monkeypatch.setattr("unfreeze.training.augmentation.photo_losses", noted)
     monkeypatch.setattr("unfreeze.training.augmentation.ENOUGH", enough)
     renderers = [replace(given.renderer, augmentation=how) for how in (CROPS, TURNED)]
-    suited(new_store(), backbone, renderers, given.data, replace(recipe(backbone), averages=averages))
+    select_augmentation(new_store(), backbone, renderers, given.data, replace(recipe(backbone), averages=averages))
     some = given.data.at_most(enough)
     labels, fold = given.data.labels[torch.from_numpy(some.train)], some.fold
     for own, pose, (logits, truth) in zip(renderers, (Pose.MIRRORED, Pose.LEFT), seen, strict=True):

@@ -8,16 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.support.backbones import bits, new_head, tiny_cnn, tiny_vit
-from tests.support.photos import CLASSES
-from tests.support.training import Task, at, candidate, new_store, poison, recipe, schedule, task
-from unfreeze.training.interpolate import between
+from tests.support.backbones import bits, tiny_cnn, tiny_vit
+from tests.support.training import Task, candidate, poison, recipe, schedule, task, training_features
 
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
+from unfreeze.models.state import ModelState, interpolate, loaded
 from unfreeze.predict import place
 from unfreeze.runtime import deterministic
-from unfreeze.training.finetune import ModelState
 from unfreeze.training.phase_one import PhaseOne, phase_one
 from unfreeze.training.phase_two import Forgets, PhaseTwo, chosen, phase_two
 from unfreeze.training.recipes import Recipe
@@ -36,12 +34,13 @@ def both(
     given: Task,
     how: Recipe,
     seed: int = 0,
-    forgets: Forgets | None = None,
+    forgets: Forgets = lambda _: None,
     time_left: Callable[[int], bool] = lambda _: True,
 ) -> tuple[PhaseOne, PhaseTwo]:
-    first = phase_one(new_store(), backbone, at(backbone, given, 5), given.data, how, seed)
-    sources = {each.plan.boundary: at(backbone, given, each.plan.boundary) for each in how.candidates}
-    return first, phase_two(backbone, sources, given.data, how, first, seed, forgets=forgets, time_left=time_left)
+    boundaries = [each.plan.boundary for each in how.candidates]
+    features = replace(training_features(backbone, given, how, boundaries=boundaries), seed=seed)
+    first = phase_one(features, how)
+    return first, phase_two(features, first, how, forgets=forgets, time_left=time_left)
 
 
 def chooses(
@@ -81,13 +80,12 @@ def test_phase_two_leaves_the_backbone_as_it_was_pretrained(
 ) -> None:
     backbone, given = make(dropout=0.2), task(photos, train=12, val=val)
     before = [backbone.fingerprint(stage) for stage in range(6)]
-    pretrained = backbone.snapshot()
     _, second = both(backbone, given, recipe(backbone, candidate(backbone, boundary)))
     assert [backbone.fingerprint(stage) for stage in range(6)] == before
     assert second.alpha == 1
     assert len(second.final.stages) == 5 - boundary
-    second.final.install(backbone, new_head(backbone, CLASSES, 0), pretrained)
-    after = [backbone.fingerprint(stage) for stage in range(6)]
+    with loaded(backbone, second.final):
+        after = [backbone.fingerprint(stage) for stage in range(6)]
     assert [a == b for a, b in zip(before, after, strict=True)] == [stage <= boundary for stage in range(6)]
 
 
@@ -136,16 +134,14 @@ def test_unseen_photos_change_nothing(photos: tuple[Path, ...], tmp_path: Path) 
 def test_cooling_divides_the_logits_and_nothing_else(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     _, second = both(backbone, given, recipe(backbone))
-    pretrained, head = backbone.snapshot(), new_head(backbone, CLASSES, 0)
     plain = torch.cat([given.renderer.views(photo, (0,)) for photo in range(5)])
 
     def logits(weights: ModelState) -> torch.Tensor:
-        weights.install(backbone, head, pretrained)
-        with torch.no_grad():
+        with loaded(backbone, weights) as head, torch.no_grad():
             found: torch.Tensor = head(backbone.run(place(plain, backbone, 0)))
         return found
 
-    torch.testing.assert_close(logits(second.final.cooled(2.5)) * 2.5, logits(second.final))
+    torch.testing.assert_close(logits(second.final.with_temperature(2.5)) * 2.5, logits(second.final))
 
 
 # The search
@@ -195,7 +191,7 @@ def test_between_the_phases_the_final_model_is_a_mix(photos: tuple[Path, ...], m
     chooses(monkeypatch, lambda _: (0, 0.25))
     _, part = both(backbone, given, how)
     assert (whole.alpha, part.alpha) == (1.0, 0.25)
-    assert bits(part.final) == bits(between(backbone.snapshot(3), first.start, whole.final, 0.25))
+    assert bits(part.final) == bits(interpolate(backbone.snapshot(3), first.start, whole.final, 0.25))
 
 
 @pytest.mark.parametrize(("time_for", "tried"), [(0, 1), (1, 1), (2, 2)])
@@ -253,7 +249,7 @@ def test_with_the_users_validation_the_judged_model_is_the_final_one(
     assert trained == [6]
     assert {row.phase for row in second.history} == {"phase 2 from layer3, validating 1 of 1"}
     assert len(second.history) == 4
-    expected = between(backbone.snapshot(3), first.start, second.trial.finals[0], alpha)
+    expected = interpolate(backbone.snapshot(3), first.start, second.trial.finals[0], alpha)
     assert bits(second.final) == bits(second.round_finals[0]) == bits(expected)
     np.testing.assert_array_equal(second.validation[0], second.trial.answers[alpha][0])
 
@@ -387,12 +383,12 @@ def test_the_farthest_point_within_the_budget_is_taken(
 
     _, second = both(backbone, given, how, forgets=forgets)
     assert second.alpha == 0.5
-    assert bits(second.final) == bits(between(backbone.snapshot(3), first.start, whole.final, 0.5))
+    assert bits(second.final) == bits(interpolate(backbone.snapshot(3), first.start, whole.final, 0.5))
     assert asked == pytest.approx([alpha * far(first, whole.final) for alpha in (1, 0.75, 0.5)], rel=1e-4)
     assert second.setbacks == ("at alpha 1 more than 2 points of the original task were forgotten: alpha 0.5 it is",)
     for own, answers in enumerate(second.validation):
         np.testing.assert_array_equal(answers, second.trial.answers[0.5][own])
-        final = between(backbone.snapshot(3), first.round_starts[own], second.trial.finals[own], 0.5)
+        final = interpolate(backbone.snapshot(3), first.round_starts[own], second.trial.finals[own], 0.5)
         assert bits(second.round_finals[own]) == bits(final)
 
 
@@ -468,7 +464,7 @@ def test_a_rounds_photos_never_choose_what_is_said_of_them(
         number, alpha = choices[others]
         trial = second.trials[number]
         np.testing.assert_array_equal(second.validation[own], trial.answers[alpha][own])
-        expected = between(backbone.snapshot(2), first.round_starts[own], trial.finals[own], alpha)
+        expected = interpolate(backbone.snapshot(2), first.round_starts[own], trial.finals[own], alpha)
         assert bits(second.round_finals[own]) == bits(expected)
     assert len(second.rounds_not_worse) == 3
 

@@ -9,7 +9,7 @@ from tests.support.training import task
 
 from unfreeze.data.sources import Sample
 from unfreeze.data.splits import Splits
-from unfreeze.training.rounds import TrainingData, joined, truth_of, validation_rounds
+from unfreeze.training.rounds import Folds, TrainingData, joined, truth_of, truths_of
 
 JUDGES = 100
 
@@ -17,7 +17,7 @@ JUDGES = 100
 def data_of(train: int, val: int = 0, folds: int = 5) -> TrainingData:
     indices = np.arange(train + val)
     fold = np.arange(train) % folds
-    return TrainingData(torch.arange(train + val + 9) % 3, indices[:train], indices[train:], fold, 3)
+    return TrainingData(torch.arange(train + val + 9) % 3, indices[:train], indices[train:], fold, 3, indices)
 
 
 # What training may see
@@ -40,6 +40,7 @@ def test_training_knows_its_photos_by_its_own_numbers() -> None:
     data = TrainingData.of(learning, splits, 3)
     assert (data.train.tolist(), data.val.tolist(), data.fold.tolist()) == ([0, 1, 2], [3, 4], [2, 0, 1])
     assert (data.labels.tolist(), data.classes) == ([2, 0, 1, 1, 2], 3)
+    assert data.ids.tolist() == [1, 4, 6, 0, 5]
 
 
 @pytest.mark.parametrize(
@@ -52,16 +53,21 @@ def test_some_of_the_photos_are_spread_over_all(count: int, expected: list[int])
     assert some.fold.tolist() == [photo % 5 for photo in expected]
     assert (some.val.tolist(), some.classes) == ([10, 11], 3)
     assert some.labels is data.labels
+    assert some.ids is data.ids
 
 
 # Who judges
 
 
 def test_the_users_validation_is_the_only_round() -> None:
-    (only,) = validation_rounds(data_of(20, 7), JUDGES)
+    folds = Folds.of(data_of(20, 7), JUDGES)
+    (only,) = folds.validation
     assert only.train.tolist() == list(range(20))
     assert only.val.tolist() == list(range(20, 27))
     assert only.fold is None
+    assert folds.final is None  # it is trained on all training images already
+    assert folds.trainings == (only,)
+    assert folds.n_validation == 7
 
 
 @pytest.mark.parametrize(
@@ -69,24 +75,35 @@ def test_the_users_validation_is_the_only_round() -> None:
 )
 def test_there_are_as_many_folds_as_give_enough_judges(train: int, rounds: int) -> None:
     data = data_of(train)
-    found = validation_rounds(data, JUDGES)
+    folds = Folds.of(data, JUDGES)
+    found = folds.validation
     assert [each.fold for each in found] == list(range(rounds))
     for each in found:
         assert sorted([*each.train, *each.val]) == list(range(train))
         assert {int(data.fold[photo]) for photo in each.val} == {each.fold}
-    assert sum(len(each.val) for each in found) >= min(train, JUDGES)
+    assert folds.n_validation == sum(len(each.val) for each in found) >= min(train, JUDGES)
+    assert folds.trainings == (*found, folds.final)
+    assert folds.final is not None
+    assert (folds.final.train.tolist(), folds.final.val.tolist(), folds.final.fold) == (list(range(train)), [], None)
 
 
 def test_one_fold_is_held_out_for_one_judge_and_none_for_none() -> None:
-    assert [each.fold for each in validation_rounds(data_of(40), 1)] == [0]
-    assert validation_rounds(data_of(40), 0) == validation_rounds(data_of(40, 7), 0) == ()
+    assert [each.fold for each in Folds.of(data_of(40), 1).validation] == [0]
+    for data in (data_of(40), data_of(40, 7)):
+        folds = Folds.of(data, 0)
+        assert (folds.validation, folds.n_validation) == ((), 0)
+        (only,) = folds.trainings
+        assert (only.train.tolist(), only.val.tolist(), only.fold) == (list(range(40)), [], None)
 
 
 def test_truth_and_answers_are_joined_in_the_rounds_order() -> None:
     data = data_of(20)
-    rounds = validation_rounds(data, 20)
+    rounds = Folds.of(data, 20).validation
     assert truth_of(rounds, data).tolist() == [photo % 3 for fold in range(5) for photo in range(fold, 20, 5)]
     assert truth_of(rounds[1:2], data).tolist() == [photo % 3 for photo in range(1, 20, 5)]
+    assert [each.tolist() for each in truths_of(rounds, data)] == [
+        [photo % 3 for photo in range(fold, 20, 5)] for fold in range(5)
+    ]
     answers = [np.full((4, 3), number, np.float32) for number in range(5)]
     np.testing.assert_array_equal(joined(answers, 3)[:, 0], np.arange(5).repeat(4))
 

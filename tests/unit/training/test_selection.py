@@ -84,7 +84,7 @@ def test_a_single_round_judges_itself_and_no_round_lets_everything_pass() -> Non
     assert nobody.choose([{1.0: ()}, {0.5: ()}], nobody.everyone) == Choice(1, 0.5)
     assert nobody.choose([{0.5: ()}, {}], nobody.everyone) == Choice(0, 0.5)
     assert nobody.ships((), nobody.everyone)
-    assert not nobody.wants_more([{1.0: ()}])
+    assert not nobody.wants_more([{1.0: ()}], nobody.everyone)
 
 
 @pytest.mark.parametrize(("first", "second", "more"), [(0.5, 3.0, True), (3.0, 3.0, False), (3.0, 0.5, False)])
@@ -94,14 +94,15 @@ def test_a_deeper_one_is_wanted_where_the_last_step_was_clearly_worth_it(
     truth = truths(120)
     judging = panel(answers(truth, 0.5), truth)
     trials = [{1.0: answers(truth, first, 1)}, {1.0: answers(truth, second, 1)}]
-    assert judging.wants_more(trials) is more
+    assert judging.wants_more(trials, judging.everyone) is more
 
 
 @pytest.mark.parametrize(("halfway", "all_the_way", "more"), [(1.0, 3.0, True), (3.0, 1.0, False)])
 def test_where_the_way_was_best_halfway_no_deeper_one_is_wanted(halfway: float, all_the_way: float, more: bool) -> None:
     truth = truths(120)
     trial = {0.5: answers(truth, halfway, 1), 1.0: answers(truth, all_the_way, 1)}
-    assert panel(answers(truth, 0.0), truth).wants_more([trial]) is more
+    judging = panel(answers(truth, 0.0), truth)
+    assert judging.wants_more([trial], judging.everyone) is more
 
 
 @pytest.mark.parametrize(("gain", "between", "more"), [(0.33, (1.0, CERTAIN), False), (0.37, (CERTAIN, 3.0), True)])
@@ -115,25 +116,29 @@ def test_a_deeper_one_is_wanted_where_the_last_step_was_good_enough_to_ship(
     gains = np.concatenate([photo_losses(old, labels) - photo_losses(new, labels) for old, new, labels in pairs])
     assert between[0] < gains.mean() / (gains.std() / len(gains) ** 0.5) < between[1]
     judging = panel(before, truth)
-    assert judging.wants_more([{1.0: after}]) is judging.ships(after, judging.everyone) is more
+    assert judging.wants_more([{1.0: after}], judging.everyone) is judging.ships(after, judging.everyone) is more
 
 
 def test_what_one_round_wants_is_not_enough() -> None:
     truth = truths(120)
     weak, strong = answers(truth, 1.0), answers(truth, 4.0, 1)
     judging = panel(weak, truth)
-    assert not judging.wants_more([{1.0: (strong[0], said(truth[1], -3.0))}])
+    trial = {1.0: (strong[0], said(truth[1], -3.0))}
+    assert not judging.wants_more([trial], judging.everyone)
+    assert [judging.wants_more([trial], judging.others(own)) for own in (0, 1)] == [False, True]
 
 
 def test_where_everything_went_wrong_the_next_is_tried() -> None:
     truth = truths(30)
-    assert panel(answers(truth, 1.0), truth).wants_more([])
+    judging = panel(answers(truth, 1.0), truth)
+    assert judging.wants_more([], judging.everyone)
+    assert judging.wants_more([], judging.others(0))
 
 
 def weights_of(counts: Sequence[int]) -> list[float]:
     labels = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
     everyone = np.arange(len(labels))
-    data = TrainingData(labels, everyone, everyone[:0], everyone % 2, len(counts))
+    data = TrainingData(labels, everyone, everyone[:0], everyone % 2, len(counts), everyone)
     found: list[float] = Panel.of((), (), data).weights.tolist()
     return found
 
