@@ -51,7 +51,7 @@ def test_predictions_are_those_of_the_given_model(photos: tuple[Path, ...], boun
             expected = probabilities(backbone, head, batches)
         np.testing.assert_allclose(said[-1], expected, atol=1e-6)
     assert said[0].shape == (18, CLASSES)
-    assert not np.allclose(*said, atol=1e-4)
+    assert not np.allclose(said[0], said[1], atol=1e-4)
     assert backbone.fingerprint() == before
 
 
@@ -69,7 +69,7 @@ def test_orientations_are_averaged(photos: tuple[Path, ...]) -> None:
     assert test is not None
     state = random_head(backbone, CLASSES, 0)
     apart = [predict_held_out(backbone, state, test, (pose,)) for pose in poses]
-    assert not np.allclose(*apart, atol=1e-4)
+    assert not np.allclose(apart[0], apart[1], atol=1e-4)
     np.testing.assert_allclose(predict_held_out(backbone, state, test, poses), np.mean(apart, axis=0), atol=1e-6)
 
 
