@@ -20,17 +20,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.choices import Begun, Scored, begin, gathered, prepare
-from benchmarks.peers.tables import SETS
+from benchmarks.peers.bench import SETS
 from torch import Tensor, nn
 from torch.nn import functional
 
 from unfreeze.models.freezing import apply, parameter_groups
+from unfreeze.models.state import ModelState, loaded, state_of
 from unfreeze.runtime import deterministic, generator, prepare_process
 from unfreeze.training.activations import answers_from
-from unfreeze.training.augmentation import render_with
-from unfreeze.training.finetune import ModelState, Schedule, drift, softened, views_of_epoch
+from unfreeze.training.finetune import Schedule, drift, softened, views_of_epoch
 from unfreeze.training.recipes import Candidate, choose
-from unfreeze.training.store import open_store
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
 
@@ -79,62 +78,64 @@ ADDITIONS = {
 
 
 def train(begun: Begun, candidate: Candidate, schedule: Schedule, addition: Addition, seed: int) -> ModelState:
-    """Train like ``finetune``, with an addition; the backbone and the head start from what they are, and are changed."""
-    backbone, data, head, at_head = begun.task.backbone, begun.task.known, begun.head, begun.at_head
-    plan, source = candidate.plan, begun.sources[candidate.plan.boundary]
-    groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
-    optimizer = torch.optim.AdamW(groups, fused=True)
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    rates = [group["lr"] for group in groups]
-    shares = torch.bincount(data.labels[torch.from_numpy(data.train)], minlength=data.classes) / len(data.train)
-    soft = torch.from_numpy(
-        answers_from(backbone, head, source, data.train)
-    )  # photos to learn from have the first numbers
-    apply(plan, backbone)
-    tail = nn.ModuleList(stage.module for stage in backbone.stages[plan.boundary :])
-    moved = [parameter for parameter in tail.parameters() if parameter.requires_grad]
-    start = [parameter.detach().clone() for parameter in moved]
-    model = nn.ModuleList([tail, head])
-    mean = copy.deepcopy(model.state_dict())
-    per_epoch = -(-len(data.train) // schedule.batch_size)
-    step = 0
-    dice = generator(seed, 99)
-    for epoch in range(1, schedule.epochs + 1):
-        order = generator(seed, epoch).permutation(data.train)
-        drawn = order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size
-        numbers = torch.split(torch.from_numpy(order), schedule.batch_size)
-        for x, before, photos in zip(source.batches(*drawn), at_head.batches(*drawn), numbers, strict=True):
-            factor = schedule.rate(step, schedule.epochs * per_epoch)
-            for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                group["lr"] = rate * factor
-            x = x.float()
-            target = functional.one_hot(data.labels[photos], data.classes).float()
-            if addition.mixup:
-                share = float(dice.beta(addition.mixup, addition.mixup))
-                other = torch.from_numpy(dice.permutation(len(x)))
-                x, target = share * x + (1 - share) * x[other], share * target + (1 - share) * target[other]
-            with torch.no_grad():
-                x = backbone.run(x, source.boundary, plan.boundary)
-            features = backbone.run(x, plan.boundary, len(backbone.stages))
-            logits = head(features)
-            loss = functional.cross_entropy(
-                logits + addition.priors * shares.log(), target, label_smoothing=schedule.smoothing
-            )
-            if addition.distil:
-                loss = loss + addition.distil * softened(logits, soft[photos])
-            if addition.original:
-                loss = loss + addition.original * drift(backbone.classifier, features, before)
-            if addition.anchor:
-                pairs = zip(moved, start, strict=True)
-                loss = loss + addition.anchor / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(parameters, schedule.clip or float("inf"))
-            optimizer.step()
-            step += 1
-            follow(mean, model, min(addition.average, step / (step + 1)))
-    model.load_state_dict(mean)
-    return ModelState(backbone.snapshot(plan.boundary), copy.deepcopy(dict(head.state_dict())))
+    """Train like ``finetune`` from phase 1's model, with an addition."""
+    backbone, data, activations = begun.features.backbone, begun.features.data, begun.features.final
+    plan, at_head = candidate.plan, activations.for_head
+    source = activations.by_boundary[plan.boundary]
+    with loaded(backbone, begun.first.start, trainable_from=plan.boundary) as head:
+        groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        parameters = [parameter for group in groups for parameter in group["params"]]
+        rates = [group["lr"] for group in groups]
+        shares = torch.bincount(data.labels[torch.from_numpy(data.train)], minlength=data.classes) / len(data.train)
+        soft = torch.from_numpy(
+            answers_from(backbone, head, source, data.train)
+        )  # photos to learn from have the first numbers
+        apply(plan, backbone)
+        tail = nn.ModuleList(stage.module for stage in backbone.stages[plan.boundary :])
+        moved = [parameter for parameter in tail.parameters() if parameter.requires_grad]
+        start = [parameter.detach().clone() for parameter in moved]
+        model = nn.ModuleList([tail, head])
+        mean = copy.deepcopy(model.state_dict())
+        per_epoch = -(-len(data.train) // schedule.batch_size)
+        step = 0
+        dice = generator(seed, 99)
+        for epoch in range(1, schedule.epochs + 1):
+            order = generator(seed, epoch).permutation(data.train)
+            drawn = order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size
+            numbers = torch.split(torch.from_numpy(order), schedule.batch_size)
+            for x, before, photos in zip(source.batches(*drawn), at_head.batches(*drawn), numbers, strict=True):
+                factor = schedule.rate(step, schedule.epochs * per_epoch)
+                for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                    group["lr"] = rate * factor
+                x = x.float()
+                target = functional.one_hot(data.labels[photos], data.classes).float()
+                if addition.mixup:
+                    share = float(dice.beta(addition.mixup, addition.mixup))
+                    other = torch.from_numpy(dice.permutation(len(x)))
+                    x, target = share * x + (1 - share) * x[other], share * target + (1 - share) * target[other]
+                with torch.no_grad():
+                    x = backbone.run(x, source.boundary, plan.boundary)
+                features = backbone.run(x, plan.boundary, len(backbone.stages))
+                logits = head(features)
+                loss = functional.cross_entropy(
+                    logits + addition.priors * shares.log(), target, label_smoothing=schedule.smoothing
+                )
+                if addition.distil:
+                    loss = loss + addition.distil * softened(logits, soft[photos])
+                if addition.original:
+                    loss = loss + addition.original * drift(backbone.classifier, features, before)
+                if addition.anchor:
+                    pairs = zip(moved, start, strict=True)
+                    loss = loss + addition.anchor / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(parameters, schedule.clip or float("inf"))
+                optimizer.step()
+                step += 1
+                follow(mean, model, min(addition.average, step / (step + 1)))
+        model.load_state_dict(mean)
+        return state_of(backbone, head, plan.boundary)
 
 
 def follow(mean: dict[str, Tensor], module: nn.Module, decay: float) -> None:
@@ -147,18 +148,16 @@ def follow(mean: dict[str, Tensor], module: nn.Module, decay: float) -> None:
 def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) -> Iterator[tuple[str, Scored]]:
     """Yield what every addition is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
     task = prepare(data, name, a_class, seed)
-    backbone, known = task.backbone, task.known
+    backbone, known = task.inputs.backbone, task.inputs.data
     keeping = task.config.model_copy(update={"anchor": 1.0})  # features of every view
     recipe = choose(keeping, backbone, len(known.train), known.classes)
     recipe = replace(recipe, augmentations=recipe.augmentations[:1])
     candidate = recipe.candidates[0]
-    (renderer,) = render_with(recipe, backbone, task.train, seed)
-    begun = begin(open_store(None, 0), task, recipe, renderer)
+    begun = begin(task, recipe)
     yield "head-only", begun.scored(begun.first.final)
     for label in named:
         addition = ADDITIONS[label]
         schedule = replace(candidate.schedule, epochs=round(addition.longer * candidate.schedule.epochs))
-        begun.first.start.install(backbone, begun.head, begun.pretrained)
         with deterministic(seed):
             hurried = replace(candidate, plan=candidate.plan.scaled(addition.faster))
             tuned = train(begun, hurried, schedule, addition, seed)

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.real_photos import draw_table, some_of, spread
-from unfreeze.exam import Exam, set_exam
 
 from unfreeze.config import make_config
 from unfreeze.data.checks import check, readable
@@ -28,15 +27,19 @@ from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
 from unfreeze.evaluation.metrics import balanced_accuracy
-from unfreeze.models.backbone import Backbone, Head, new_head
+from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
+from unfreeze.models.state import ModelState
+from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import deterministic, prepare_process
+from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
+from unfreeze.scoring.held_out import EvaluationSet, predict_held_out, test_set
 from unfreeze.training.baselines import classic
-from unfreeze.training.gather import gather
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.phase_two import phase_two
-from unfreeze.training.rounds import TrainingData
+from unfreeze.training.recipes import Recipe
 from unfreeze.training.store import open_store
+from unfreeze.training.training_features import compute_features
 
 SETS = ("hymenoptera", "bccd_cells", "magnetic_tile")
 ARMS = ("frozen", "train mode", "train mode, original statistics put back")
@@ -54,42 +57,47 @@ def measure(table: Path, reference_folder: Path, seed: int) -> Iterator[Row]:
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
     backbone = load_backbone("efficientnet_lite0")
     reference = readable(read_reference(reference_folder, backbone.network.labels))
-    learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
-    data = TrainingData.of(learning, splits, len(photos.classes))
-    truth = np.array([sample.label for sample in test])
-    store = open_store(None, 0)
-    pretrained, exam = backbone.snapshot(), None
+    inputs = Inputs(photos, splits, backbone, reference, open_store(None, 0), seed)
+    data, evaluation = inputs.data, None
     for bn in ("frozen", "train"):
-        recipe = classic(config, backbone, len(learning), data.classes, "train" if bn == "train" else "frozen")
+        recipe = classic(config, backbone, len(data.train), data.classes, "train" if bn == "train" else "frozen")
         (augmentation,) = recipe.augmentations
-        renderer = Renderer((), backbone.network.preprocessing, augmentation, seed, memory=Memory(2**29)).of(learning)
-        exam = exam or set_exam(store, backbone, 0, renderer, test, reference)
+        plain = Renderer((), backbone.network.preprocessing, augmentation, seed, memory=Memory(2**29))
+        renderer = plain.of(inputs.training_samples)
+        evaluation = evaluation or set_up(inputs, recipe, renderer)
         with deterministic(seed):
-            sources, at_head = gather(store, backbone, renderer, data, recipe)
-            first = phase_one(store, backbone, at_head, data, recipe, seed)
-            second = phase_two(backbone, sources, data, recipe, first, seed)
-        head = new_head(backbone, data.classes, seed)
-        second.final.install(backbone, head, pretrained)
-        yield scores("frozen" if bn == "frozen" else "train mode", exam, backbone, head, truth)
-    backbone.restore(backbone.with_buffers_of(pretrained))
-    assert exam is not None
-    yield scores(ARMS[2], exam, backbone, head, truth)
+            features = compute_features(inputs.cache, backbone, [renderer], data, recipe, seed)
+            state = phase_two(features, phase_one(features, recipe), recipe).final
+        yield scores("frozen" if bn == "frozen" else "train mode", inputs, evaluation, state)
+    assert evaluation is not None
+    yield scores(ARMS[2], inputs, evaluation, state.with_buffers_of(backbone))
 
 
-def scores(arm: str, exam: Exam, backbone: Backbone, head: Head, truth: np.ndarray) -> Row:
-    """Score the model on the new task, and the original classifier on its backbone."""
-    right = exam.answers(backbone, head).argmax(1) == truth
-    assert exam.reference is not None
-    assert exam.reference_before is not None
-    now = exam.reference.look(backbone).ranks
-    assert now is not None
-    assert exam.reference_before.ranks is not None
+Evaluation = tuple[EvaluationSet, ForgettingMeter]
+
+
+def set_up(inputs: Inputs, recipe: Recipe, renderer: Renderer) -> Evaluation:
+    """Compute what both arms are scored on."""
+    test = test_set(inputs, recipe, renderer, UPRIGHT)
+    assert test is not None, "there are test photos"
+    return test, forgetting_meter(inputs, recipe, renderer, test)
+
+
+def scores(arm: str, inputs: Inputs, evaluation: Evaluation, state: ModelState) -> Row:
+    """Score a model on the new task, and the original classifier on its backbone."""
+    test, meter = evaluation
+    truth = np.array([sample.label for sample in inputs.test_samples])
+    right = predict_held_out(inputs.backbone, state, test).argmax(1) == truth
+    forgotten = meter.measure(state, [], inputs.seed, diagnose=False)
+    assert forgotten is not None, "there are reference photos"
+    assert forgotten.before is not None
+    assert forgotten.after is not None
     return {
         "arm": arm,
         "accuracy": float(right.mean()),
         "balanced": balanced_accuracy(truth, right.astype(float)),
-        "before": float((exam.reference_before.ranks == 0).mean()),
-        "original": float((now == 0).mean()),
+        "before": forgotten.before,
+        "original": forgotten.after,
     }
 
 

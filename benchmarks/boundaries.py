@@ -27,10 +27,11 @@ from torch import Tensor
 from unfreeze.data.checks import check
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import read_photos
-from unfreeze.models.backbone import Backbone, new_head
+from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import plan_from
+from unfreeze.models.state import random_head
 from unfreeze.runtime import prepare_process
 from unfreeze.training.activations import Activations, Rendered, keep
 from unfreeze.training.finetune import Schedule, finetune
@@ -58,15 +59,13 @@ class InMemory:
 
 
 def epoch_seconds(backbone: Backbone, source: Activations, labels: Tensor, boundary: int, schedule: Schedule) -> float:
-    """Train for an epoch from ``boundary`` up, and put the backbone back."""
-    pretrained = backbone.snapshot()
+    """Train for an epoch from ``boundary`` up."""
     everything = np.arange(len(labels))
     tuned = finetune(
-        backbone, new_head(backbone, int(labels.max()) + 1, 0), source, labels,
+        backbone, random_head(backbone, int(labels.max()) + 1, 0), source, labels,
         plan_from(backbone, boundary, lr=1e-4, head_lr=1e-4), schedule,
         phase="benchmark", train=everything, val=everything[:0], seed=0,
     )  # fmt: skip
-    backbone.restore(pretrained)
     return tuned.history[0].seconds
 
 

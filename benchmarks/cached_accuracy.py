@@ -16,25 +16,29 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from benchmarks.peers.tables import SETS
+from benchmarks.peers.bench import SETS
 from benchmarks.real_photos import draw_table
 
 from unfreeze.config import make_config
 from unfreeze.data.checks import check
-from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
-from unfreeze.models.backbone import in_float32, new_head
+from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
+from unfreeze.models.state import ModelState
+from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.activations import Rendered, answers_from, keep
+from unfreeze.scoring.held_out import predict_held_out, test_set
+from unfreeze.training.activations import Activations, Rendered
+from unfreeze.training.augmentation import render_with
 from unfreeze.training.finetune import Schedule, finetune
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import KEPT_VIEWS, choose
-from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store
+from unfreeze.training.training_features import compute_features
 
 
 @dataclass(frozen=True)
@@ -63,42 +67,31 @@ def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accur
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
     backbone = load_backbone(model, precision=choose_precision("auto", torch.device("cpu")))
     recipe = choose(config, backbone, len(splits.train), len(photos.classes))
-    (candidate,), (augmentation,) = recipe.candidates, recipe.augmentations
-    plan = candidate.plan
-    labels = torch.tensor([sample.label for sample in photos.samples])
-    data = TrainingData(labels, splits.train, splits.val, splits.fold[splits.train], len(photos.classes))
-    renderer = Renderer(
-        tuple(sample.path for sample in photos.samples), backbone.network.preprocessing, augmentation, seed,
-        tuple(sample.digest for sample in photos.samples),
-    )  # fmt: skip
-    store = open_store(None, 0)
-    kept = keep(store, backbone, Rendered(renderer), plan.boundary, data.views(views), "keeping views")
-    at_head = keep(store, backbone, kept, backbone.head_boundary, data.views(views), "computing features")
-    plain = dict.fromkeys(splits.test.tolist(), (0,))
-    test = keep(store, in_float32(backbone), Rendered(renderer), plan.boundary, plain, "reading test photos")
-    truth = labels.numpy()[splits.test]
-    pretrained = backbone.snapshot(plan.boundary)
-    head = new_head(backbone, data.classes, seed)
-
+    (candidate,) = recipe.candidates
+    inputs = Inputs(photos, splits, backbone, None, open_store(None, 0), seed)
+    data, plan = inputs.data, candidate.plan
+    (renderer,) = render_with(recipe, backbone, inputs.training_samples, seed)
     with deterministic(seed):
-        first = phase_one(store, backbone, at_head, data, recipe, seed)
+        features = compute_features(inputs.cache, backbone, [renderer], data, recipe, seed)
+        first = phase_one(features, recipe)
+    test = test_set(inputs, recipe, renderer, UPRIGHT)
+    assert test is not None, "there are test photos"
+    truth = np.array([sample.label for sample in inputs.test_samples])
 
-    def accuracy() -> float:
-        return float((answers_from(backbone, head, test, splits.test).argmax(axis=1) == truth).mean())
+    def accuracy(state: ModelState) -> float:
+        return float((predict_held_out(backbone, state, test).argmax(axis=1) == truth).mean())
 
-    def tuned(source: Rendered | None, schedule: Schedule) -> float:
-        first.start.install(backbone, head, pretrained)
+    def tuned(source: Activations, schedule: Schedule) -> float:
         with deterministic(seed):
-            finetune(
-                backbone, head, source or kept, labels, plan, schedule,
+            state = finetune(
+                backbone, first.start, source, data.labels, plan, schedule,
                 phase="phase 2", train=data.train, val=data.train[:0], seed=seed,
-            )  # fmt: skip
-        return accuracy()
+            ).state  # fmt: skip
+        return accuracy(state)
 
-    first.final.install(backbone, head, pretrained)
     return Accuracies(
-        head_only=accuracy(),
-        kept=tuned(None, candidate.schedule),
+        head_only=accuracy(first.final),
+        kept=tuned(features.final.by_boundary[plan.boundary], candidate.schedule),
         computed=tuned(Rendered(renderer), replace(candidate.schedule, views=None)),
     )
 

@@ -16,31 +16,29 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from benchmarks.peers.bench import draw
-from benchmarks.peers.tables import SETS
+from benchmarks.peers.bench import SETS, draw
 from numpy.typing import NDArray
-from unfreeze.exam import Exam, set_exam
-from unfreeze.training.interpolate import between
 
 from unfreeze.config import TrainConfig
 from unfreeze.data.checks import check, readable
-from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
-from unfreeze.data.sources import PhotoSet, Sample, read_photos
+from unfreeze.data.sources import PhotoSet, read_photos
 from unfreeze.data.splits import FOLDS, split
 from unfreeze.evaluation.metrics import balanced_accuracy
-from unfreeze.models.backbone import Backbone, Head, Tensors, new_head
+from unfreeze.inputs import Inputs
+from unfreeze.models.backbone import Backbone, Tensors
 from unfreeze.models.backbones import load_backbone
+from unfreeze.models.state import ModelState, interpolate
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.activations import Activations
+from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
+from unfreeze.scoring.held_out import EvaluationSet, predict_held_out, test_set
 from unfreeze.training.augmentation import render_with
-from unfreeze.training.finetune import ModelState
-from unfreeze.training.gather import Sources, gather
 from unfreeze.training.phase_one import PhaseOne, phase_one
 from unfreeze.training.recipes import MILD, TURNED, Recipe, choose
 from unfreeze.training.rounds import Round, TrainingData
 from unfreeze.training.search import Bench
-from unfreeze.training.store import Store, open_store
+from unfreeze.training.store import open_store
+from unfreeze.training.training_features import TrainingFeatures, compute_features
 
 POINTS = (0.5, 0.75, 1.0)
 Scored = tuple[float, float, float]
@@ -58,22 +56,21 @@ class Task:
     """One drawing of a set's photos, and what they are trained and judged with.
 
     Attributes:
-        train: Photos to learn from.
-        test: Photos to be scored on.
-        known: The former, as training sees them.
-        truth: Labels of the latter.
-        backbone: Pretrained.
-        reference: A third of the reference photos.
+        inputs: The photos, how they are split, the backbone, and a third of the reference photos.
         config: The defaults.
     """
 
-    train: list[Sample]
-    test: list[Sample]
-    known: TrainingData
-    truth: NDArray[np.int64]
-    backbone: Backbone
-    reference: PhotoSet
+    inputs: Inputs
     config: TrainConfig
+
+    def uncached(self) -> Task:
+        """Return the same task with an empty cache of its own."""
+        return replace(self, inputs=replace(self.inputs, cache=open_store(None, 0)))
+
+    @property
+    def truth(self) -> NDArray[np.int64]:
+        """Labels of the test photos."""
+        return np.array([sample.label for sample in self.inputs.test_samples])
 
 
 def prepare(data: Path, name: str, a_class: int, seed: int) -> Task:
@@ -83,13 +80,10 @@ def prepare(data: Path, name: str, a_class: int, seed: int) -> Task:
     sided = (*(replace(one, split="train") for one in train), *(replace(one, split="test") for one in test))
     drawn = check(PhotoSet(photos.root, photos.classes, sided))
     splits = split(drawn, test_size=None, folds=FOLDS, seed=seed)
-    train, test = ([drawn.samples[i] for i in side] for side in (splits.learning, splits.test))
     backbone = load_backbone("efficientnet_lite0")
     reference = readable(read_reference(data / "imagenet_train1k", backbone.network.labels), {})
-    return Task(
-        train, test, TrainingData.of(train, splits, len(photos.classes)), np.array([sample.label for sample in test]),
-        backbone, replace(reference, samples=reference.samples[::3]), TrainConfig(photos=data, seed=seed),
-    )  # fmt: skip
+    third = replace(reference, samples=reference.samples[::3])
+    return Task(Inputs(drawn, splits, backbone, third, open_store(None, 0), seed), TrainConfig(photos=data, seed=seed))
 
 
 @dataclass(frozen=True)
@@ -98,68 +92,62 @@ class Begun:
 
     Attributes:
         task: Its photos and the backbone.
-        head: Of the right shape, for any model.
-        pretrained: The stages that phase 2 may move, as they were.
-        sources: Activations at the candidates' boundaries.
-        at_head: Features.
+        features: What the phases train on.
         first: Phase 1.
-        exam: Test and reference photos.
+        pretrained: The stages that phase 2 may move, as they were.
+        test: The test photos.
+        meter: Measures what models lost of the original task.
     """
 
     task: Task
-    head: Head
-    pretrained: list[Tensors]
-    sources: Sources
-    at_head: Activations
+    features: TrainingFeatures
     first: PhaseOne
-    exam: Exam
+    pretrained: list[Tensors]
+    test: EvaluationSet
+    meter: ForgettingMeter
 
     def between(self, tuned: ModelState, alpha: float) -> ModelState:
         """Return the model at ``alpha`` of the way from phase 1 to ``tuned``."""
-        return between(self.pretrained, self.first.start, tuned, alpha)
+        return interpolate(self.pretrained, self.first.start, tuned, alpha)
 
     def scored(self, model: ModelState) -> Scored:
-        """Return a model's scores; leaves the backbone as it was."""
-        backbone, truth = self.task.backbone, self.task.truth
-        model.install(backbone, self.head, self.pretrained)
-        right = (self.exam.answers(backbone, self.head).argmax(1) == truth).astype(float)
-        forgets = self.exam.forgets(backbone, self.head, self.pretrained)
-        assert forgets is not None, "there are reference photos"
-        lost = forgets(model)
+        """Return a model's scores."""
+        truth = self.task.truth
+        said = predict_held_out(self.features.backbone, model, self.test, self.first.poses)
+        right = (said.argmax(axis=1) == truth).astype(float)
+        lost = self.meter.drop(model)
+        assert lost is not None, "there are reference photos"
         return 100 * float(right.mean()), 100 * balanced_accuracy(truth, right), 100 * lost
 
 
-def begin(store: Store, task: Task, recipe: Recipe, renderer: Renderer) -> Begun:
+def begin(task: Task, recipe: Recipe) -> Begun:
     """Compute what a recipe needs, and do phase 1."""
-    backbone, known, seed = task.backbone, task.known, task.config.seed
-    sources, at_head = gather(store, backbone, renderer, known, recipe)
-    exam = set_exam(store, backbone, recipe.boundary, renderer, task.test, task.reference, recipe.poses(renderer))
-    pretrained, head = backbone.snapshot(recipe.boundary), new_head(backbone, known.classes, seed)
-    with deterministic(seed):
-        first = phase_one(store, backbone, at_head, known, recipe, seed)
-    return Begun(task, head, pretrained, sources, at_head, first, exam)
+    inputs, backbone = task.inputs, task.inputs.backbone
+    renderers = render_with(recipe, backbone, inputs.training_samples, inputs.seed)
+    with deterministic(inputs.seed):
+        features = compute_features(inputs.cache, backbone, renderers, inputs.data, recipe, inputs.seed)
+        first = phase_one(features, recipe)
+    test = test_set(inputs, recipe, features.final.renderer, first.poses)
+    assert test is not None, "there are test photos"
+    meter = forgetting_meter(inputs, recipe, features.final.renderer, test)
+    return Begun(task, features, first, backbone.snapshot(recipe.boundary), test, meter)
 
 
 def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) -> Iterator[tuple[str, Scored]]:
     """Yield what every way is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
     task = prepare(data, name, a_class, seed)
-    backbone, known = task.backbone, task.known
+    backbone, known = task.inputs.backbone, task.inputs.data
     everything = Round(known.train, known.train[:0], None)
     for label, augmentation, views in (
         ("4 views", MILD, 4), ("8 views", MILD, 8), ("16 views", MILD, 16), ("8 turned views", TURNED, 8),
     ):  # fmt: skip
-        store = open_store(None, 0)
+        task = task.uncached()
         for number, recipe in enumerate(ways(task.config.model_copy(update={"views": views}), named, backbone, known)):
-            own = replace(recipe, augmentations=(augmentation,), views=4)
-            (renderer,) = render_with(own, backbone, task.train, seed)
-            begun = begin(store, task, own, renderer)
+            begun = begin(task, replace(recipe, augmentations=(augmentation,), views=4))
             start = begun.first.start
-            bench = Bench(
-                backbone, begun.head, begun.pretrained, begun.sources, known, begun.first.poses,
-                (everything,), (start,), POINTS, seed,
-            )  # fmt: skip
+            bench = Bench(begun.features, begun.first, begun.pretrained, POINTS)
             with deterministic(seed):
-                tuned = bench.train(own.candidates[0], start, everything, "phase 2").weights
+                tuned = bench.train(recipe.candidates[0], start, everything, "phase 2").state
             if not number:
                 yield f"head, {label}", begun.scored(begun.first.final)
             for alpha in POINTS:

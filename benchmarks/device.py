@@ -38,6 +38,7 @@ from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import apply, plan_from
+from unfreeze.models.state import random_head
 from unfreeze.predict import place
 from unfreeze.runtime import choose_device, prepare_process
 from unfreeze.torchvision_shim import ensure_torchvision
@@ -124,7 +125,7 @@ def epoch(backbone: Backbone, renderer: Renderer, labels: Tensor, batch: int) ->
     everyone = np.arange(len(labels))
     classes = int(labels.max()) + 1
     tuned = finetune(
-        backbone, new_head(backbone, classes, seed=0), Rendered(renderer), labels,
+        backbone, random_head(backbone, classes, seed=0), Rendered(renderer), labels,
         plan_from(backbone, 0, lr=RATE, head_lr=RATE), schedule,
         phase="training", train=everyone, val=everyone[:0], seed=0,
     )  # fmt: skip

@@ -26,12 +26,10 @@ from pydantic import TypeAdapter
 
 from unfreeze.evaluation.calibration import errors_below
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.augmentation import render_with, suited
 from unfreeze.training.phase_two import phase_two
 from unfreeze.training.recipes import FORGET_AT_MOST, JUDGES, choose
-from unfreeze.training.rounds import truths_of, validation_rounds
+from unfreeze.training.rounds import Folds, truths_of
 from unfreeze.training.selection import Panel, better
-from unfreeze.training.store import open_store
 
 
 @dataclass(frozen=True)
@@ -74,22 +72,20 @@ class Point:
 def measure(data: Path, name: str, a_class: int, seed: int, way: str, juries: Sequence[int]) -> Iterator[Point]:
     """Train as auto does, and yield what each jury says of every point."""
     task = prepare(data, name, a_class, seed)
-    backbone, known = task.backbone, task.known
+    known = task.inputs.data
     anchor, rate = (float(value) for value in way.split("@"))
     config = task.config.model_copy(update={"anchor": anchor or None, "lr": rate})
-    recipe = choose(config, backbone, len(known.train), known.classes)
+    recipe = choose(config, task.inputs.backbone, len(known.train), known.classes)
     recipe = replace(recipe, candidates=recipe.candidates[:1], judges=max(juries))
-    store = open_store(None, 0)
-    renderer = suited(store, backbone, render_with(recipe, backbone, task.train, seed), known, recipe)
-    begun = begin(store, task, recipe, renderer)
+    begun = begin(task, recipe)
     first = begun.first
     with deterministic(seed):
-        trial = phase_two(backbone, begun.sources, known, recipe, first, seed).trial
+        trial = phase_two(begun.features, first, recipe).trial
     before = np.array(begun.scored(first.final))
     for alpha in trial.answers:
         gained = np.array(begun.scored(begun.between(trial.finals[-1], alpha))) - before
         for judges in juries:
-            rounds = validation_rounds(known, judges)
+            rounds = Folds.of(known, judges).validation
             panel = Panel.of(first.validation[: len(rounds)], truths_of(rounds, known), known)
             old, new = (panel.heard(said, panel.everyone) for said in (panel.head_only, trial.answers[alpha]))
             errors = errors_below(new.losses, old.losses)

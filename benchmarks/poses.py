@@ -23,19 +23,18 @@ from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
 from unfreeze.evaluation.calibration import photo_losses
 from unfreeze.evaluation.metrics import balanced_accuracy
-from unfreeze.models.backbone import in_float32, new_head
+from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.poses import UPRIGHT
 from unfreeze.predict import Logits
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.activations import Rendered, answers_from, keep
-from unfreeze.training.augmentation import render_with, suited
-from unfreeze.training.gather import gather
+from unfreeze.scoring.held_out import predict_held_out, test_set
+from unfreeze.training.augmentation import render_with, select_augmentation
 from unfreeze.training.phase_one import phase_one
 from unfreeze.training.recipes import choose
-from unfreeze.training.rounds import TrainingData
 from unfreeze.training.store import open_store
+from unfreeze.training.training_features import compute_features
 
 
 def measure(table: Path, seed: int, name: str) -> None:
@@ -44,31 +43,23 @@ def measure(table: Path, seed: int, name: str) -> None:
     photos = check(read_photos(table))
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
     backbone = load_backbone(config.model, precision=choose_precision("auto", torch.device("cpu")))
+    inputs = Inputs(photos, splits, backbone, None, open_store(None, 0), seed)
     recipe = choose(config, backbone, len(splits.train), len(photos.classes))
-    learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
-    data = TrainingData.of(learning, splits, len(photos.classes))
-    truth = np.array([sample.label for sample in test])
-    head, pretrained = new_head(backbone, data.classes, seed), backbone.snapshot(recipe.boundary)
-    store = open_store(None, 0)
-    renderers = render_with(recipe, backbone, learning, seed)
+    truth = np.array([sample.label for sample in inputs.test_samples])
+    renderers = render_with(recipe, backbone, inputs.training_samples, seed)
     with deterministic(seed):
-        chosen = suited(store, backbone, renderers, data, recipe)
+        selected = select_augmentation(inputs.cache, backbone, renderers, inputs.data, recipe).final
     for renderer in renderers:
         poses = recipe.poses(renderer)
-        _, at_head = gather(store, backbone, renderer, data, recipe)
         with deterministic(seed):
-            first = phase_one(store, backbone, at_head, data, recipe, seed)
-        first.final.install(backbone, head, pretrained)
-        papers = renderer.of(test)
-        photos_to_test = np.arange(len(test))
-        wanted = dict.fromkeys(photos_to_test.tolist(), poses)
-        kept = keep(
-            store, in_float32(backbone), Rendered(papers), backbone.head_boundary, wanted, "reading test photos"
-        )
+            features = compute_features(inputs.cache, backbone, [renderer], inputs.data, recipe, seed)
+            first = phase_one(features, recipe)
+        test = test_set(inputs, recipe, renderer, poses)
+        assert test is not None, "there are test photos"
         assert renderer.augmentation is not None
         for shown in (UPRIGHT, poses):
-            said = answers_from(backbone, head, kept, photos_to_test, shown)
-            taken = "taken" if shown == first.poses and renderer is chosen else ""
+            said = predict_held_out(backbone, first.final, test, shown)
+            taken = "taken" if shown == first.poses and renderer is selected else ""
             cells = [name, seed, renderer.augmentation.symmetry, len(shown), _scores(said, truth), taken]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 

@@ -17,19 +17,30 @@ import torch
 
 from unfreeze.config import TrainConfig
 from unfreeze.data.loaders import Renderer
-from unfreeze.models.backbone import new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
-from unfreeze.models.state import ModelState
+from unfreeze.models.state import ModelState, random_head
 from unfreeze.planning.throughput import random_activations
 from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import prepare_process
-from unfreeze.training.parallel import Follow, run_parallel
+from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.recipes import choose
-from unfreeze.training.rounds import TrainingData, trainings_of
+from unfreeze.training.rounds import Folds, TrainingData
 from unfreeze.training.search import Bench
+from unfreeze.training.side_by_side import Follow, side_by_side
+from unfreeze.training.store import open_store
+from unfreeze.training.training_features import FoldActivations, TrainingFeatures
 
 CLASSES, FOLDS = 2, 5
+
+
+def head_only(start: ModelState, n_folds: int) -> PhaseOne:
+    """Return a phase 1 whose models are all the same."""
+    states = (start,) * n_folds
+    return PhaseOne(
+        final=start, poses=UPRIGHT, validation=(), temperature=1.0, calibrated_on=0, round_finals=states,
+        round_poses=(UPRIGHT,) * n_folds, start=start, round_starts=states, history=(),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -44,36 +55,29 @@ def main() -> None:
     backbone = load_backbone(arguments.model, precision=choose_precision("auto", torch.device("cpu")))
     count = arguments.photos
     numbers = np.arange(count)
-    data = TrainingData(torch.from_numpy(numbers % CLASSES), numbers, numbers[:0], numbers // CLASSES % FOLDS, CLASSES)
+    data = TrainingData(
+        torch.from_numpy(numbers % CLASSES), numbers, numbers[:0], numbers // CLASSES % FOLDS, CLASSES, numbers
+    )
     config = TrainConfig(photos=Path(), depth=arguments.depth, epochs=arguments.epochs)
     recipe = choose(config, backbone, count, CLASSES)
     (candidate,) = recipe.candidates
-    trainings = trainings_of(data, recipe.judges)
-    source = random_activations(backbone, Renderer((), backbone.network.preprocessing), candidate.boundary)
-    pretrained, head = backbone.snapshot(candidate.boundary), new_head(backbone, CLASSES, 0)
-    start = ModelState([], {name: value.clone() for name, value in head.state_dict().items()})
-    bench = Bench(
-        backbone,
-        head,
-        pretrained,
-        {candidate.boundary: source},
-        data,
-        UPRIGHT,
-        trainings,
-        [start] * len(trainings),
-        (),
-        0,
-    )
+    renderer = Renderer((), backbone.network.preprocessing)
+    source = random_activations(backbone, renderer, candidate.boundary)
+    start = random_head(backbone, CLASSES, 0)
+    folds = Folds.of(data, recipe.judges)
+    trainings, activations = folds.trainings, FoldActivations(renderer, {candidate.boundary: source}, source)
+    features = TrainingFeatures(open_store(None, 0), backbone, data, folds, activations, (activations,) * FOLDS, seed=0)
+    bench = Bench(features, head_only(start, len(folds.validation)), backbone.snapshot(candidate.boundary), ())
 
     def train(bench: Bench, number: int, follow: Follow) -> None:
-        bench.train(candidate, start, bench.rounds[number], "benchmark", follow)
+        bench.train(candidate, start, trainings[number], "benchmark", follow)
 
     together = min(len(trainings), torch.get_num_threads())
     seconds: dict[int, list[float]] = {1: [], together: []}
     for _ in range(arguments.rounds):
         for workers, found in seconds.items():
             started = time.perf_counter()
-            list(run_parallel(bench.twins(workers), range(len(trainings)), train))
+            list(side_by_side(bench.twins(workers), range(len(trainings)), train))
             found.append(time.perf_counter() - started)
     ratios = [one / other for one, other in zip(seconds[together], seconds[1], strict=True)]
     print(f"{count} photos, {len(trainings)} trainings of {candidate.schedule.epochs} epochs")

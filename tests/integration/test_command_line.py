@@ -118,25 +118,25 @@ def test_training_gets_no_photo_of_the_test_set(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even by number: what training is given holds the paths and labels of the training photos, and no others."""
-    from unfreeze.training.activations import Activations
     from unfreeze.training.phase_one import PhaseOne, phase_one
-    from unfreeze.training.rounds import TrainingData
+    from unfreeze.training.recipes import Recipe
+    from unfreeze.training.training_features import TrainingFeatures
 
-    given: list[tuple[Activations, TrainingData]] = []
+    given: list[TrainingFeatures] = []
 
-    def spied(store: object, backbone: object, source: Activations, data: TrainingData, *rest: object) -> PhaseOne:
-        given.append((source, data))
-        return phase_one(store, backbone, source, data, *rest)  # type: ignore[arg-type]
+    def spied(features: TrainingFeatures, recipe: Recipe) -> PhaseOne:
+        given.append(features)
+        return phase_one(features, recipe)
 
     monkeypatch.setattr("unfreeze.pipeline.phase_one", spied)
     assert command("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again")) == 0
-    ((source, data),) = given
+    (features,) = given
+    data = features.data
     with (run / "splits.csv").open(encoding="utf-8") as file:
         trained = [row for row in csv.DictReader(file) if row["split"] == "train"]
-    assert [path.relative_to(photos).as_posix() for path in source.renderer.paths] == [
-        row["file_name"] for row in trained
-    ]
-    assert len(source.renderer.digests) == len(data.labels) == len(trained)
+    for renderer in (features.final.renderer, *(fold.renderer for fold in features.by_fold)):
+        assert [path.relative_to(photos).as_posix() for path in renderer.paths] == [row["file_name"] for row in trained]
+        assert len(renderer.digests) == len(data.labels) == len(data.ids) == len(trained)
     assert sorted(data.train) == list(range(len(trained)))
 
 

@@ -65,7 +65,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     architecture = Architecture("timm", "test_efficientnet")
     backbone = assemble("timm/test_efficientnet", architecture, build(architecture), CPU)
     poses = (Pose.PLAIN, Pose.LEFT, Pose.OVER, Pose.RIGHT)
-    save_model(folder, Classifier(backbone, new_head(backbone, len(CLASSES), 0), CLASSES, poses))
+    save_model(folder.model, Classifier(backbone, new_head(backbone, len(CLASSES), 0), CLASSES, poses))
     write_text(folder.verdict, verdict(CLASSES).to_json())
     return load(folder.root, "cpu")
 

@@ -12,22 +12,24 @@ import torch
 from PIL import Image
 from tests.support.backbones import new_head, tiny_cnn
 from tests.support.photos import CLASSES, SIZE
-from tests.support.training import candidate, task
-from unfreeze.evidence import Evidence
+from tests.support.training import candidate, recipe, task, training_features
 
 from unfreeze.artifacts import RunFolder
 from unfreeze.changes import write_changes
-from unfreeze.data.sources import Sample
+from unfreeze.data.sources import PhotoSet, Sample
+from unfreeze.data.splits import Splits
 from unfreeze.evaluation.calibration import softmax
 from unfreeze.evaluation.significance import changed
 from unfreeze.explain import GAP, as_photo, encoded, heatmaps, overlay, side_by_side
-from unfreeze.models.backbone import Backbone, Head
+from unfreeze.inputs import Inputs
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.state import ModelState, loaded
 from unfreeze.poses import UPRIGHT
 from unfreeze.predict import logits, photo_batches
-from unfreeze.training.finetune import ModelState
+from unfreeze.scoring.evidence import Evidence
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo
-from unfreeze.training.rounds import Round, validation_rounds
+from unfreeze.training.rounds import Folds, Round
 from unfreeze.training.search import Trial
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -47,44 +49,61 @@ def model(backbone: Backbone, seed: int) -> ModelState:
 
 
 class Scene:
-    """Photos, and models of both phases: the last ones, and those of three folds."""
+    """Photos, and models of both phases: the last ones, and those of three folds.
+
+    Training numbers its photos from 0; in the ``PhotoSet`` they stand in another order, after photos of no one.
+    """
 
     def __init__(self, photos: tuple[Path, ...], *, folds: bool) -> None:
         self.backbone = tiny_cnn()
-        self.head = Head(self.backbone.feature_dim, CLASSES)
-        self.pretrained = self.backbone.snapshot(BOUNDARY)
         self.photos = photos
-        self.samples = [Sample(path, path.name, number % CLASSES) for number, path in enumerate(photos)]
+        given = task(photos, train=len(photos))
+        others = 5
+        ids = others + np.random.default_rng(3).permutation(len(photos))
+        data = replace(given.data, ids=ids)
+        nobody = Sample(Path("nobody.png"), "nobody.png", 0)
+        self.samples = [nobody] * (others + len(photos))
+        for number, path in enumerate(photos):
+            self.samples[ids[number]] = Sample(path, path.name, number % CLASSES)
         before = [ModelState([], new_head(self.backbone, CLASSES, seed).state_dict()) for seed in range(4)]
         after = [model(self.backbone, 10 + seed) for seed in range(4)]
-        data = task(photos, train=len(photos)).data
-        self.rounds = validation_rounds(data, len(photos)) if folds else ()
+        rounds = Folds.of(data, len(photos)).validation if folds else ()
         everyone = Round(data.train[:0], data.train, None)
-        self.answered_by = list(zip(self.rounds or [everyone], before, after, strict=False))
+        self.features = replace(
+            training_features(self.backbone, given, recipe(self.backbone)), data=data, folds=Folds(rounds, None)
+        )
         said = [np.empty((len(photos), CLASSES)) for _ in range(2)]
-        for each, *models in self.answered_by:
-            for answers, weights in zip(said, models, strict=True):
-                answers[each.val] = softmax(self.logits(weights, each.val))
-        self.first = PhaseOne(before[0], UPRIGHT, (), 1.0, 0, tuple(before[:3]) if folds else (), before[0], (), ())
+        self.answered_by: dict[int, tuple[ModelState, ModelState]] = {}  # by index in the PhotoSet
+        for each, *models in zip(rounds or [everyone], before, after, strict=False):
+            self.answered_by |= {int(ids[photo]): (models[0], models[1]) for photo in each.val}
+            for answers, state in zip(said, models, strict=True):
+                answers[each.val] = softmax(self.logits(state, each.val))
+        self.first = PhaseOne(
+            before[0], UPRIGHT, (), 1.0, 0, tuple(before[:3]) if folds else (), (UPRIGHT,) * len(rounds), before[0],
+            (), (),
+        )  # fmt: skip
         self.second = PhaseTwo(
             after[0], Trial(candidate(self.backbone), {}, (), (), None, 0.0), 1.0, (), 1.0, 0, True, (),
             tuple(after[:3]) if folds else (), (), (), (),
         )  # fmt: skip
-        truth = np.arange(len(photos)) % CLASSES
+        order = np.argsort(ids)
+        truth, (head_only, two_phase) = (np.arange(len(photos)) % CLASSES)[order], (each[order] for each in said)
         self.evidence = Evidence(
-            "cross_fitted" if folds else "test", np.arange(len(photos)), truth, said[0], said[1], said[1], said[1], 1
+            "cross_fitted" if folds else "test", ids[order], truth, head_only, two_phase, two_phase, two_phase, 1
         )
 
-    def logits(self, weights: ModelState, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray:
-        weights.install(self.backbone, self.head, self.pretrained)
-        batches = photo_batches(self.backbone, [self.photos[photo] for photo in which])
-        return logits(self.backbone, self.head, batches).astype(float)
+    def logits(self, state: ModelState, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray:
+        with loaded(self.backbone, state) as head:
+            batches = photo_batches(self.backbone, [self.photos[photo] for photo in which])
+            return logits(self.backbone, head, batches).astype(float)
 
     def write(self, folder: RunFolder) -> None:
-        write_changes(
-            folder, self.backbone, self.head, self.pretrained, self.samples, self.evidence, self.rounds, self.first,
-            self.second,
-        )  # fmt: skip
+        photo_set = PhotoSet(Path(), tuple("abc"), tuple(self.samples))
+        nothing = np.arange(0)
+        inputs = Inputs(
+            photo_set, Splits(nothing, nothing, nothing, nothing), self.backbone, None, self.features.cache, 0
+        )
+        write_changes(folder, inputs, self.features, self.evidence, self.first, self.second)
 
 
 @pytest.mark.parametrize("folds", [False, True])
@@ -100,13 +119,14 @@ def test_a_changed_photo_is_drawn_by_the_models_that_answered_it(
     rows = [*fixed[:12].tolist(), *broken[:12].tolist()]
     assert {path.name for path in (tmp_path / "heatmaps").iterdir()} == {f"{row}.jpg" for row in rows}
     for row in rows:
-        [models] = [models for each, *models in scene.answered_by if row in each.val]
-        (views,) = photo_batches(scene.backbone, [photos[row]])
+        photo = int(scene.evidence.photos[row])
+        models = scene.answered_by[photo]
+        (views,) = photo_batches(scene.backbone, [scene.samples[photo].path])
         pictures = [as_photo(views[0])]
-        for weights, answers in zip(models, (scene.evidence.head_only, scene.evidence.two_phase), strict=True):
-            weights.install(scene.backbone, scene.head, scene.pretrained)
+        for state, answers in zip(models, (scene.evidence.head_only, scene.evidence.two_phase), strict=True):
             answer = torch.from_numpy(answers[[row]].argmax(axis=1))
-            pictures.append(overlay(pictures[0], heatmaps(scene.backbone, scene.head, views, answer)[0]))
+            with loaded(scene.backbone, state) as head:
+                pictures.append(overlay(pictures[0], heatmaps(scene.backbone, head, views, answer)[0]))
         written = folder.heatmap(row).read_bytes()
         drawn = np.asarray(Image.open(io.BytesIO(written)), np.int64)
         assert drawn.shape == (SIZE, 3 * SIZE + 2 * GAP, 3)

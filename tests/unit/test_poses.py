@@ -15,13 +15,14 @@ from unfreeze.data.device_views import on_device
 from unfreeze.data.transforms import Augmentation, plain, render, stack
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
+from unfreeze.models.state import loaded
 from unfreeze.poses import UPRIGHT, Pose
 from unfreeze.predict import logits
 from unfreeze.training.activations import Cached, Rendered, answers_from, features, keep
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.gather import gather
 from unfreeze.training.phase_one import PhaseOne, phase_one
 from unfreeze.training.phase_two import phase_two
+from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -105,21 +106,16 @@ def drawn(folder: Path, *, tells: bool) -> tuple[Path, ...]:
 def trained(paths: tuple[Path, ...], *, averages: bool, val: int = 0) -> tuple[Backbone, PhaseOne, list[bytes]]:
     backbone, given = tiny_cnn(), task(paths, train=len(paths) - val, val=val)
     how = recipe(backbone, candidate(backbone), averages=averages)
-    sources, at_head = gather(new_store(), backbone, given.renderer, given.data, how)
-    first = phase_one(new_store(), backbone, at_head, given.data, how, 0)
-    second = phase_two(backbone, sources, given.data, how, first, 0)
-    head = new_head(backbone, CLASSES, 0)
+    features = compute_features(new_store(), backbone, [given.renderer], given.data, how, 0)
+    first = phase_one(features, how)
+    second = phase_two(features, first, how)
     held = [given.data.train[given.data.fold == fold] for fold in range(3)] if not val else [given.data.val]
-    for weights, answers, judged in zip(first.round_finals, first.validation, held, strict=True):
-        weights.install(backbone, head, backbone.snapshot())
-        pixels = torch.cat([given.renderer.views(int(photo), [0]) for photo in judged])
-        np.testing.assert_allclose(logits(backbone, head, [pixels], poses=first.poses), answers, atol=1e-3)
-    pretrained = backbone.snapshot()
-    for weights, answers, judged in zip(second.round_finals, second.validation, held, strict=True):
-        weights.install(backbone, head, pretrained)
-        pixels = torch.cat([given.renderer.views(int(photo), [0]) for photo in judged])
-        np.testing.assert_allclose(logits(backbone, head, [pixels], poses=first.poses), answers, atol=1e-3)
-        backbone.restore(pretrained)
+    for phase in (first, second):
+        rounds = zip(phase.round_finals, first.round_poses, phase.validation, held, strict=True)
+        for state, poses, said, judged in rounds:
+            pixels = torch.cat([given.renderer.views(int(photo), [0]) for photo in judged])
+            with loaded(backbone, state) as head:
+                np.testing.assert_allclose(logits(backbone, head, [pixels], poses=poses), said, atol=1e-3)
     if not val:
         truth = given.data.labels[torch.from_numpy(np.concatenate(held))].numpy()
         assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.validation), truth), rel=1e-3)
@@ -139,11 +135,12 @@ def test_poses_are_averaged_where_that_is_better_on_photos_that_were_held_out(tm
 def test_the_solved_head_is_fitted_on_the_poses_too(tmp_path: Path) -> None:
     backbone, given = tiny_cnn(), task(drawn(tmp_path, tells=False), train=48)
     how = recipe(backbone, candidate(backbone), averages=True)
-    _, at_head = gather(new_store(), backbone, given.renderer, given.data, how)
+    computed = compute_features(new_store(), backbone, [given.renderer], given.data, how, 0)
+    at_head = computed.final.for_head
     assert isinstance(at_head, Cached)
     found = features(at_head, range(48), (0, 1, Pose.MIRRORED))
     fit = fit_head(found, given.data.labels[:48], given.data.fold, CLASSES, how.smoothing)
-    final = phase_one(new_store(), backbone, at_head, given.data, how, 0).final
+    final = phase_one(computed, how).final
     torch.testing.assert_close(final.head["weight"], fit.head.weight.float(), rtol=0, atol=0)
 
 

@@ -56,7 +56,7 @@ def classifier(name: str, poses: tuple[Pose, ...] = ROUND) -> Classifier:
 def make(root: Path, model: Classifier, *, tested: bool = True) -> Run:
     """Write a run's folder without a training: 18 photos, of which a third are test photos."""
     folder = RunFolder(root / "run")
-    save_model(folder, model)
+    save_model(folder.model, model)
     photos = root / "photos"
     photos.mkdir()
     for number in range(18):

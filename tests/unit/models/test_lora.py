@@ -5,12 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.support.backbones import new_head, tiny_cnn, tiny_vit
+from tests.support.backbones import tiny_cnn, tiny_vit
 from tests.support.photos import CLASSES
 from tests.support.training import new_store, schedule, task
 
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.lora import attention_layers, low_rank
+from unfreeze.models.state import loaded, random_head
 from unfreeze.training.activations import keep_or_render
 from unfreeze.training.finetune import finetune
 
@@ -34,10 +35,11 @@ def test_attention_alone_learns_by_a_change_of_low_rank(photos: tuple[Path, ...]
     plan = plan_from(backbone, 3, lr=0.02, head_lr=0.02, subset="lora")
     source = keep_or_render(new_store(), backbone, given.renderer, 3, given.data.views(2), "test")
     tuned = finetune(
-        backbone, new_head(backbone, CLASSES, 0), source, given.data.labels, plan, schedule(weight_decay=0.0),
+        backbone, random_head(backbone, CLASSES, 0), source, given.data.labels, plan, schedule(weight_decay=0.0),
         phase="test", train=given.data.train, val=given.data.val, seed=0,
     )  # fmt: skip
-    after = backbone.weights()
+    with loaded(backbone, tuned.state):
+        after = {name: value.clone() for name, value in backbone.weights().items()}
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {f"blocks.{block}.{layer}.weight" for block in (2, 3) for layer in ("qkv", "proj")}
     assert tuned.trouble is None

@@ -52,7 +52,7 @@ def saved(tmp_path: Path) -> RunFolder:
     """The small network of timm, saved."""
     folder = RunFolder(tmp_path / "run")
     backbone = backbone_of("timm/test_efficientnet")
-    save_model(folder, Classifier(backbone, head_for(backbone), CLASSES))
+    save_model(folder.model, Classifier(backbone, head_for(backbone), CLASSES))
     return folder
 
 
@@ -62,8 +62,8 @@ def saved(tmp_path: Path) -> RunFolder:
 def test_a_model_comes_back_as_it_was(tmp_path: Path, name: str) -> None:
     folder, backbone = RunFolder(tmp_path), backbone_of(name)
     head, images = head_for(backbone), photos_for(backbone)
-    save_model(folder, Classifier(backbone, head, CLASSES))
-    saved_model = load_model(folder, CPU)
+    save_model(folder.model, Classifier(backbone, head, CLASSES))
+    saved_model = load_model(folder.model, CPU)
     again, head_again, classes = saved_model.backbone, saved_model.head, saved_model.classes
     assert classes == CLASSES
     assert torch.equal(logits(again, head_again, images), logits(backbone, head, images))
@@ -80,12 +80,12 @@ def test_the_packaged_backbone_comes_back_and_opens_in_timm(tmp_path: Path) -> N
 
     folder, backbone = RunFolder(tmp_path), load_backbone("efficientnet_lite0")
     head, images = head_for(backbone), photos_for(backbone)
-    save_model(folder, Classifier(backbone, head, CLASSES))
+    save_model(folder.model, Classifier(backbone, head, CLASSES))
     expected = logits(backbone, head, images)
     theirs = timm.create_model(f"local-dir:{folder.model}", pretrained=True).eval()
     with torch.inference_mode():
         torch.testing.assert_close(theirs(images), expected, rtol=1e-5, atol=1e-5)
-    saved_model = load_model(folder, CPU)
+    saved_model = load_model(folder.model, CPU)
     again, head_again = saved_model.backbone, saved_model.head
     torch.testing.assert_close(logits(again, head_again, images), expected, rtol=0, atol=0)
     assert theirs.pretrained_cfg["label_names"] == list(CLASSES)
@@ -103,14 +103,14 @@ def test_timms_networks_open_in_timm(tmp_path: Path, name: str) -> None:
 
     folder, backbone = RunFolder(tmp_path), backbone_of(name)
     head, images = head_for(backbone), photos_for(backbone)
-    save_model(folder, Classifier(backbone, head, CLASSES))
+    save_model(folder.model, Classifier(backbone, head, CLASSES))
     theirs = timm.create_model(f"local-dir:{folder.model}", pretrained=True).eval()
     with torch.inference_mode():
         torch.testing.assert_close(theirs(images), logits(backbone, head, images), rtol=1e-5, atol=1e-5)
 
 
 def test_a_saved_model_is_a_backbone_for_the_next_run(saved: RunFolder) -> None:
-    saved_model = load_model(saved, CPU)
+    saved_model = load_model(saved.model, CPU)
     backbone, head = saved_model.backbone, saved_model.head
     images = photos_for(backbone)
     reused = load_backbone(str(saved.model))
@@ -127,7 +127,7 @@ def test_timm_resizes_photos_as_the_run_did(tmp_path: Path, size: int, resize: i
     folder, backbone = RunFolder(tmp_path), backbone_of("timm/test_efficientnet")
     preprocessing = replace(backbone.network.preprocessing, size=(size, size), resize=resize)
     backbone = replace(backbone, network=replace(backbone.network, preprocessing=preprocessing))
-    save_model(folder, Classifier(backbone, head_for(backbone), CLASSES))
+    save_model(folder.model, Classifier(backbone, head_for(backbone), CLASSES))
     cfg = json.loads(folder.model_config.read_text("utf-8"))["pretrained_cfg"]
     theirs = create_transform(**resolve_data_config(pretrained_cfg=cfg), is_training=False).transforms
     assert (theirs[0].size, tuple(theirs[1].size)) == (resize, (size, size))
@@ -177,7 +177,7 @@ DAMAGES: dict[str, Callable[[RunFolder], Any]] = {
 def test_a_damaged_model_is_refused(saved: RunFolder, damage: Callable[[RunFolder], Any]) -> None:
     damage(saved)
     with pytest.raises(ModelError):
-        load_model(saved, CPU)
+        load_model(saved.model, CPU)
 
 
 @pytest.mark.parametrize("name", ["mnasnet0_5", "mobilenet_v3_small"])
@@ -186,8 +186,8 @@ def test_a_torchvision_run_is_loaded_again_and_serves_as_a_backbone(name: str, t
     backbone = assemble(f"torchvision/{name}", architecture, build(architecture), torch.device("cpu"))
     head = Head(backbone.feature_dim, 3)
     folder = RunFolder(tmp_path)
-    save_model(folder, Classifier(backbone, head, ("a", "b", "c")))
-    saved_model = load_model(folder, torch.device("cpu"))
+    save_model(folder.model, Classifier(backbone, head, ("a", "b", "c")))
+    saved_model = load_model(folder.model, torch.device("cpu"))
     loaded, loaded_head, classes = saved_model.backbone, saved_model.head, saved_model.classes
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():

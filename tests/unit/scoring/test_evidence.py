@@ -9,22 +9,21 @@ import torch
 from scipy.stats import norm, ttest_rel
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from tests.support.training import schedule, task
-from unfreeze.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
 
-from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.evaluation.calibration import fit_temperature, photo_losses, softmax
 from unfreeze.evaluation.crossfit import inflation, widened_gain, widened_scores
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import Gain
 from unfreeze.models.freezing import StagePlan, StageRow
+from unfreeze.models.state import ModelState
 from unfreeze.poses import UPRIGHT
 from unfreeze.predict import Logits
-from unfreeze.training.finetune import ModelState
+from unfreeze.scoring.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.phase_two import PhaseTwo
 from unfreeze.training.recipes import Candidate
-from unfreeze.training.rounds import Round, TrainingData, validation_rounds
+from unfreeze.training.rounds import Folds, Round, TrainingData
 from unfreeze.training.search import Trial
 
 CLASSES = 3
@@ -35,8 +34,7 @@ Answers = tuple[Logits, ...]
 def one(answers: Answers, temperature: float, calibrated_on: int = 30) -> PhaseOne:
     return PhaseOne(
         final=NOTHING, poses=UPRIGHT, validation=answers, temperature=temperature, calibrated_on=calibrated_on,
-        round_finals=(),
-        start=NOTHING, round_starts=(), history=(),
+        round_finals=(), round_poses=tuple(UPRIGHT for _ in answers), start=NOTHING, round_starts=(), history=(),
     )  # fmt: skip
 
 
@@ -75,7 +73,7 @@ def data(photos: tuple[Path, ...]) -> TrainingData:
 
 
 def test_every_photo_is_answered_once_by_the_round_that_held_it_out(data: TrainingData) -> None:
-    rounds = validation_rounds(data, 30)
+    rounds = Folds.of(data, 30).validation
     first, second = phases(data, rounds, (True, True, True))
     evidence = cross_fitted(data, rounds, first, second)
     assert evidence.kind == "cross_fitted"
@@ -87,8 +85,29 @@ def test_every_photo_is_answered_once_by_the_round_that_held_it_out(data: Traini
         np.testing.assert_array_equal(evidence.two_phase[each.val].argmax(1), second.validation[number].argmax(1))
 
 
+def test_photos_go_by_their_number_in_the_photo_set(data: TrainingData) -> None:
+    """Training numbers its own photos from 0; evidence is written down under the numbers of all photos of the run."""
+    numbered = np.random.default_rng(2).permutation(100)[:30]
+    rounds = Folds.of(data, 30).validation
+    phases_of_all = phases(data, rounds, (True, False, True))
+    plain = cross_fitted(data, rounds, *phases_of_all)
+    evidence = cross_fitted(replace(data, ids=numbered), rounds, *phases_of_all)
+    assert evidence.photos.tolist() == sorted(numbered.tolist())
+    of_photo = np.argsort(numbered)  # photo of the training's own numbers, for each row
+    np.testing.assert_array_equal(evidence.truth, data.labels.numpy()[of_photo])
+    assert evidence.two_phase is not None
+    assert plain.two_phase is not None
+    for found, own in (
+        (evidence.head_only, plain.head_only),
+        (evidence.two_phase, plain.two_phase),
+        (evidence.shipped, plain.shipped),
+        (evidence.unscaled, plain.unscaled),
+    ):
+        np.testing.assert_array_equal(found, own[of_photo])
+
+
 def test_a_folds_temperature_comes_from_the_other_folds(data: TrainingData) -> None:
-    rounds = validation_rounds(data, 30)
+    rounds = Folds.of(data, 30).validation
     first, second = phases(data, rounds, (True, True, True))
     evidence = cross_fitted(data, rounds, first, second)
     logits = np.concatenate([first.validation[0], first.validation[2]])
@@ -98,7 +117,7 @@ def test_a_folds_temperature_comes_from_the_other_folds(data: TrainingData) -> N
 
 
 def test_what_ships_is_chosen_fold_by_fold(data: TrainingData) -> None:
-    rounds = validation_rounds(data, 30)
+    rounds = Folds.of(data, 30).validation
     evidence = cross_fitted(data, rounds, *phases(data, rounds, (True, False, True)))
     assert evidence.two_phase is not None
     for number, arm in enumerate((evidence.two_phase, evidence.head_only, evidence.two_phase)):
@@ -108,25 +127,26 @@ def test_what_ships_is_chosen_fold_by_fold(data: TrainingData) -> None:
 
 
 def test_test_photos_are_answered_by_the_final_models_at_their_temperatures(data: TrainingData) -> None:
-    rounds = validation_rounds(data, 30)
+    rounds = Folds.of(data, 30).validation
     first, second = phases(data, rounds, (True, True, True))
-    photos = PhotoSet(Path(), ("a", "b", "c"), tuple(Sample(Path(), "", label % 3) for label in range(10)))
-    test, logits = np.array([2, 5, 7]), np.random.default_rng(1).normal(size=(2, 3, 3)).astype(np.float32)
-    evidence = from_test(test, photos, logits[0], logits[1], first, second)
+    test, labels = np.array([2, 5, 7]), np.array([2, 2, 1])
+    logits = np.random.default_rng(1).normal(size=(2, 3, 3)).astype(np.float32)
+    evidence = from_test(test, labels, logits[0], logits[1], first, second)
     assert (evidence.kind, evidence.truth.tolist(), evidence.calibrated_on) == ("test", [2, 2, 1], 30)
+    assert evidence.photos is test
     assert evidence.shipped is evidence.two_phase
     assert (evidence.head_only == softmax(logits[0], 1.5)).all()
     assert (evidence.shipped == softmax(logits[1], 0.5)).all()
     assert (evidence.unscaled == softmax(logits[1])).all()
-    worse = from_test(test, photos, logits[0], logits[1], first, replace(second, not_worse=False))
+    worse = from_test(test, labels, logits[0], logits[1], first, replace(second, not_worse=False))
     assert worse.shipped is worse.head_only
-    alone = from_test(test, photos, logits[0], None, first, None)
+    alone = from_test(test, labels, logits[0], None, first, None)
     assert alone.two_phase is None
     assert paired_gain(alone, [None] * 3, 0) is None
 
 
 def test_the_sheet_scores_calibrated_probabilities(data: TrainingData) -> None:
-    rounds = validation_rounds(data, 30)
+    rounds = Folds.of(data, 30).validation
     evidence = cross_fitted(data, rounds, *phases(data, rounds, (True, True, True)))
     sheet = score_sheet(evidence, [None] * 30, 0.7, 0)
     assert (sheet.evidence, sheet.shipped.n) == ("cross_fitted", 30)
@@ -145,7 +165,7 @@ def test_the_sheet_scores_calibrated_probabilities(data: TrainingData) -> None:
 
 
 def test_everything_that_was_tried_is_scored_at_every_point(data: TrainingData) -> None:
-    rounds = validation_rounds(data, 30)
+    rounds = Folds.of(data, 30).validation
     first, second = phases(data, rounds, (True, True, True))
     pairs = zip(first.validation, second.validation, strict=True)
     half = tuple(((a + b) / 2).astype(np.float32) for a, b in pairs)
@@ -183,8 +203,8 @@ def by_chance(seed: int, apart: float = 0.0) -> tuple[float, bool, float]:
     """Return the gain between two heads on features of ``apart``, whether it is proven, and the shipped accuracy."""
     rng = np.random.default_rng(seed)
     labels = torch.from_numpy(rng.permutation(np.arange(60) % 2))
-    data = TrainingData(labels, np.arange(60), np.arange(0), np.arange(60) % 5, 2)
-    rounds = validation_rounds(data, 60)
+    data = TrainingData(labels, np.arange(60), np.arange(0), np.arange(60) % 5, 2, np.arange(60))
+    rounds = Folds.of(data, 60).validation
     truths = labels.numpy()
     solved = []
     for signal in (0.0, apart):
