@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from benchmarks.peers.bench import SETS, draw
+from benchmarks.peers.bench import draw
+from benchmarks.peers.tables import SETS
 from numpy.typing import NDArray
 
 from unfreeze.config import TrainConfig

@@ -23,11 +23,11 @@ from unfreeze.models.state import ModelState, random_head
 from unfreeze.planning.throughput import random_activations
 from unfreeze.poses import UPRIGHT
 from unfreeze.runtime import prepare_process
+from unfreeze.training.parallel import Follow, run_parallel
 from unfreeze.training.phase_one import PhaseOne
 from unfreeze.training.recipes import choose
 from unfreeze.training.rounds import Folds, TrainingData
 from unfreeze.training.search import Bench
-from unfreeze.training.side_by_side import Follow, side_by_side
 from unfreeze.training.store import open_store
 from unfreeze.training.training_features import FoldActivations, TrainingFeatures
 
@@ -77,7 +77,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for workers, found in seconds.items():
             started = time.perf_counter()
-            list(side_by_side(bench.twins(workers), range(len(trainings)), train))
+            list(run_parallel(bench.twins(workers), range(len(trainings)), train))
             found.append(time.perf_counter() - started)
     ratios = [one / other for one, other in zip(seconds[together], seconds[1], strict=True)]
     print(f"{count} photos, {len(trainings)} trainings of {candidate.schedule.epochs} epochs")

@@ -113,7 +113,7 @@ def shuffled(place: Path, a_class: int, seeds: Sequence[int], work: Path) -> Non
         good += verdict.shipped == "head_only" and not verdict.gain.proven
         gain = verdict.gain
         print(
-            f"| {seed} | {verdict.shipped} | {len(verdict.tried)} | {gain.accuracy * 100:+.1f} | {gain.p_value:.2f} "
+            f"| {seed} | {verdict.shipped} | {len(verdict.trials)} | {gain.accuracy * 100:+.1f} | {gain.p_value:.2f} "
             f"| {'yes' if gain.proven else 'no'} |",
             flush=True,
         )
@@ -130,13 +130,13 @@ def budget(place: Path, a_class: int, seeds: Sequence[int], shares: Sequence[flo
         table = write(work / f"{seed}.csv", train, [(path, truth[path]) for path in rest[:TESTED]])
         usual, verdict = within(None, table, seed, work / f"{seed}")
         print(
-            f"| {seed} | as many as it likes | {usual:.2f} |  | {len(verdict.tried)} | {verdict.shipped} |", flush=True
+            f"| {seed} | as many as it likes | {usual:.2f} |  | {len(verdict.trials)} | {verdict.shipped} |", flush=True
         )
         for share in shares:
             minutes = share * usual
             took, verdict = within(minutes, table, seed, work / f"{seed}-{share}")
             print(
-                f"| {seed} | {minutes:.2f} | {took:.2f} | {took / minutes:.2f} | {len(verdict.tried)} | {verdict.shipped} |",
+                f"| {seed} | {minutes:.2f} | {took:.2f} | {took / minutes:.2f} | {len(verdict.trials)} | {verdict.shipped} |",
                 flush=True,
             )
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.support import CPU, PREPROCESSING, TinyCnn, shake, tiny_cnn, tiny_vit
+from tests.support.backbones import CPU, TinyCnn, shake, tiny_cnn, tiny_vit
+from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, in_float32

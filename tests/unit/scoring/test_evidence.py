@@ -149,7 +149,7 @@ def test_the_sheet_scores_calibrated_probabilities(data: TrainingData) -> None:
     rounds = Folds.of(data, 30).validation
     evidence = cross_fitted(data, rounds, *phases(data, rounds, (True, True, True)))
     sheet = score_sheet(evidence, [None] * 30, 0.7, 0)
-    assert (sheet.evidence, sheet.shipped.n) == ("cross_fitted", 30)
+    assert (sheet.protocol, sheet.shipped.n) == ("cross_fitted", 30)
     assert sheet.two_phase is not None
     assert sheet.two_phase.accuracy > sheet.head_only.accuracy
     assert sheet.calibration is not None
@@ -175,25 +175,25 @@ def test_everything_that_was_tried_is_scored_at_every_point(data: TrainingData) 
     found = searched(data, rounds, first, replace(second, trials=(upper, failed)))
     assert [(each.depth, each.lr, each.seconds) for each in found] == [("layer4", 0.01, 2.5), ("layer2", 0.003, 2.5)]
     truth = np.concatenate([data.labels[torch.from_numpy(each.val)] for each in rounds])
-    for (alpha, accuracy, balanced, loss), (point, answers) in zip(found[0].path, points.items(), strict=True):
-        said = np.concatenate(answers)
-        assert alpha == point
-        assert accuracy == pytest.approx(accuracy_score(truth, said.argmax(1)))
-        assert balanced == pytest.approx(balanced_accuracy_score(truth, said.argmax(1)))
-        assert loss == pytest.approx(photo_losses(said, truth).mean())
+    for point, (alpha, answers) in zip(found[0].points, points.items(), strict=True):
+        logits = np.concatenate(answers)
+        assert point.alpha == alpha
+        assert point.accuracy == pytest.approx(accuracy_score(truth, logits.argmax(1)))
+        assert point.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, logits.argmax(1)))
+        assert point.log_loss == pytest.approx(photo_losses(logits, truth).mean())
     before, *others = (photo_losses(np.concatenate(answers), truth) for answers in points.values())
-    assert found[0].errors[0] == 0.0
-    for errors, losses in zip(found[0].errors[1:], others, strict=True):
-        assert errors == pytest.approx(
+    assert found[0].points[0].z == 0.0
+    for point, losses in zip(found[0].points[1:], others, strict=True):
+        assert point.z == pytest.approx(
             ttest_rel(before, losses).statistic * (30 / 29) ** 0.5
         )  # spread over N, not N - 1
-    assert (found[1].errors, found[1].path) == ((0.0,), found[0].path[:1])  # what went wrong has phase 1's point alone
+    assert found[1].points == found[0].points[:1]  # what went wrong has phase 1's point alone
 
 
 def test_where_nothing_was_held_out_nothing_is_said_of_the_points(data: TrainingData) -> None:
     first, second = phases(data, (), ())
     (found,) = searched(data, (), first, second)
-    assert (found.path, found.errors) == ((), ())
+    assert found.points == ()
 
 
 # Nothing is proven where there is nothing: labels that have nothing to do with the features
