@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.choices import Begun, Scored, begin, gathered, prepare
-from benchmarks.peers.bench import SETS
+from benchmarks.peers.tables import SETS
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.peers.bench import SETS
+from benchmarks.peers.tables import SETS
 from benchmarks.real_photos import draw_table
 
 from unfreeze.config import make_config
