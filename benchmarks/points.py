@@ -86,7 +86,7 @@ def measure(data: Path, name: str, a_class: int, seed: int, way: str, juries: Se
         gained = np.array(begun.scored(begun.between(trial.finals[-1], alpha))) - before
         for judges in juries:
             rounds = Folds.of(known, judges).validation
-            panel = Panel.of(first.validation[: len(rounds)], truths_of(rounds, known), known)
+            panel = Panel.of(first.validation[: len(rounds)], truths_of(rounds, known), known.class_counts)
             old, new = (panel.heard(said, panel.everyone) for said in (panel.head_only, trial.answers[alpha]))
             errors = errors_below(new.losses, old.losses)
             losses = float(old.losses.mean()), float(new.losses.mean())

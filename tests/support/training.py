@@ -200,7 +200,7 @@ def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
     return Setting(
         given=given,
         bench=Bench(features, first, backbone.snapshot(2), ALPHAS),
-        panel=Panel.of(first.validation, truths_of(rounds, given.data), given.data),
+        panel=Panel.of(first.validation, truths_of(rounds, given.data), given.data.class_counts),
     )
 
 

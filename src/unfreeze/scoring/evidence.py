@@ -167,7 +167,7 @@ def searched(
 ) -> tuple[TrialSummary, ...]:
     """Return what the rounds' photos say of everything that was tried, at every point between the phases."""
     truth, ends = truth_of(rounds, data), {0.0: first.validation}
-    panel = Panel.of(first.validation, truths_of(rounds, data), data)
+    panel = Panel.of(first.validation, truths_of(rounds, data), data.class_counts)
 
     def point(alpha: float, logits: Sequence[Logits]) -> Point:
         found = joined(logits, data.classes)

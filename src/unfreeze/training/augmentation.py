@@ -58,7 +58,7 @@ def select_augmentation(
     if len(renderers) == 1:
         return SelectedRenderers(renderers[0], tuple(renderers[0] for _ in folds))
     some = data.at_most(ENOUGH)
-    labels = some.labels[torch.from_numpy(some.train)].numpy()
+    labels = some.train_labels
     at_head = compute(store, backbone, probe_requests(backbone, renderers, data, recipe))[backbone.head_boundary]
     assert isinstance(at_head, Cached), "features are kept"
 

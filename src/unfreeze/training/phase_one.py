@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import fit_temperature
@@ -104,8 +103,8 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> PhaseOne:
     masks = [data.fold == fold for fold in range(len(by_fold))]
     plain = [fit.plain[mask] for fit, mask in zip(by_fold, masks, strict=True)]
     averaged = [fit.averaged[mask] for fit, mask in zip(by_fold, masks, strict=True)]
-    labels = data.labels[torch.from_numpy(data.train)].numpy()
-    panel = Panel.of(plain, [labels[mask] for mask in masks], data)
+    labels = data.train_labels
+    panel = Panel.of(plain, [labels[mask] for mask in masks], data.class_counts)
     # Averaging over orientations multiplies the cost of inference: require the same significance as for shipping phase 2.
     takes_all = panel.ships(averaged, panel.everyone)
     takes = [panel.ships(averaged, panel.others(fold)) if recipe.cross_fit else takes_all for fold in panel.everyone]

@@ -75,7 +75,7 @@ def phase_two(
     """
     data, rounds = features.data, features.folds.validation
     pretrained = features.backbone.snapshot(recipe.boundary)
-    panel = Panel.of(first.validation, truths_of(rounds, data), data)
+    panel = Panel.of(first.validation, truths_of(rounds, data), data.class_counts)
 
     def within_budget(model: ModelState) -> bool:
         lost = forgets(model) if recipe.forget_at_most is not None else None

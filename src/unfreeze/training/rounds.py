@@ -53,6 +53,17 @@ class TrainingData:
             splits.learning,
         )
 
+    @property
+    def train_labels(self) -> Indices:
+        """The labels of the images to train on (N,)."""
+        labels: Indices = self.labels[torch.from_numpy(self.train)].numpy()
+        return labels
+
+    @property
+    def class_counts(self) -> Indices:
+        """How many images there are to train on of each class (C,)."""
+        return np.bincount(self.train_labels, minlength=self.classes)
+
     def at_most(self, count: int) -> TrainingData:
         """Return the same with so many photos to learn from, spread evenly, if there are more."""
         some = np.linspace(0, len(self.train) - 1, min(count, len(self.train)), dtype=np.int64)

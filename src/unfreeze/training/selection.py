@@ -9,18 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from unfreeze.evaluation.calibration import clearly_lower, errors_below, photo_losses
-from unfreeze.predict import Logits
-from unfreeze.training.rounds import TrainingData
 
 CERTAIN = 1.645  # standard errors: 95 % of a normal distribution lie below
 IMBALANCED = 3.0  # times as many photos of one class as of another: from there on, every class weighs the same
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Logits = NDArray[np.float32]
 Answers = Mapping[float, Sequence[Logits]]  # of a candidate at every alpha, what each round's model says of its photos
 Judges = Sequence[int]  # rounds
 
@@ -61,11 +59,17 @@ class Panel:
     weights: Floats
 
     @classmethod
-    def of(cls, head_only: Sequence[Logits], truths: Sequence[Indices], data: TrainingData) -> Panel:
-        """Let every class weigh the same where the training photos are clearly imbalanced, and every photo otherwise."""
-        counts = np.bincount(data.labels[torch.from_numpy(data.train)].numpy(), minlength=data.classes)
+    def of(cls, head_only: Sequence[Logits], truths: Sequence[Indices], class_counts: Indices) -> Panel:
+        """Give every class the same weight where the training images are clearly imbalanced, and every image otherwise.
+
+        Args:
+            head_only: The head-only model's logits for each fold's images, each of shape (V, C).
+            truths: Their labels.
+            class_counts: How many training images each class has (C,).
+        """
+        counts = class_counts
         present = counts[counts > 0]
-        weights = np.ones(data.classes)
+        weights = np.ones(len(counts))
         if present.max() > IMBALANCED * present.min():
             weights = present.mean() / counts.clip(1)
         return cls(tuple(truths), tuple(head_only), weights)

@@ -139,7 +139,7 @@ def weights_of(counts: Sequence[int]) -> list[float]:
     labels = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
     everyone = np.arange(len(labels))
     data = TrainingData(labels, everyone, everyone[:0], everyone % 2, len(counts), everyone)
-    found: list[float] = Panel.of((), (), data).weights.tolist()
+    found: list[float] = Panel.of((), (), data.class_counts).weights.tolist()
     return found
 
 
