@@ -296,6 +296,6 @@ def test_buffers_of_the_network_replace_those_of_the_state(boundary: int) -> Non
             assert not ("running" in name and torch.equal(value, own[name]))
     with torch.no_grad():  # copies
         for stage in backbone.stages:
-            for buffer in stage.module.buffers():
-                buffer.add_(1)
+            for value in stage.module.buffers():
+                value.add_(1)
     assert bits(mixed) == bits(state.with_buffers_of(tiny_cnn()))

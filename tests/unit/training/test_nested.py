@@ -24,6 +24,7 @@ from unfreeze.training.phase_two import PhaseTwo, phase_two
 from unfreeze.training.recipes import Candidate
 from unfreeze.training.search import Bench, Trial, search
 from unfreeze.training.selection import Answers, Judges, Panel
+from unfreeze.training.store import Place
 from unfreeze.training.training_features import FoldActivations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,7 +39,7 @@ LIKED_BY = pytest.mark.parametrize("liked_by", range(FOLDS))
 
 def planted_features(by_view: Mapping[int, Tensor], renderer: Renderer) -> Cached:
     """Return a cache of the given features at the head, of shape (N, D) for each view."""
-    places = {}
+    places: dict[tuple[int, int], Place] = {}
     with new_store().shelf("planted").write() as draft:
         for view, rows in by_view.items():
             draft.append([f"{image} {view}" for image in range(len(rows))], rows)
