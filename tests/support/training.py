@@ -192,11 +192,9 @@ def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
     given = task(paths, train=18)
     how = recipe(backbone)
     features = training_features(backbone, given, how, boundaries=(2, 3, 4))
-    features = replace(
-        features, folds=Folds(features.folds.validation, None)
-    )  # no final fit: it is validated by nothing
     first = phase_one(features, how)
     rounds = features.folds.validation
+    features = replace(features, folds=Folds(rounds, None))  # no final fit: nothing validates it
     return Setting(
         given=given,
         bench=Bench(features, first, backbone.snapshot(2), ALPHAS),

@@ -154,8 +154,10 @@ def _fit(features: TrainingFeatures, activations: FoldActivations, recipe: Recip
     poses = recipe.poses(activations.renderer)
     views = recipe.learned(activations.renderer)
     fit = kept_head(features.cache, features.backbone, at_head, data, views, recipe.smoothing)
-    averaged = out_of_fold_tta_logits(fit.fold_heads, activations_at_head(activations, data.train, poses), data)
-    return _Solution(fit, poses, fit.out_of_fold.astype(np.float32), averaged)
+    plain = averaged = fit.out_of_fold.astype(np.float32)
+    if poses != UPRIGHT:  # otherwise rounding alone would differ, and could pass for a gain
+        averaged = out_of_fold_tta_logits(fit.fold_heads, activations_at_head(activations, data.train, poses), data)
+    return _Solution(fit, poses, plain, averaged)
 
 
 def activations_at_head(activations: FoldActivations, images: Indices, poses: Sequence[Pose]) -> Tensor:

@@ -85,10 +85,26 @@ def test_a_solved_head_is_judged_by_folds_that_it_never_saw(photos: tuple[Path, 
     for number, answers in enumerate(first.validation):
         assert torch.equal(first.round_starts[number].head["weight"], fit.fold_starts[number].weight.float())
         assert torch.equal(first.round_finals[number].head["weight"], fit.fold_heads[number].weight.float())
-        np.testing.assert_allclose(answers, fit.out_of_fold[given.data.fold == number], atol=1e-6)
+        np.testing.assert_array_equal(answers, fit.out_of_fold[given.data.fold == number].astype(np.float32))
     assert torch.equal(first.final.head["bias"], fit.head.bias.float())
     assert torch.equal(first.start.head["bias"], fit.start.bias.float())
     assert first.history == ()
+
+
+def test_a_mean_over_one_orientation_is_no_alternative_whose_rounding_could_pass_for_a_gain(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=18)
+    right = np.eye(CLASSES, dtype=np.float32)[given.data.labels[:18].numpy()]
+    monkeypatch.setattr("unfreeze.training.phase_one.out_of_fold_tta_logits", lambda *_: 9 * right)
+    own = training_features(backbone, given, recipe(backbone))
+    first = phase_one(own, recipe(backbone))
+    assert isinstance(own.final.for_head, Cached)
+    fit = fit_head(
+        features(own.final.for_head, range(18), (0, 1)), given.data.labels[:18], given.data.fold, CLASSES, 0.0
+    )
+    for number, answers in enumerate(first.validation):
+        np.testing.assert_array_equal(answers, fit.out_of_fold[given.data.fold == number].astype(np.float32))
 
 
 @SOLVED

@@ -175,7 +175,8 @@ def test_without_phase_two_the_recipe_ends_with_the_head() -> None:
 
 def test_judged_by_all_holds_out_every_photo() -> None:
     recipe = chosen(tiny_cnn())
-    assert recipe.judged_by_all(1234) == replace(recipe, judges=1234)
+    assert not recipe.cross_fit
+    assert recipe.judged_by_all(1234) == replace(recipe, judges=1234, cross_fit=True)
 
 
 def test_classic_is_the_textbooks_recipe() -> None:
