@@ -91,9 +91,9 @@ def test_cross_fitted_and_head_only_without_reference_photos_nothing_is_said_of_
 @pytest.mark.parametrize("cross_fitted", [False, True])
 def test_predictions_name_their_photos(run: Run, drawn: Path, tmp_path: Path, cross_fitted: bool) -> None:
     """Training numbers the photos to train on and to choose by from 0: not so the folder's photos, whose order is mixed."""
-    sides = ("test", "train", "val", "train", "train", "train")
+    sides = ["test", "train", "val", "train", "train", "train"]
     if cross_fitted:
-        sides = ("train",) * len(sides)
+        sides = ["train"] * len(sides)
     rows = [
         (drawn / name / f"{number:03}.jpg", name, side)
         for number, side in enumerate(sides)
