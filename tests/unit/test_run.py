@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -74,3 +76,42 @@ def test_a_damaged_reference_photo_is_left_out(drawn: Path, mixed: Path, tmp_pat
 def test_a_run_is_repeated_from_its_arguments_in_another_place(run: Run, tmp_path: Path) -> None:
     assert command("train", "--config", run.folder.args, "--out", tmp_path / "again") == 0
     assert unfreeze.load(tmp_path / "again").verdict.scores == run.verdict.scores
+
+
+def test_cross_fitted_and_head_only_without_reference_photos_nothing_is_said_of_forgetting(
+    drawn: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    unfreeze.train(drawn, recipe="head-only", views=1, tta=False, test_size=0, out=out)
+    verdict = json.loads((out / "verdict.json").read_text("utf-8"))
+    assert verdict["scores"]["evidence"] == "cross_fitted"
+    assert "forgetting" not in verdict
+
+
+@pytest.mark.parametrize("cross_fitted", [False, True])
+def test_predictions_name_their_photos(run: Run, drawn: Path, tmp_path: Path, cross_fitted: bool) -> None:
+    """Training numbers the photos to train on and to choose by from 0: not so the folder's photos, whose order is mixed."""
+    sides = ["test", "train", "val", "train", "train", "train"]
+    if cross_fitted:
+        sides = ["train"] * len(sides)
+    rows = [
+        (drawn / name / f"{number:03}.jpg", name, side)
+        for number, side in enumerate(sides)
+        for name in reversed(run.classes)
+    ]
+    table = tmp_path / "table.csv"
+    lines = [f"{path},{name},{side}" for path, name, side in rows]
+    table.write_text("\n".join(["file_name,label,split", *lines]) + "\n", "utf-8")
+    trained = unfreeze.train(table, recipe="head-only", views=1, tta=False, test_size=0, out=tmp_path / "run")
+    with trained.folder.predictions.open(encoding="utf-8", newline="") as file:
+        written = list(csv.DictReader(file))
+    scored = [(path, name) for path, name, side in rows if side == "test" or cross_fitted]
+    found = {Path(row["file_name"]).parts[-2:]: row["label"] for row in written}
+    assert found == {path.parts[-2:]: name for path, name in scored}
+    if cross_fitted:
+        return
+    for path, _ in scored:
+        (row,) = (row for row in written if Path(row["file_name"]).parts[-2:] == path.parts[-2:])
+        (predicted,) = trained.predict([path])
+        for name, probability in zip(trained.classes, predicted.probabilities, strict=True):
+            assert float(row[f"head_only:{name}"]) == pytest.approx(probability, abs=1e-4)

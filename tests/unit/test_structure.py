@@ -21,8 +21,9 @@ def imported(source: str) -> Iterator[str]:
 
 
 def from_tests(source: str) -> list[str]:
-    """Return which imports of a module are of a test module, or of something in one."""
-    return [name for name in imported(source) if any(part.startswith("test_") for part in name.split("."))]
+    """Return which imports of a module are of a test module, or of something in one; the package itself has none."""
+    names = [name for name in imported(source) if not name.startswith("unfreeze.")]
+    return [name for name in names if any(part.startswith("test_") for part in name.split("."))]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +39,10 @@ def from_tests(source: str) -> list[str]:
 )
 def test_an_import_of_a_test_module_is_found(source: str) -> None:
     assert from_tests(source)
+
+
+def test_what_the_package_itself_calls_a_test_set_is_no_test() -> None:
+    assert not from_tests("from unfreeze.scoring.held_out import test_set")
 
 
 def test_no_module_imports_from_a_test_module() -> None:
