@@ -46,7 +46,7 @@ class Addition:
             manifold mixup, Verma et al. 2019); 0: none.
         anchor: Strength of the squared distance to phase 1's backbone in the loss (L2-SP, Li et al. 2018).
         distil: Weight of phase 1's own answers, softened by 2, in the loss (LwF, Li and Hoiem 2016).
-        original: Weight of the original classifier's own answers on the same views: what ``--anchor`` is.
+        original: Weight of the original classifier's own answers on the same views: what ``--distill`` is.
         priors: Strength of the log of the classes' shares that is added to logits in training (Menon et al. 2021).
     """
 
@@ -149,7 +149,7 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
     """Yield what every addition is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
     task = prepare(data, name, a_class, seed)
     backbone, known = task.inputs.backbone, task.inputs.data
-    keeping = task.config.model_copy(update={"anchor": 1.0})  # features of every view
+    keeping = task.config.model_copy(update={"distill": 1.0})  # features of every view
     recipe = choose(keeping, backbone, len(known.train), known.classes)
     recipe = replace(recipe, augmentations=recipe.augmentations[:1])
     candidate = recipe.candidates[0]

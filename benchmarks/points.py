@@ -4,7 +4,7 @@
     python -m benchmarks.points --rows benchmarks/points-2026-11-28.csv
 
 DATA and the drawing of photos are those of peers/bench.py, seeds others than those of its results.  A way (--ways 0@3e-4) is
-phase 2 from the first depth, held by so much (--anchor) and at a topmost rate.  The tables compare rules by what they would
+phase 2 from the first depth, held by so much (--distill) and at a topmost rate.  The tables compare rules by what they would
 ship for each number of judges, in points of balanced accuracy over head-only.  None may lose over 2 points of the original
 task.
 """
@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 from unfreeze.evaluation.calibration import errors_below
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.phase_two import phase_two
-from unfreeze.training.recipes import FORGET_AT_MOST, JUDGES, choose
+from unfreeze.training.recipes import JUDGES, MAX_FORGETTING, choose
 from unfreeze.training.rounds import Folds, truths_of
 from unfreeze.training.selection import Panel, better
 
@@ -74,7 +74,7 @@ def measure(data: Path, name: str, a_class: int, seed: int, way: str, juries: Se
     task = prepare(data, name, a_class, seed)
     known = task.inputs.data
     anchor, rate = (float(value) for value in way.split("@"))
-    config = task.config.model_copy(update={"anchor": anchor or None, "lr": rate})
+    config = task.config.model_copy(update={"distill": anchor or None, "lr": rate})
     recipe = choose(config, task.inputs.backbone, len(known.train), known.classes)
     recipe = replace(recipe, candidates=recipe.candidates[:1], judges=max(juries))
     begun = begin(task, recipe)
@@ -99,7 +99,7 @@ Rule = Callable[[Sequence[Point]], Point | None]
 
 def within_budget(points: Sequence[Point]) -> list[Point]:
     """Return those that forget no more than they may."""
-    return [point for point in points if point.lost <= FORGET_AT_MOST]
+    return [point for point in points if point.lost <= MAX_FORGETTING]
 
 
 def always(alpha: float) -> Rule:

@@ -30,9 +30,9 @@ from unfreeze.verdict import Verdict
 TESTED = 300  # photos with shuffled labels to test on
 ARMS: dict[str, dict[str, Any]] = {
     "head-only": {"recipe": "head-only"},
-    "head-only, varied light": {"recipe": "head-only", "light": "varied"},
+    "head-only, varied light": {"recipe": "head-only", "color_jitter": "varied"},
     "auto": {},
-    "auto, varied light": {"light": "varied"},
+    "auto, varied light": {"color_jitter": "varied"},
     "classic, BatchNorm frozen": {"recipe": "classic"},
 }
 Figures = tuple[float, float, float]
@@ -136,7 +136,8 @@ def budget(place: Path, a_class: int, seeds: Sequence[int], shares: Sequence[flo
             minutes = share * usual
             took, verdict = within(minutes, table, seed, work / f"{seed}-{share}")
             print(
-                f"| {seed} | {minutes:.2f} | {took:.2f} | {took / minutes:.2f} | {len(verdict.trials)} | {verdict.shipped} |",
+                f"| {seed} | {minutes:.2f} | {took:.2f} | {took / minutes:.2f} | {len(verdict.trials)} "
+                f"| {verdict.shipped} |",
                 flush=True,
             )
 

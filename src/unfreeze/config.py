@@ -59,6 +59,12 @@ class Common(BaseModel):
         return self
 
 
+FORMER_NAMES = {
+    "light": "color_jitter", "anchor": "distill", "forget_at_most": "max_forgetting", "fresh_views": "new_views",
+}  # fmt: skip
+"""Names of settings in earlier versions, which files and commands may still say."""
+
+
 class Settings(Common):
     """Everything that decides a run, apart from the photos.  Each field is a flag of ``unfreeze train``."""
 
@@ -86,7 +92,7 @@ class Settings(Common):
     views: Annotated[
         int | None, Field(gt=0, le=64, description="Views kept of each training photo, the plain one included.")
     ] = None
-    fresh_views: Annotated[
+    new_views: Annotated[
         int | None, Field(ge=0, le=64, description="Of those, replaced by new ones after each epoch of phase 2.")
     ] = None
     symmetry: Annotated[
@@ -96,7 +102,7 @@ class Settings(Common):
             "aerial and microscope photos). Default: flip or rotate, as serves phase 1 better."
         ),
     ] = None
-    light: Annotated[
+    color_jitter: Annotated[
         Literal["steady", "varied"],
         Field(
             description="varied: photos to come may be taken by another camera or in another light, so the strength of red, "
@@ -117,20 +123,32 @@ class Settings(Common):
         float | None,
         Field(gt=0, description="How long the run may take: fewer depths are searched. Default: as long as it needs."),
     ] = None
-    forget_at_most: Annotated[
+    max_forgetting: Annotated[
         float | None,
         Field(ge=0, le=100, description="Points of accuracy that may be lost on --reference. Default: 2."),
     ] = None
-    anchor: Annotated[
+    distill: Annotated[
         float | None,
         Field(
             ge=0,
             le=100,
-            description="How strongly phase 2 is held to what the original classifier says of your photos, so that it "
-            "forgets less: 0.5 to 2. Default: not at all.",
+            description="Weight of the distillation loss that keeps the original classifier's predictions for your photos "
+            "(learning without forgetting): 0.5 to 2. Default: 0.",
         ),
     ] = None
     seed: Annotated[int, Field(ge=0, lt=2**63, description="Decides every random choice.")] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_former_names(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        for former, name in FORMER_NAMES.items():
+            if former in values and name in values:
+                raise ValueError(
+                    f"--{former.replace('_', '-')} is the former name of --{name.replace('_', '-')}: give one"
+                )
+        return {FORMER_NAMES.get(name, name): value for name, value in values.items()}
 
 
 class TrainConfig(Settings):
@@ -147,13 +165,13 @@ class TrainConfig(Settings):
             "depth": classic or (self.recipe == "head-only" and self.depth != "head"),
             "views": classic,
             "symmetry": classic,
-            "fresh_views": classic or head_only,
+            "new_views": classic or head_only,
             "epochs": head_only,
             "lr": head_only,
             "batch_size": head_only,
             "minutes": classic or head_only,
-            "forget_at_most": classic or head_only,
-            "anchor": classic or head_only,
+            "max_forgetting": classic or head_only,
+            "distill": classic or head_only,
         }
         for name, unread in refused.items():
             if unread and getattr(self, name) is not None:
@@ -163,15 +181,15 @@ class TrainConfig(Settings):
                     else f"--recipe {self.recipe}"
                 )
                 raise ValueError(f"--{name.replace('_', '-')} has no meaning with {cause}")
-        if self.forget_at_most is not None and self.reference is None:
-            raise ValueError("--forget-at-most has no meaning without --reference")
-        for name in ("fresh_views", "anchor"):
+        if self.max_forgetting is not None and self.reference is None:
+            raise ValueError("--max-forgetting has no meaning without --reference")
+        for name in ("new_views", "distill"):
             if getattr(self, name) is not None and (self.depth == "all" or self.bn == "train"):
                 raise ValueError(f"--{name.replace('_', '-')} has no meaning where every epoch draws new views")
         if (classic or head_only) and self.subset != "all":
             raise ValueError(f"--subset has no meaning with {'--recipe classic' if classic else 'the head alone'}")
-        if classic and self.light == "varied":
-            raise ValueError("--light varied has no meaning with --recipe classic: its views are the tutorials'")
+        if classic and self.color_jitter == "varied":
+            raise ValueError("--color-jitter varied has no meaning with --recipe classic: its views are the tutorials'")
         if classic and not self.tta:
             raise ValueError("--no-tta has no meaning with --recipe classic: it asks about the plain view alone")
         if head_only and self.bn == "train":

@@ -39,7 +39,7 @@ def describe(
         for note in reference.notes:
             yield f"note: {note}"
     tried = ", ".join(f"{each.depth} at {each.lr:g}" for each in recipe.candidates)
-    anchored = ", anchored" * any(each.schedule.anchor for each in recipe.candidates)
+    anchored = ", anchored" * any(each.schedule.distill for each in recipe.candidates)
     phase_two = f"phase 2 from {tried}{anchored}" if recipe.candidates else "no phase 2"
     yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase_two}"
 

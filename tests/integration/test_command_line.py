@@ -246,7 +246,7 @@ def test_without_time_for_phase_two_the_run_ends_with_the_head(
 
 
 def test_what_ships_forgets_no_more_than_it_may(run: Path, tmp_path: Path) -> None:
-    words = ("train", "--config", str(run / "args.toml"), "--forget-at-most", "0", "--lr", "0.003")
+    words = ("train", "--config", str(run / "args.toml"), "--max-forgetting", "0", "--lr", "0.003")
     assert command(*words, "--out", str(tmp_path / "run")) == 0
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text("utf-8"))
     assert verdict["forgetting"]["drop"] <= 0
@@ -254,7 +254,7 @@ def test_what_ships_forgets_no_more_than_it_may(run: Path, tmp_path: Path) -> No
 
 
 def test_fresh_views_are_trained_on(run: Path, tmp_path: Path) -> None:
-    words = ("train", "--config", str(run / "args.toml"), "--fresh-views", "1", "--out", str(tmp_path / "fresh"))
+    words = ("train", "--config", str(run / "args.toml"), "--new-views", "1", "--out", str(tmp_path / "fresh"))
     assert command(*words) == 0
     losses = []
     for folder in (run, tmp_path / "fresh"):

@@ -15,8 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tests.desk import small
-from tests.program import PROGRAM, command
+from tests.support.commands import PROGRAM, command, small
 
 import unfreeze
 from unfreeze.models.backbone import Architecture
@@ -147,12 +146,14 @@ def test_a_val_folder_chooses_and_a_test_folder_scores(home: Path, tmp_path: Pat
     assert {row["file_name"]: row["split"] for row in rows_of(run.folder.splits)} == sides
     assert all((row["fold"] != "") == (row["split"] == "train") for row in rows_of(run.folder.splits))
     assert (run.verdict.data.n_train, run.verdict.data.n_test, run.verdict.scores.shipped.n) == (12, 8, 8)
-    assert run.verdict.scores.evidence == "test"
+    assert run.verdict.scores.protocol == "test"
     assert {row["file_name"] for row in rows_of(run.folder.predictions)} == {
         name for name, side in sides.items() if side == "test"
     }
-    (tried,) = run.verdict.tried
-    assert all(round(accuracy * 4, 9).is_integer() for _, accuracy, _, _ in tried.path)  # of the 4 val photos
+    (tried,) = run.verdict.trials
+    assert all(
+        round(accuracy * 4, 9).is_integer() for accuracy in (point.accuracy for point in tried.points)
+    )  # of the 4 val photos
 
 
 @pytest.fixture
@@ -197,20 +198,20 @@ def usual(home: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_an_anchor_pulls_at_phase_two_and_leaves_phase_one_alone(home: Path, tmp_path: Path, usual: Run) -> None:
-    run = train(home, tmp_path / "run", test_size=0, lr=0.001, anchor=0.5)
-    (free,), (held,) = usual.verdict.tried, run.verdict.tried
-    assert free.path[0] == held.path[0]
-    assert free.path[1:] != held.path[1:]
+    run = train(home, tmp_path / "run", test_size=0, lr=0.001, distill=0.5)
+    (free,), (held,) = usual.verdict.trials, run.verdict.trials
+    assert free.points[0] == held.points[0]
+    assert free.points[1:] != held.points[1:]
     assert usual.verdict.scores.head_only == run.verdict.scores.head_only
     assert usual.verdict.scores.two_phase != run.verdict.scores.two_phase
 
 
 def test_varied_light_changes_the_views_that_train_and_none_that_scores(home: Path, tmp_path: Path, usual: Run) -> None:
-    run = train(home, tmp_path / "run", test_size=0, lr=0.001, light="varied")
+    run = train(home, tmp_path / "run", test_size=0, lr=0.001, color_jitter="varied")
     assert run.folder.splits.read_bytes() == usual.folder.splits.read_bytes()
     steady, varied = (load_file(each.folder.weights)["classifier.weight"] for each in (usual, run))
     assert not torch.equal(steady, varied)
-    assert run.verdict.tried[0].path[0] != usual.verdict.tried[0].path[0]
+    assert run.verdict.trials[0].points[0] != usual.verdict.trials[0].points[0]
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,7 @@ def test_varied_light_changes_the_views_that_train_and_none_that_scores(home: Pa
 def test_a_photo_is_turned_as_its_symmetry_allows(home: Path, tmp_path: Path, symmetry: str, poses: set[str]) -> None:
     run = train(home, tmp_path / "run", recipe="head-only", test_size=0, symmetry=symmetry)
     assert run.verdict.model.symmetry == symmetry
-    assert set(run.verdict.model.poses) <= poses
+    assert set(run.verdict.model.orientations) <= poses
 
 
 def test_without_tta_the_plain_view_answers_alone(home: Path, tmp_path: Path) -> None:
@@ -232,8 +233,8 @@ def test_without_tta_the_plain_view_answers_alone(home: Path, tmp_path: Path) ->
         train(home, tmp_path / str(tta), recipe="head-only", test_size=0, symmetry="flip", tta=tta)
         for tta in (True, False)
     )
-    assert usual.verdict.model.poses == ("plain", "mirrored")
-    assert plain.verdict.model.poses == ("plain",)
+    assert usual.verdict.model.orientations == ("plain", "mirrored")
+    assert plain.verdict.model.orientations == ("plain",)
     assert usual.verdict.scores.head_only != plain.verdict.scores.head_only
     photo = home / "photos" / "class 0" / "00.png"
     told = [run.predict([photo])[0].probabilities for run in (usual, plain)]

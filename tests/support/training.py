@@ -101,7 +101,7 @@ def recipe(
     solved: bool = True,
     judges: int = 100,
     alphas: tuple[float, ...] = (1.0,),
-    forget_at_most: float | None = None,
+    max_forgetting: float | None = None,
     averages: bool = False,
 ) -> Recipe:
     """Return a recipe that tries the candidates (none given: one), and goes all the way unless ``alphas`` says otherwise."""
@@ -114,7 +114,7 @@ def recipe(
         head_schedule=None if solved else schedule(epochs=2),
         candidates=candidates,
         alphas=alphas,
-        forget_at_most=forget_at_most,
+        max_forgetting=max_forgetting,
         averages=averages,
         judges=judges,
         boundary=min(each.plan.boundary for each in candidates),

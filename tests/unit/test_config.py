@@ -21,7 +21,7 @@ def test_only_photos_has_no_default() -> None:
     assert plain.photos == Path("photos")
     assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
         "model": "efficientnet_lite0", "recipe": "auto", "subset": "all", "tta": True, "bn": "frozen", "seed": 0,
-        "light": "steady", "device": "auto", "precision": "auto", "cache_gib": 10.0,
+        "color_jitter": "steady", "device": "auto", "precision": "auto", "cache_gib": 10.0,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):
         make_config({})
@@ -59,16 +59,16 @@ def test_only_photos_has_no_default() -> None:
         ("--depth", {"recipe": "classic", "depth": "all"}),
         ("--depth", {"recipe": "head-only", "depth": "all"}),
         ("--views", {"recipe": "classic", "views": 3}),
-        ("--fresh-views", {"recipe": "classic", "fresh_views": 1}),
-        ("--fresh-views", {"recipe": "head-only", "fresh_views": 1}),
-        ("--fresh-views", {"depth": "all", "fresh_views": 1}),
-        ("--fresh-views", {"bn": "train", "fresh_views": 1}),
-        ("--fresh-views", {"fresh_views": -1}),
-        ("--anchor", {"recipe": "classic", "anchor": 1.0}),
-        ("--anchor", {"recipe": "head-only", "anchor": 1.0}),
-        ("--anchor", {"depth": "all", "anchor": 0.0}),
-        ("--anchor", {"bn": "train", "anchor": 1.0}),
-        ("--anchor", {"anchor": -1}),
+        ("--new-views", {"recipe": "classic", "new_views": 1}),
+        ("--new-views", {"recipe": "head-only", "new_views": 1}),
+        ("--new-views", {"depth": "all", "new_views": 1}),
+        ("--new-views", {"bn": "train", "new_views": 1}),
+        ("--new-views", {"new_views": -1}),
+        ("--distill", {"recipe": "classic", "distill": 1.0}),
+        ("--distill", {"recipe": "head-only", "distill": 1.0}),
+        ("--distill", {"depth": "all", "distill": 0.0}),
+        ("--distill", {"bn": "train", "distill": 1.0}),
+        ("--distill", {"distill": -1}),
         ("--epochs", {"recipe": "head-only", "epochs": 3}),
         ("--lr", {"recipe": "head-only", "lr": 1e-4}),
         ("--batch-size", {"recipe": "head-only", "batch_size": 8}),
@@ -77,8 +77,8 @@ def test_only_photos_has_no_default() -> None:
         ("--bn", {"depth": "head", "bn": "train"}),
         ("--symmetry", {"symmetry": "diagonal"}),
         ("--symmetry", {"recipe": "classic", "symmetry": "flip"}),
-        ("--light", {"light": "dark"}),
-        ("--light", {"recipe": "classic", "light": "varied"}),
+        ("--color-jitter", {"color_jitter": "dark"}),
+        ("--color-jitter", {"recipe": "classic", "color_jitter": "varied"}),
         ("--subset", {"subset": "some"}),
         ("--subset", {"recipe": "classic", "subset": "norms"}),
         ("--subset", {"recipe": "head-only", "subset": "biases"}),
@@ -88,12 +88,12 @@ def test_only_photos_has_no_default() -> None:
         ("--minutes", {"recipe": "classic", "minutes": 5}),
         ("--minutes", {"recipe": "head-only", "minutes": 5}),
         ("--minutes", {"depth": "head", "minutes": 5}),
-        ("--forget-at-most", {"reference": "there", "forget_at_most": -1}),
-        ("--forget-at-most", {"reference": "there", "forget_at_most": 101}),
-        ("--forget-at-most", {"forget_at_most": 1}),
-        ("--forget-at-most", {"recipe": "classic", "reference": "there", "forget_at_most": 1}),
-        ("--forget-at-most", {"recipe": "head-only", "reference": "there", "forget_at_most": 1}),
-        ("--forget-at-most", {"depth": "head", "reference": "there", "forget_at_most": 1}),
+        ("--max-forgetting", {"reference": "there", "max_forgetting": -1}),
+        ("--max-forgetting", {"reference": "there", "max_forgetting": 101}),
+        ("--max-forgetting", {"max_forgetting": 1}),
+        ("--max-forgetting", {"recipe": "classic", "reference": "there", "max_forgetting": 1}),
+        ("--max-forgetting", {"recipe": "head-only", "reference": "there", "max_forgetting": 1}),
+        ("--max-forgetting", {"depth": "head", "reference": "there", "max_forgetting": 1}),
     ],
 )
 def test_every_refusal_names_the_flag(flag: str, settings: dict[str, Any]) -> None:
@@ -110,9 +110,9 @@ def test_a_setting_that_depth_makes_idle_is_refused_for_the_depth() -> None:
 
 def test_a_budget_for_forgetting_is_refused_for_what_it_lacks() -> None:
     with pytest.raises(ConfigError, match="without --reference"):
-        config(forget_at_most=1)
+        config(max_forgetting=1)
     with pytest.raises(ConfigError, match="--recipe classic"):
-        config(recipe="classic", reference="there", forget_at_most=1)
+        config(recipe="classic", reference="there", max_forgetting=1)
 
 
 def test_a_rate_that_ruins_pretrained_weights_is_refused_and_says_why() -> None:
@@ -137,9 +137,9 @@ def test_a_rate_that_ruins_pretrained_weights_is_refused_and_says_why() -> None:
         {"depth": "blocks.5", "lr": 1e-4, "epochs": 3, "views": 8, "batch_size": 16, "bn": "train"},
         {"depth": "head", "views": 3},
         {"minutes": 2.5, "symmetry": "rotate"},
-        {"recipe": "head-only", "symmetry": "none", "light": "varied"},
+        {"recipe": "head-only", "symmetry": "none", "color_jitter": "varied"},
         {"depth": "head", "symmetry": "flip"},
-        {"reference": Path("there"), "forget_at_most": 0},
+        {"reference": Path("there"), "max_forgetting": 0},
     ],
 )
 def test_what_fits_a_recipe_is_taken(settings: dict[str, Any]) -> None:
@@ -152,7 +152,7 @@ def test_what_fits_a_recipe_is_taken(settings: dict[str, Any]) -> None:
     [
         {},
         {"lr": 1.5e-4, "depth": "blocks.5", "reference": "some/reference", "out": "runs/mine", "seed": 7},
-        {"minutes": 12, "symmetry": "rotate", "reference": "there", "forget_at_most": 0.5},
+        {"minutes": 12, "symmetry": "rotate", "reference": "there", "max_forgetting": 0.5},
         {"recipe": "classic", "head_lr": 3e-3, "bn": "train", "model": "timm/resnet18", "test_size": 0.25},
         {"model": 'C:\\weights\\"mine".pth', "arch": "timm/résnet"},
     ],

@@ -108,7 +108,8 @@ def doctor() -> None:
 def main(words: Sequence[str] | None = None) -> None:
     """Run the command line on ``words`` (None: the process's own); exit with 2 for the user's mistakes and 1 for ours."""
     try:
-        app(sys.argv[1:] if words is None else words, exit_on_error=False, print_error=False)
+        given = sys.argv[1:] if words is None else words
+        app([_in_todays_names(word) for word in given], exit_on_error=False, print_error=False)
     except CycloptsError as error:
         print(f"unfreeze: {_reason(error)}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
@@ -126,6 +127,15 @@ def main(words: Sequence[str] | None = None) -> None:
         traceback.print_exc()
         print("unfreeze: this is our mistake, not yours; please report it with the lines above", file=sys.stderr)
         sys.exit(OUR_MISTAKE)
+
+
+def _in_todays_names(word: str) -> str:
+    """Return a flag under its present name, with its value where one is attached."""
+    from unfreeze.config import FORMER_NAMES
+
+    flags = {f"--{former}".replace("_", "-"): f"--{name}".replace("_", "-") for former, name in FORMER_NAMES.items()}
+    flag, is_attached, value = word.partition("=")
+    return flags.get(flag, flag) + is_attached + value
 
 
 def _reason(error: CycloptsError) -> str:

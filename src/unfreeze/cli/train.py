@@ -98,9 +98,9 @@ def _train(config: TrainConfig, next_photos: str, tracker: Tracker | None = None
 
 def _report(folder: RunFolder) -> Path | None:
     """Write the report; a run that finished has not failed where it can't be written."""
-    from unfreeze.report import write_report
-
     try:
+        from unfreeze.report import write_report
+
         return write_report(folder)
     except Exception as error:
         say(f"the report can't be written: {error}\n`unfreeze report {folder.root}` tries again")
@@ -109,9 +109,9 @@ def _report(folder: RunFolder) -> Path | None:
 
 def _track(folder: RunFolder, tracker: Tracker) -> str | None:
     """Write the run into a tracker; a run that finished has not failed where that can't be done."""
-    from unfreeze.trackers import track_run
-
     try:
+        from unfreeze.trackers import track_run
+
         return track_run(folder.root, tracker)
     except Exception as error:
         say(f"the run is finished, but not tracked: {error}")

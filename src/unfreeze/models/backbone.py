@@ -136,14 +136,6 @@ class Backbone:
         for stage, values in zip(self.stages[len(self.stages) - len(snapshot) :], snapshot, strict=True):
             stage.module.load_state_dict(values)
 
-    def with_buffers_of(self, snapshot: list[Tensors]) -> list[Tensors]:
-        """Return a snapshot of the last ``len(snapshot)`` stages, but with the buffers of ``snapshot``."""
-        boundary = len(self.stages) - len(snapshot)
-        return [
-            now | {name: old[name] for name, _ in stage.module.named_buffers()}
-            for stage, now, old in zip(self.stages[boundary:], self.snapshot(boundary), snapshot, strict=True)
-        ]
-
     def fingerprint(self, boundary: int | None = None) -> str:
         """Return the SHA-256 of every weight and buffer below ``boundary`` (None: of all stages)."""
         return self.fingerprints()[self.head_boundary if boundary is None else boundary]

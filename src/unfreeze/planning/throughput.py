@@ -116,7 +116,7 @@ class Trainings:
             return 0.0
         backbone, data = self.backbone, self.data
         source = random_activations(backbone, self.renderer, boundary)
-        features = _features(backbone, self.renderer) if schedule.anchor else None
+        features = _features(backbone, self.renderer) if schedule.distill else None
         batch = min(schedule.batch_size, len(data.train))
         train = _some(data.train, _n_steps(n_images) * batch)
 

@@ -99,7 +99,7 @@ def count_workload(
     if reference is not None:
         held_out.append(held_out_request(reference, recipe.boundary))
     n_test, n_reference = len(test.paths), len(reference.paths) if reference is not None else 0
-    n_budget = n_reference if recipe.forget_at_most is not None else 0  # before a deeper one, or a model is chosen
+    n_budget = n_reference if recipe.max_forgetting is not None else 0  # before a deeper one, or a model is chosen
     head = recipe.head_schedule
     missing = tuple(cache_misses(store, backbone, held_out))
     return Workload(

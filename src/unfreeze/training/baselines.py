@@ -68,7 +68,7 @@ def _one_phase(name: str, augmentation: Augmentation, plan: StagePlan, schedule:
         head_schedule=schedule,
         candidates=(),
         alphas=(),
-        forget_at_most=None,
+        max_forgetting=None,
         averages=False,
         judges=0,
         boundary=0,

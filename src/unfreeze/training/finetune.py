@@ -49,7 +49,7 @@ class Schedule:
         cosine: Whether the rate then falls to 0 by half a cosine, or stays.
         clip: Largest gradient norm; None leaves gradients alone.
         smoothing: Share of each label that is spread over all classes.
-        anchor: Weight of what the original classifier says less and less like itself (see ``drift``); 0: it may.
+        distill: Weight of the distillation loss on the original classifier's logits (LwF, see ``drift``); 0 disables it.
     """
 
     epochs: int
@@ -62,7 +62,7 @@ class Schedule:
     cosine: bool
     clip: float | None
     smoothing: float
-    anchor: float = 0.0
+    distill: float = 0.0
 
     @property
     def kept_views(self) -> int:
@@ -142,13 +142,13 @@ def finetune(
         train: Photos to learn from.
         val: Photos to judge by after every epoch; may be empty.
         seed: Decides the order of the photos.
-        features: Pretrained ones of every view that is trained on, which an anchor holds to; None where there is no anchor.
+        features: Pretrained features of every view that is trained on, for distillation; None without it.
         floor: What the given weights say of ``val``, shape (V, C): a training that stays clearly below it is broken off,
             like one whose loss is no number.
         follow: Shows how far it is.
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
-    assert (features is not None) == bool(schedule.anchor), "an anchor holds to something"
+    assert (features is not None) == bool(schedule.distill), "distillation needs the pretrained features"
     with loaded(backbone, start, trainable_from=plan.boundary) as head:
         with low_rank(plan, backbone):
             groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
@@ -186,7 +186,7 @@ def finetune(
                     loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
                     train_loss += loss.item() * len(photos) / len(train)
                     if pretrained is not None:
-                        loss = loss + schedule.anchor * drift(backbone.classifier, now, pretrained.to(now))
+                        loss = loss + schedule.distill * drift(backbone.classifier, now, pretrained.to(now))
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     if schedule.clip is not None:

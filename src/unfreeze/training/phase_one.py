@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import fit_temperature
@@ -24,7 +25,7 @@ from unfreeze.training.finetune import EpochRow, Indices, Schedule, finetune
 from unfreeze.training.fit_head import HeadFit, Linear
 from unfreeze.training.kept_heads import kept_head
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import joined, truth_of
+from unfreeze.training.rounds import TrainingData, joined, truth_of
 from unfreeze.training.selection import Panel
 from unfreeze.training.training_features import FoldActivations, TrainingFeatures
 
@@ -107,7 +108,9 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> PhaseOne:
     panel = Panel.of(plain, [labels[mask] for mask in masks], data.class_counts)
     # Averaging over orientations multiplies the cost of inference: require the same significance as for shipping phase 2.
     takes_all = panel.ships(averaged, panel.everyone)
-    takes = [panel.ships(averaged, panel.others(fold)) if recipe.cross_fit else takes_all for fold in panel.everyone]
+    takes = [takes_all for _ in panel.everyone]
+    if recipe.cross_fit:
+        takes = [_averages_for(fold, by_fold[fold], masks, labels, data) for fold in panel.everyone]
 
     out_of_fold = np.empty_like(final.plain)
     for fold, mask in enumerate(masks):
@@ -146,6 +149,14 @@ class _Solution:
     poses: tuple[Pose, ...]
     plain: Logits
     averaged: Logits
+
+
+def _averages_for(
+    fold: int, solution: _Solution, masks: Sequence[NDArray[np.bool_]], labels: Indices, data: TrainingData
+) -> bool:
+    """Tell whether the images of the other folds choose to average over orientations, in the augmentation of this fold."""
+    panel = Panel.of([solution.plain[m] for m in masks], [labels[m] for m in masks], data.class_counts)
+    return panel.ships([solution.averaged[mask] for mask in masks], panel.others(fold))
 
 
 def _fit(features: TrainingFeatures, activations: FoldActivations, recipe: Recipe) -> _Solution:

@@ -78,8 +78,8 @@ def phase_two(
     panel = Panel.of(first.validation, truths_of(rounds, data), data.class_counts)
 
     def within_budget(model: ModelState) -> bool:
-        lost = forgets(model) if recipe.forget_at_most is not None else None
-        return lost is None or recipe.forget_at_most is None or lost * 100 <= recipe.forget_at_most
+        lost = forgets(model) if recipe.max_forgetting is not None else None
+        return lost is None or recipe.max_forgetting is None or lost * 100 <= recipe.max_forgetting
 
     def room_left(trial: Trial) -> bool:
         return not trial.finals or within_budget(trial.finals[-1])
@@ -88,20 +88,20 @@ def phase_two(
     searched = search(bench, recipe.candidates, panel, time_left, room_left, nested=recipe.cross_fit)
     trials = searched.trials
     setbacks = [setback for trial in trials for setback in trial.setbacks()]
-    if not any(trial.answers for trial in trials):
+    if not any(trial.answers for trial in trials[: searched.considered_by_all]):
         return _rolled_back(first, trials, setbacks)
 
     def model_at(choice: Choice) -> ModelState:
         return interpolate(pretrained, first.start, trials[choice.trial].finals[-1], choice.alpha)
 
-    heard = [trial.answers for trial in trials]
-    wanted = choice = panel.choose(heard, panel.everyone)
+    heard, by_all = [trial.answers for trial in trials], searched.considered_by_all
+    wanted = choice = panel.choose(heard[:by_all], panel.everyone)
     while not within_budget(final := model_at(choice)):
         heard[choice.trial] = {a: said for a, said in heard[choice.trial].items() if a < choice.alpha}
-        if not any(heard):
+        if not any(heard[:by_all]):
             setbacks.append(_forgot(wanted, recipe, "phase 1"))
             return _rolled_back(first, trials, setbacks)
-        choice = panel.choose(heard, panel.everyone)
+        choice = panel.choose(heard[:by_all], panel.everyone)
     if choice != wanted:
         setbacks.append(_forgot(wanted, recipe, f"alpha {choice.alpha:g}"))
 
@@ -137,7 +137,7 @@ def phase_two(
 
 def _forgot(wanted: Choice, recipe: Recipe, instead: str) -> str:
     return (
-        f"at alpha {wanted.alpha:g} more than {recipe.forget_at_most:g} points of the original task were forgotten: "
+        f"at alpha {wanted.alpha:g} more than {recipe.max_forgetting:g} points of the original task were forgotten: "
         f"{instead} it is"
     )
 

@@ -35,7 +35,7 @@ STEPS = 80  # a scarce set is seen until it has taken so many steps, within the 
 EPOCHS = (15, 20)  # 10 are few for 100 photos a class (benchmarks/RESULTS.md, "What could be added to phase 2")
 JUDGES = 160  # validation photos that the search rests on, where there are so many
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
-FORGET_AT_MOST = 2.0  # points of the original task's accuracy
+MAX_FORGETTING = 2.0  # points of the original task's accuracy
 FEW_WEIGHTS = 10
 """Times the rate where few weights learn: LoRA's is 10 to 20 times that of all of them (Hu et al. 2022, appendix D)."""
 BACK_OFF = 0.1  # what is left of the rates where a training went wrong
@@ -103,7 +103,7 @@ class Recipe:
         head_schedule: See ``head_plan``.
         candidates: Ways to unfreeze, in the order in which they are tried; none where the recipe ends with the head.
         alphas: Points between the phases that may ship, from the nearest to phase 1 on; phase 2's own end is 1.
-        forget_at_most: Points of the original task's accuracy that may be lost; None: any.
+        max_forgetting: Points of the original task's accuracy that may be lost; None: any.
         averages: Whether the models may be asked about several poses of a photo; phase 1 tells whether that is better.
         judges: Validation photos that are wanted, rounded up to whole folds; 0 where nothing is to be chosen.
         boundary: Everything below is a fixed function throughout the run, and is computed once.
@@ -117,7 +117,7 @@ class Recipe:
     head_schedule: Schedule | None
     candidates: tuple[Candidate, ...]
     alphas: tuple[float, ...]
-    forget_at_most: float | None
+    max_forgetting: float | None
     averages: bool
     judges: int
     boundary: int
@@ -157,7 +157,7 @@ class Recipe:
     @property
     def feature_views(self) -> int:
         """How many views of each training photo have their features kept: phase 1's, and those that phase 2 is held to."""
-        anchored = (each.schedule.kept_views for each in self.candidates if each.schedule.anchor)
+        anchored = (each.schedule.kept_views for each in self.candidates if each.schedule.distill)
         return max(self.views, *anchored, 0)
 
     @property
@@ -167,7 +167,9 @@ class Recipe:
 
 
 def _augmentations(config: TrainConfig) -> tuple[Augmentation, ...]:
-    return tuple(replace(each, tint=TINT if config.light == "varied" else 0.0) for each in SYMMETRIES[config.symmetry])
+    return tuple(
+        replace(each, tint=TINT if config.color_jitter == "varied" else 0.0) for each in SYMMETRIES[config.symmetry]
+    )
 
 
 def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
@@ -179,7 +181,7 @@ def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: in
         head_schedule=None,
         candidates=(),
         alphas=(),
-        forget_at_most=None,
+        max_forgetting=None,
         averages=config.tta,
         judges=0,
         boundary=backbone.head_boundary - 1,  # pooled features would not serve the original classifier
@@ -188,10 +190,10 @@ def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: in
 
 def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
     views = config.views or KEPT_VIEWS
-    if (config.fresh_views or 0) > views:
+    if (config.new_views or 0) > views:
         raise ConfigError(
-            f"{config.fresh_views} of {views} views can't give way to new ones.",
-            where="--fresh-views",
+            f"{config.new_views} of {views} views can't give way to new ones.",
+            where="--new-views",
             mend="Raise --views.",
         )
     if config.depth == "head":
@@ -208,7 +210,7 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
         head_schedule=None,
         candidates=candidates,
         alphas=ALPHAS,
-        forget_at_most=FORGET_AT_MOST if config.forget_at_most is None else config.forget_at_most,
+        max_forgetting=MAX_FORGETTING if config.max_forgetting is None else config.max_forgetting,
         averages=config.tta,
         judges=JUDGES,
         boundary=min(each.plan.boundary for each in candidates),
@@ -253,26 +255,26 @@ def _candidate(
         epochs=config.epochs or min(max(round(STEPS / per_epoch), EPOCHS[0]), EPOCHS[1]),
         batch_size=batch_size,
         views=None if plan.boundary == 0 else config.views or KEPT_VIEWS,
-        fresh=config.fresh_views or 0 if plan.boundary else 0,
+        fresh=config.new_views or 0 if plan.boundary else 0,
         optimizer="adamw",
         weight_decay=1e-4 if photos / classes >= SCARCE else 0.0,
         warmup=0.2,
         cosine=True,
         clip=1.0,
-        anchor=_anchor(config, backbone) if plan.boundary else 0.0,  # below, no view is seen twice
+        distill=_distill(config, backbone) if plan.boundary else 0.0,  # below, no view is seen twice
         smoothing=0.1,  # phase 1 often ends with a training loss of 0: without it, no gradient is left to follow
     )
     return Candidate(backbone.depths()[boundary], boundary, plan, schedule)
 
 
-def _anchor(config: TrainConfig, backbone: Backbone) -> float:
-    if config.anchor and not (backbone.network.outputs and backbone.pooled):
+def _distill(config: TrainConfig, backbone: Backbone) -> float:
+    if config.distill and not (backbone.network.outputs and backbone.pooled):
         raise ConfigError(
             f"{backbone.name} has no original classifier that kept features are enough for.",
-            where="--anchor",
-            mend="Leave --anchor out.",
+            where="--distill",
+            mend="Leave --distill out.",
         )
-    return config.anchor or 0.0
+    return config.distill or 0.0
 
 
 def usual_batch_size(photos: int) -> int:
@@ -310,7 +312,7 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
         head_schedule=textbook_schedule(head_epochs, config.batch_size),
         candidates=(Candidate("all", 0, plan, schedule),),
         alphas=(1.0,),
-        forget_at_most=None,
+        max_forgetting=None,
         averages=False,
         judges=1,
         boundary=0,

@@ -85,7 +85,7 @@ class Bench:
         """Train a candidate from phase 1's model."""
         features, activations = self.features, self.features.of(on)
         source = activations.by_boundary[candidate.plan.boundary]
-        distilled = activations.by_boundary[features.backbone.head_boundary] if candidate.schedule.anchor else None
+        distilled = activations.by_boundary[features.backbone.head_boundary] if candidate.schedule.distill else None
         baseline = self.logits(start, source, on.val, UPRIGHT) if len(on.val) else None
         return finetune(
             features.backbone, start, source, features.data.labels, candidate.plan, candidate.schedule,
@@ -134,10 +134,12 @@ class Searched:
     Attributes:
         trials: In the order in which they were tried.
         considered: For each validation fold, how many of them the other folds would have tried.
+        considered_by_all: How many of them all folds together would have tried: the final model is one of these.
     """
 
     trials: tuple[Trial, ...]
     considered: tuple[int, ...]
+    considered_by_all: int
 
 
 def search(
@@ -155,7 +157,7 @@ def search(
             otherwise all folds decide together.
     """
     trials: list[Trial] = []
-    deciders = [panel.others(own) if nested else panel.everyone for own in panel.everyone]
+    deciders = [panel.everyone, *(panel.others(own) for own in panel.everyone if nested)]
     considered = [0 for _ in deciders]
     going = [True for _ in deciders]
     for candidate in candidates:
@@ -164,11 +166,12 @@ def search(
             if not (time_left(len(trials)) and room_left(trials[-1])):
                 break
             going = [each and panel.wants_more(heard, judges) for each, judges in zip(going, deciders, strict=True)]
-            if not any(going) and not panel.wants_more(heard, panel.everyone):
+            if not any(going):
                 break
         trials.append(try_out(bench, candidate, f"phase 2 from {candidate.depth}"))
         considered = [count + wants for count, wants in zip(considered, going, strict=True)]
-    return Searched(tuple(trials), tuple(considered))
+    by_all, *by_others = considered
+    return Searched(tuple(trials), tuple(by_others) if nested else (by_all,) * len(panel.everyone), by_all)
 
 
 def try_out(bench: Bench, candidate: Candidate, phase: str) -> Trial:

@@ -195,7 +195,8 @@ def test_drawn_images_are_the_same_in_every_process() -> None:
     assert levels.min() >= -1e-3
     assert levels.max() <= 255.001
     code = (
-        "import torch; from tests.support import CPU, PREPROCESSING; from unfreeze.models.probe import probe_images;"
+        "import torch; from tests.support.backbones import CPU; from tests.support.photos import PREPROCESSING;"
+        "from unfreeze.models.probe import probe_images;"
         "torch.manual_seed(5); print(probe_images(PREPROCESSING, CPU).double().sum().item())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -40,7 +40,7 @@ def measured(store: Store, backbone: Backbone, given: Planned, work: Workload) -
     "settings",
     [
         {},
-        {"anchor": 1.0},
+        {"distill": 1.0},
         {"recipe": "head-only"},
         {"depth": "all"},
         {"recipe": "classic"},
@@ -74,7 +74,7 @@ def test_where_nothing_is_left_to_read_nothing_is_read(photos: tuple[Path, ...])
     assert (found.s_per_view, found.n_timed, found.s_per_heldout, found.compile_s) == (0, 0, 0, 0)
 
 
-@pytest.mark.parametrize("settings", [{}, {"anchor": 1.0}, {"recipe": "head-only"}, {"depth": "all"}])
+@pytest.mark.parametrize("settings", [{}, {"distill": 1.0}, {"recipe": "head-only"}, {"depth": "all"}])
 def test_views_that_are_timed_are_some_that_the_run_asks_for_and_are_kept(
     photos: tuple[Path, ...], settings: dict[str, object]
 ) -> None:

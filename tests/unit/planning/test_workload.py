@@ -114,7 +114,7 @@ def train(folders: tuple[Path, Path], cache: Path, seen: Observed, **settings: A
 AUTO = {"symmetry": "flip", "epochs": 3, "depth": "layer3", "views": 4, "batch_size": STEP}
 CLASSIC = {"recipe": "classic", "epochs": 2, "head_epochs": 3, "batch_size": STEP}
 HEAD = {"recipe": "head-only", "symmetry": "flip", "tta": False}
-REFERENCE = {"with_reference": True, "forget_at_most": 100.0}
+REFERENCE = {"with_reference": True, "max_forgetting": 100.0}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ REFERENCE = {"with_reference": True, "forget_at_most": 100.0}
         ({**AUTO, "tta": False, **REFERENCE}, {**AUTO, "views": 2}),
         ({**AUTO, "tta": False, **REFERENCE}, "the same"),
         ({**AUTO, "depth": "all", "tta": False}, {**AUTO, "tta": False}),
-        ({**AUTO, "anchor": 1.0, "tta": False}, None),
+        ({**AUTO, "distill": 1.0, "tta": False}, None),
         ({**CLASSIC, "test_size": 0.3}, None),
         ({**CLASSIC, "test_size": 0.3}, "the same"),
         ({**CLASSIC, "bn": "train"}, None),
@@ -150,7 +150,7 @@ def test_the_work_that_is_counted_is_done(
     assert observed.rows(size=BATCH, training=True, pixels=True) == work.n_views
     assert observed.rows(size=BATCH, training=True, pixels=False) == work.n_to_head
     assert observed.rows(size=BATCH, training=False, pixels=True) == work.n_heldout_pixels
-    features = HEAD_BOUNDARY if "anchor" in settings else 99  # which the anchor reads beside the images
+    features = HEAD_BOUNDARY if "distill" in settings else 99  # which the anchor reads beside the images
     assert observed.rows(size=STEP, below=features) == work.n_head_train_images + sum(work.n_train_steps_images)
     if before == "the same":
         assert (work.n_views, work.n_to_head, work.n_heldout_pixels, work.needs_head_fit) == (0, 0, 0, False)

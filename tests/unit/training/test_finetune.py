@@ -480,7 +480,7 @@ def test_an_anchored_step_is_that_of_both_losses(photos: tuple[Path, ...], make:
     backbone, given = make(), task(photos, train=12)
     how = schedule(epochs=3, views=2, clip=None, weight_decay=0.0, warmup=0.0, cosine=False)
     plan = plan_from(backbone, 3, lr=1e-3, head_lr=1e-3)
-    anchored = replace(how, anchor=0.7)
+    anchored = replace(how, distill=0.7)
     tuned = train(backbone, given, plan, anchored, features=kept_features(backbone, given, 2))
 
     plain, teacher = make(), make()
@@ -522,7 +522,7 @@ def test_an_anchor_keeps_what_the_original_classifier_says(
         before = kept_features(backbone, given, 2)
         plan = plan_from(backbone, 2, lr=LR, head_lr=LR)
         held = before if anchor else None
-        tuned = train(backbone, given, plan, replace(how, anchor=anchor), features=held)
+        tuned = train(backbone, given, plan, replace(how, distill=anchor), features=held)
         assert all(map(torch.equal, classifier, backbone.classifier.state_dict().values()))
         with loaded(backbone, tuned.state):
             after = kept_features(backbone, given, 2)
@@ -539,7 +539,7 @@ def test_an_anchor_keeps_what_the_original_classifier_says(
 def test_an_anchor_without_anything_to_hold_to_is_refused(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     with pytest.raises(AssertionError, match="holds to something"):
-        train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), replace(schedule(), anchor=1.0))
+        train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), replace(schedule(), distill=1.0))
 
 
 # The state that it returns

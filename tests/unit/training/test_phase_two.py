@@ -211,7 +211,7 @@ def test_what_forgets_too_much_all_the_way_is_not_gone_deeper_from(
 ) -> None:
     monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
     backbone, given = tiny_cnn(), task(photos, train=12)
-    how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 3), alphas=ALPHAS, forget_at_most=budget)
+    how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 3), alphas=ALPHAS, max_forgetting=budget)
     _, second = both(backbone, given, how, forgets=lambda _: forgotten)
     assert [trial.candidate for trial in second.trials] == list(how.candidates[:tried])
 
@@ -219,7 +219,7 @@ def test_what_forgets_too_much_all_the_way_is_not_gone_deeper_from(
 def test_what_went_wrong_forgot_nothing(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
     backbone, given = tiny_cnn(), task(photos, train=12)
-    how = recipe(backbone, candidate(backbone, 4, lr=1e30), candidate(backbone, 3), forget_at_most=2.0)
+    how = recipe(backbone, candidate(backbone, 4, lr=1e30), candidate(backbone, 3), max_forgetting=2.0)
     _, second = both(backbone, given, how, forgets=lambda _: 0.0)
     assert [bool(trial.answers) for trial in second.trials] == [False, True]
 
@@ -355,7 +355,7 @@ def test_what_forgets_too_much_at_every_point_is_rolled_back(
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     chooses(monkeypatch, lambda _: (0, 0.75))
-    how = recipe(backbone, alphas=ALPHAS, forget_at_most=2.0)
+    how = recipe(backbone, alphas=ALPHAS, max_forgetting=2.0)
     first, second = both(backbone, given, how, forgets=lambda _: 0.5)
     assert second.alpha == 0
     assert bits(second.final) == bits(first.final)
@@ -372,7 +372,7 @@ def test_the_farthest_point_within_the_budget_is_taken(
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=val)
     chooses(monkeypatch, lambda _: (0, 1.0))
-    how = recipe(backbone, alphas=ALPHAS, forget_at_most=2.0)
+    how = recipe(backbone, alphas=ALPHAS, max_forgetting=2.0)
     first, whole = both(backbone, given, how)
     half = 0.6 * far(first, whole.final)
     asked: list[float] = []
@@ -396,7 +396,7 @@ def test_no_point_farther_than_the_chosen_one_is_asked_about(
     photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    how = recipe(backbone, alphas=ALPHAS, forget_at_most=2.0)
+    how = recipe(backbone, alphas=ALPHAS, max_forgetting=2.0)
     chooses(monkeypatch, lambda _: (0, 0.5))
     asked: list[list[bytes]] = []
 
@@ -415,13 +415,13 @@ def test_without_a_budget_nobody_asks_what_is_forgotten(photos: tuple[Path, ...]
         raise AssertionError("asked")
 
     backbone, given = tiny_cnn(), task(photos, train=12)
-    _, second = both(backbone, given, recipe(backbone, forget_at_most=None), forgets=forgets)
+    _, second = both(backbone, given, recipe(backbone, max_forgetting=None), forgets=forgets)
     assert second.alpha == 1
 
 
 def test_what_a_model_gained_at_the_original_task_is_within_any_budget(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    _, second = both(backbone, given, recipe(backbone, forget_at_most=0.0), forgets=lambda _: -0.1)
+    _, second = both(backbone, given, recipe(backbone, max_forgetting=0.0), forgets=lambda _: -0.1)
     assert (second.alpha, second.setbacks) == (1, ())
 
 

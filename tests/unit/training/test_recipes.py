@@ -14,7 +14,7 @@ from unfreeze.data.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.poses import Pose
-from unfreeze.training.recipes import BACK_OFF, FORGET_AT_MOST, MILD, TINT, TURNED, Candidate, Recipe, choose
+from unfreeze.training.recipes import BACK_OFF, MAX_FORGETTING, MILD, TINT, TURNED, Candidate, Recipe, choose
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -32,7 +32,7 @@ def test_head_only_has_no_second_phase() -> None:
     for recipe in (chosen(tiny_cnn(), recipe="head-only"), chosen(tiny_cnn(), depth="head")):
         assert recipe.candidates == ()
         assert recipe.alphas == ()
-        assert recipe.forget_at_most is None
+        assert recipe.max_forgetting is None
         assert recipe.head_plan is None
         assert recipe.kept_from == 0
         assert recipe.boundary == 4  # the original classifier needs the last stage's output before pooling
@@ -147,13 +147,13 @@ def test_a_solved_head_learns_from_few_views_and_every_pose_that_may_be_asked_ab
 
 @pytest.mark.parametrize("settings", [{}, {"recipe": "head-only"}, {"depth": "layer3"}])
 def test_varied_light_changes_the_light_alone(settings: dict[str, Any]) -> None:
-    varied = chosen(tiny_cnn(), light="varied", **settings).augmentations
+    varied = chosen(tiny_cnn(), color_jitter="varied", **settings).augmentations
     assert varied == (replace(MILD, tint=TINT), replace(TURNED, tint=TINT))
 
 
 def test_the_budget_for_forgetting_is_the_users() -> None:
-    assert chosen(tiny_cnn()).forget_at_most == FORGET_AT_MOST
-    assert chosen(tiny_cnn(), forget_at_most=0, reference="there").forget_at_most == 0
+    assert chosen(tiny_cnn()).max_forgetting == MAX_FORGETTING
+    assert chosen(tiny_cnn(), max_forgetting=0, reference="there").max_forgetting == 0
 
 
 def test_auto_may_ship_any_point_up_to_phase_two_itself() -> None:
@@ -193,7 +193,7 @@ def test_classic_is_the_textbooks_recipe() -> None:
     assert recipe.views == 3  # phase 1 draws a new view in each of its epochs, after the plain one
     assert {recipe.head_schedule.optimizer, way.schedule.optimizer} == {"adam"}
     assert recipe.alphas == (1.0,)
-    assert recipe.forget_at_most is None
+    assert recipe.max_forgetting is None
 
 
 def test_classic_with_batch_norm_in_train_mode_trains_its_head_on_photos() -> None:
@@ -205,28 +205,28 @@ def test_classic_with_batch_norm_in_train_mode_trains_its_head_on_photos() -> No
 
 
 def test_fresh_views_are_kept_with_the_others() -> None:
-    recipe = chosen(tiny_cnn(), depth="layer3", views=3, fresh_views=2, epochs=4)
+    recipe = chosen(tiny_cnn(), depth="layer3", views=3, new_views=2, epochs=4)
     assert recipe.views == 3  # what phase 1 sees
     assert only(recipe).schedule.fresh == 2
     assert recipe.kept_views == 3 + 2 * 3
     assert chosen(tiny_cnn(), depth="layer3", views=3).kept_views == 3
-    with pytest.raises(ConfigError, match="--fresh-views"):
-        chosen(tiny_cnn(), views=2, fresh_views=3)
+    with pytest.raises(ConfigError, match="--new-views"):
+        chosen(tiny_cnn(), views=2, new_views=3)
 
 
 def test_an_anchor_holds_where_every_view_is_kept_and_an_original_classifier_can_answer() -> None:
-    assert only(chosen(tiny_cnn(), depth="layer3")).schedule.anchor == 0.0
-    assert only(chosen(tiny_cnn(), depth="layer3", anchor=2.5)).schedule.anchor == 2.5
+    assert only(chosen(tiny_cnn(), depth="layer3")).schedule.distill == 0.0
+    assert only(chosen(tiny_cnn(), depth="layer3", distill=2.5)).schedule.distill == 2.5
     backbone = tiny_cnn()
     for silent in (replace(backbone, pooled=False), replace(backbone, network=replace(backbone.network, outputs=0))):
-        assert only(chosen(silent, depth="layer3", anchor=0.0)).schedule.anchor == 0.0
+        assert only(chosen(silent, depth="layer3", distill=0.0)).schedule.distill == 0.0
         with pytest.raises(ConfigError, match="no original classifier"):
-            chosen(silent, depth="layer3", anchor=1.0)
+            chosen(silent, depth="layer3", distill=1.0)
 
 
 def test_features_are_kept_of_every_view_that_an_anchor_holds() -> None:
     assert chosen(tiny_cnn(), depth="layer3").feature_views == 2
-    assert chosen(tiny_cnn(), depth="layer3", anchor=1.0).feature_views == 8
-    changed = chosen(tiny_cnn(), depth="layer3", views=3, fresh_views=2, epochs=4, anchor=1.0)
+    assert chosen(tiny_cnn(), depth="layer3", distill=1.0).feature_views == 8
+    changed = chosen(tiny_cnn(), depth="layer3", views=3, new_views=2, epochs=4, distill=1.0)
     assert changed.feature_views == 3 + 2 * 3
     assert chosen(tiny_cnn(), recipe="head-only").feature_views == 2

@@ -85,7 +85,7 @@ def test_an_anchored_candidate_is_held_to_the_pretrained_features(
     monkeypatch.setattr("unfreeze.training.search.finetune", noted)
     asked = candidate(backbone, 3, how=schedule(smoothing=0.1))
     free = own.try_out(asked)
-    held = own.try_out(replace(asked, schedule=replace(asked.schedule, anchor=5.0)))
+    held = own.try_out(replace(asked, schedule=replace(asked.schedule, distill=5.0)))
     count = len(own.bench.features.folds.validation)
     assert held_to == [None] * count + [own.bench.features.final.by_boundary[5]] * count
     assert all(bits(one) != bits(other) for one, other in zip(free.finals, held.finals, strict=True))
