@@ -27,9 +27,9 @@ from torch.nn import functional
 from unfreeze.models.freezing import apply, parameter_groups
 from unfreeze.models.state import ModelState, loaded, state_of
 from unfreeze.runtime import deterministic, generator, prepare_process
-from unfreeze.training.activations import answers_from
-from unfreeze.training.finetune import Schedule, drift, softened, views_of_epoch
-from unfreeze.training.recipes import Candidate, choose
+from unfreeze.training.activations import logits_from
+from unfreeze.training.finetune import Schedule, distillation_loss, kd_loss, view_schedule
+from unfreeze.training.recipes import Candidate, recipe_for
 
 POINTS = (0.25, 0.5, 0.75, 1.0)
 
@@ -82,14 +82,14 @@ def train(begun: Begun, candidate: Candidate, schedule: Schedule, addition: Addi
     backbone, data, activations = begun.features.backbone, begun.features.data, begun.features.final
     plan, at_head = candidate.plan, activations.for_head
     source = activations.by_boundary[plan.boundary]
-    with loaded(backbone, begun.first.start, trainable_from=plan.boundary) as head:
+    with loaded(backbone, begun.first.phase2_init, trainable_from=plan.boundary) as head:
         groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
         optimizer = torch.optim.AdamW(groups, fused=True)
         parameters = [parameter for group in groups for parameter in group["params"]]
         rates = [group["lr"] for group in groups]
-        shares = torch.bincount(data.labels[torch.from_numpy(data.train)], minlength=data.classes) / len(data.train)
+        shares = torch.bincount(data.labels[torch.from_numpy(data.train)], minlength=data.n_classes) / len(data.train)
         soft = torch.from_numpy(
-            answers_from(backbone, head, source, data.train)
+            logits_from(backbone, head, source, data.train)
         )  # photos to learn from have the first numbers
         apply(plan, backbone)
         tail = nn.ModuleList(stage.module for stage in backbone.stages[plan.boundary :])
@@ -102,14 +102,14 @@ def train(begun: Begun, candidate: Candidate, schedule: Schedule, addition: Addi
         dice = generator(seed, 99)
         for epoch in range(1, schedule.epochs + 1):
             order = generator(seed, epoch).permutation(data.train)
-            drawn = order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size
+            drawn = order.tolist(), view_schedule(order, epoch, schedule), schedule.batch_size
             numbers = torch.split(torch.from_numpy(order), schedule.batch_size)
             for x, before, photos in zip(source.batches(*drawn), at_head.batches(*drawn), numbers, strict=True):
-                factor = schedule.rate(step, schedule.epochs * per_epoch)
+                factor = schedule.lr_factor(step, schedule.epochs * per_epoch)
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
                 x = x.float()
-                target = functional.one_hot(data.labels[photos], data.classes).float()
+                target = functional.one_hot(data.labels[photos], data.n_classes).float()
                 if addition.mixup:
                     share = float(dice.beta(addition.mixup, addition.mixup))
                     other = torch.from_numpy(dice.permutation(len(x)))
@@ -122,9 +122,9 @@ def train(begun: Begun, candidate: Candidate, schedule: Schedule, addition: Addi
                     logits + addition.priors * shares.log(), target, label_smoothing=schedule.smoothing
                 )
                 if addition.distil:
-                    loss = loss + addition.distil * softened(logits, soft[photos])
+                    loss = loss + addition.distil * kd_loss(logits, soft[photos])
                 if addition.original:
-                    loss = loss + addition.original * drift(backbone.classifier, features, before)
+                    loss = loss + addition.original * distillation_loss(backbone.classifier, features, before)
                 if addition.anchor:
                     pairs = zip(moved, start, strict=True)
                     loss = loss + addition.anchor / 2 * sum(((now - then) ** 2).sum() for now, then in pairs)
@@ -150,11 +150,11 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
     task = prepare(data, name, a_class, seed)
     backbone, known = task.inputs.backbone, task.inputs.data
     keeping = task.config.model_copy(update={"distill": 1.0})  # features of every view
-    recipe = choose(keeping, backbone, len(known.train), known.classes)
+    recipe = recipe_for(keeping, backbone, len(known.train), known.n_classes)
     recipe = replace(recipe, augmentations=recipe.augmentations[:1])
     candidate = recipe.candidates[0]
     begun = begin(task, recipe)
-    yield "head-only", begun.scored(begun.first.final)
+    yield "head-only", begun.scored(begun.first.state)
     for label in named:
         addition = ADDITIONS[label]
         schedule = replace(candidate.schedule, epochs=round(addition.longer * candidate.schedule.epochs))

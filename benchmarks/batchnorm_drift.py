@@ -21,8 +21,8 @@ import numpy as np
 from benchmarks.real_photos import draw_table, some_of, spread
 
 from unfreeze.config import make_config
-from unfreeze.data.checks import check, readable
-from unfreeze.data.loaders import Memory, Renderer
+from unfreeze.data.checks import check, drop_unreadable
+from unfreeze.data.loaders import DecodedImageCache, Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
@@ -30,15 +30,15 @@ from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.state import ModelState
-from unfreeze.poses import UPRIGHT
+from unfreeze.poses import IDENTITY_ONLY
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
-from unfreeze.scoring.held_out import EvaluationSet, predict_held_out, test_set
+from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out
 from unfreeze.training.baselines import classic
-from unfreeze.training.phase_one import phase_one
-from unfreeze.training.phase_two import phase_two
+from unfreeze.training.phase_one import train_head
+from unfreeze.training.phase_two import fine_tune
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.store import open_store
+from unfreeze.training.store import open_cache
 from unfreeze.training.training_features import compute_features
 
 SETS = ("hymenoptera", "bccd_cells", "magnetic_tile")
@@ -56,18 +56,18 @@ def measure(table: Path, reference_folder: Path, seed: int) -> Iterator[Row]:
     photos = check(read_photos(table))
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
     backbone = load_backbone("efficientnet_lite0")
-    reference = readable(read_reference(reference_folder, backbone.network.labels))
-    inputs = Inputs(photos, splits, backbone, reference, open_store(None, 0), seed)
+    reference = drop_unreadable(read_reference(reference_folder, backbone.network.labels))
+    inputs = Inputs(photos, splits, backbone, reference, open_cache(None, 0), seed)
     data, evaluation = inputs.data, None
     for bn in ("frozen", "train"):
-        recipe = classic(config, backbone, len(data.train), data.classes, "train" if bn == "train" else "frozen")
+        recipe = classic(config, backbone, len(data.train), data.n_classes, "train" if bn == "train" else "frozen")
         (augmentation,) = recipe.augmentations
-        plain = Renderer((), backbone.network.preprocessing, augmentation, seed, memory=Memory(2**29))
-        renderer = plain.of(inputs.training_samples)
+        plain = Renderer((), backbone.network.preprocessing, augmentation, seed, memory=DecodedImageCache(2**29))
+        renderer = plain.for_samples(inputs.training_samples)
         evaluation = evaluation or set_up(inputs, recipe, renderer)
         with deterministic(seed):
             features = compute_features(inputs.cache, backbone, [renderer], data, recipe, seed)
-            state = phase_two(features, phase_one(features, recipe), recipe).final
+            state = fine_tune(features, train_head(features, recipe), recipe).state
         yield scores("frozen" if bn == "frozen" else "train mode", inputs, evaluation, state)
     assert evaluation is not None
     yield scores(ARMS[2], inputs, evaluation, state.with_buffers_of(backbone))
@@ -78,7 +78,7 @@ Evaluation = tuple[EvaluationSet, ForgettingMeter]
 
 def set_up(inputs: Inputs, recipe: Recipe, renderer: Renderer) -> Evaluation:
     """Compute what both arms are scored on."""
-    test = test_set(inputs, recipe, renderer, UPRIGHT)
+    test = open_test_set(inputs, recipe, renderer, IDENTITY_ONLY)
     assert test is not None, "there are test photos"
     return test, forgetting_meter(inputs, recipe, renderer, test)
 

@@ -33,20 +33,20 @@ from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.state import random_head
 from unfreeze.runtime import prepare_process
-from unfreeze.training.activations import Activations, Rendered, keep
+from unfreeze.training.activations import Activations, PixelSource, compute_or_load
 from unfreeze.training.finetune import Schedule, finetune
-from unfreeze.training.recipes import MILD
-from unfreeze.training.store import open_store
+from unfreeze.training.recipes import LIGHT_AUG
+from unfreeze.training.store import open_cache
 
 ONE_EPOCH = Schedule(
-    epochs=1, batch_size=32, views=1, fresh=0, optimizer="adamw", weight_decay=0.0, warmup=0.2, cosine=True, clip=1.0,
+    epochs=1, batch_size=32, n_views=1, new_views_per_epoch=0, optimizer="adamw", weight_decay=0.0, warmup=0.2, cosine=True, clip=1.0,
     smoothing=0.1,
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class InMemory:
-    """Rendered plain views of all photos, in one tensor."""
+    """PixelSource plain views of all photos, in one tensor."""
 
     renderer: Renderer
     pixels: Tensor
@@ -71,7 +71,7 @@ def epoch_seconds(backbone: Backbone, source: Activations, labels: Tensor, bound
 
 def rendered(renderer: Renderer, count: int) -> Tensor:
     """Return the plain views of the first ``count`` photos."""
-    return torch.cat(list(Rendered(renderer).batches(range(count), [0] * count, 64)))
+    return torch.cat(list(PixelSource(renderer).batches(range(count), [0] * count, 64)))
 
 
 def spread(values: list[float], digits: int = 2) -> str:
@@ -96,12 +96,12 @@ def main() -> None:
     chosen = np.linspace(0, len(samples) - 1, min(arguments.count, len(samples))).astype(int)
     used = [samples[place] for place in chosen]
     renderer = Renderer(
-        tuple(sample.path for sample in used), backbone.network.preprocessing, MILD,
+        tuple(sample.path for sample in used), backbone.network.preprocessing, LIGHT_AUG,
         digests=tuple(sample.digest for sample in used),
     )  # fmt: skip
     labels = torch.tensor([sample.label for sample in used])
     in_memory = InMemory(renderer, rendered(renderer, len(used)))
-    store = open_store(None, 0)
+    store = open_cache(None, 0)
     schedule = replace(ONE_EPOCH, batch_size=arguments.batch_size)
 
     print(f"{len(used)} photos an epoch, {arguments.threads} threads; median (smallest to largest)\n")
@@ -113,13 +113,13 @@ def main() -> None:
     for depth in arguments.depths:
         boundary = backbone.boundary(depth)
         wanted = dict.fromkeys(range(len(used)), (0,))
-        kept = keep(store, backbone, Rendered(renderer), boundary, wanted, "keeping")
-        drawn_anew = replace(schedule, views=None)
+        kept = compute_or_load(store, backbone, PixelSource(renderer), boundary, wanted, "keeping")
+        drawn_anew = replace(schedule, n_views=None)
         arms: dict[str, tuple[Activations, int, Schedule]] = {
             "kept": (kept, boundary, schedule),
             "computed": (in_memory, boundary, schedule),
-            "from files": (Rendered(renderer), boundary, drawn_anew),
-            "all trained": (Rendered(renderer), 0, drawn_anew),
+            "from files": (PixelSource(renderer), boundary, drawn_anew),
+            "all trained": (PixelSource(renderer), 0, drawn_anew),
         }
         seconds: dict[str, list[float]] = {name: [] for name in arms}
         for number in range(arguments.rounds + 1):

@@ -29,15 +29,15 @@ from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.models.state import ModelState
-from unfreeze.poses import UPRIGHT
+from unfreeze.poses import IDENTITY_ONLY
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.scoring.held_out import predict_held_out, test_set
-from unfreeze.training.activations import Activations, Rendered
-from unfreeze.training.augmentation import render_with
+from unfreeze.scoring.held_out import open_test_set, predict_held_out
+from unfreeze.training.activations import Activations, PixelSource
+from unfreeze.training.augmentation import make_renderers
 from unfreeze.training.finetune import Schedule, finetune
-from unfreeze.training.phase_one import phase_one
-from unfreeze.training.recipes import KEPT_VIEWS, choose
-from unfreeze.training.store import open_store
+from unfreeze.training.phase_one import train_head
+from unfreeze.training.recipes import CACHED_VIEWS, recipe_for
+from unfreeze.training.store import open_cache
 from unfreeze.training.training_features import compute_features
 
 
@@ -66,15 +66,15 @@ def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accur
     photos = check(read_photos(table))
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
     backbone = load_backbone(model, precision=choose_precision("auto", torch.device("cpu")))
-    recipe = choose(config, backbone, len(splits.train), len(photos.classes))
+    recipe = recipe_for(config, backbone, len(splits.train), len(photos.classes))
     (candidate,) = recipe.candidates
-    inputs = Inputs(photos, splits, backbone, None, open_store(None, 0), seed)
+    inputs = Inputs(photos, splits, backbone, None, open_cache(None, 0), seed)
     data, plan = inputs.data, candidate.plan
-    (renderer,) = render_with(recipe, backbone, inputs.training_samples, seed)
+    (renderer,) = make_renderers(recipe, backbone, inputs.training_samples, seed)
     with deterministic(seed):
         features = compute_features(inputs.cache, backbone, [renderer], data, recipe, seed)
-        first = phase_one(features, recipe)
-    test = test_set(inputs, recipe, renderer, UPRIGHT)
+        first = train_head(features, recipe)
+    test = open_test_set(inputs, recipe, renderer, IDENTITY_ONLY)
     assert test is not None, "there are test photos"
     truth = np.array([sample.label for sample in inputs.test_samples])
 
@@ -84,15 +84,15 @@ def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accur
     def tuned(source: Activations, schedule: Schedule) -> float:
         with deterministic(seed):
             state = finetune(
-                backbone, first.start, source, data.labels, plan, schedule,
+                backbone, first.phase2_init, source, data.labels, plan, schedule,
                 phase="phase 2", train=data.train, val=data.train[:0], seed=seed,
             ).state  # fmt: skip
         return accuracy(state)
 
     return Accuracies(
-        head_only=accuracy(first.final),
+        head_only=accuracy(first.state),
         kept=tuned(features.final.by_boundary[plan.boundary], candidate.schedule),
-        computed=tuned(Rendered(renderer), replace(candidate.schedule, views=None)),
+        computed=tuned(PixelSource(renderer), replace(candidate.schedule, n_views=None)),
     )
 
 
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--a-class", type=int, default=20)
     parser.add_argument("--model", default="efficientnet_lite0")
     parser.add_argument("--depth", default="blocks.5")
-    parser.add_argument("--views", type=int, default=KEPT_VIEWS)
+    parser.add_argument("--views", type=int, default=CACHED_VIEWS)
     arguments = parser.parse_args()
     prepare_process()
     found: dict[str, list[Accuracies]] = {}

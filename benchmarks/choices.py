@@ -21,7 +21,7 @@ from benchmarks.peers.tables import SETS
 from numpy.typing import NDArray
 
 from unfreeze.config import TrainConfig
-from unfreeze.data.checks import check, readable
+from unfreeze.data.checks import check, drop_unreadable
 from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import PhotoSet, read_photos
 from unfreeze.data.splits import FOLDS, split
@@ -32,24 +32,24 @@ from unfreeze.models.backbones import load_backbone
 from unfreeze.models.state import ModelState, interpolate
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
-from unfreeze.scoring.held_out import EvaluationSet, predict_held_out, test_set
-from unfreeze.training.augmentation import render_with
-from unfreeze.training.phase_one import PhaseOne, phase_one
-from unfreeze.training.recipes import MILD, TURNED, Recipe, choose
-from unfreeze.training.rounds import Round, TrainingData
-from unfreeze.training.search import Bench
-from unfreeze.training.store import open_store
+from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out
+from unfreeze.training.augmentation import make_renderers
+from unfreeze.training.phase_one import HeadOnlyResult, train_head
+from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, Recipe, recipe_for
+from unfreeze.training.rounds import Fold, TrainingSet
+from unfreeze.training.search import SearchContext
+from unfreeze.training.store import open_cache
 from unfreeze.training.training_features import TrainingFeatures, compute_features
 
 POINTS = (0.5, 0.75, 1.0)
 Scored = tuple[float, float, float]
 
 
-def ways(config: TrainConfig, named: list[str], backbone: Backbone, data: TrainingData) -> list[Recipe]:
+def ways(config: TrainConfig, named: list[str], backbone: Backbone, data: TrainingSet) -> list[Recipe]:
     """Return a recipe for each ``depth@rate``."""
     settings = [(depth, float(rate)) for depth, _, rate in (way.partition("@") for way in named)]
     configs = [config.model_copy(update={"depth": depth, "lr": rate}) for depth, rate in settings]
-    return [choose(each, backbone, len(data.train), data.classes) for each in configs]
+    return [recipe_for(each, backbone, len(data.train), data.n_classes) for each in configs]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Task:
 
     def uncached(self) -> Task:
         """Return the same task with an empty cache of its own."""
-        return replace(self, inputs=replace(self.inputs, cache=open_store(None, 0)))
+        return replace(self, inputs=replace(self.inputs, cache=open_cache(None, 0)))
 
     @property
     def truth(self) -> NDArray[np.int64]:
@@ -82,9 +82,9 @@ def prepare(data: Path, name: str, a_class: int, seed: int) -> Task:
     drawn = check(PhotoSet(photos.root, photos.classes, sided))
     splits = split(drawn, test_size=None, folds=FOLDS, seed=seed)
     backbone = load_backbone("efficientnet_lite0")
-    reference = readable(read_reference(data / "imagenet_train1k", backbone.network.labels), {})
+    reference = drop_unreadable(read_reference(data / "imagenet_train1k", backbone.network.labels), {})
     third = replace(reference, samples=reference.samples[::3])
-    return Task(Inputs(drawn, splits, backbone, third, open_store(None, 0), seed), TrainConfig(photos=data, seed=seed))
+    return Task(Inputs(drawn, splits, backbone, third, open_cache(None, 0), seed), TrainConfig(photos=data, seed=seed))
 
 
 @dataclass(frozen=True)
@@ -102,19 +102,19 @@ class Begun:
 
     task: Task
     features: TrainingFeatures
-    first: PhaseOne
+    first: HeadOnlyResult
     pretrained: list[Tensors]
     test: EvaluationSet
     meter: ForgettingMeter
 
     def between(self, tuned: ModelState, alpha: float) -> ModelState:
         """Return the model at ``alpha`` of the way from phase 1 to ``tuned``."""
-        return interpolate(self.pretrained, self.first.start, tuned, alpha)
+        return interpolate(self.pretrained, self.first.phase2_init, tuned, alpha)
 
     def scored(self, model: ModelState) -> Scored:
         """Return a model's scores."""
         truth = self.task.truth
-        said = predict_held_out(self.features.backbone, model, self.test, self.first.poses)
+        said = predict_held_out(self.features.backbone, model, self.test, self.first.orientations)
         right = (said.argmax(axis=1) == truth).astype(float)
         lost = self.meter.drop(model)
         assert lost is not None, "there are reference photos"
@@ -124,11 +124,11 @@ class Begun:
 def begin(task: Task, recipe: Recipe) -> Begun:
     """Compute what a recipe needs, and do phase 1."""
     inputs, backbone = task.inputs, task.inputs.backbone
-    renderers = render_with(recipe, backbone, inputs.training_samples, inputs.seed)
+    renderers = make_renderers(recipe, backbone, inputs.training_samples, inputs.seed)
     with deterministic(inputs.seed):
         features = compute_features(inputs.cache, backbone, renderers, inputs.data, recipe, inputs.seed)
-        first = phase_one(features, recipe)
-    test = test_set(inputs, recipe, features.final.renderer, first.poses)
+        first = train_head(features, recipe)
+    test = open_test_set(inputs, recipe, features.final.renderer, first.orientations)
     assert test is not None, "there are test photos"
     meter = forgetting_meter(inputs, recipe, features.final.renderer, test)
     return Begun(task, features, first, backbone.snapshot(recipe.boundary), test, meter)
@@ -138,19 +138,19 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
     """Yield what every way is worth: accuracy, balanced accuracy and what is lost of the original task, in points."""
     task = prepare(data, name, a_class, seed)
     backbone, known = task.inputs.backbone, task.inputs.data
-    everything = Round(known.train, known.train[:0], None)
+    everything = Fold(known.train, known.train[:0], None)
     for label, augmentation, views in (
-        ("4 views", MILD, 4), ("8 views", MILD, 8), ("16 views", MILD, 16), ("8 turned views", TURNED, 8),
+        ("4 views", LIGHT_AUG, 4), ("8 views", LIGHT_AUG, 8), ("16 views", LIGHT_AUG, 16), ("8 turned views", ROTATION_AUG, 8),
     ):  # fmt: skip
         task = task.uncached()
         for number, recipe in enumerate(ways(task.config.model_copy(update={"views": views}), named, backbone, known)):
-            begun = begin(task, replace(recipe, augmentations=(augmentation,), views=4))
-            start = begun.first.start
-            bench = Bench(begun.features, begun.first, begun.pretrained, POINTS)
+            begun = begin(task, replace(recipe, augmentations=(augmentation,), n_head_views=4))
+            start = begun.first.phase2_init
+            bench = SearchContext(begun.features, begun.first, begun.pretrained, POINTS)
             with deterministic(seed):
                 tuned = bench.train(recipe.candidates[0], start, everything, "phase 2").state
             if not number:
-                yield f"head, {label}", begun.scored(begun.first.final)
+                yield f"head, {label}", begun.scored(begun.first.state)
             for alpha in POINTS:
                 yield f"{named[number]}, {label}, alpha {alpha:g}", begun.scored(begun.between(tuned, alpha))
 

@@ -32,19 +32,19 @@ from torch.utils.data import DataLoader, Dataset
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode
 from unfreeze.data.device_views import SHARE, on_device
-from unfreeze.data.loaders import MEMORY, Memory, Renderer
+from unfreeze.data.loaders import DECODED_CACHE_BYTES, DecodedImageCache, Renderer
 from unfreeze.data.sources import PhotoSet, read_photos
 from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import apply, plan_from
 from unfreeze.models.state import random_head
-from unfreeze.predict import place
+from unfreeze.predict import to_model_input
 from unfreeze.runtime import choose_device, prepare_process
 from unfreeze.torchvision_shim import ensure_torchvision
-from unfreeze.training.activations import Rendered
+from unfreeze.training.activations import PixelSource
 from unfreeze.training.finetune import Schedule, finetune
-from unfreeze.training.recipes import MILD
+from unfreeze.training.recipes import LIGHT_AUG
 
 RATE = 1e-5
 
@@ -71,9 +71,11 @@ def usual_loader(photos: PhotoSet, backbone: Backbone, batch: int) -> DataLoader
     wanted = backbone.network.preprocessing
     transform = v2.Compose(
         [
-            v2.RandomResizedCrop(wanted.size, MILD.area, MILD.aspect, InterpolationMode(wanted.interpolation)),
-            v2.RandomHorizontalFlip(MILD.flip),
-            v2.ColorJitter(MILD.jitter, MILD.jitter),
+            v2.RandomResizedCrop(
+                wanted.size, LIGHT_AUG.area, LIGHT_AUG.aspect, InterpolationMode(wanted.interpolation)
+            ),
+            v2.RandomHorizontalFlip(LIGHT_AUG.flip),
+            v2.ColorJitter(LIGHT_AUG.jitter, LIGHT_AUG.jitter),
             v2.PILToTensor(),
             v2.ToDtype(torch.float32, scale=True),
             v2.Normalize(wanted.mean, wanted.std),
@@ -119,13 +121,13 @@ def _wait(device: torch.device) -> None:
 def epoch(backbone: Backbone, renderer: Renderer, labels: Tensor, batch: int) -> float:
     """Train two epochs as a run does; return photos per second of the second, when photos are held."""
     schedule = Schedule(
-        epochs=2, batch_size=batch, views=None, fresh=0, optimizer="adamw", weight_decay=0.0, warmup=0.0, cosine=False,
+        epochs=2, batch_size=batch, n_views=None, new_views_per_epoch=0, optimizer="adamw", weight_decay=0.0, warmup=0.0, cosine=False,
         clip=1.0, smoothing=0.0,
     )  # fmt: skip
     everyone = np.arange(len(labels))
     classes = int(labels.max()) + 1
     tuned = finetune(
-        backbone, random_head(backbone, classes, seed=0), Rendered(renderer), labels,
+        backbone, random_head(backbone, classes, seed=0), PixelSource(renderer), labels,
         plan_from(backbone, 0, lr=RATE, head_lr=RATE), schedule,
         phase="training", train=everyone, val=everyone[:0], seed=0,
     )  # fmt: skip
@@ -137,7 +139,7 @@ def render_only(backbone: Backbone, renderer: Renderer, batch: int) -> float:
     numbers = range(len(renderer.paths))
     started = time.perf_counter()
     for views in renderer.batches([[(n, (9,)) for n in numbers[s : s + batch]] for s in numbers[::batch]]):
-        place(views, backbone, 0)
+        to_model_input(views, backbone, 0)
     _wait(backbone.device)
     return len(numbers) / (time.perf_counter() - started)
 
@@ -189,8 +191,10 @@ def main() -> None:
     photos = replace(found, samples=tuple(found.samples[number] for number in picked))
     labels = torch.tensor([sample.label for sample in photos.samples])
     paths, digests = zip(*((sample.path, sample.digest) for sample in photos.samples), strict=True)
-    by_pillow = Renderer(paths, backbone.network.preprocessing, MILD, 0, digests, Memory(MEMORY))
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * MEMORY
+    by_pillow = Renderer(
+        paths, backbone.network.preprocessing, LIGHT_AUG, 0, digests, DecodedImageCache(DECODED_CACHE_BYTES)
+    )
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * DECODED_CACHE_BYTES
     resident = on_device(by_pillow, device, round(SHARE * free))
     batch, classes = arguments.batch, len(photos.classes)
     if arguments.views:

@@ -36,11 +36,11 @@ from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import COSINE, Part, Pipeline, choose_precision, frozen_forward
 from unfreeze.models.folding import fuse_batchnorm
 from unfreeze.models.openvino_engine import convert_stages, openvino_version
-from unfreeze.predict import photo_batches, place
+from unfreeze.predict import photo_batches, to_model_input
 from unfreeze.runtime import prepare_process
-from unfreeze.training.activations import BATCH, Rendered, features, keep
+from unfreeze.training.activations import BATCH, PixelSource, compute_or_load, pooled_features
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.store import open_store
+from unfreeze.training.store import open_cache
 
 BATCHES = 6
 ROUNDED = 4  # batches of photos whose features are compared
@@ -113,7 +113,7 @@ def forward_rates(model: str, arch: str | None, photos: Path, rounds: int) -> No
     backbone = load_backbone(model, arch=arch)
     paths = [sample.path for sample in check(read_photos(photos)).samples][:BATCH]
     with torch.inference_mode():
-        x = place(next(photo_batches(backbone, paths, BATCH)), backbone, 0)
+        x = to_model_input(next(photo_batches(backbone, paths, BATCH)), backbone, 0)
         arms = engine_arms(backbone, x)
         rates: dict[str, list[float]] = {name: [] for name in arms}
         for forward in arms.values():
@@ -140,7 +140,7 @@ def reading_times(model: str, arch: str | None, rounds: int) -> None:
         path = Path(work) / "photo.jpg"
         Image.fromarray(noise).resize((4032, 3024), Image.Resampling.BICUBIC).save(path, quality=90)
         for _ in range(4 * rounds):
-            for enough, seconds in ((None, whole), (preprocessing.enough, reduced)):
+            for enough, seconds in ((None, whole), (preprocessing.min_side, reduced)):
                 started = time.perf_counter()
                 plain(decode(path, enough), preprocessing)
                 seconds.append(time.perf_counter() - started)
@@ -155,7 +155,7 @@ def rounding(model: str, arch: str | None, photos: Path, rounds: int) -> None:
     paths = [sample.path for sample in check(read_photos(photos)).samples]
     some = paths[:: max(1, len(paths) // (ROUNDED * BATCH))][: ROUNDED * BATCH]
     with torch.inference_mode():
-        batches = [place(batch, backbone, 0) for batch in photo_batches(backbone, some, BATCH)]
+        batches = [to_model_input(batch, backbone, 0) for batch in photo_batches(backbone, some, BATCH)]
         exact: list[Tensor] = []
         print(f"\n| {photos.name}, bf16 from | photos per second | cosine, worst photo | photos above 0.999 |")
         print("| --- | --- | --- | --- |")
@@ -192,14 +192,16 @@ def whole_phase_one(photos: Path, model: str, arch: str | None, rounds: int) -> 
         )
         everything = np.arange(len(samples.samples))
         wanted = dict.fromkeys(everything.tolist(), (PLAIN_VIEW,))
-        lowered, store = replace(backbone, precision=precision, compiled={}), open_store(None, 0)
-        kept = keep(store, lowered, Rendered(renderer), backbone.head_boundary, wanted, "features")
+        lowered, store = replace(backbone, precision=precision, compiled={}), open_cache(None, 0)
+        kept = compute_or_load(store, lowered, PixelSource(renderer), backbone.head_boundary, wanted, "features")
         labels = torch.tensor([sample.label for sample in samples.samples])
-        fit_head(features(kept, everything.tolist(), (PLAIN_VIEW,)), labels, everything % 5, len(samples.classes))
+        fit_head(
+            pooled_features(kept, everything.tolist(), (PLAIN_VIEW,)), labels, everything % 5, len(samples.classes)
+        )
         seconds["phase 1 in all"].append(time.perf_counter() - started)
         with torch.inference_mode():
             decoded = [
-                place(batch, backbone, 0)
+                to_model_input(batch, backbone, 0)
                 for batch in photo_batches(backbone, renderer.paths[: len(everything) // BATCH * BATCH], BATCH)
             ]
             stages = nn.Sequential(*(stage.module for stage in backbone.stages))

@@ -32,10 +32,10 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import read_photos
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import prepare_process
-from unfreeze.training.activations import Rendered, features, keep
+from unfreeze.training.activations import PixelSource, compute_or_load, pooled_features
 from unfreeze.training.fit_head import PATH_TOLERANCE, TOLERANCE, Linear, fit_head
-from unfreeze.training.recipes import MILD
-from unfreeze.training.store import open_store
+from unfreeze.training.recipes import LIGHT_AUG
+from unfreeze.training.store import open_cache
 
 VIEWS, DIMENSION, FOLDS = 4, 1280, 5
 CASES = ("80x2", "600x30", "3000x30")
@@ -99,18 +99,20 @@ def drawn(count: int, classes: int) -> Case:
 
 
 def real(folder: Path, model: str) -> Case:
-    store = open_store(None, GIB)
-    photos = check(read_photos(folder), store.known_photos())
+    store = open_cache(None, GIB)
+    photos = check(read_photos(folder), store.decode_index())
     backbone = load_backbone(model)
     samples = photos.samples
     renderer = Renderer(
-        tuple(sample.path for sample in samples), backbone.network.preprocessing, MILD, 0,
+        tuple(sample.path for sample in samples), backbone.network.preprocessing, LIGHT_AUG, 0,
         tuple(sample.digest for sample in samples),
     )  # fmt: skip
     wanted = dict.fromkeys(range(len(samples)), range(VIEWS))
-    at_head = keep(store, backbone, Rendered(renderer), backbone.head_boundary, wanted, "computing features")
+    at_head = compute_or_load(
+        store, backbone, PixelSource(renderer), backbone.head_boundary, wanted, "computing features"
+    )
     labels = torch.tensor([sample.label for sample in samples])
-    found = features(at_head, range(len(samples)), range(VIEWS))
+    found = pooled_features(at_head, range(len(samples)), range(VIEWS))
     return f"{folder.name}, {len(samples)} photos, {len(photos.classes)} classes", found, labels, len(photos.classes)
 
 
@@ -272,17 +274,17 @@ def compare(case: Case, rounds: int, clock: Callable[[], float]) -> Iterator[str
         strengths = [strength for strength, _ in own.path]
         for arm, solve_by in LIBRARIES.items():
             started = clock()
-            fits[arm] = solve_by(problem, strengths, own.strength)
+            fits[arm] = solve_by(problem, strengths, own.l2)
             seconds[arm].append(preparing + clock() - started)
             print(
                 f"{name}, {arm}: {seconds[arm][-1]:.2f} s, own {seconds['own'][-1]:.2f} s", file=sys.stderr, flush=True
             )
-    lowest = objective_of(own.head, given, labels, own.strength)
-    path = f"{strengths[0]:g} to {strengths[-1]:g}, {own.strength:g} chosen"
+    lowest = objective_of(own.head, given, labels, own.l2)
+    path = f"{strengths[0]:g} to {strengths[-1]:g}, {own.l2:g} chosen"
     yield f"| {name}; {path} | own | {spread(seconds['own'])} | 1 | | | | |"
     for arm, fit in fits.items():
         ratios = [one / other for one, other in zip(seconds[arm], seconds["own"], strict=True)]
-        excess = objective_of(fit.head, given, labels, own.strength) / lowest - 1
+        excess = objective_of(fit.head, given, labels, own.l2) / lowest - 1
         plain = given[:, 0]
         apart = (own.head.probabilities(plain) - fit.head.probabilities(plain)).abs().max()
         off = max(abs(one - loss) for one, (_, loss) in zip(fit.losses, own.path, strict=True))

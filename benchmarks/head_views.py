@@ -22,17 +22,17 @@ from unfreeze.config import make_config
 from unfreeze.data.checks import check
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
-from unfreeze.evaluation.calibration import photo_losses
+from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.activations import Rendered, features, keep
-from unfreeze.training.augmentation import render_with
+from unfreeze.training.activations import PixelSource, compute_or_load, pooled_features
+from unfreeze.training.augmentation import make_renderers
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.recipes import choose
-from unfreeze.training.rounds import TrainingData
-from unfreeze.training.store import open_store
+from unfreeze.training.recipes import recipe_for
+from unfreeze.training.rounds import TrainingSet
+from unfreeze.training.store import open_cache
 
 TURNED = ("aid150",)
 WAYS = ("plain", "plain, poses", "2", "2, poses", "3", "4", "4, poses")  # views that are learned from
@@ -45,29 +45,36 @@ def measure(table: Path, seed: int, turned: bool) -> NDArray[np.float64]:
     photos = check(read_photos(table))
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
     backbone = load_backbone(config.model, precision=choose_precision("auto", torch.device("cpu")))
-    recipe = choose(config, backbone, len(splits.train), len(photos.classes))
+    recipe = recipe_for(config, backbone, len(splits.train), len(photos.classes))
     learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
-    data, truth = TrainingData.of(learning, splits, len(photos.classes)), np.array([sample.label for sample in test])
+    data, truth = TrainingSet.of(learning, splits, len(photos.classes)), np.array([sample.label for sample in test])
     train, labels = data.train.tolist(), data.labels[torch.from_numpy(data.train)]
-    (renderer,) = render_with(recipe, backbone, learning, seed)
-    poses, store = renderer.poses, open_store(None, 0)
+    (renderer,) = make_renderers(recipe, backbone, learning, seed)
+    poses, store = renderer.tta_orientations, open_cache(None, 0)
     found = []
     with deterministic(seed):
-        wanted = data.views(4, poses)
-        learned = keep(store, backbone, Rendered(renderer), backbone.head_boundary, wanted, "reading training photos")
-        asked = dict.fromkeys(range(len(test)), poses)
-        tested = keep(
-            store, backbone, Rendered(renderer.of(test)), backbone.head_boundary, asked, "reading test photos"
+        wanted = data.requested_views(4, poses)
+        learned = compute_or_load(
+            store, backbone, PixelSource(renderer), backbone.head_boundary, wanted, "reading training photos"
         )
-        shown = features(tested, range(len(test)), poses).mean(dim=1)
+        asked = dict.fromkeys(range(len(test)), poses)
+        tested = compute_or_load(
+            store,
+            backbone,
+            PixelSource(renderer.for_samples(test)),
+            backbone.head_boundary,
+            asked,
+            "reading test photos",
+        )
+        shown = pooled_features(tested, range(len(test)), poses).mean(dim=1)
         for way in WAYS:
             first = way.removesuffix(", poses")
             augmented = range(1 if first == "plain" else int(first))
             views = (*augmented, *poses[1:]) if way != first else tuple(augmented)
-            fit = fit_head(features(learned, train, views), labels, data.fold, data.classes)
+            fit = fit_head(pooled_features(learned, train, views), labels, data.fold, data.n_classes)
             said = fit.head.logits(shown).numpy()
             right = (said.argmax(axis=1) == truth).astype(float)
-            found.append((balanced_accuracy(truth, right) * 100, photo_losses(said, truth).mean()))
+            found.append((balanced_accuracy(truth, right) * 100, calibrated_nll(said, truth).mean()))
     return np.array(found)
 
 

@@ -24,12 +24,12 @@ from benchmarks.choices import begin, prepare
 from benchmarks.peers.tables import SETS
 from pydantic import TypeAdapter
 
-from unfreeze.evaluation.calibration import errors_below
+from unfreeze.evaluation.calibration import paired_z
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.phase_two import phase_two
-from unfreeze.training.recipes import JUDGES, MAX_FORGETTING, choose
-from unfreeze.training.rounds import Folds, truths_of
-from unfreeze.training.selection import Panel, better
+from unfreeze.training.phase_two import fine_tune
+from unfreeze.training.recipes import MAX_FORGETTING, MIN_VALIDATION_IMAGES, recipe_for
+from unfreeze.training.rounds import Folds, labels_by_fold
+from unfreeze.training.selection import ModelSelector, significantly_better
 
 
 @dataclass(frozen=True)
@@ -75,23 +75,28 @@ def measure(data: Path, name: str, a_class: int, seed: int, way: str, juries: Se
     known = task.inputs.data
     anchor, rate = (float(value) for value in way.split("@"))
     config = task.config.model_copy(update={"distill": anchor or None, "lr": rate})
-    recipe = choose(config, task.inputs.backbone, len(known.train), known.classes)
-    recipe = replace(recipe, candidates=recipe.candidates[:1], judges=max(juries))
+    recipe = recipe_for(config, task.inputs.backbone, len(known.train), known.n_classes)
+    recipe = replace(recipe, candidates=recipe.candidates[:1], min_validation_images=max(juries))
     begun = begin(task, recipe)
     first = begun.first
     with deterministic(seed):
-        trial = phase_two(begun.features, first, recipe).trial
-    before = np.array(begun.scored(first.final))
-    for alpha in trial.answers:
-        gained = np.array(begun.scored(begun.between(trial.finals[-1], alpha))) - before
+        trial = fine_tune(begun.features, first, recipe).trial
+    before = np.array(begun.scored(first.state))
+    for alpha in trial.val_logits_by_alpha:
+        gained = np.array(begun.scored(begun.between(trial.fold_states[-1], alpha))) - before
         for judges in juries:
             rounds = Folds.of(known, judges).validation
-            panel = Panel.of(first.validation[: len(rounds)], truths_of(rounds, known), known.class_counts)
-            old, new = (panel.heard(said, panel.everyone) for said in (panel.head_only, trial.answers[alpha]))
-            errors = errors_below(new.losses, old.losses)
+            panel = ModelSelector.of(
+                first.fold_logits[: len(rounds)], labels_by_fold(rounds, known), known.class_counts
+            )
+            old, new = (
+                panel.validation_scores(said, panel.all_folds)
+                for said in (panel.head_only, trial.val_logits_by_alpha[alpha])
+            )
+            errors = paired_z(new.losses, old.losses)
             losses = float(old.losses.mean()), float(new.losses.mean())
             run = name, a_class, seed, way, judges, len(old.losses)
-            yield Point(*run, alpha, *losses, errors, better(old, new), *map(float, gained))
+            yield Point(*run, alpha, *losses, errors, significantly_better(old, new), *map(float, gained))
 
 
 Rule = Callable[[Sequence[Point]], Point | None]
@@ -183,7 +188,7 @@ def main() -> None:
     parser.add_argument("--a-class", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21])
     parser.add_argument("--ways", nargs="+", default=["0@3e-4"])
-    parser.add_argument("--judges", type=int, nargs="+", default=[JUDGES])
+    parser.add_argument("--judges", type=int, nargs="+", default=[MIN_VALIDATION_IMAGES])
     parser.add_argument("--rows", type=Path, nargs="+", default=[])
     arguments = parser.parse_args()
     if arguments.rows:

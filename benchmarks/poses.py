@@ -21,19 +21,19 @@ from unfreeze.config import make_config
 from unfreeze.data.checks import check
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
-from unfreeze.evaluation.calibration import photo_losses
+from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
-from unfreeze.poses import UPRIGHT
+from unfreeze.poses import IDENTITY_ONLY
 from unfreeze.predict import Logits
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.scoring.held_out import predict_held_out, test_set
-from unfreeze.training.augmentation import render_with, select_augmentation
-from unfreeze.training.phase_one import phase_one
-from unfreeze.training.recipes import choose
-from unfreeze.training.store import open_store
+from unfreeze.scoring.held_out import open_test_set, predict_held_out
+from unfreeze.training.augmentation import make_renderers, select_augmentation
+from unfreeze.training.phase_one import train_head
+from unfreeze.training.recipes import recipe_for
+from unfreeze.training.store import open_cache
 from unfreeze.training.training_features import compute_features
 
 
@@ -43,23 +43,23 @@ def measure(table: Path, seed: int, name: str) -> None:
     photos = check(read_photos(table))
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
     backbone = load_backbone(config.model, precision=choose_precision("auto", torch.device("cpu")))
-    inputs = Inputs(photos, splits, backbone, None, open_store(None, 0), seed)
-    recipe = choose(config, backbone, len(splits.train), len(photos.classes))
+    inputs = Inputs(photos, splits, backbone, None, open_cache(None, 0), seed)
+    recipe = recipe_for(config, backbone, len(splits.train), len(photos.classes))
     truth = np.array([sample.label for sample in inputs.test_samples])
-    renderers = render_with(recipe, backbone, inputs.training_samples, seed)
+    renderers = make_renderers(recipe, backbone, inputs.training_samples, seed)
     with deterministic(seed):
         selected = select_augmentation(inputs.cache, backbone, renderers, inputs.data, recipe).final
     for renderer in renderers:
-        poses = recipe.poses(renderer)
+        poses = recipe.orientations(renderer)
         with deterministic(seed):
             features = compute_features(inputs.cache, backbone, [renderer], inputs.data, recipe, seed)
-            first = phase_one(features, recipe)
-        test = test_set(inputs, recipe, renderer, poses)
+            first = train_head(features, recipe)
+        test = open_test_set(inputs, recipe, renderer, poses)
         assert test is not None, "there are test photos"
         assert renderer.augmentation is not None
-        for shown in (UPRIGHT, poses):
-            said = predict_held_out(backbone, first.final, test, shown)
-            taken = "taken" if shown == first.poses and renderer is selected else ""
+        for shown in (IDENTITY_ONLY, poses):
+            said = predict_held_out(backbone, first.state, test, shown)
+            taken = "taken" if shown == first.orientations and renderer is selected else ""
             cells = [name, seed, renderer.augmentation.symmetry, len(shown), _scores(said, truth), taken]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
@@ -67,7 +67,7 @@ def measure(table: Path, seed: int, name: str) -> None:
 def _scores(said: Logits, truth: NDArray[np.int64]) -> str:
     right = (said.argmax(axis=1) == truth).astype(float)
     balanced = balanced_accuracy(truth, right)
-    return f"{right.mean() * 100:.1f} | {balanced * 100:.1f} | {photo_losses(said, truth).mean():.3f}"
+    return f"{right.mean() * 100:.1f} | {balanced * 100:.1f} | {calibrated_nll(said, truth).mean():.3f}"
 
 
 def main() -> None:

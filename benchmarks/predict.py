@@ -24,7 +24,7 @@ from unfreeze.data.places import find_photos
 from unfreeze.models.engine import Forward, frozen_forward
 from unfreeze.models.openvino_engine import openvino_version
 from unfreeze.models.saved import load_model
-from unfreeze.predict import BATCH, WORTH_BUILDING, evaluation_mode, photo_batches, place
+from unfreeze.predict import BATCH, WORTH_BUILDING, evaluation_mode, photo_batches, to_model_input
 from unfreeze.run import Run, load
 from unfreeze.runtime import choose_device, prepare_process
 
@@ -72,7 +72,7 @@ def main() -> None:
     model = load_model(load(arguments.run).folder.model, choose_device("auto"))
     backbone = model.backbone
     evaluation_mode(backbone)
-    batches = [place(x, backbone, 0) for x in photo_batches(backbone, paths)]
+    batches = [to_model_input(x, backbone, 0) for x in photo_batches(backbone, paths)]
     seconds: dict[str, list[float]] = {}
     building: list[float] = []
     for _ in range(arguments.rounds):
@@ -92,7 +92,7 @@ def main() -> None:
             seconds.setdefault(name, []).append(timed(work))
     engine = f"OpenVINO {openvino_version()}" if openvino_version() else "no OpenVINO"
     print(
-        f"{backbone.name}, {len(paths)} photos, {torch.get_num_threads()} threads, {engine}, poses {len(model.poses)}\n"
+        f"{backbone.name}, {len(paths)} photos, {torch.get_num_threads()} threads, {engine}, poses {len(model.orientations)}\n"
     )
     print("| | images per second | of the bare pass | of the engine's bare pass |\n| --- | --- | --- | --- |")
     for name, taken in seconds.items():

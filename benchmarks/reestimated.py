@@ -21,11 +21,11 @@ from torch import Tensor
 
 from unfreeze.data.sources import PhotoSet, read_photos
 from unfreeze.data.splits import FOLDS
-from unfreeze.evaluation.calibration import photo_losses
+from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.models.backbone import Backbone, BatchNorm
 from unfreeze.models.backbones import load_backbone
-from unfreeze.predict import photo_batches, place
+from unfreeze.predict import photo_batches, to_model_input
 from unfreeze.runtime import choose_device, generator, prepare_process
 from unfreeze.training.fit_head import fit_head
 
@@ -72,7 +72,9 @@ def measure(backbone: Backbone, photos: PhotoSet, a_class: int, seed: int) -> li
     random = generator(seed, 2029)
     train = [train[place] for place in random.permutation(len(train))]
     images, papers = (
-        torch.cat([place(batch, backbone, 0) for batch in photo_batches(backbone, [each.path for each in side])])
+        torch.cat(
+            [to_model_input(batch, backbone, 0) for batch in photo_batches(backbone, [each.path for each in side])]
+        )
         for side in (train, test)
     )
     labels, truth = (np.array([each.label for each in side]) for side in (train, test))
@@ -97,7 +99,7 @@ def measure(backbone: Backbone, photos: PhotoSet, a_class: int, seed: int) -> li
         install(layers, blended)
         fit = fit_head(features(images)[:, None], torch.from_numpy(labels), fold, len(photos.classes), 0.0)
         right = fit.head.logits(features(papers)).numpy().argmax(1) == truth
-        loss = photo_losses(fit.out_of_fold.astype(np.float32), labels).mean()
+        loss = calibrated_nll(fit.out_of_fold.astype(np.float32), labels).mean()
         cells.append(f"{loss:.2f}, {balanced_accuracy(truth, right.astype(float)) * 100:.1f}")
     install(layers, before)
     return cells

@@ -21,25 +21,25 @@ from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.models.state import ModelState, random_head
 from unfreeze.planning.throughput import random_activations
-from unfreeze.poses import UPRIGHT
+from unfreeze.poses import IDENTITY_ONLY
 from unfreeze.runtime import prepare_process
-from unfreeze.training.parallel import Follow, run_parallel
-from unfreeze.training.phase_one import PhaseOne
-from unfreeze.training.recipes import choose
-from unfreeze.training.rounds import Folds, TrainingData
-from unfreeze.training.search import Bench
-from unfreeze.training.store import open_store
+from unfreeze.training.parallel import ProgressFn, run_parallel
+from unfreeze.training.phase_one import HeadOnlyResult
+from unfreeze.training.recipes import recipe_for
+from unfreeze.training.rounds import Folds, TrainingSet
+from unfreeze.training.search import SearchContext
+from unfreeze.training.store import open_cache
 from unfreeze.training.training_features import FoldActivations, TrainingFeatures
 
 CLASSES, FOLDS = 2, 5
 
 
-def head_only(start: ModelState, n_folds: int) -> PhaseOne:
+def head_only(start: ModelState, n_folds: int) -> HeadOnlyResult:
     """Return a phase 1 whose models are all the same."""
     states = (start,) * n_folds
-    return PhaseOne(
-        final=start, poses=UPRIGHT, validation=(), temperature=1.0, calibrated_on=0, round_finals=states,
-        round_poses=(UPRIGHT,) * n_folds, start=start, round_starts=states, history=(),
+    return HeadOnlyResult(
+        state=start, orientations=IDENTITY_ONLY, fold_logits=(), temperature=1.0, n_calibration=0, fold_states=states,
+        fold_orientations=(IDENTITY_ONLY,) * n_folds, phase2_init=start, fold_inits=states, history=(),
     )  # fmt: skip
 
 
@@ -55,21 +55,21 @@ def main() -> None:
     backbone = load_backbone(arguments.model, precision=choose_precision("auto", torch.device("cpu")))
     count = arguments.photos
     numbers = np.arange(count)
-    data = TrainingData(
+    data = TrainingSet(
         torch.from_numpy(numbers % CLASSES), numbers, numbers[:0], numbers // CLASSES % FOLDS, CLASSES, numbers
     )
     config = TrainConfig(photos=Path(), depth=arguments.depth, epochs=arguments.epochs)
-    recipe = choose(config, backbone, count, CLASSES)
+    recipe = recipe_for(config, backbone, count, CLASSES)
     (candidate,) = recipe.candidates
     renderer = Renderer((), backbone.network.preprocessing)
     source = random_activations(backbone, renderer, candidate.boundary)
     start = random_head(backbone, CLASSES, 0)
-    folds = Folds.of(data, recipe.judges)
+    folds = Folds.of(data, recipe.min_validation_images)
     trainings, activations = folds.trainings, FoldActivations(renderer, {candidate.boundary: source}, source)
-    features = TrainingFeatures(open_store(None, 0), backbone, data, folds, activations, (activations,) * FOLDS, seed=0)
-    bench = Bench(features, head_only(start, len(folds.validation)), backbone.snapshot(candidate.boundary), ())
+    features = TrainingFeatures(open_cache(None, 0), backbone, data, folds, activations, (activations,) * FOLDS, seed=0)
+    bench = SearchContext(features, head_only(start, len(folds.validation)), backbone.snapshot(candidate.boundary), ())
 
-    def train(bench: Bench, number: int, follow: Follow) -> None:
+    def train(bench: SearchContext, number: int, follow: ProgressFn) -> None:
         bench.train(candidate, start, trainings[number], "benchmark", follow)
 
     together = min(len(trainings), torch.get_num_threads())
@@ -77,7 +77,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for workers, found in seconds.items():
             started = time.perf_counter()
-            list(run_parallel(bench.twins(workers), range(len(trainings)), train))
+            list(run_parallel(bench.replicas(workers), range(len(trainings)), train))
             found.append(time.perf_counter() - started)
     ratios = [one / other for one, other in zip(seconds[together], seconds[1], strict=True)]
     print(f"{count} photos, {len(trainings)} trainings of {candidate.schedule.epochs} epochs")

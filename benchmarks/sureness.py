@@ -3,7 +3,7 @@
     python -m benchmarks.sureness DATA [--sets hymenoptera ...] [--a-class 8 20] [--seeds 0 1 2]
 
 DATA and the drawing of photos are those of peers/bench.py.  Every head is solved once; the temperatures that its folds
-suggest, with and without doubt in the few labels (``calibration.DOUBT``), are tried on the test photos.
+suggest, with and without doubt in the few labels (``calibration.LAPLACE_PSEUDO_ERROR``), are tried on the test photos.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from benchmarks.trust import write
 
 import unfreeze
 from unfreeze.data.sources import PhotoSet, read_photos
-from unfreeze.evaluation.calibration import DOUBT, fit_temperature, softmax
+from unfreeze.evaluation.calibration import LAPLACE_PSEUDO_ERROR, fit_temperature, softmax
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 
@@ -64,7 +64,7 @@ def main() -> None:
             for seed in arguments.seeds:
                 with tempfile.TemporaryDirectory() as work:
                     own, learned, logits, labels = solved(photos, a_class, seed, Path(work))
-                with mock.patch("unfreeze.evaluation.calibration.DOUBT", 0.0):
+                with mock.patch("unfreeze.evaluation.calibration.LAPLACE_PSEUDO_ERROR", 0.0):
                     plain = fit_temperature(own, learned)
                 cells, found = [], []
                 for temperature in (1.0, plain, fit_temperature(own, learned)):
@@ -79,7 +79,9 @@ def main() -> None:
                 print("| " + " | ".join((name, str(a_class), str(seed), *missed, *cells)) + " |", flush=True)
     means = ", ".join(f"{way} {mean:.3f}" for way, mean in zip(ways, np.mean(losses, axis=0), strict=True))
     better = sum(after < before for _, before, after in losses)
-    print(f"\nmean log-loss: {means}; with doubt (of {DOUBT:g} photo) better than without in {better} of {len(losses)}")
+    print(
+        f"\nmean log-loss: {means}; with doubt (of {LAPLACE_PSEUDO_ERROR:g} photo) better than without in {better} of {len(losses)}"
+    )
 
 
 if __name__ == "__main__":

@@ -16,22 +16,22 @@ from unfreeze.explain import as_photo, encoded, heatmaps, overlay, side_by_side
 from unfreeze.inputs import Inputs
 from unfreeze.models.state import ModelState, loaded
 from unfreeze.predict import photo_batches
-from unfreeze.runtime import say
-from unfreeze.scoring.evidence import Evidence
-from unfreeze.training.phase_one import PhaseOne
-from unfreeze.training.phase_two import PhaseTwo
+from unfreeze.runtime import echo
+from unfreeze.scoring.evidence import HeldOutPredictions
+from unfreeze.training.phase_one import HeadOnlyResult
+from unfreeze.training.phase_two import TwoPhaseResult
 from unfreeze.training.training_features import TrainingFeatures
 
 SIDE = 256  # pixels of a picture's longer side: a page holds dozens of them
 
 
-def write_changes(
+def write_changed_heatmaps(
     folder: RunFolder,
     inputs: Inputs,
     features: TrainingFeatures,
-    evidence: Evidence,
-    first: PhaseOne,
-    second: PhaseTwo,
+    evidence: HeldOutPredictions,
+    first: HeadOnlyResult,
+    second: TwoPhaseResult,
 ) -> None:
     """Draw the first photos that phase 2 fixed and broke: the view, and on it the heatmap of each model's own prediction.
 
@@ -49,15 +49,15 @@ def write_changes(
     assert evidence.two_phase is not None, "phase 2 has predicted"
     backbone, samples = inputs.backbone, inputs.photos.samples
     rows = np.concatenate(
-        [which[:PICTURED] for which in changed(evidence.truth, evidence.head_only, evidence.two_phase)]
+        [which[:PICTURED] for which in changed(evidence.labels, evidence.head_only, evidence.two_phase)]
     )
     classes = [torch.from_numpy(arm.argmax(axis=1)) for arm in (evidence.head_only, evidence.two_phase)]
     try:
         for images, *states in _by_model(evidence, features, first, second):
-            drawn_rows = [int(row) for row in rows if evidence.photos[row] in images]
+            drawn_rows = [int(row) for row in rows if evidence.image_ids[row] in images]
             if not drawn_rows:
                 continue
-            paths = [samples[evidence.photos[row]].path for row in drawn_rows]
+            paths = [samples[evidence.image_ids[row]].path for row in drawn_rows]
             views = torch.cat(list(photo_batches(backbone, paths)))
             pictures = [[as_photo(view)] for view in views]
             for state, predicted in zip(states, classes, strict=True):
@@ -69,17 +69,17 @@ def write_changes(
                 picture = side_by_side([_small(each) for each in of_photo])
                 write_bytes(folder.heatmap(row), encoded(picture, "JPEG"))
     except UnfreezeError as error:
-        say(f"the report will have no heatmaps: {error.what}")
+        echo(f"the report will have no heatmaps: {error.what}")
 
 
 def _by_model(
-    evidence: Evidence, features: TrainingFeatures, first: PhaseOne, second: PhaseTwo
+    evidence: HeldOutPredictions, features: TrainingFeatures, first: HeadOnlyResult, second: TwoPhaseResult
 ) -> Iterator[tuple[IntArray, ModelState, ModelState]]:
     """Yield the ids of images with the head-only and the two-phase model that predicted them."""
-    if evidence.kind == "test":
-        yield evidence.photos, first.final, second.final
+    if evidence.protocol == "test":
+        yield evidence.image_ids, first.state, second.state
         return
-    for fold, before, after in zip(features.folds.validation, first.round_finals, second.round_finals, strict=True):
+    for fold, before, after in zip(features.folds.validation, first.fold_states, second.fold_states, strict=True):
         yield features.data.ids[fold.val], before, after
 
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from unfreeze.artifacts import RunFolder, new_run, write_table, write_text
-from unfreeze.comparison import Comparison, Row, judge, plot
+from unfreeze.comparison import ArmResult, Comparison, plot_accuracy_vs_forgetting, summarise
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import PhotoSet
@@ -19,42 +19,40 @@ from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.inputs import Inputs, open_backbone, open_photos, open_reference
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState
-from unfreeze.poses import Pose
+from unfreeze.poses import Orientation
 from unfreeze.records import write_arguments
-from unfreeze.runtime import Stopwatch, deterministic, say
+from unfreeze.runtime import Stopwatch, deterministic, echo
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
-from unfreeze.scoring.held_out import EvaluationSet, predict_held_out, test_set
-from unfreeze.training.augmentation import render_with
+from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out
+from unfreeze.training.augmentation import make_renderers
 from unfreeze.training.baselines import classic, layer_decay, naive
-from unfreeze.training.phase_one import phase_one
-from unfreeze.training.phase_two import chosen, phase_two
-from unfreeze.training.recipes import Recipe, choose
-from unfreeze.training.store import open_store
+from unfreeze.training.phase_one import train_head
+from unfreeze.training.phase_two import fine_tune, select_shipped
+from unfreeze.training.recipes import Recipe, recipe_for
+from unfreeze.training.store import open_cache
 from unfreeze.training.training_features import compute_features
 
 HEAD_ONLY = "head-only"
 
 
 @dataclass(frozen=True)
-class Contender:
+class Arm:
     """A recipe, and what to call the models that it ends with.
 
     Attributes:
         recipe: How.
-        first: The name of phase 1's model; None where nobody would use it by itself.
-        second: The name of phase 2's model; None where there is no phase 2.
-        ships: The name of the one of both that would ship; None where nothing chooses.
+        phase1_name: The name of phase 1's model; None where nobody would use it by itself.
+        phase2_name: The name of phase 2's model; None where there is no phase 2.
+        shipped_name: The name of the one of both that would ship; None where nothing chooses.
     """
 
     recipe: Recipe
-    first: str | None
-    second: str | None
-    ships: str | None = None
+    phase1_name: str | None
+    phase2_name: str | None
+    shipped_name: str | None = None
 
 
-def contenders(
-    config: TrainConfig, epochs: int, backbone: Backbone, photos: int, classes: int
-) -> tuple[Contender, ...]:
+def arms(config: TrainConfig, epochs: int, backbone: Backbone, photos: int, classes: int) -> tuple[Arm, ...]:
     """Return everything that is compared, ours first.
 
     Args:
@@ -67,15 +65,15 @@ def contenders(
     halves = {"recipe": "classic", "head_epochs": epochs // 2, "epochs": epochs - epochs // 2}
     textbook = config.model_copy(update=halves)
     found = [
-        Contender(choose(config, backbone, photos, classes), HEAD_ONLY, "two-phase", "auto"),
-        Contender(classic(textbook, backbone, photos, classes, "frozen"), None, "classic, BatchNorm frozen"),
-        Contender(classic(textbook, backbone, photos, classes, "train"), None, "classic, as in textbooks"),
-        Contender(naive(backbone, epochs), "naive: all at 1e-3", None),
-        Contender(layer_decay(backbone, epochs, photos), "layer decay, one phase", None),
+        Arm(recipe_for(config, backbone, photos, classes), HEAD_ONLY, "two-phase", "auto"),
+        Arm(classic(textbook, backbone, photos, classes, "frozen"), None, "classic, BatchNorm frozen"),
+        Arm(classic(textbook, backbone, photos, classes, "train"), None, "classic, as in textbooks"),
+        Arm(naive(backbone, epochs), "naive: all at 1e-3", None),
+        Arm(layer_decay(backbone, epochs, photos), "layer decay, one phase", None),
     ]
     if not backbone.batch_norm:
         found.pop(2)  # both classics are the same
-        found[1] = replace(found[1], second="classic, as in textbooks")
+        found[1] = replace(found[1], phase2_name="classic, as in textbooks")
     return tuple(found)
 
 
@@ -97,17 +95,17 @@ def compare(config: CompareConfig) -> Comparison:
     write_arguments(folder, config)
     first = by_seed[0].splits
     sides = f"{len(first.train)} to train on, {len(first.test)} to test on"
-    say(f"{len(photos.samples)} photos of {len(photos.classes)} classes: {sides}")
+    echo(f"{len(photos.samples)} photos of {len(photos.classes)} classes: {sides}")
 
-    rows: list[Row] = []
+    rows: list[ArmResult] = []
     for inputs in by_seed:
         for row in _one_seed(inputs, config):
-            say(f"seed {inputs.seed}: {row.arm}: {row.accuracy * 100:.1f} % right, {row.seconds:.0f} s")
+            echo(f"seed {inputs.seed}: {row.arm}: {row.accuracy * 100:.1f} % right, {row.seconds:.0f} s")
             rows.append(row)
             _write_rows(folder, rows)  # an interrupted comparison keeps what it measured
     tests = [inputs.splits.test for inputs in by_seed]
     groups = [[photos.samples[i].group for i in test] for test in tests]
-    comparison = judge(folder, rows, tests, groups, len(first.train), HEAD_ONLY)
+    comparison = summarise(folder, rows, tests, groups, len(first.train), HEAD_ONLY)
     _write(folder, comparison)
     return comparison
 
@@ -116,17 +114,17 @@ def _split(photos: PhotoSet, test_size: float | None, seed: int) -> Splits:
     return split(photos, test_size=test_size or TEST_SIZE, folds=FOLDS, seed=seed)
 
 
-def _one_seed(inputs: Inputs, config: CompareConfig) -> Iterator[Row]:
+def _one_seed(inputs: Inputs, config: CompareConfig) -> Iterator[ArmResult]:
     """Yield a row for every model of every contender."""
     backbone, data, seed = inputs.backbone, inputs.data, inputs.seed
     defaults = TrainConfig(photos=config.photos, model=config.model, seed=seed)
     evaluations: dict[int, Evaluation] = {}
-    for each in contenders(defaults, config.epochs, backbone, len(data.train), data.classes):
+    for each in arms(defaults, config.epochs, backbone, len(data.train), data.n_classes):
         recipe = each.recipe
-        renderers = render_with(recipe, backbone, inputs.training_samples, seed)
+        renderers = make_renderers(recipe, backbone, inputs.training_samples, seed)
         if recipe.boundary not in evaluations:
-            poses = tuple(dict.fromkeys(pose for renderer in renderers for pose in recipe.poses(renderer)))
-            test = test_set(inputs, recipe, renderers[0], poses)
+            poses = tuple(dict.fromkeys(pose for renderer in renderers for pose in recipe.orientations(renderer)))
+            test = open_test_set(inputs, recipe, renderers[0], poses)
             assert test is not None, "a comparison has a test set"
             evaluations[recipe.boundary] = Evaluation(test, forgetting_meter(inputs, recipe, renderers[0], test))
         with deterministic(seed):
@@ -149,37 +147,35 @@ class Model:
 
     arm: str
     state: ModelState
-    poses: tuple[Pose, ...]
+    poses: tuple[Orientation, ...]
     seconds: float
 
 
-def _models(
-    inputs: Inputs, renderers: Sequence[Renderer], contender: Contender, meter: ForgettingMeter
-) -> Iterator[Model]:
+def _models(inputs: Inputs, renderers: Sequence[Renderer], contender: Arm, meter: ForgettingMeter) -> Iterator[Model]:
     """Train a contender, from photos on with nothing cached from before, and yield its models."""
     recipe, watch = contender.recipe, Stopwatch()
     with watch.measure("one"):
-        cache = open_store(None, 0)
+        cache = open_cache(None, 0)
         features = compute_features(cache, inputs.backbone, renderers, inputs.data, recipe, inputs.seed)
-        first = phase_one(features, recipe)
-    if contender.first is not None:
-        yield Model(contender.first, first.final, first.poses, watch.seconds["one"])
-    if contender.second is not None:
+        first = train_head(features, recipe)
+    if contender.phase1_name is not None:
+        yield Model(contender.phase1_name, first.state, first.orientations, watch.seconds["one"])
+    if contender.phase2_name is not None:
         with watch.measure("two"):
-            second = phase_two(features, first, recipe, forgets=meter.drop)
+            second = fine_tune(features, first, recipe, forgetting=meter.drop)
         took = watch.seconds["one"] + watch.seconds["two"]
-        yield Model(contender.second, second.final, first.poses, took)
-        if contender.ships is not None:
-            yield Model(contender.ships, chosen(first, second).final, first.poses, took)
+        yield Model(contender.phase2_name, second.state, first.orientations, took)
+        if contender.shipped_name is not None:
+            yield Model(contender.shipped_name, select_shipped(first, second).state, first.orientations, took)
 
 
-def _row(inputs: Inputs, evaluation: Evaluation, model: Model) -> Row:
+def _row(inputs: Inputs, evaluation: Evaluation, model: Model) -> ArmResult:
     """Return a model's scores."""
     truth = np.array([sample.label for sample in inputs.test_samples])
     right = predict_held_out(inputs.backbone, model.state, evaluation.test, model.poses).argmax(1) == truth
     own = evaluation.meter.on_test_images(model.state)
     forgotten = evaluation.meter.measure(model.state, own, inputs.seed, diagnose=False) or Forgetting()
-    return Row(
+    return ArmResult(
         seed=inputs.seed,
         arm=model.arm,
         seconds=model.seconds,
@@ -192,7 +188,7 @@ def _row(inputs: Inputs, evaluation: Evaluation, model: Model) -> Row:
     )
 
 
-def _write_rows(folder: RunFolder, rows: Sequence[Row]) -> None:
+def _write_rows(folder: RunFolder, rows: Sequence[ArmResult]) -> None:
     cells = [
         (
             row.seed, row.arm, row.accuracy, row.balanced_accuracy, row.drop, row.batch_norm_drop, row.agreement,
@@ -208,7 +204,7 @@ def _write_rows(folder: RunFolder, rows: Sequence[Row]) -> None:
 
 
 def _write(folder: RunFolder, comparison: Comparison) -> None:
-    plot(comparison, folder.plot)
+    plot_accuracy_vs_forgetting(comparison, folder.plot)
     figures = {"schema": 1, "n_test": comparison.n_test, "seeds": comparison.seeds, "test": comparison.test}
     lines = [asdict(line) for line in comparison.lines]
     write_text(folder.comparison, json.dumps(figures | {"arms": lines}, indent=2) + "\n")

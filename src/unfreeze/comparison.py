@@ -28,7 +28,7 @@ TESTS = {
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmResult:
     """One arm with one seed; fractions, seconds from photos to its model.
 
     Attributes:
@@ -50,7 +50,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Line:
+class ArmSummary:
     """One arm over all seeds: means, the median of the seconds, and its gain over the baseline.
 
     Attributes:
@@ -84,8 +84,8 @@ class Comparison:
     """
 
     folder: RunFolder
-    rows: tuple[Row, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[ArmResult, ...]
+    lines: tuple[ArmSummary, ...]
     baseline: str
     n_test: int
     seeds: int
@@ -111,9 +111,9 @@ class Comparison:
             yield f"p: {TESTS[self.test]}, for all arms at once (Holm)"
 
 
-def judge(
+def summarise(
     folder: RunFolder,
-    rows: Sequence[Row],
+    rows: Sequence[ArmResult],
     tests: Sequence[Indices],
     groups: Sequence[Groups],
     n_train: int,
@@ -154,7 +154,7 @@ def judge(
         own = [of[arm, seed] for seed in seeds]
         accuracy = statistics.mean(row.accuracy for row in own)
         lines.append(
-            Line(
+            ArmSummary(
                 arm=arm,
                 accuracy=accuracy,
                 balanced_accuracy=statistics.mean(row.balanced_accuracy for row in own),
@@ -171,7 +171,7 @@ def judge(
     return Comparison(folder, tuple(rows), tuple(lines), baseline, len(tests[0]), len(seeds), test)
 
 
-def plot(comparison: Comparison, path: Path) -> None:
+def plot_accuracy_vs_forgetting(comparison: Comparison, path: Path) -> None:
     """Draw accuracy against forgetting: a mark for each arm, a dot for each of its seeds."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -183,10 +183,10 @@ def plot(comparison: Comparison, path: Path) -> None:
     for number, line in enumerate(comparison.lines):
         rows = [row for row in comparison.rows if row.arm == line.arm]
         colour = f"C{number}"
-        forgotten = _forgotten(line.drop, line.agreement)
+        forgotten = _forgetting_cell(line.drop, line.agreement)
         if forgotten is None:
             continue
-        seeds = [(_forgotten(row.drop, row.agreement) or 0.0, row.accuracy) for row in rows]
+        seeds = [(_forgetting_cell(row.drop, row.agreement) or 0.0, row.accuracy) for row in rows]
         axes.plot([100 * x for x, _ in seeds], [100 * y for _, y in seeds], ".", color=colour, alpha=0.5)
         axes.plot(
             100 * forgotten,
@@ -210,7 +210,7 @@ def plot(comparison: Comparison, path: Path) -> None:
     write_bytes(path, drawn.getvalue())
 
 
-def _forgotten(drop: float | None, agreement: float | None) -> float | None:
+def _forgetting_cell(drop: float | None, agreement: float | None) -> float | None:
     return drop if drop is not None else None if agreement is None else 1 - agreement
 
 

@@ -24,12 +24,12 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from unfreeze.data.folders import printable
+from unfreeze.data.folders import display_name
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.stages import run_watched
-from unfreeze.poses import UPRIGHT, Pose
-from unfreeze.predict import evaluation_mode, photo_batches, place, probabilities
+from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.predict import evaluation_mode, photo_batches, probabilities, to_model_input
 
 Heatmaps = NDArray[np.float32]
 
@@ -56,7 +56,7 @@ def heatmaps(backbone: Backbone, head: Head, images: Tensor, classes: Tensor) ->
     Args:
         backbone: Put into evaluation mode, as every prediction does.
         head: The new classifier.
-        images: Rendered views, uint8, or normalised ones, float32, shape (N, 3, H, W).
+        images: PixelSource views, uint8, or normalised ones, float32, shape (N, 3, H, W).
         classes: Of each photo, the class to explain, int64, shape (N,).
 
     Returns:
@@ -81,7 +81,7 @@ def _deepest_maps(backbone: Backbone, head: Head, images: Tensor, classes: Tenso
     size = images.shape[2], images.shape[3]
     for start in reversed(range(len(backbone.stages))):
         with torch.no_grad():
-            below: object = backbone.run(place(images, backbone, 0), 0, start)
+            below: object = backbone.run(to_model_input(images, backbone, 0), 0, start)
         if not isinstance(below, Tensor):  # several: further down, where they are made, they are looked into
             continue
         with torch.enable_grad():
@@ -176,7 +176,7 @@ class Explanation:
     def file_name(self) -> str:
         """A name for its picture that no other photo or class has, and that stays in its folder."""
         told_by = f"{os.path.abspath(self.path)}\0{self.label}".encode("utf-8", "surrogateescape")  # noqa: PTH100
-        readable = re.sub(r"[^\w-]+", "_", printable(self.path.stem))[:LONGEST]
+        readable = re.sub(r"[^\w-]+", "_", display_name(self.path.stem))[:LONGEST]
         return f"{readable}-{hashlib.sha256(told_by).hexdigest()[:12]}.png"
 
     def picture(self) -> Image.Image:
@@ -195,7 +195,7 @@ def explanations(
     paths: Sequence[Path],
     classes: Sequence[str],
     label: str | None = None,
-    poses: Sequence[Pose] = UPRIGHT,
+    poses: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Iterator[Explanation]:
     """Yield one ``Explanation`` a photo file, in order: of the class ``label``, or of the most probable one.
 

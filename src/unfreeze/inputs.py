@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unfreeze.artifacts import refuse_used
 from unfreeze.config import CompareConfig, TrainConfig
-from unfreeze.data.checks import check, readable
+from unfreeze.data.checks import check, drop_unreadable
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import PhotoSet, Sample, read_photos
@@ -19,11 +19,11 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import choose_precision
 from unfreeze.runtime import Stopwatch, choose_device, prepare_process
-from unfreeze.training.recipes import Recipe, choose
-from unfreeze.training.rounds import TrainingData
-from unfreeze.training.store import Store, open_store
+from unfreeze.training.recipes import Recipe, recipe_for
+from unfreeze.training.rounds import TrainingSet
+from unfreeze.training.store import FeatureCache, open_cache
 
-Known = Mapping[str, int]  # the short side of photos that were read before, by digest
+DecodeIndex = Mapping[str, int]  # the short side of photos that were read before, by digest
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Inputs:
     splits: Splits
     backbone: Backbone
     reference: PhotoSet | None
-    cache: Store
+    cache: FeatureCache
     seed: int
 
     @cached_property
-    def data(self) -> TrainingData:
+    def data(self) -> TrainingSet:
         """The images that training may see; it knows no others."""
-        return TrainingData.of(self.training_samples, self.splits, len(self.photos.classes))
+        return TrainingSet.of(self.training_samples, self.splits, len(self.photos.classes))
 
     @property
     def training_samples(self) -> list[Sample]:
@@ -58,8 +58,8 @@ class Inputs:
 
     def held_out(self, renderer: Renderer) -> tuple[Renderer, Renderer | None]:
         """Return renderers of the test images and of the reference images, with the preprocessing of ``renderer``."""
-        reference = renderer.of(self.reference.samples) if self.reference is not None else None
-        return renderer.of(self.test_samples), reference
+        reference = renderer.for_samples(self.reference.samples) if self.reference is not None else None
+        return renderer.for_samples(self.test_samples), reference
 
     @property
     def test_samples(self) -> list[Sample]:
@@ -85,17 +85,17 @@ def open_inputs(config: TrainConfig, watch: Stopwatch) -> Inputs:
 def choose_recipe(config: TrainConfig, inputs: Inputs) -> Recipe:
     """Return how to train; where there is no test set, every fold is validated on."""
     count = len(inputs.splits.train)
-    recipe = choose(config, inputs.backbone, count, len(inputs.photos.classes))
-    return recipe if len(inputs.splits.test) else recipe.judged_by_all(count)
+    recipe = recipe_for(config, inputs.backbone, count, len(inputs.photos.classes))
+    return recipe if len(inputs.splits.test) else recipe.cross_fit_all(count)
 
 
-def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[Store, Known, PhotoSet]:
+def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[FeatureCache, DecodeIndex, PhotoSet]:
     """Prepare the process, refuse a used ``--out``, and read the photos; the store outlives the run."""
     prepare_process()
     if config.out is not None:
         refuse_used(config.out)
-    store = open_store(config.cache, config.cache_gib)
-    known = store.known_photos()
+    store = open_cache(config.cache, config.cache_gib)
+    known = store.decode_index()
     with watch.measure("decode"):
         return store, known, check(read_photos(config.photos), known)
 
@@ -109,7 +109,7 @@ def open_backbone(config: TrainConfig | CompareConfig, watch: Stopwatch) -> Back
 
 
 def open_reference(
-    folder: Path | None, backbone: Backbone, photos: PhotoSet, store: Store, known: Known
+    folder: Path | None, backbone: Backbone, photos: PhotoSet, store: FeatureCache, known: DecodeIndex
 ) -> PhotoSet | None:
     """Read the photos of the original task that can be read (None: no folder), and remember all that was read.
 
@@ -123,7 +123,7 @@ def open_reference(
             raise ConfigError(
                 "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
             )
-        reference = readable(read_reference(folder, backbone.network.labels), known)
+        reference = drop_unreadable(read_reference(folder, backbone.network.labels), known)
     read = (*photos.samples, *(reference.samples if reference is not None else ()))
-    store.remember_photos({sample.digest: sample.short_side for sample in read})
+    store.update_decode_index({sample.digest: sample.short_side for sample in read})
     return reference

@@ -9,25 +9,25 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Pose(IntEnum):
+class Orientation(IntEnum):
     """How a plain view stands; its value is the number of that view of a photo."""
 
-    PLAIN = 0
-    MIRRORED = -1
-    LEFT = -2
-    OVER = -3
-    RIGHT = -4
+    IDENTITY = 0
+    FLIPPED = -1
+    ROT90 = -2
+    ROT180 = -3
+    ROT270 = -4
 
     @property
     def turns(self) -> int:
         """Quarter turns to the left."""
-        return -1 - self if self < Pose.MIRRORED else 0
+        return -1 - self if self < Orientation.FLIPPED else 0
 
-    def of(self, views: Tensor) -> Tensor:
+    def apply(self, views: Tensor) -> Tensor:
         """Return plain views, shape (N, 3, height, width), in this pose; quarter turns need square ones."""
-        if self is Pose.MIRRORED:
+        if self is Orientation.FLIPPED:
             return views.flip(3)
         return views.rot90(self.turns, (2, 3)) if self.turns else views
 
 
-UPRIGHT = (Pose.PLAIN,)
+IDENTITY_ONLY = (Orientation.IDENTITY,)

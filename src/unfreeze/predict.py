@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.data.decode import decode
-from unfreeze.data.loaders import Renderer, ahead
-from unfreeze.data.transforms import PLAIN_VIEW, normalised, plain, stack
+from unfreeze.data.loaders import Renderer, prefetch
+from unfreeze.data.transforms import PLAIN_VIEW, normalize, plain, to_batch
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.engine import Forward, frozen_forward
 from unfreeze.models.saved import Classifier
-from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
-from unfreeze.runtime import threads_for
+from unfreeze.runtime import limit_threads
 
 Probabilities = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -67,26 +67,30 @@ def evaluation_mode(backbone: Backbone) -> None:
         stage.module.eval()
 
 
-def place(x: Tensor, backbone: Backbone, start: int) -> Tensor:
+def to_model_input(x: Tensor, backbone: Backbone, start: int) -> Tensor:
     """Move what crosses boundary ``start`` to the backbone's device, as float32; images and maps go channels-last.
 
-    Rendered views travel as bytes, a quarter of the way's traffic, and are normalised where they arrive.
+    PixelSource views travel as bytes, a quarter of the way's traffic, and are normalised where they arrive.
     """
     if x.dtype == torch.uint8:
-        with threads_for(x.numel()):
-            return normalised(x.to(backbone.device), backbone.network.preprocessing)
+        with limit_threads(x.numel()):
+            return normalize(x.to(backbone.device), backbone.network.preprocessing)
     layout = torch.channels_last if x.dim() == 4 else torch.preserve_format
     return x.to(device=backbone.device, dtype=torch.float32, memory_format=layout)
 
 
-def logits(
-    backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0, poses: Sequence[Pose] = UPRIGHT
+def predict_logits(
+    backbone: Backbone,
+    head: Head,
+    batches: Iterable[Tensor],
+    start: int = 0,
+    poses: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Logits:
     """Return the head's logits, shape (N, C), for batches of what crosses boundary ``start`` (0: rendered photos).
 
-    Rendered photos may be shown in several ``poses``: their logits are averaged.
+    PixelSource photos may be shown in several ``poses``: their logits are averaged.
     """
-    assert start == 0 or poses == UPRIGHT, "only photos can be turned"
+    assert start == 0 or poses == IDENTITY_ONLY, "only photos can be turned"
     evaluation_mode(backbone)
     forward = partial(backbone.run, start=start)
     with torch.inference_mode():
@@ -94,9 +98,11 @@ def logits(
     return torch.cat(pieces).numpy() if pieces else np.empty((0, head.out_features), dtype=np.float32)
 
 
-def _averaged(backbone: Backbone, head: Head, forward: Forward, x: Tensor, start: int, poses: Sequence[Pose]) -> Tensor:
+def _averaged(
+    backbone: Backbone, head: Head, forward: Forward, x: Tensor, start: int, poses: Sequence[Orientation]
+) -> Tensor:
     """Return the logits of one batch, averaged over the poses; ``forward`` computes the stages from ``start`` on."""
-    said = [head(forward(place(pose.of(x), backbone, start))).float().cpu() for pose in poses]
+    said = [head(forward(to_model_input(pose.apply(x), backbone, start))).float().cpu() for pose in poses]
     return torch.stack(said).mean(dim=0)
 
 
@@ -111,24 +117,24 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
     first = list(islice(queue, WORTH_BUILDING))
     forward: Forward | None = backbone.run if len(first) < WORTH_BUILDING else None
     evaluation_mode(backbone)
-    look = partial(_look, preprocessing=backbone.network.preprocessing)
-    for seen in ahead(look, _in_batches(chain(first, queue))):
+    look = partial(_plain_view, preprocessing=backbone.network.preprocessing)
+    for seen in prefetch(look, _in_batches(chain(first, queue))):
         views = [view for _, view in seen if isinstance(view, Tensor)]
         rows: Iterator[list[float]] = iter(())
         if views:
             x = torch.cat(views)
             with torch.inference_mode():
                 forward = forward or frozen_forward(backbone, 0, backbone.head_boundary)
-                logits = _averaged(backbone, model.head, forward, x, 0, model.poses)
+                logits = _averaged(backbone, model.head, forward, x, 0, model.orientations)
                 rows = iter(torch.softmax(logits, dim=1).tolist())
         for path, view in seen:
             yield Unread(path, view) if isinstance(view, DecodeError) else _named(path, next(rows), model.classes)
 
 
-def _look(path: Path, preprocessing: Preprocessing) -> tuple[Path, Tensor | DecodeError]:
+def _plain_view(path: Path, preprocessing: Preprocessing) -> tuple[Path, Tensor | DecodeError]:
     """Return a photo's plain view, uint8, shape (1, 3, height, width), or why there is none."""
     try:
-        return path, stack([plain(decode(path, preprocessing.enough), preprocessing)])
+        return path, to_batch([plain(decode(path, preprocessing.min_side), preprocessing)])
     except DecodeError as error:
         return path, error
 
@@ -139,10 +145,16 @@ def _in_batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
 
 
 def probabilities(
-    backbone: Backbone, head: Head, batches: Iterable[Tensor], start: int = 0, poses: Sequence[Pose] = UPRIGHT
+    backbone: Backbone,
+    head: Head,
+    batches: Iterable[Tensor],
+    start: int = 0,
+    poses: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Probabilities:
-    """Return class probabilities; see ``logits``."""
-    found: Probabilities = torch.softmax(torch.from_numpy(logits(backbone, head, batches, start, poses)), dim=1).numpy()
+    """Return class probabilities; see ``predict_logits``."""
+    found: Probabilities = torch.softmax(
+        torch.from_numpy(predict_logits(backbone, head, batches, start, poses)), dim=1
+    ).numpy()
     return found
 
 
@@ -152,7 +164,7 @@ def _named(path: Path, row: Sequence[float], classes: tuple[str, ...]) -> Predic
 
 
 def photo_batches(backbone: Backbone, paths: Sequence[Path], size: int = BATCH) -> Iterator[Tensor]:
-    """Yield plain views of photo files, uint8, shape (size, 3, height, width), for ``place`` to normalise."""
+    """Yield plain views of photo files, uint8, shape (size, 3, height, width), for ``to_model_input`` to normalise."""
     renderer = Renderer(tuple(paths), backbone.network.preprocessing)
     starts = range(0, len(paths), size)
     return renderer.batches(

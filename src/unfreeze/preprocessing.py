@@ -27,7 +27,7 @@ class Preprocessing:
     interpolation: Interpolation
 
     @property
-    def enough(self) -> int:
+    def min_side(self) -> int:
         """Return the short side, in pixels, from which a photo can be rendered without visible loss.
 
         Filters that shrink to a third see hardly anything of what is finer; a crop of half the area still shrinks to 0.47.

@@ -11,9 +11,9 @@ from unfreeze.config import Common
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
 from unfreeze.models.backbone import Backbone
-from unfreeze.scoring.evidence import Evidence
-from unfreeze.training.phase_one import PhaseOne
-from unfreeze.training.phase_two import PhaseTwo
+from unfreeze.scoring.evidence import HeldOutPredictions
+from unfreeze.training.phase_one import HeadOnlyResult
+from unfreeze.training.phase_two import TwoPhaseResult
 from unfreeze.training.recipes import Recipe
 
 
@@ -65,7 +65,7 @@ def write_splits(folder: RunFolder, photos: PhotoSet, splits: Splits) -> None:
     write_table(folder.splits, ["file_name", "label", "group", "split", "fold"], rows)
 
 
-def write_predictions(folder: RunFolder, photos: PhotoSet, evidence: Evidence) -> None:
+def write_predictions(folder: RunFolder, photos: PhotoSet, evidence: HeldOutPredictions) -> None:
     """Write both arms' probabilities for every scored photo."""
     arms = {"head_only": evidence.head_only}
     if evidence.two_phase is not None:
@@ -77,12 +77,12 @@ def write_predictions(folder: RunFolder, photos: PhotoSet, evidence: Evidence) -
             photos.classes[photos.samples[photo].label],
             *(round(float(value), 6) for answers in arms.values() for value in answers[row]),
         ]
-        for row, photo in enumerate(evidence.photos)
+        for row, photo in enumerate(evidence.image_ids)
     ]
     write_table(folder.predictions, header, rows)
 
 
-def write_history(folder: RunFolder, first: PhaseOne, second: PhaseTwo | None) -> None:
+def write_history(folder: RunFolder, first: HeadOnlyResult, second: TwoPhaseResult | None) -> None:
     """Write a row an epoch; a solved head has none."""
     rows = [*first.history, *(second.history if second is not None else ())]
     write_table(

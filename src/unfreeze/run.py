@@ -97,12 +97,12 @@ class Run:
             DecodeError: A photo can't be read, and none may be passed over.
             ModelError: The network has no features with a place in the photo.
         """
-        from unfreeze.data.folders import printable
+        from unfreeze.data.folders import display_name
         from unfreeze.data.places import find_photos
         from unfreeze.errors import ConfigError
         from unfreeze.explain import explanations
 
-        label = printable(label) if label is not None else None
+        label = display_name(label) if label is not None else None
         if label is not None and label not in self.classes:
             mend = "It knows: " + ", ".join(self.classes)
             raise ConfigError(f"The model doesn't know the class {label!r}.", where="--label", mend=mend)
@@ -110,7 +110,7 @@ class Run:
         if skip_damaged:
             paths = [path for path in paths if _is_photo(path)]
         model = self._model
-        return explanations(model.backbone, model.head, paths, self.classes, label, model.poses)
+        return explanations(model.backbone, model.head, paths, self.classes, label, model.orientations)
 
     def evaluate(self, photos: str | Path) -> Scores:
         """Score the shipped model on labelled photos of its classes, whichever split they are in.
@@ -122,15 +122,15 @@ class Run:
         """
         import numpy as np
 
-        from unfreeze.data.checks import readable
+        from unfreeze.data.checks import drop_unreadable
         from unfreeze.data.sources import read_photos
         from unfreeze.errors import PhotosError
         from unfreeze.evaluation.metrics import score
-        from unfreeze.runtime import say
+        from unfreeze.runtime import echo
 
-        found = readable(read_photos(Path(photos), to_train=False))
+        found = drop_unreadable(read_photos(Path(photos), to_train=False))
         for left in found.left_out:
-            say(f"left out: {left.file_name}: {left.reason}")
+            echo(f"left out: {left.file_name}: {left.reason}")
         strangers = [name for name in found.classes if name not in self.classes]
         if strangers:
             raise PhotosError(
@@ -156,7 +156,7 @@ def _is_photo(path: Path) -> bool:
     from unfreeze.data.decode import decode
 
     try:
-        decode(path, enough=1)
+        decode(path, min_side=1)
     except DecodeError as error:
         _say_left_out(error)
         return False
@@ -164,9 +164,9 @@ def _is_photo(path: Path) -> bool:
 
 
 def _say_left_out(reason: DecodeError) -> None:
-    from unfreeze.runtime import say
+    from unfreeze.runtime import echo
 
-    say(f"left out: {reason}")
+    echo(f"left out: {reason}")
 
 
 def load(folder: str | Path, device: str = "auto") -> Run:

@@ -95,7 +95,7 @@ def deterministic(seed: int) -> Iterator[None]:
 
 
 @contextmanager
-def threads_for(operations: float) -> Iterator[None]:
+def limit_threads(operations: float) -> Iterator[None]:
     """Compute on one thread where a step has so few multiplications that threads would mostly wait for each other.
 
     OpenMP's threads wait by turning round and round, which takes a core from what decodes photos or computes frozen layers.
@@ -142,10 +142,10 @@ class _Quiet:
                     self._catcher.__exit__(None, None, None)
 
 
-quiet = _Quiet()
+suppress_warnings = _Quiet()
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Generator[T]:
+def progress_bar(items: Iterable[T], description: str, total: int | None = None) -> Generator[T]:
     """Yield ``items`` behind a progress bar with an ETA; a terminal shows it, a log file stays clean."""
     from rich.console import Console
     from rich.progress import (
@@ -169,7 +169,7 @@ def track(items: Iterable[T], description: str, total: int | None = None) -> Gen
         yield from bar.track(items, description=description, total=total)
 
 
-def say(message: str) -> None:
+def echo(message: str) -> None:
     """Tell the user what happens now: on stderr, so that stdout holds results alone."""
     print(message, file=sys.stderr, flush=True)
 

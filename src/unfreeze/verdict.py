@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from unfreeze.models.engine import EngineReport
 
 Arm = Literal["two_phase", "head_only"]
-WORTH_KNOWING = 0.005  # gain below which nobody would gather photos to prove it
+SMALLEST_USEFUL_GAIN = 0.005  # gain below which nobody would gather photos to prove it
 
 
 class _Part(BaseModel):
@@ -228,7 +228,7 @@ class Verdict(_Part):
         power = (
             f"With {counted(gain.n, 'photo')}, a gain under {gain.detectable * 100:.0f} points can't be told from luck"
         )
-        if gain.needed_n is None or gain.needed_n <= gain.n or gain.accuracy < WORTH_KNOWING:
+        if gain.needed_n is None or gain.needed_n <= gain.n or gain.accuracy < SMALLEST_USEFUL_GAIN:
             return power + "."
         return f"{power}; for the {gain.accuracy * 100:.1f} points seen here, {_about(gain.needed_n)} would do."
 

@@ -1,4 +1,4 @@
-"""Verdicts of schema 1, as the first edition wrote them, in the terms of schema 2."""
+"""SampleScores of schema 1, as the first edition wrote them, in the terms of schema 2."""
 
 from __future__ import annotations
 

@@ -118,17 +118,17 @@ def test_training_gets_no_photo_of_the_test_set(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even by number: what training is given holds the paths and labels of the training photos, and no others."""
-    from unfreeze.training.phase_one import PhaseOne, phase_one
+    from unfreeze.training.phase_one import HeadOnlyResult, train_head
     from unfreeze.training.recipes import Recipe
     from unfreeze.training.training_features import TrainingFeatures
 
     given: list[TrainingFeatures] = []
 
-    def spied(features: TrainingFeatures, recipe: Recipe) -> PhaseOne:
+    def spied(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
         given.append(features)
-        return phase_one(features, recipe)
+        return train_head(features, recipe)
 
-    monkeypatch.setattr("unfreeze.pipeline.phase_one", spied)
+    monkeypatch.setattr("unfreeze.pipeline.train_head", spied)
     assert command("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again")) == 0
     (features,) = given
     data = features.data

@@ -27,7 +27,7 @@ from unfreeze.cli import main
 from unfreeze.models.backbone import Architecture, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model
-from unfreeze.poses import Pose
+from unfreeze.poses import Orientation
 from unfreeze.run import Run, load
 
 CLASSES = ("ant", "bee", "wasp")
@@ -64,7 +64,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.manual_seed(0)
     architecture = Architecture("timm", "test_efficientnet")
     backbone = assemble("timm/test_efficientnet", architecture, build(architecture), CPU)
-    poses = (Pose.PLAIN, Pose.LEFT, Pose.OVER, Pose.RIGHT)
+    poses = (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)
     save_model(folder.model, Classifier(backbone, new_head(backbone, len(CLASSES), 0), CLASSES, poses))
     write_text(folder.verdict, verdict(CLASSES).to_json())
     return load(folder.root, "cpu")
@@ -164,7 +164,7 @@ def test_interrupted_as_soon_as_that_is_offered_it_ends_in_good_order(
         if line.startswith("Ctrl-C"):
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("unfreeze.serve.server.say", interrupted)
+    monkeypatch.setattr("unfreeze.serve.server.echo", interrupted)
     with pytest.raises(SystemExit) as end:
         main(["serve", str(run.folder.root), "--port", "0", "--device", "cpu"])
     assert end.value.code == 0

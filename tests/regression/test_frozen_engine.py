@@ -12,8 +12,8 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.engine import backend_version, choose_precision
-from unfreeze.predict import photo_batches, place
-from unfreeze.training.activations import Rendered, crossings
+from unfreeze.predict import photo_batches, to_model_input
+from unfreeze.training.activations import PixelSource, frozen_outputs
 
 pytestmark = pytest.mark.regression
 
@@ -30,12 +30,12 @@ def test_the_original_classifier_is_as_accurate_on_what_the_engine_computes(imag
     assert len(samples) >= 500
     paths, labels = [sample.path for sample in samples], np.array([sample.label for sample in samples])
     with torch.inference_mode():
-        asked = (backbone.network.module(place(x, backbone, 0)) for x in photo_batches(backbone, paths))
+        asked = (backbone.network.module(to_model_input(x, backbone, 0)) for x in photo_batches(backbone, paths))
         said = torch.cat([each.argmax(1) for each in asked]).numpy()
     renderer = Renderer(tuple(paths), backbone.network.preprocessing)
     everything = list(range(len(paths)))
     with torch.inference_mode():
-        features = crossings(fast, Rendered(renderer), fast.head_boundary, everything, [0] * len(everything))
+        features = frozen_outputs(fast, PixelSource(renderer), fast.head_boundary, everything, [0] * len(everything))
         found = torch.cat([backbone.classifier(each.float()).argmax(1) for each in features]).numpy()
     exact, engine, agreement = (said == labels).mean(), (found == labels).mean(), (found == said).mean()
     print(

@@ -14,10 +14,10 @@ from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.data.splits import Splits
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
-from unfreeze.poses import UPRIGHT
+from unfreeze.poses import IDENTITY_ONLY
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
-from unfreeze.scoring.held_out import EvaluationSet, test_set
-from unfreeze.training.store import Store
+from unfreeze.scoring.held_out import EvaluationSet, open_test_set
+from unfreeze.training.store import FeatureCache
 
 
 def inputs_of(
@@ -25,7 +25,7 @@ def inputs_of(
     paths: Sequence[Path],
     given: Task,
     reference: PhotoSet | None = None,
-    cache: Store | None = None,
+    cache: FeatureCache | None = None,
 ) -> Inputs:
     """Return a run's inputs, of whose photos a task says which are tested on."""
     samples = tuple(
@@ -58,5 +58,5 @@ def evaluation(
 ) -> Evaluation:
     """Set up what a run does whose models differ from the pretrained network from ``boundary`` up."""
     inputs, how = inputs_of(backbone, paths, given, reference), recipe(backbone, candidate(backbone, boundary))
-    test = test_set(inputs, how, given.renderer, UPRIGHT)
+    test = open_test_set(inputs, how, given.renderer, IDENTITY_ONLY)
     return Evaluation(test, forgetting_meter(inputs, how, given.renderer, test))

@@ -17,7 +17,7 @@ from tests.support.runs import verdict
 from unfreeze.artifacts import RunFolder
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.saved import Classifier
-from unfreeze.poses import Pose
+from unfreeze.poses import Orientation
 from unfreeze.run import Run
 from unfreeze.serve.model import Served
 from unfreeze.serve.server import listen
@@ -29,7 +29,7 @@ def served(
     root: Path,
     classes: tuple[str, ...],
     make: Callable[[], Backbone] = tiny_cnn,
-    poses: tuple[Pose, ...] = (Pose.PLAIN, Pose.MIRRORED),
+    poses: tuple[Orientation, ...] = (Orientation.IDENTITY, Orientation.FLIPPED),
 ) -> Served:
     """Return a tiny model whose answers differ from photo to photo, and from pose to pose."""
     backbone = make()

@@ -20,23 +20,23 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.models.state import ModelState
-from unfreeze.training.activations import Activations, keep_or_render
-from unfreeze.training.finetune import Indices, Schedule, Tuned, finetune
-from unfreeze.training.phase_one import phase_one
-from unfreeze.training.recipes import Candidate, Recipe, choose
-from unfreeze.training.rounds import Folds, TrainingData, truths_of
-from unfreeze.training.search import Bench, Trial, search, try_out
-from unfreeze.training.selection import Panel
-from unfreeze.training.store import Store, open_store
+from unfreeze.training.activations import Activations, activations_at
+from unfreeze.training.finetune import FineTuneResult, Indices, Schedule, finetune
+from unfreeze.training.phase_one import train_head
+from unfreeze.training.recipes import Candidate, Recipe, recipe_for
+from unfreeze.training.rounds import Folds, TrainingSet, labels_by_fold
+from unfreeze.training.search import SearchContext, Trial, run_trial, search
+from unfreeze.training.selection import ModelSelector
+from unfreeze.training.store import FeatureCache, open_cache
 from unfreeze.training.training_features import FoldActivations, TrainingFeatures
 
 Array = NDArray[np.float64]
 ALPHAS = (0.25, 0.5, 1.0)
 
 
-def new_store() -> Store:
+def new_store() -> FeatureCache:
     """Return an empty store of its own, which goes when it is let go of."""
-    return open_store(None, 0)
+    return open_cache(None, 0)
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,19 @@ class Task:
     """Drawn photos and what training may know of them: the first ``train``, then ``val``; the rest is the test set."""
 
     renderer: Renderer
-    data: TrainingData
+    data: TrainingSet
     test: np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 def task(paths: Sequence[Path], *, train: int, val: int = 0, folds: int = 3, seed: int = 0) -> Task:
     """Divide drawn photos."""
     indices = np.arange(len(paths))
-    data = TrainingData(
+    data = TrainingSet(
         labels=torch.arange(len(paths)) % CLASSES,
         train=indices[:train],
         val=indices[train : train + val],
         fold=indices[:train] // CLASSES % folds,
-        classes=CLASSES,
+        n_classes=CLASSES,
         ids=indices[: train + val],
     )
     return Task(renderer(paths, seed), data, indices[train + val :])
@@ -78,8 +78,8 @@ def schedule(
     return Schedule(
         epochs=epochs,
         batch_size=batch_size,
-        views=views,
-        fresh=fresh,
+        n_views=views,
+        new_views_per_epoch=fresh,
         optimizer="adamw",
         weight_decay=weight_decay,
         warmup=warmup,
@@ -109,22 +109,22 @@ def recipe(
     return Recipe(
         name="test",
         augmentations=(CROPS,),
-        views=2,
+        n_head_views=2,
         head_plan=None if solved else plan_from(backbone, 5, lr=0.0, head_lr=0.02),
         head_schedule=None if solved else schedule(epochs=2),
         candidates=candidates,
         alphas=alphas,
         max_forgetting=max_forgetting,
-        averages=averages,
-        judges=judges,
+        allow_tta=averages,
+        min_validation_images=judges,
         boundary=min(each.plan.boundary for each in candidates),
     )
 
 
-def planned(photos: tuple[Path, ...], backbone: Backbone, **settings: object) -> tuple[Renderer, TrainingData, Recipe]:
+def planned(photos: tuple[Path, ...], backbone: Backbone, **settings: object) -> tuple[Renderer, TrainingSet, Recipe]:
     """Return what renders 30 photos, of which 24 are learned from, in 4 folds, and what ``auto`` does with them."""
-    data = TrainingData(torch.arange(30) % 3, np.arange(24), np.arange(0), np.arange(24) % 4, 3, np.arange(24))
-    recipe = choose(TrainConfig(photos=Path(), **settings), backbone, 24, 3)  # type: ignore[arg-type]
+    data = TrainingSet(torch.arange(30) % 3, np.arange(24), np.arange(0), np.arange(24) % 4, 3, np.arange(24))
+    recipe = recipe_for(TrainConfig(photos=Path(), **settings), backbone, 24, 3)  # type: ignore[arg-type]
     return replace(renderer(photos), augmentation=recipe.augmentations[0]), data, recipe
 
 
@@ -135,7 +135,7 @@ def papers(own: Renderer) -> Renderer:
 
 def at(backbone: Backbone, given: Task, boundary: int) -> Activations:
     """Return what crosses a boundary of a task's photos, of two views of each."""
-    return keep_or_render(new_store(), backbone, given.renderer, boundary, given.data.views(2), "test")
+    return activations_at(new_store(), backbone, given.renderer, boundary, given.data.requested_views(2), "test")
 
 
 def training_features(
@@ -144,7 +144,7 @@ def training_features(
     """Return what the phases train on: two views at the given boundaries, and those at ``for_head`` for phase 1."""
     by_boundary = {boundary: at(backbone, given, boundary) for boundary in {*boundaries, for_head}}
     activations = FoldActivations(given.renderer, by_boundary, by_boundary[for_head])
-    folds = Folds.of(given.data, how.judges)
+    folds = Folds.of(given.data, how.min_validation_images)
     n_folds = int(given.data.fold.max()) + 1
     return TrainingFeatures(new_store(), backbone, given.data, folds, activations, (activations,) * n_folds, seed=0)
 
@@ -160,7 +160,7 @@ def poison(monkeypatch: pytest.MonkeyPatch, which: Callable[[StagePlan, Indices]
         plan: StagePlan,
         how: Schedule,
         **rest: Any,
-    ) -> Tuned:
+    ) -> FineTuneResult:
         if which(plan, rest["val"]):
             start = replace(start, head={name: torch.full_like(value, torch.nan) for name, value in start.head.items()})
         return finetune(backbone, start, source, labels, plan, how, **rest)
@@ -173,8 +173,8 @@ class Setting:
     """What a search needs: phase 1 has been."""
 
     given: Task
-    bench: Bench
-    panel: Panel
+    bench: SearchContext
+    panel: ModelSelector
 
     def search(
         self,
@@ -185,20 +185,20 @@ class Setting:
         return search(self.bench, candidates, self.panel, time_left, room_left, nested=False).trials
 
     def try_out(self, asked: Candidate) -> Trial:
-        return try_out(self.bench, asked, "test")
+        return run_trial(self.bench, asked, "test")
 
 
 def setting(backbone: Backbone, paths: tuple[Path, ...]) -> Setting:
     given = task(paths, train=18)
     how = recipe(backbone)
     features = training_features(backbone, given, how, boundaries=(2, 3, 4))
-    first = phase_one(features, how)
+    first = train_head(features, how)
     rounds = features.folds.validation
     features = replace(features, folds=Folds(rounds, None))  # no final fit: nothing validates it
     return Setting(
         given=given,
-        bench=Bench(features, first, backbone.snapshot(2), ALPHAS),
-        panel=Panel.of(first.validation, truths_of(rounds, given.data), given.data.class_counts),
+        bench=SearchContext(features, first, backbone.snapshot(2), ALPHAS),
+        panel=ModelSelector.of(first.fold_logits, labels_by_fold(rounds, given.data), given.data.class_counts),
     )
 
 

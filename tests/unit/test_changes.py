@@ -15,7 +15,7 @@ from tests.support.photos import CLASSES, SIZE
 from tests.support.training import candidate, recipe, task, training_features
 
 from unfreeze.artifacts import RunFolder
-from unfreeze.changes import write_changes
+from unfreeze.changes import write_changed_heatmaps
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.data.splits import Splits
 from unfreeze.evaluation.calibration import softmax
@@ -24,12 +24,12 @@ from unfreeze.explain import GAP, as_photo, encoded, heatmaps, overlay, side_by_
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded
-from unfreeze.poses import UPRIGHT
-from unfreeze.predict import logits, photo_batches
-from unfreeze.scoring.evidence import Evidence
-from unfreeze.training.phase_one import PhaseOne
-from unfreeze.training.phase_two import PhaseTwo
-from unfreeze.training.rounds import Folds, Round
+from unfreeze.poses import IDENTITY_ONLY
+from unfreeze.predict import photo_batches, predict_logits
+from unfreeze.scoring.evidence import HeldOutPredictions
+from unfreeze.training.phase_one import HeadOnlyResult
+from unfreeze.training.phase_two import TwoPhaseResult
+from unfreeze.training.rounds import Fold, Folds
 from unfreeze.training.search import Trial
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -68,7 +68,7 @@ class Scene:
         before = [ModelState([], new_head(self.backbone, CLASSES, seed).state_dict()) for seed in range(4)]
         after = [model(self.backbone, 10 + seed) for seed in range(4)]
         rounds = Folds.of(data, len(photos)).validation if folds else ()
-        everyone = Round(data.train[:0], data.train, None)
+        everyone = Fold(data.train[:0], data.train, None)
         self.features = replace(
             training_features(self.backbone, given, recipe(self.backbone)), data=data, folds=Folds(rounds, None)
         )
@@ -78,24 +78,24 @@ class Scene:
             self.answered_by |= {int(ids[photo]): (models[0], models[1]) for photo in each.val}
             for answers, state in zip(said, models, strict=True):
                 answers[each.val] = softmax(self.logits(state, each.val))
-        self.first = PhaseOne(
-            before[0], UPRIGHT, (), 1.0, 0, tuple(before[:3]) if folds else (), (UPRIGHT,) * len(rounds), before[0],
+        self.first = HeadOnlyResult(
+            before[0], IDENTITY_ONLY, (), 1.0, 0, tuple(before[:3]) if folds else (), (IDENTITY_ONLY,) * len(rounds), before[0],
             (), (),
         )  # fmt: skip
-        self.second = PhaseTwo(
+        self.second = TwoPhaseResult(
             after[0], Trial(candidate(self.backbone), {}, (), (), None, 0.0), 1.0, (), 1.0, 0, True, (),
             tuple(after[:3]) if folds else (), (), (), (),
         )  # fmt: skip
         order = np.argsort(ids)
         truth, (head_only, two_phase) = (np.arange(len(photos)) % CLASSES)[order], (each[order] for each in said)
-        self.evidence = Evidence(
+        self.evidence = HeldOutPredictions(
             "cross_fitted" if folds else "test", ids[order], truth, head_only, two_phase, two_phase, two_phase, 1
         )
 
     def logits(self, state: ModelState, which: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray:
         with loaded(self.backbone, state) as head:
             batches = photo_batches(self.backbone, [self.photos[photo] for photo in which])
-            return logits(self.backbone, head, batches).astype(float)
+            return predict_logits(self.backbone, head, batches).astype(float)
 
     def write(self, folder: RunFolder) -> None:
         photo_set = PhotoSet(Path(), tuple("abc"), tuple(self.samples))
@@ -103,7 +103,7 @@ class Scene:
         inputs = Inputs(
             photo_set, Splits(nothing, nothing, nothing, nothing), self.backbone, None, self.features.cache, 0
         )
-        write_changes(folder, inputs, self.features, self.evidence, self.first, self.second)
+        write_changed_heatmaps(folder, inputs, self.features, self.evidence, self.first, self.second)
 
 
 @pytest.mark.parametrize("folds", [False, True])
@@ -112,14 +112,14 @@ def test_a_changed_photo_is_drawn_by_the_models_that_answered_it(
 ) -> None:
     scene, folder = Scene(photos, folds=folds), RunFolder(tmp_path)
     assert scene.evidence.two_phase is not None
-    fixed, broken = changed(scene.evidence.truth, scene.evidence.head_only, scene.evidence.two_phase)
+    fixed, broken = changed(scene.evidence.labels, scene.evidence.head_only, scene.evidence.two_phase)
     assert len(fixed) > 1
     assert len(broken) > 1
     scene.write(folder)
     rows = [*fixed[:12].tolist(), *broken[:12].tolist()]
     assert {path.name for path in (tmp_path / "heatmaps").iterdir()} == {f"{row}.jpg" for row in rows}
     for row in rows:
-        photo = int(scene.evidence.photos[row])
+        photo = int(scene.evidence.image_ids[row])
         models = scene.answered_by[photo]
         (views,) = photo_batches(scene.backbone, [scene.samples[photo].path])
         pictures = [as_photo(views[0])]

@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from unfreeze.artifacts import RunFolder
-from unfreeze.comparison import Comparison, Row, judge, plot
+from unfreeze.comparison import ArmResult, Comparison, plot_accuracy_vs_forgetting, summarise
 from unfreeze.evaluation.repeated import corrected_t
 from unfreeze.evaluation.significance import gain
 
 N = 60
 
 
-def rows(seeds: int, *, drop: float | None = None) -> list[Row]:
+def rows(seeds: int, *, drop: float | None = None) -> list[ArmResult]:
     """Three arms: the baseline, one that is better, one that differs by chance alone."""
     found = []
     for seed in range(seeds):
@@ -22,14 +22,14 @@ def rows(seeds: int, *, drop: float | None = None) -> list[Row]:
         for arm, rate in (("head-only", 0.6), ("better", 0.95), ("other", 0.6)):
             right = (rng.random(N) < rate).astype(np.int64)
             accuracy = float(right.mean())
-            found.append(Row(seed, arm, 10.0 * (seed + 1), accuracy, accuracy, drop, drop, 0.8, right))
+            found.append(ArmResult(seed, arm, 10.0 * (seed + 1), accuracy, accuracy, drop, drop, 0.8, right))
     return found
 
 
 def judged(seeds: int, *, same: bool, groups: list[str | None] | None = None, drop: float | None = None) -> Comparison:
     tests = [np.arange(N) + (0 if same else seed) for seed in range(seeds)]
     own = groups or [None] * N
-    return judge(RunFolder(Path("x")), rows(seeds, drop=drop), tests, [own] * seeds, 4 * N, "head-only")
+    return summarise(RunFolder(Path("x")), rows(seeds, drop=drop), tests, [own] * seeds, 4 * N, "head-only")
 
 
 def test_one_seed_is_judged_as_a_run_is() -> None:
@@ -88,7 +88,7 @@ def test_the_table_is_readable() -> None:
 
 @pytest.mark.parametrize("drop", [None, 0.2])
 def test_the_plot_is_a_picture(tmp_path: Path, drop: float | None) -> None:
-    plot(judged(2, same=True, drop=drop), tmp_path / "compare.png")
+    plot_accuracy_vs_forgetting(judged(2, same=True, drop=drop), tmp_path / "compare.png")
     with Image.open(tmp_path / "compare.png") as image:
         assert image.size == (800, 500)
         assert len(image.convert("RGB").getcolors(2**20) or []) > 20

@@ -18,7 +18,7 @@ from tests.support.photos import CLASSES, PREPROCESSING, SIZE, draw
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unfreeze.data.transforms import normalised
+from unfreeze.data.transforms import normalize
 from unfreeze.errors import ModelError
 from unfreeze.explain import Explanation, explanations, heatmaps, overlay, side_by_side
 from unfreeze.models.backbone import Architecture, Backbone, Head, Library, Network, assemble, pool
@@ -174,7 +174,7 @@ def test_rendered_views_give_the_same_maps_as_normalised_ones(backbone: Backbone
     (views,) = photo_batches(backbone, photos[:3])
     assert views.dtype == torch.uint8
     np.testing.assert_array_equal(
-        heatmaps(backbone, head, views, classes), heatmaps(backbone, head, normalised(views, PREPROCESSING), classes)
+        heatmaps(backbone, head, views, classes), heatmaps(backbone, head, normalize(views, PREPROCESSING), classes)
     )
 
 

@@ -12,25 +12,25 @@ from tests.support.photos import CLASSES, CROPS, PREPROCESSING, renderer
 from tests.support.training import candidate, new_store, recipe, task
 
 from unfreeze.data.device_views import on_device
-from unfreeze.data.transforms import Augmentation, plain, render, stack
+from unfreeze.data.transforms import Augmentation, plain, render, to_batch
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import loaded
-from unfreeze.poses import UPRIGHT, Pose
-from unfreeze.predict import logits
-from unfreeze.training.activations import Cached, Rendered, answers_from, features, keep
+from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.predict import predict_logits
+from unfreeze.training.activations import CachedActivations, PixelSource, compute_or_load, logits_from, pooled_features
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.phase_one import PhaseOne, phase_one
-from unfreeze.training.phase_two import phase_two
+from unfreeze.training.phase_one import HeadOnlyResult, train_head
+from unfreeze.training.phase_two import fine_tune
 from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 TRANSPOSED = {
-    Pose.MIRRORED: Image.Transpose.FLIP_LEFT_RIGHT,
-    Pose.LEFT: Image.Transpose.ROTATE_90,
-    Pose.OVER: Image.Transpose.ROTATE_180,
-    Pose.RIGHT: Image.Transpose.ROTATE_270,
+    Orientation.FLIPPED: Image.Transpose.FLIP_LEFT_RIGHT,
+    Orientation.ROT90: Image.Transpose.ROTATE_90,
+    Orientation.ROT180: Image.Transpose.ROTATE_180,
+    Orientation.ROT270: Image.Transpose.ROTATE_270,
 }
 
 
@@ -40,53 +40,59 @@ def test_a_pose_is_the_plain_view_to_the_pixel_wherever_it_is_rendered(photos: t
     for photo, path in enumerate(own.paths):
         with Image.open(path) as opened:
             upright = plain(opened.convert("RGB"), PREPROCESSING)
-        for pose in Pose:
-            expected = stack([upright if pose is Pose.PLAIN else upright.transpose(TRANSPOSED[pose])])
+        for pose in Orientation:
+            expected = to_batch([upright if pose is Orientation.IDENTITY else upright.transpose(TRANSPOSED[pose])])
             with Image.open(path) as opened:
                 shown = render(opened.convert("RGB"), PREPROCESSING, None, 0, [pose], 0)[0]
-            assert torch.equal(stack([shown]), expected)
+            assert torch.equal(to_batch([shown]), expected)
             assert torch.equal(own.views(photo, [pose]), expected)
-            assert torch.equal(pose.of(own.views(photo, [0])), expected)
+            assert torch.equal(pose.apply(own.views(photo, [0])), expected)
             (batch,) = card.batches([[(photo, [pose])]])
             assert torch.equal(batch, expected)
 
 
 def test_poses_are_kept_apart_from_each_other_and_from_views_that_are_drawn(photos: tuple[Path, ...]) -> None:
     own = renderer(photos[:1])
-    views = [*Pose, 1, 2]
+    views = [*Orientation, 1, 2]
     assert len({own.identity(0, view) for view in views}) == len(views)
-    assert replace(own, seed=1, augmentation=None).identity(0, Pose.LEFT) == own.identity(0, Pose.LEFT)
+    assert replace(own, seed=1, augmentation=None).identity(0, Orientation.ROT90) == own.identity(0, Orientation.ROT90)
 
 
 @pytest.mark.parametrize(
     ("augmentation", "size", "expected"),
     [
-        (CROPS, (32, 48), (Pose.PLAIN, Pose.MIRRORED)),
-        (replace(CROPS, flip=0.0), (32, 32), UPRIGHT),
-        (replace(CROPS, turns=True), (32, 32), (Pose.PLAIN, Pose.LEFT, Pose.OVER, Pose.RIGHT)),
-        (replace(CROPS, turns=True), (32, 48), (Pose.PLAIN, Pose.OVER)),
+        (CROPS, (32, 48), (Orientation.IDENTITY, Orientation.FLIPPED)),
+        (replace(CROPS, flip=0.0), (32, 32), IDENTITY_ONLY),
+        (
+            replace(CROPS, turns=True),
+            (32, 32),
+            (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270),
+        ),
+        (replace(CROPS, turns=True), (32, 48), (Orientation.IDENTITY, Orientation.ROT180)),
     ],
 )
 def test_a_photo_is_shown_as_training_turned_it(
-    augmentation: Augmentation, size: tuple[int, int], expected: tuple[Pose, ...]
+    augmentation: Augmentation, size: tuple[int, int], expected: tuple[Orientation, ...]
 ) -> None:
-    assert augmentation.poses(size) == expected
+    assert augmentation.tta_orientations(size) == expected
 
 
 def test_what_is_said_of_several_poses_is_averaged_alike_from_pixels_and_from_what_was_kept(
     photos: tuple[Path, ...],
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=6)
-    head, poses = new_head(backbone, CLASSES, 0), (Pose.PLAIN, Pose.MIRRORED, Pose.RIGHT)
+    head, poses = new_head(backbone, CLASSES, 0), (Orientation.IDENTITY, Orientation.FLIPPED, Orientation.ROT270)
     chosen = np.arange(6)
     pixels = torch.cat([given.renderer.views(photo, [0]) for photo in range(6)])
-    apart = [logits(backbone, head, [pose.of(pixels)]) for pose in poses]
-    whole = logits(backbone, head, [pixels[:4], pixels[4:]], poses=poses)
+    apart = [predict_logits(backbone, head, [pose.apply(pixels)]) for pose in poses]
+    whole = predict_logits(backbone, head, [pixels[:4], pixels[4:]], poses=poses)
     np.testing.assert_allclose(whole, np.mean(apart, axis=0), atol=1e-5)
     assert not np.allclose(whole, apart[0], atol=1e-3)
-    kept = keep(new_store(), backbone, Rendered(given.renderer), 2, given.data.views(1, poses), "test")
-    for source in (Rendered(given.renderer), kept):
-        np.testing.assert_allclose(answers_from(backbone, head, source, chosen, poses), whole, atol=1e-4)
+    kept = compute_or_load(
+        new_store(), backbone, PixelSource(given.renderer), 2, given.data.requested_views(1, poses), "test"
+    )
+    for source in (PixelSource(given.renderer), kept):
+        np.testing.assert_allclose(logits_from(backbone, head, source, chosen, poses), whole, atol=1e-4)
 
 
 def drawn(folder: Path, *, tells: bool) -> tuple[Path, ...]:
@@ -103,33 +109,33 @@ def drawn(folder: Path, *, tells: bool) -> tuple[Path, ...]:
     return tuple(sorted(folder.iterdir()))
 
 
-def trained(paths: tuple[Path, ...], *, averages: bool, val: int = 0) -> tuple[Backbone, PhaseOne, list[bytes]]:
+def trained(paths: tuple[Path, ...], *, averages: bool, val: int = 0) -> tuple[Backbone, HeadOnlyResult, list[bytes]]:
     backbone, given = tiny_cnn(), task(paths, train=len(paths) - val, val=val)
     how = recipe(backbone, candidate(backbone), averages=averages)
     features = compute_features(new_store(), backbone, [given.renderer], given.data, how, 0)
-    first = phase_one(features, how)
-    second = phase_two(features, first, how)
+    first = train_head(features, how)
+    second = fine_tune(features, first, how)
     held = [given.data.train[given.data.fold == fold] for fold in range(3)] if not val else [given.data.val]
     for phase in (first, second):
-        rounds = zip(phase.round_finals, first.round_poses, phase.validation, held, strict=True)
+        rounds = zip(phase.fold_states, first.fold_orientations, phase.fold_logits, held, strict=True)
         for state, poses, said, judged in rounds:
             pixels = torch.cat([given.renderer.views(int(photo), [0]) for photo in judged])
             with loaded(backbone, state) as head:
-                np.testing.assert_allclose(logits(backbone, head, [pixels], poses=poses), said, atol=1e-3)
+                np.testing.assert_allclose(predict_logits(backbone, head, [pixels], poses=poses), said, atol=1e-3)
     if not val:
         truth = given.data.labels[torch.from_numpy(np.concatenate(held))].numpy()
-        assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.validation), truth), rel=1e-3)
-    return backbone, first, bits(second.final)
+        assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.fold_logits), truth), rel=1e-3)
+    return backbone, first, bits(second.state)
 
 
 @pytest.mark.parametrize("val", [0, 9])
 def test_poses_are_averaged_where_that_is_better_on_photos_that_were_held_out(tmp_path: Path, val: int) -> None:
     paths = drawn(tmp_path, tells=False)
     _, first, _ = trained(paths, averages=True, val=val)
-    assert first.poses == (Pose.PLAIN, Pose.MIRRORED)
+    assert first.orientations == (Orientation.IDENTITY, Orientation.FLIPPED)
     _, alone, _ = trained(paths, averages=False, val=val)
-    assert alone.poses == UPRIGHT
-    assert bits(first.final) != bits(alone.final), "poses that may be asked about are learned from"
+    assert alone.orientations == IDENTITY_ONLY
+    assert bits(first.state) != bits(alone.state), "poses that may be asked about are learned from"
 
 
 def test_the_solved_head_is_fitted_on_the_poses_too(tmp_path: Path) -> None:
@@ -137,13 +143,13 @@ def test_the_solved_head_is_fitted_on_the_poses_too(tmp_path: Path) -> None:
     how = recipe(backbone, candidate(backbone), averages=True)
     computed = compute_features(new_store(), backbone, [given.renderer], given.data, how, 0)
     at_head = computed.final.for_head
-    assert isinstance(at_head, Cached)
-    found = features(at_head, range(48), (0, 1, Pose.MIRRORED))
+    assert isinstance(at_head, CachedActivations)
+    found = pooled_features(at_head, range(48), (0, 1, Orientation.FLIPPED))
     fit = fit_head(found, given.data.labels[:48], given.data.fold, CLASSES, how.smoothing)
-    final = phase_one(computed, how).final
+    final = train_head(computed, how).state
     torch.testing.assert_close(final.head["weight"], fit.head.weight.float(), rtol=0, atol=0)
 
 
 def test_poses_are_left_alone_where_they_are_no_better(tmp_path: Path) -> None:
     _, first, _ = trained(drawn(tmp_path, tells=True), averages=True)
-    assert first.poses == UPRIGHT
+    assert first.orientations == IDENTITY_ONLY

@@ -12,14 +12,14 @@ from tests.support.photos import CLASSES, PREPROCESSING, SIZE
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.saved import Classifier
-from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.predict import (
     BATCH,
     WORTH_BUILDING,
     Prediction,
     Unread,
-    logits,
     photo_batches,
+    predict_logits,
     predictions,
     probabilities,
 )
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 NAMES = ("cat", "dog", "owl")
 ENGINES = {"plain": 10**6, "built": 1}
-EVERY_WAY = tuple(Pose)
+EVERY_WAY = tuple(Orientation)
 
 
 def images(count: int = 10) -> torch.Tensor:
@@ -62,7 +62,7 @@ def test_an_answer_depends_on_no_mode_batch_or_boundary(backbone: Backbone, boun
     with torch.no_grad():
         crossing = backbone.run(images(), 0, boundary)
     np.testing.assert_allclose(probabilities(backbone, head, torch.split(crossing, 3), boundary), expected, atol=1e-6)
-    found = logits(backbone, head, torch.split(crossing, 3), boundary)
+    found = predict_logits(backbone, head, torch.split(crossing, 3), boundary)
     np.testing.assert_allclose(torch.softmax(torch.from_numpy(found), 1), expected, atol=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_photo_files_are_rendered_as_in_training(photos: tuple[Path, ...], backb
     assert torch.equal(torch.cat(batches), torch.cat([expected.views(photo, (0,)) for photo in (4, 1, 4)]))
 
 
-def classifier(backbone: Backbone, poses: tuple[Pose, ...] = UPRIGHT) -> Classifier:
+def classifier(backbone: Backbone, poses: tuple[Orientation, ...] = IDENTITY_ONLY) -> Classifier:
     head = new_head(backbone, CLASSES, 0)
     with torch.no_grad():
         head.weight.mul_(20)
@@ -93,9 +93,13 @@ def classifier(backbone: Backbone, poses: tuple[Pose, ...] = UPRIGHT) -> Classif
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("poses", [UPRIGHT, (Pose.PLAIN, Pose.MIRRORED), EVERY_WAY])
+@pytest.mark.parametrize("poses", [IDENTITY_ONLY, (Orientation.IDENTITY, Orientation.FLIPPED), EVERY_WAY])
 def test_every_engine_answers_in_order_and_averages_the_poses(
-    photos: tuple[Path, ...], backbone: Backbone, engine: str, poses: tuple[Pose, ...], monkeypatch: pytest.MonkeyPatch
+    photos: tuple[Path, ...],
+    backbone: Backbone,
+    engine: str,
+    poses: tuple[Orientation, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("unfreeze.predict.WORTH_BUILDING", ENGINES[engine])
     monkeypatch.setattr("unfreeze.predict.BATCH", 7)
@@ -104,7 +108,7 @@ def test_every_engine_answers_in_order_and_averages_the_poses(
     answers = list(predictions(model, iter(photos)))
     assert bool(backbone.compiled) == (engine == "built")
     views = torch.cat(list(photo_batches(backbone, photos)))
-    turned = [torch.from_numpy(logits(backbone, model.head, [pose.of(views)])) for pose in poses]
+    turned = [torch.from_numpy(predict_logits(backbone, model.head, [pose.apply(views)])) for pose in poses]
     expected = torch.softmax(torch.stack(turned).mean(dim=0), dim=1).numpy()
     assert expected.std(axis=0).max() > 0.01  # the photos differ, so that an order can be seen
     assert [answer.path for answer in answers] == list(photos)

@@ -9,7 +9,7 @@ from unfreeze.config import make_config
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.data.splits import FOLDS, split
 from unfreeze.records import describe
-from unfreeze.training.recipes import choose
+from unfreeze.training.recipes import recipe_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_what_will_be_done_is_said_before_it_is(settings: dict[str, object], says: str) -> None:
     samples = tuple(Sample(Path(f"{number}.png"), f"{number}.png", number % 2) for number in range(40))
     photos, backbone = PhotoSet(Path("photos"), ("dent", "good"), samples), tiny_cnn()
-    recipe = choose(make_config({"photos": "x", **settings}), backbone, 40, 2)
+    recipe = recipe_for(make_config({"photos": "x", **settings}), backbone, 40, 2)
     lines = list(describe(photos, split(photos, test_size=None, folds=FOLDS, seed=0), backbone, recipe, None))
     assert lines == [
         "40 photos of 2 classes: all train, and each is scored by models of the 5 folds that never saw it",

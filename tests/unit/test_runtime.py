@@ -13,12 +13,12 @@ from unfreeze.runtime import (
     Stopwatch,
     choose_device,
     deterministic,
+    echo,
     generator,
+    limit_threads,
     peak_rss_mib,
-    quiet,
-    say,
-    threads_for,
-    track,
+    progress_bar,
+    suppress_warnings,
 )
 
 
@@ -84,7 +84,7 @@ def test_little_work_is_left_to_one_thread_and_the_others_come_back(operations: 
     seen: list[int] = []
 
     def fail() -> None:
-        with threads_for(operations):
+        with limit_threads(operations):
             seen.append(torch.get_num_threads())
             raise ZeroDivisionError
 
@@ -98,8 +98,8 @@ def test_little_work_is_left_to_one_thread_and_the_others_come_back(operations: 
 
 
 def test_progress_passes_every_item_on_and_keeps_stdout_clean(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(track(iter(range(5)), "counting", total=5)) == [0, 1, 2, 3, 4]
-    say("hello")
+    assert list(progress_bar(iter(range(5)), "counting", total=5)) == [0, 1, 2, 3, 4]
+    echo("hello")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == "hello\n"
@@ -127,14 +127,14 @@ def test_a_thread_that_ends_first_does_not_let_anothers_warnings_out() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def other() -> None:
-        with quiet(module="PIL"):
+        with suppress_warnings(module="PIL"):
             entered.set()
             leave.wait()
 
     thread = threading.Thread(target=other)
     thread.start()
     entered.wait()
-    with quiet(message="of no interest"):
+    with suppress_warnings(message="of no interest"):
         leave.set()
         thread.join()
         warnings.warn("of no interest", stacklevel=1)  # an error under pytest, were it not silenced

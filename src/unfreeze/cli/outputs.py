@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from unfreeze.artifacts import rows_into
-from unfreeze.data.folders import printable
+from unfreeze.data.folders import display_name
 from unfreeze.predict import Prediction, Unread
 
 PAGE = 500  # photos whose answers are lined up together, and so held back, on a terminal
@@ -40,7 +40,7 @@ def table(classes: Sequence[str]) -> Callable[[TextIO], Write]:
         def write(answer: Prediction | Unread) -> None:
             if isinstance(answer, Prediction):
                 probabilities = (round(value, 6) for value in answer.probabilities)
-                row([printable(str(answer.path)), answer.label, *probabilities])
+                row([display_name(str(answer.path)), answer.label, *probabilities])
                 file.flush()
 
         return write
@@ -53,7 +53,7 @@ def objects(classes: Sequence[str], top: int) -> Callable[[TextIO], Write]:
 
     def into(file: TextIO) -> Write:
         def write(answer: Prediction | Unread) -> None:
-            told: dict[str, object] = {"file_name": printable(str(answer.path))}
+            told: dict[str, object] = {"file_name": display_name(str(answer.path))}
             if isinstance(answer, Prediction):
                 best = [{"label": label, "probability": round(value, 6)} for label, value in answer.top(classes, top)]
                 told |= {**best[0], "top": best}
@@ -101,7 +101,7 @@ def _show(file: TextIO, rows: Sequence[Sequence[str]]) -> None:
 
 def _cells(answer: Prediction, classes: Sequence[str], top: int) -> list[str]:
     best = [text for label, value in answer.top(classes, top) for text in (_on_a_line(label), f"{value:.3f}")]
-    return [_on_a_line(printable(str(answer.path))), *best]
+    return [_on_a_line(display_name(str(answer.path))), *best]
 
 
 def _on_a_line(name: str) -> str:

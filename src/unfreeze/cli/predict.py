@@ -43,10 +43,10 @@ def predict(
         null: The list on stdin ends each name with a NUL, as find -print0 does.
         device: auto, cpu, cuda, mps.
     """
-    from unfreeze.data.places import each_photo, expanded, listed, no_photo
+    from unfreeze.data.places import each_photo, expand_globs, listed, no_photo
     from unfreeze.predict import Unread
     from unfreeze.run import load
-    from unfreeze.runtime import prepare_process, say, track
+    from unfreeze.runtime import echo, prepare_process, progress_bar
 
     for place in (*places, csv or STANDARD, json or STANDARD):
         if str(place).startswith("-") and place != STANDARD and not place.exists():
@@ -67,7 +67,7 @@ def predict(
     if from_stdin:
         paths = listed(cast(BufferedIOBase, sys.stdin.buffer), null=null)
     else:
-        given = expanded(places)
+        given = expand_globs(places)
         paths, total = each_photo(given), sum(1 for _ in each_photo(given))
         if not total:
             raise no_photo(places)
@@ -76,10 +76,10 @@ def predict(
         writes = list(_outputs(stack, csv, json, top or 1, finished.classes))
         answers = finished.answers(paths)
         if not _fills_the_terminal(csv, json, total):
-            answers = track(answers, "predicting", total=total)
+            answers = progress_bar(answers, "predicting", total=total)
         for answer in answers:
             if isinstance(answer, Unread):
-                say(f"left out: {answer.error}")
+                echo(f"left out: {answer.error}")
                 unread += 1
             else:
                 read += 1
@@ -137,7 +137,7 @@ def explain(
         device: auto, cpu, cuda, mps.
     """
     from unfreeze.artifacts import write_bytes
-    from unfreeze.data.folders import printable
+    from unfreeze.data.folders import display_name
     from unfreeze.data.places import find_photos
     from unfreeze.explain import encoded
     from unfreeze.run import load
@@ -147,7 +147,7 @@ def explain(
     folder, drawn = out or finished.folder.explained, 0
     for found in finished.explain(paths, label=label, skip_damaged=True):
         write_bytes(folder / found.file_name, encoded(found.picture(), "PNG"))
-        print(printable(str(folder / found.file_name)))
+        print(display_name(str(folder / found.file_name)))
         drawn += 1
     if drawn < len(paths):
         raise PhotosError(f"{len(paths) - drawn} of {len(paths)} photos can't be read; the others were drawn.")

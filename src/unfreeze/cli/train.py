@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from unfreeze.artifacts import RunFolder
 from unfreeze.config import CompareSettings, Settings, TrainConfig, make_comparison, make_config, read_config
 from unfreeze.errors import ConfigError
-from unfreeze.runtime import say
+from unfreeze.runtime import echo
 
 Tracker = Literal["tensorboard", "mlflow"]
 DEFAULTS = Settings()
@@ -72,7 +72,7 @@ def demo() -> None:
     from unfreeze.demo import draw_photos
 
     photos = Path("demo", "photos")
-    say(f"{photos} holds photos of metal surfaces that this program drew: they are not real")
+    echo(f"{photos} holds photos of metal surfaces that this program drew: they are not real")
     draw_photos(photos)
     _train(make_config({"photos": photos}), next_photos=str(photos / "scratch"))
 
@@ -103,7 +103,7 @@ def _report(folder: RunFolder) -> Path | None:
 
         return write_report(folder)
     except Exception as error:
-        say(f"the report can't be written: {error}\n`unfreeze report {folder.root}` tries again")
+        echo(f"the report can't be written: {error}\n`unfreeze report {folder.root}` tries again")
         return None
 
 
@@ -114,5 +114,5 @@ def _track(folder: RunFolder, tracker: Tracker) -> str | None:
 
         return track_run(folder.root, tracker)
     except Exception as error:
-        say(f"the run is finished, but not tracked: {error}")
+        echo(f"the run is finished, but not tracked: {error}")
         return None

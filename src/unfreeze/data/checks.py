@@ -11,10 +11,10 @@ from dataclasses import replace
 from types import MappingProxyType
 
 from unfreeze.data.decode import decode
-from unfreeze.data.folders import LeftOut, listed
+from unfreeze.data.folders import Skipped, quote_list
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.errors import DecodeError, PhotosError
-from unfreeze.runtime import track
+from unfreeze.runtime import progress_bar
 
 _TINY_SIDE = 32
 _FEW_PHOTOS = 5
@@ -23,7 +23,7 @@ _IMBALANCE = 10
 _SIDES = (None, "train", "val", "test")
 
 
-def readable(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> PhotoSet:
+def drop_unreadable(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> PhotoSet:
     """Decode every photo in full, and leave out those that can't be: all that photos must be which are only scored.
 
     Args:
@@ -37,7 +37,7 @@ def readable(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) 
     read, reasons = _inspect_all(photos.samples, known)
     if not read:
         raise PhotosError("None of these photos can be read.", where=photos.root, mend=_first(reasons))
-    left_out = tuple(LeftOut(sample.file_name, reason) for sample, reason in reasons.items())
+    left_out = tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items())
     return replace(photos, samples=tuple(read.values()), left_out=photos.left_out + left_out)
 
 
@@ -48,7 +48,7 @@ def _first(reasons: dict[Sample, str]) -> str:
 def check(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> PhotoSet:
     """Decode every photo in full and return the set that can be trained on, with what was left out and why.
 
-    ``known`` is as in ``readable``.
+    ``known`` is as in ``drop_unreadable``.
 
     - Unreadable files are left out.
     - Byte-identical files with two labels are all left out. On two given sides, only the copies in test (then val,
@@ -87,7 +87,7 @@ def check(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> 
         photos.root,
         tuple(photos.classes[old] for old in labels),
         tuple(replace(sample, label=labels[sample.label]) for sample in grouped),
-        photos.left_out + tuple(LeftOut(sample.file_name, reason) for sample, reason in reasons.items()),
+        photos.left_out + tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items()),
     )
     dropped = [name for name in photos.classes if name not in checked.classes]
     return replace(checked, notes=photos.notes + tuple(_notes(checked, dropped, n_copies)))
@@ -98,7 +98,7 @@ def _inspect_all(samples: Sequence[Sample], known: Mapping[str, int]) -> tuple[d
     read: dict[Sample, Sample] = {}
     reasons: dict[Sample, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        results = track(
+        results = progress_bar(
             pool.map(lambda sample: _inspect(sample, known), samples), "checking photos", total=len(samples)
         )
         for sample, result in zip(samples, results, strict=True):
@@ -171,7 +171,7 @@ def _notes(checked: PhotoSet, dropped: list[str], n_copies: int) -> Iterator[str
     largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     yield f"{len(checked.samples)} photos in {len(counts)} classes can be used; {len(checked.left_out)} are left out."
     if dropped:
-        yield f"No photo is left to train on in {listed(dropped)}: add readable photos to keep the class."
+        yield f"No photo is left to train on in {quote_list(dropped)}: add readable photos to keep the class."
     if n_copies:
         yield f"Byte-identical copies among them: {n_copies}; no split parts them, but removing them is better."
     tiny = [sample.file_name for sample in checked.samples if sample.short_side < _TINY_SIDE]
@@ -184,11 +184,11 @@ def _notes(checked: PhotoSet, dropped: list[str], n_copies: int) -> Iterator[str
         )
     few = [name for name, count in counts.items() if count < _FEW_PHOTOS]
     if few:
-        yield f"Fewer than {_FEW_PHOTOS} photos are in {listed(few)}: add some, or expect no reliable figure for these."
+        yield f"Fewer than {_FEW_PHOTOS} photos are in {quote_list(few)}: add some, or expect no reliable figure for these."
     sides: dict[str, set[str]] = defaultdict(set)
     for sample in checked.samples:
         if sample.group is not None and sample.split is not None:
             sides[sample.group].add(sample.split)
     torn = sorted(group for group, splits in sides.items() if len(splits) > 1)
     if torn:
-        yield f"Your splits part the groups {listed(torn)}: scores will be too good; put each group on one side."
+        yield f"Your splits part the groups {quote_list(torn)}: scores will be too good; put each group on one side."

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from unfreeze.errors import DecodeError, FormatError, MissingExtraError, SizeError, UnfreezeError
-from unfreeze.runtime import quiet
+from unfreeze.runtime import suppress_warnings
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -32,7 +32,7 @@ MAX_PIXELS = 178_956_970
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class DecodeLimits:
     """What is decoded at all: an allow-list.
 
     Attributes:
@@ -46,7 +46,7 @@ class Accepted:
 
 # Pillow also knows formats that start other programs (EPS) or have a record of holes (PSD, FLI).
 # TGA has no signature and so comes last.
-ANY_PHOTO = Accepted(
+ANY_PHOTO = DecodeLimits(
     ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "DICOM"), MAX_PIXELS
 )
 """The user's own files."""
@@ -65,11 +65,11 @@ _TURNS = {
 }
 
 
-def decode(photo: Path | BinaryIO, enough: int | None = None, accepted: Accepted = ANY_PHOTO) -> Image.Image:
+def decode(photo: Path | BinaryIO, min_side: int | None = None, accepted: DecodeLimits = ANY_PHOTO) -> Image.Image:
     """Return the photo, a file or one that is open, upright, as 8-bit RGB; safe to call from several threads at once.
 
-    - It comes in its own size.  With ``enough``, a JPEG may come in a half, a quarter or an eighth of it, its short side no
-      less than ``enough`` pixels: the decoder doesn't work the finest detail out, and there is less to shrink afterwards.
+    - It comes in its own size.  With ``min_side``, a JPEG may come in a half, a quarter or an eighth of it, its short side no
+      less than ``min_side`` pixels: the decoder doesn't work the finest detail out, and there is less to shrink afterwards.
 
     - What the bytes are decides, not the suffix. The first frame or page is taken; ICC profiles aren't applied.
     - EXIF orientation is applied, so that the network sees what the person who labelled it saw.
@@ -89,8 +89,8 @@ def decode(photo: Path | BinaryIO, enough: int | None = None, accepted: Accepted
     path = photo if isinstance(photo, Path) else None
     try:
         opened = photo.open("rb") if isinstance(photo, Path) else nullcontext(photo)
-        with opened as file, quiet(module=r"(PIL|pydicom|tifffile)\b"):
-            return _decode(file, path, enough, accepted)
+        with opened as file, suppress_warnings(module=r"(PIL|pydicom|tifffile)\b"):
+            return _decode(file, path, min_side, accepted)
     except UnfreezeError:
         raise
     except Image.DecompressionBombError as error:
@@ -106,7 +106,7 @@ def decode(photo: Path | BinaryIO, enough: int | None = None, accepted: Accepted
         ) from error
 
 
-def _decode(file: BinaryIO, path: Path | None, enough: int | None, accepted: Accepted) -> Image.Image:
+def _decode(file: BinaryIO, path: Path | None, enough: int | None, accepted: DecodeLimits) -> Image.Image:
     head = file.read(132)
     file.seek(0)
     if not head:
@@ -136,7 +136,7 @@ def _decode(file: BinaryIO, path: Path | None, enough: int | None, accepted: Acc
         return _flatten(_turn_upright(image))
 
 
-def _refuse_bomb(width: int, height: int, accepted: Accepted) -> None:
+def _refuse_bomb(width: int, height: int, accepted: DecodeLimits) -> None:
     # Pillow's own check comes first, but it follows a global setting that other libraries switch off.
     if width * height > accepted.pixels:
         raise Image.DecompressionBombError
@@ -191,7 +191,7 @@ def _to_rgb(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
 
 
-def _decode_scientific_tiff(file: BinaryIO, path: Path | None, accepted: Accepted) -> Image.Image:
+def _decode_scientific_tiff(file: BinaryIO, path: Path | None, accepted: DecodeLimits) -> Image.Image:
     try:
         import tifffile
     except ImportError:
@@ -221,7 +221,7 @@ def _decode_scientific_tiff(file: BinaryIO, path: Path | None, accepted: Accepte
     return _to_rgb(pixels if pixels.dtype == np.uint8 else _stretch(pixels.astype(np.float32)))
 
 
-def _decode_dicom(file: BinaryIO, path: Path | None, accepted: Accepted) -> Image.Image:
+def _decode_dicom(file: BinaryIO, path: Path | None, accepted: DecodeLimits) -> Image.Image:
     try:
         import pydicom
         from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array

@@ -18,16 +18,16 @@ import torch
 from torch import Tensor
 
 from unfreeze.data.decode import decode
-from unfreeze.data.loaders import MEMORY, Chunks, Memory, Renderer, ahead
-from unfreeze.data.transforms import PLAIN_VIEW, Frame, draw_frame, plain
-from unfreeze.poses import Pose
+from unfreeze.data.loaders import DECODED_CACHE_BYTES, Chunks, DecodedImageCache, Renderer, prefetch
+from unfreeze.data.transforms import PLAIN_VIEW, ViewParams, draw_view, plain
+from unfreeze.poses import Orientation
 from unfreeze.preprocessing import Interpolation
 
 SHARE = 0.5  # of the card's free memory that photos may take: the rest is for training on them
 AT_ONCE = 2**28  # bytes of padded photos in float32: a card is busy with that, and a batch of huge photos takes turns
 LUMA = (19595, 38470, 7471)  # of 65536: how Pillow weighs red, green and blue (ITU-R BT.601)
 
-Source = tuple[Tensor, Frame]
+Source = tuple[Tensor, ViewParams]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class DeviceRenderer(Renderer):
 
     def batches(self, chunks: Chunks) -> Iterator[Tensor]:
         """Yield the views of each chunk as ``Renderer`` does, on the device."""
-        for parts in ahead(lambda wanted: self.sources(*wanted), chunks):
+        for parts in prefetch(lambda wanted: self.sources(*wanted), chunks):
             sources = [source for part in parts for source in part]
             yield resample(sources, self.preprocessing.size, self.preprocessing.interpolation)
 
@@ -59,20 +59,20 @@ class DeviceRenderer(Renderer):
         path, kinds = self.paths[photo], sorted({view <= PLAIN_VIEW for view in views})
         found = {finished: held for finished in kinds if (held := self.memory.find((path, finished))) is not None}
         if len(found) < len(kinds):
-            image = decode(path, self.preprocessing.enough)
+            image = decode(path, self.preprocessing.min_side)
             for finished in (kind for kind in kinds if kind not in found):
                 shown = plain(image, self.preprocessing) if finished else image
                 found[finished] = torch.from_numpy(np.array(shown)).to(self.device)
                 self.memory.keep((path, finished), found[finished])
         return [(found[view <= PLAIN_VIEW], self._frame(photo, view, found[view <= PLAIN_VIEW])) for view in views]
 
-    def _frame(self, photo: int, view: int, pixels: Tensor) -> Frame:
+    def _frame(self, photo: int, view: int, pixels: Tensor) -> ViewParams:
         height, width, _ = pixels.shape
         if view <= PLAIN_VIEW:
-            return Frame((0, 0, width, height), flip=view == Pose.MIRRORED, turns=Pose(view).turns)
+            return ViewParams((0, 0, width, height), flip=view == Orientation.FLIPPED, rot90=Orientation(view).turns)
         assert self.augmentation is not None, "only the plain view needs no augmentation"
         key = self.seed, view, self.content(photo)
-        return draw_frame((width, height), self.preprocessing, self.augmentation, key)
+        return draw_view((width, height), self.preprocessing, self.augmentation, key)
 
 
 def choose_renderer(renderer: Renderer, device: torch.device, *, again: bool) -> Renderer:
@@ -84,7 +84,7 @@ def choose_renderer(renderer: Renderer, device: torch.device, *, again: bool) ->
         again: Whether every epoch asks for the photos, so that they are worth holding on to.
     """
     if device.type != "cuda":
-        return replace(renderer, memory=Memory(MEMORY if again else 0))
+        return replace(renderer, memory=DecodedImageCache(DECODED_CACHE_BYTES if again else 0))
     free, _ = torch.cuda.mem_get_info(device)
     return on_device(renderer, device, round(SHARE * free) if again else 0)
 
@@ -92,7 +92,7 @@ def choose_renderer(renderer: Renderer, device: torch.device, *, again: bool) ->
 def on_device(renderer: Renderer, device: torch.device, budget: int) -> DeviceRenderer:
     """Return what renders the same views on ``device``, with ``budget`` bytes there for photos."""
     return DeviceRenderer(
-        renderer.paths, renderer.preprocessing, renderer.augmentation, renderer.seed, renderer.digests, Memory(budget),
+        renderer.paths, renderer.preprocessing, renderer.augmentation, renderer.seed, renderer.digests, DecodedImageCache(budget),
         device=device,
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def resample(sources: Sequence[Source], size: tuple[int, int], interpolation: In
     return torch.cat([_resample(group, size, interpolation) for group in _groups(cut)])
 
 
-def _cut(photo: Tensor, frame: Frame, size: tuple[int, int], interpolation: Interpolation) -> Source:
+def _cut(photo: Tensor, frame: ViewParams, size: tuple[int, int], interpolation: Interpolation) -> Source:
     """Cut away what the filter doesn't reach from the frame's box."""
     left, top, right, bottom = (float(np.float32(edge)) for edge in frame.box)  # as Pillow takes it
     height, width, _ = photo.shape
@@ -144,13 +144,13 @@ def _resample(sources: Sequence[Source], size: tuple[int, int], interpolation: I
         place[: photo.shape[0], : photo.shape[1]] = photo
     numbers = torch.tensor([_numbers(photo, frame) for photo, frame in sources], dtype=torch.float64)
     left, right, columns, top, bottom, rows, *light, contrast = numbers.to(padded.device).T
-    across = matrices(left, right, columns, width, size[1], interpolation)  # (N, out, width)
-    down = matrices(top, bottom, rows, height, size[0], interpolation)
+    across = resampling_matrices(left, right, columns, width, size[1], interpolation)  # (N, out, width)
+    down = resampling_matrices(top, bottom, rows, height, size[0], interpolation)
     lines = padded.permute(0, 3, 1, 2).reshape(len(sources), 3 * height, width).float()
     narrow = _rounded(lines @ across.mT).view(len(sources), 3, height, size[1])
     views = _rounded(down[:, None] @ narrow)
     lit = _lit(views, torch.stack(light, 1).float()[:, :, None, None], contrast.float().view(-1, 1, 1, 1))
-    return _turned(lit, [frame.turns for _, frame in sources]).to(torch.uint8, memory_format=torch.channels_last)
+    return _turned(lit, [frame.rot90 for _, frame in sources]).to(torch.uint8, memory_format=torch.channels_last)
 
 
 def _turned(views: Tensor, turns: Sequence[int]) -> Tensor:
@@ -161,15 +161,17 @@ def _turned(views: Tensor, turns: Sequence[int]) -> Tensor:
     return views
 
 
-def _numbers(photo: Tensor, frame: Frame) -> tuple[float, ...]:
+def _numbers(photo: Tensor, frame: ViewParams) -> tuple[float, ...]:
     left, top, right, bottom = frame.box
     if frame.flip:
         left, right = right, left
     height, width, _ = photo.shape
-    return left, right, width, top, bottom, height, *frame.light, frame.contrast
+    return left, right, width, top, bottom, height, *frame.channel_gain, frame.contrast
 
 
-def matrices(low: Tensor, high: Tensor, sides: Tensor, side: int, out: int, interpolation: Interpolation) -> Tensor:
+def resampling_matrices(
+    low: Tensor, high: Tensor, sides: Tensor, side: int, out: int, interpolation: Interpolation
+) -> Tensor:
     """Return what resamples lines of ``sides`` pixels from ``low`` to ``high`` to ``out`` pixels, shape (N, out, side).
 
     Args:

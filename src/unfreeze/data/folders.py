@@ -15,14 +15,14 @@ _SIDE_SUFFIXES = frozenset({".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".db
 
 
 @dataclass(frozen=True, slots=True)
-class LeftOut:
+class Skipped:
     """A file or folder that isn't used, and why."""
 
     file_name: str
     reason: str
 
 
-def printable(text: str) -> str:
+def display_name(text: str) -> str:
     """Return a file or class name as valid Unicode in NFC, so that equal-looking names are equal and can be written."""
     return unicodedata.normalize("NFC", os.fsencode(text).decode("utf-8", "replace"))
 
@@ -37,17 +37,17 @@ class FolderWalk:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.left_out: list[LeftOut] = []
+        self.left_out: list[Skipped] = []
         self.side_files = 0
         self._entered = {os.path.realpath(root)}
 
     def name(self, path: Path) -> str:
         """Return a path below the root for display."""
-        return printable(path.relative_to(self.root).as_posix())
+        return display_name(path.relative_to(self.root).as_posix())
 
     def leave_out(self, path: Path, reason: str) -> None:
         """Remember a file or folder that isn't used."""
-        self.left_out.append(LeftOut(self.name(path), reason))
+        self.left_out.append(Skipped(self.name(path), reason))
 
     def folders(self, folder: Path) -> list[Path]:
         """Return the folders directly in ``folder`` and claim them: links elsewhere can't enter them any more."""
@@ -73,7 +73,7 @@ class FolderWalk:
                 self.side_files += 1
             elif suffix not in PHOTO_SUFFIXES:
                 self.leave_out(
-                    entry, f"unknown suffix {printable(suffix)!r}; convert it to JPEG or PNG if it is a photo"
+                    entry, f"unknown suffix {display_name(suffix)!r}; convert it to JPEG or PNG if it is a photo"
                 )
             elif not entry.is_file():
                 self.leave_out(entry, "is a link that leads nowhere, or no regular file")
@@ -108,7 +108,7 @@ class FolderWalk:
         return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _LITTER]
 
 
-def listed(names: Iterable[str]) -> str:
+def quote_list(names: Iterable[str]) -> str:
     """Return the first few names, quoted."""
     names = list(names)
     return ", ".join(repr(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,4 +1,4 @@
-"""Rendered views in batches, decoded and transformed in threads while the network computes."""
+"""PixelSource views in batches, decoded and transformed in threads while the network computes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from PIL import Image
 
 from unfreeze.data.decode import decode
 from unfreeze.data.sources import Sample
-from unfreeze.data.transforms import PLAIN_VIEW, Augmentation, render, stack
-from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.data.transforms import PLAIN_VIEW, Augmentation, render, to_batch
+from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
-from unfreeze.runtime import threads_for
+from unfreeze.runtime import limit_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MEMORY = 2**29  # bytes of photos on the CPU: 1000 of ImageNet's size, and less than a training step takes beside them
+DECODED_CACHE_BYTES = (
+    2**29
+)  # bytes of photos on the CPU: 1000 of ImageNet's size, and less than a training step takes beside them
 
 Key = tuple[Path, bool]
 Chunks = Iterable[Sequence[tuple[int, Sequence[int]]]]
@@ -33,7 +35,7 @@ T = TypeVar("T")
 
 
 @dataclass
-class Memory:
+class DecodedImageCache:
     """Photos that will be asked for again: the first ones that came, until the budget is spent.
 
     None gives way to another: every epoch asks for each photo once, so that the one used longest ago is the next one wanted.
@@ -43,19 +45,19 @@ class Memory:
     """
 
     budget: int = 0
-    _held: dict[Key, Tensor] = field(default_factory=dict)
+    _images: dict[Key, Tensor] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def find(self, key: Key) -> Tensor | None:
         """Return what is held of a photo, uint8, shape (height, width, 3): the finished plain view if the key says so."""
-        return self._held.get(key)
+        return self._images.get(key)
 
     def keep(self, key: Key, pixels: Tensor) -> None:
         """Hold on to a photo, where there is room; safe to call from several threads at once."""
         with self._lock:
-            if key not in self._held and pixels.nbytes <= self.budget:
+            if key not in self._images and pixels.nbytes <= self.budget:
                 self.budget -= pixels.nbytes
-                self._held[key] = pixels
+                self._images[key] = pixels
 
 
 @dataclass(frozen=True)
@@ -76,17 +78,21 @@ class Renderer:
     augmentation: Augmentation | None = None
     seed: int = 0
     digests: tuple[str, ...] = ()
-    memory: Memory = field(default_factory=Memory)
+    memory: DecodedImageCache = field(default_factory=DecodedImageCache)
 
-    def of(self, samples: Sequence[Sample]) -> Self:
+    def for_samples(self, samples: Sequence[Sample]) -> Self:
         """Return the same renderer for other photos, which have been read."""
         paths, digests = tuple(sample.path for sample in samples), tuple(sample.digest for sample in samples)
         return replace(self, paths=paths, digests=digests)
 
     @property
-    def poses(self) -> tuple[Pose, ...]:
+    def tta_orientations(self) -> tuple[Orientation, ...]:
         """In which poses a photo means the same, the plain one first."""
-        return self.augmentation.poses(self.preprocessing.size) if self.augmentation is not None else UPRIGHT
+        return (
+            self.augmentation.tta_orientations(self.preprocessing.size)
+            if self.augmentation is not None
+            else IDENTITY_ONLY
+        )
 
     def identity(self, photo: int, view: int) -> str:
         """Return what decides the pixels of a view, apart from ``preprocessing``."""
@@ -97,13 +103,13 @@ class Renderer:
         return f"{digest} {view} {self.seed} {self.augmentation}"
 
     def views(self, photo: int, views: Sequence[int]) -> Tensor:
-        """Return the given views of one photo as ``stack`` gives them, not yet normalised; the file is decoded once.
+        """Return the given views of one photo as ``to_batch`` gives them, not yet normalised; the file is decoded once.
 
         Raises:
             DecodeError: The photo can't be read.
         """
         image, content = self._decoded(photo), self.content(photo)
-        return stack(render(image, self.preprocessing, self.augmentation, self.seed, views, content))
+        return to_batch(render(image, self.preprocessing, self.augmentation, self.seed, views, content))
 
     def content(self, photo: int) -> int:
         """Return what views are drawn from, besides seed and view; only the plain one can do without."""
@@ -113,8 +119,8 @@ class Renderer:
         """Yield the views of each chunk of (photo, views), in order: uint8, shape (views of the chunk, 3, H, W)."""
         import torch
 
-        for parts in ahead(lambda wanted: self.views(*wanted), chunks):
-            with threads_for(sum(part.numel() for part in parts)):
+        for parts in prefetch(lambda wanted: self.views(*wanted), chunks):
+            with limit_threads(sum(part.numel() for part in parts)):
                 batch = torch.cat(parts)
             yield batch
 
@@ -125,13 +131,13 @@ class Renderer:
         held = self.memory.find(key)
         if held is not None:
             return Image.fromarray(held.numpy())
-        image = decode(self.paths[photo], self.preprocessing.enough)
+        image = decode(self.paths[photo], self.preprocessing.min_side)
         if self.memory.budget:
             self.memory.keep(key, torch.from_numpy(np.array(image)))
         return image
 
 
-def ahead(work: Callable[[A], T], chunks: Iterable[Sequence[A]]) -> Iterator[list[T]]:
+def prefetch(work: Callable[[A], T], chunks: Iterable[Sequence[A]]) -> Iterator[list[T]]:
     """Yield what ``work`` gives for each item of each chunk, in order, computed in threads ahead of its use."""
     workers = min(8, os.cpu_count() or 1)
     pending: deque[list[Future[T]]] = deque()

@@ -10,7 +10,7 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.paths import is_file, is_folder
 
 
-def locate(source: Path | None, names: Sequence[str]) -> dict[str, Path]:
+def relocate_images(source: Path | None, names: Sequence[str]) -> dict[str, Path]:
     """Return where the photos of a source are, by the names that a run's tables give them; lost ones are absent."""
     if source is None:
         return {}

@@ -21,7 +21,7 @@ def find_photos(places: Iterable[str | Path]) -> list[Path]:
         PhotosError: A place doesn't exist, a pattern matches nothing, or there is no photo in any.
     """
     given = list(places)
-    found = list(each_photo(expanded(given)))
+    found = list(each_photo(expand_globs(given)))
     if not found:
         raise no_photo(given)
     return found
@@ -50,7 +50,7 @@ def each_photo(places: Sequence[Path]) -> Iterator[Path]:
                 yield photo
 
 
-def expanded(places: Iterable[str | Path]) -> list[Path]:
+def expand_globs(places: Iterable[str | Path]) -> list[Path]:
     """Return the places with what patterns match in their stead, sorted.
 
     ``*``, ``?`` and ``[...]`` match within a name, hidden files aside, and ``**`` matches any number of folders, but follows

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from unfreeze.data.folders import FolderWalk, listed, printable
+from unfreeze.data.folders import FolderWalk, display_name, quote_list
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.errors import PhotosError
 
@@ -39,23 +39,25 @@ def read_reference(folder: Path, class_names: Sequence[Sequence[str]]) -> PhotoS
         if len(fits) == 1:
             samples += [Sample(photo, walk.name(photo), fits[0]) for photo in walk.photos(place)]
             continue
-        several = f"names several classes: {listed(class_names[output][0] for output in fits)}"
+        several = f"names several classes: {quote_list(class_names[output][0] for output in fits)}"
         walk.leave_out(place, several if fits else "names no class of the original head")
         skipped.append(walk.name(place))
     if not samples:
         raise PhotosError(
             "No folder with photos is named like a class of the original head"
-            + (f"; there are {listed(skipped)}." if skipped else "."),
+            + (f"; there are {quote_list(skipped)}." if skipped else "."),
             where=folder,
-            mend=f"Name the folders by WordNet id or class name, such as {listed(class_names[0])}.",
+            mend=f"Name the folders by WordNet id or class name, such as {quote_list(class_names[0])}.",
         )
     notes = walk.notes()
     if skipped:
-        notes.append(f"Folders that name no class of the original head, or several, were left out: {listed(skipped)}.")
+        notes.append(
+            f"Folders that name no class of the original head, or several, were left out: {quote_list(skipped)}."
+        )
     return PhotoSet(
         folder, tuple(names[0] for names in class_names), tuple(samples), tuple(walk.left_out), tuple(notes)
     )
 
 
 def _plain(name: str) -> str:
-    return " ".join(printable(name).casefold().replace("_", " ").split())
+    return " ".join(display_name(name).casefold().replace("_", " ").split())

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from unfreeze.data.folders import FolderWalk, LeftOut, listed, printable
+from unfreeze.data.folders import FolderWalk, Skipped, display_name, quote_list
 from unfreeze.data.tables import read_cells
 from unfreeze.errors import PhotosError
 from unfreeze.paths import exists, is_file, is_folder
 
-__all__ = ["LeftOut", "PhotoSet", "Sample", "Split", "read_photos"]
+__all__ = ["Skipped", "PhotoSet", "Sample", "Split", "read_photos"]
 
 Split = Literal["train", "val", "test"]
 
@@ -58,7 +58,7 @@ class PhotoSet:
     root: Path
     classes: tuple[str, ...]
     samples: tuple[Sample, ...]
-    left_out: tuple[LeftOut, ...] = ()
+    left_out: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -98,7 +98,7 @@ def _refuse_untrainable(photos: PhotoSet) -> None:
     untrained = [name for label, name in enumerate(photos.classes) if label not in trained]
     if untrained:
         raise PhotosError(
-            f"These classes are in val or test but not in train: {listed(untrained)}.",
+            f"These classes are in val or test but not in train: {quote_list(untrained)}.",
             where=photos.root,
             mend="Spell class names alike in all splits, or add training photos of these classes.",
         )
@@ -127,7 +127,7 @@ def _read_folder(root: Path) -> PhotoSet:
     loose = [photo for folder in (root, *splits) for photo in walk.files(folder)]
     found = [(folder, split, walk.photos(folder)) for folder, split in places]
     rows = [
-        _Row(photo, walk.name(photo), printable(folder.name), None, split)
+        _Row(photo, walk.name(photo), display_name(folder.name), None, split)
         for folder, split, photos in found
         for photo in photos
     ]
@@ -140,12 +140,12 @@ def _read_folder(root: Path) -> PhotoSet:
         )
     for photo in loose:
         walk.leave_out(photo, "lies outside every class folder")
-    notes = [f"Folders without photos were passed over: {listed(empty)}."] if empty else []
+    notes = [f"Folders without photos were passed over: {quote_list(empty)}."] if empty else []
     within = [{photo.relative_to(folder).parts[:-1][:1] for photo in photos} for folder, _, photos in found if photos]
     shared = sorted(name for (name,) in set.intersection(*within) - {()})
     if len(shared) > 1:
         notes.append(
-            f"All class folders hold {listed(shared)}: if those are the classes, name one of the folders instead."
+            f"All class folders hold {quote_list(shared)}: if those are the classes, name one of the folders instead."
         )
     spelled = {folder.name for folder, _ in places}
     return _photo_set(root, rows, walk.left_out, walk.notes() + notes + _twins(spelled))
@@ -154,14 +154,14 @@ def _read_folder(root: Path) -> PhotoSet:
 def _refuse_odd_splits(root: Path, splits: dict[Path, list[Path]], strangers: list[Path]) -> None:
     if strangers:
         raise PhotosError(
-            f"Split folders ({listed(folder.name for folder in splits)}) and other folders with photos "
-            f"({listed(folder.name for folder in strangers)}) lie side by side: is the second a class or a split?",
+            f"Split folders ({quote_list(folder.name for folder in splits)}) and other folders with photos "
+            f"({quote_list(folder.name for folder in strangers)}) lie side by side: is the second a class or a split?",
             where=root,
             mend="Keep only train, val and test here, or only class folders, or list the photos in a table.",
         )
     if not any(_SPLITS[folder.name.lower()] == "train" for folder in splits):
         raise PhotosError(
-            f"There is {listed(folder.name for folder in splits)}, but no train folder.",
+            f"There is {quote_list(folder.name for folder in splits)}, but no train folder.",
             where=root,
             mend="Add PHOTOS/train/CLASS/*, or name the one folder whose direct subfolders are the classes.",
         )
@@ -169,7 +169,7 @@ def _refuse_odd_splits(root: Path, splits: dict[Path, list[Path]], strangers: li
 
 def _read_table(table: Path) -> PhotoSet:
     rows: dict[str, _Row] = {}
-    left_out: list[LeftOut] = []
+    left_out: list[Skipped] = []
     repeated, spelled = 0, set()
     for number, cells in enumerate(read_cells(table), start=2):
         if not any(cells.values()):
@@ -180,12 +180,14 @@ def _read_table(table: Path) -> PhotoSet:
             raise PhotosError(f"The split {side!r} is unknown.", where=where, mend="Write train, val or test.")
         path = table.parent / name
         if not name or not label:
-            left_out.append(LeftOut(printable(name) or f"row {number}", "has no label" if name else "names no file"))
+            left_out.append(Skipped(display_name(name) or f"row {number}", "has no label" if name else "names no file"))
             continue
         if not is_file(path):
-            left_out.append(LeftOut(printable(name), "does not exist (paths start at the table's folder)"))
+            left_out.append(Skipped(display_name(name), "does not exist (paths start at the table's folder)"))
             continue
-        row = _Row(path, printable(name), printable(label), cells.get("group") or None, _SPLITS[side] if side else None)
+        row = _Row(
+            path, display_name(name), display_name(label), cells.get("group") or None, _SPLITS[side] if side else None
+        )
         first = rows.setdefault(os.path.realpath(path), row)
         if (first.label, first.split) != (row.label, row.split):
             raise PhotosError(
@@ -202,7 +204,7 @@ def _read_table(table: Path) -> PhotoSet:
     return _photo_set(table.parent, list(rows.values()), left_out, notes + _twins(spelled))
 
 
-def _photo_set(root: Path, rows: list[_Row], left_out: list[LeftOut], notes: list[str]) -> PhotoSet:
+def _photo_set(root: Path, rows: list[_Row], left_out: list[Skipped], notes: list[str]) -> PhotoSet:
     classes = sorted({row.label for row in rows})
     labels = {name: label for label, name in enumerate(classes)}
     samples = tuple(Sample(row.path, row.file_name, labels[row.label], row.group, row.split) for row in rows)
@@ -210,7 +212,7 @@ def _photo_set(root: Path, rows: list[_Row], left_out: list[LeftOut], notes: lis
     for name in classes:
         by_case.setdefault(name.casefold(), []).append(name)
     notes = notes + [
-        f"The classes {listed(names)} differ only in case and are kept apart; give them one name if they are one."
+        f"The classes {quote_list(names)} differ only in case and are kept apart; give them one name if they are one."
         for names in by_case.values()
         if len(names) > 1
     ]
@@ -219,7 +221,7 @@ def _photo_set(root: Path, rows: list[_Row], left_out: list[LeftOut], notes: lis
 
 def _twins(spelled: set[str]) -> list[str]:
     """Return a note on each class whose name is spelled in several Unicode forms, which look the same to people."""
-    shown = [printable(name) for name in spelled]
+    shown = [display_name(name) for name in spelled]
     return [
         f"The class name {name!r} is spelled in {shown.count(name)} Unicode forms; they count as one class."
         for name in sorted(set(shown))

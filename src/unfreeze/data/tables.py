@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from unfreeze.data.folders import listed
+from unfreeze.data.folders import quote_list
 from unfreeze.errors import MissingExtraError, PhotosError
 
 
@@ -29,7 +29,7 @@ def read_cells(table: Path) -> Iterator[dict[str, str]]:
     missing = {"file_name", "label"} - set(columns)
     if missing:
         raise PhotosError(
-            f"The table has no column {listed(sorted(missing))}; its columns are {listed(columns) or 'none'}.",
+            f"The table has no column {quote_list(sorted(missing))}; its columns are {quote_list(columns) or 'none'}.",
             where=table,
             mend="Name the columns in the first row: file_name,label and, if wanted, group and split.",
         )

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import generator
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 LONGEST = 64  # no crop reaches further from the middle than half the short side
 TURNS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
-PLAIN_VIEW = Pose.PLAIN
+PLAIN_VIEW = Orientation.IDENTITY
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -48,7 +48,7 @@ class Augmentation:
         jitter: Brightness and contrast are each multiplied by a factor within 1 - jitter and 1 + jitter.
         turns: Whether the view is turned by any number of quarter turns, for photos that have no upright; views that aren't
             square by half turns alone.
-        tint: Red, green and blue are each multiplied by a factor between exp(-tint) and exp(tint).
+        color_jitter: Red, green and blue are each multiplied by a factor between exp(-tint) and exp(tint).
     """
 
     area: tuple[float, float]
@@ -56,18 +56,22 @@ class Augmentation:
     flip: float
     jitter: float
     turns: bool = False
-    tint: float = 0.0
+    color_jitter: float = 0.0
 
     @property
     def symmetry(self) -> Literal["none", "flip", "rotate"]:
         """How photos are turned."""
         return "rotate" if self.turns else "flip" if self.flip else "none"
 
-    def poses(self, size: tuple[int, int]) -> tuple[Pose, ...]:
+    def tta_orientations(self, size: tuple[int, int]) -> tuple[Orientation, ...]:
         """Return in which poses views of ``size`` mean the same, the plain one first."""
         if self.turns:
-            return (Pose.PLAIN, Pose.LEFT, Pose.OVER, Pose.RIGHT) if size[0] == size[1] else (Pose.PLAIN, Pose.OVER)
-        return (Pose.PLAIN, Pose.MIRRORED) if self.flip else UPRIGHT
+            return (
+                (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)
+                if size[0] == size[1]
+                else (Orientation.IDENTITY, Orientation.ROT180)
+            )
+        return (Orientation.IDENTITY, Orientation.FLIPPED) if self.flip else IDENTITY_ONLY
 
 
 def render(
@@ -92,7 +96,7 @@ def render(
 
     def rendered(view: int) -> Image.Image:
         if view <= PLAIN_VIEW:
-            return _in_pose(upright, Pose(view))
+            return _in_pose(upright, Orientation(view))
         assert augmentation is not None, "only the plain view needs no augmentation"
         return augment(photo, preprocessing, augmentation, (seed, view, content))
 
@@ -115,8 +119,8 @@ def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     return canvas.crop((left, top, left + crop_width, top + crop_height))
 
 
-def _in_pose(view: Image.Image, pose: Pose) -> Image.Image:
-    if pose is Pose.MIRRORED:
+def _in_pose(view: Image.Image, pose: Orientation) -> Image.Image:
+    if pose is Orientation.FLIPPED:
         return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     return view.transpose(TURNS[pose.turns]) if pose.turns else view
 
@@ -137,27 +141,27 @@ def _margin(side: int, crop: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class ViewParams:
     """What an augmented view shows of a photo, and in which light.
 
     Attributes:
         box: Left, top, right and bottom, in pixels of the photo.
         flip: Whether left and right change places.
-        light: Factors on every pixel's red, green and blue.
+        channel_gain: Factors on every pixel's red, green and blue.
         contrast: Factor on every pixel's distance from the view's mean grey.
-        turns: Quarter turns to the left, of the finished view.
+        rot90: Quarter turns to the left, of the finished view.
     """
 
     box: tuple[float, float, float, float]
     flip: bool = False
-    light: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    channel_gain: tuple[float, float, float] = (1.0, 1.0, 1.0)
     contrast: float = 1.0
-    turns: int = 0
+    rot90: int = 0
 
 
-def draw_frame(
+def draw_view(
     size: tuple[int, int], preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
-) -> Frame:
+) -> ViewParams:
     """Draw a view of a photo of ``size``, width and height, as (seed, view, content) decides."""
     random = generator(*key)
     width, height = size
@@ -175,22 +179,26 @@ def draw_frame(
     if augmentation.turns:
         square = preprocessing.size[0] == preprocessing.size[1]
         turns = int(random.integers(4)) if square else 2 * int(random.integers(2))
-    tints = np.exp(random.uniform(-augmentation.tint, augmentation.tint, size=3)) if augmentation.tint else np.ones(3)
+    tints = (
+        np.exp(random.uniform(-augmentation.color_jitter, augmentation.color_jitter, size=3))
+        if augmentation.color_jitter
+        else np.ones(3)
+    )
     red, green, blue = (brightness * tints).tolist()
-    return Frame(box, flip, (red, green, blue), float(contrast), turns)
+    return ViewParams(box, flip, (red, green, blue), float(contrast), turns)
 
 
 def augment(
     photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
 ) -> Image.Image:
     """Crop, flip, jitter and turn a photo as (seed, view, content) decides."""
-    frame = draw_frame(photo.size, preprocessing, augmentation, key)
+    frame = draw_view(photo.size, preprocessing, augmentation, key)
     view = photo.resize(preprocessing.size[::-1], RESAMPLING[preprocessing.interpolation], box=frame.box)
     if frame.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if augmentation.jitter or augmentation.tint:
-        view = ImageEnhance.Contrast(_lit(view, frame.light)).enhance(frame.contrast)
-    return view if not frame.turns else view.transpose(TURNS[frame.turns])
+    if augmentation.jitter or augmentation.color_jitter:
+        view = ImageEnhance.Contrast(_lit(view, frame.channel_gain)).enhance(frame.contrast)
+    return view if not frame.rot90 else view.transpose(TURNS[frame.rot90])
 
 
 def _lit(view: Image.Image, light: tuple[float, float, float]) -> Image.Image:
@@ -199,14 +207,14 @@ def _lit(view: Image.Image, light: tuple[float, float, float]) -> Image.Image:
     return view.point(np.minimum(levels, 255).astype(int).ravel().tolist())
 
 
-def stack(views: Sequence[Image.Image]) -> Tensor:
+def to_batch(views: Sequence[Image.Image]) -> Tensor:
     """Return views of one size as bytes, shape (N, 3, height, width), channels-last: what travels to the device."""
     import torch
 
     return torch.from_numpy(np.stack([np.asarray(view) for view in views])).permute(0, 3, 1, 2)
 
 
-def normalised(views: Tensor, preprocessing: Preprocessing) -> Tensor:
+def normalize(views: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Return views, uint8, shape (N, 3, height, width), minus the backbone's mean and divided by its standard deviation.
 
     They come in float32, channels-last, on the device that they are on.

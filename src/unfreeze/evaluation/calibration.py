@@ -14,7 +14,7 @@ SMALLEST_PROBABILITY = 1e-7  # a class that a fold's training part lacks has no 
 PRIOR = 1.0
 """Standard deviation of the logarithm around 0.  Photos that are all answered rightly would have every answer certain: the
 prior weighs about as much as one photo, and only there decides."""
-DOUBT = 1.0
+LAPLACE_PSEUDO_ERROR = 1.0
 """Photos that are taken to be answered wrongly, whatever was seen: of n photos that are all right, the next is right with a
 chance of (n + 1) / (n + 2) (Laplace's rule of succession; Platt 1999, section 2.2, fits a sigmoid to such targets)."""
 
@@ -50,17 +50,17 @@ def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
     """Return the temperature that suits photos that the model wasn't fitted on; 1 where there are none.
 
-    It has the lowest log-loss, where each label is taken to be another one with the chance that ``DOUBT`` leaves: few photos
+    It has the lowest log-loss, where each label is taken to be another one with the chance that ``LAPLACE_PSEUDO_ERROR`` leaves: few photos
     don't make a model certain, however right it is on them.
 
     Args:
         logits: Shape (N, C).
         labels: Classes (N,).
     """
-    return _temperature(_floored(logits), labels, DOUBT / (len(labels) + 2))
+    return _temperature(_floored(logits), labels, LAPLACE_PSEUDO_ERROR / (len(labels) + 2))
 
 
-def photo_losses(logits: FloatArray, labels: IntArray) -> FloatArray:
+def calibrated_nll(logits: FloatArray, labels: IntArray) -> FloatArray:
     """Return each photo's log-loss (N,), in nats, at the temperature where it is lowest.
 
     How sure a model is differs between the phases (phase 2's smoothed labels make it less so) and says nothing of what its
@@ -70,13 +70,13 @@ def photo_losses(logits: FloatArray, labels: IntArray) -> FloatArray:
     return _nats(floored, labels, _temperature(floored, labels, doubt=0.0))
 
 
-def clearly_lower(losses: FloatArray, than: FloatArray, errors: float = 1.0) -> bool:
+def significantly_lower(losses: FloatArray, than: FloatArray, errors: float = 1.0) -> bool:
     """Tell whether losses of the same photos (N,) are lower by more than so many standard errors of their differences."""
     gain, error = _lower(losses, than)
     return gain > errors * error
 
 
-def errors_below(losses: FloatArray, than: FloatArray) -> float:
+def paired_z(losses: FloatArray, than: FloatArray) -> float:
     """Return by how many standard errors losses of the same photos (N,) are lower; 0 where all of them differ alike."""
     gain, error = _lower(losses, than)
     return gain / error if error else 0.0

@@ -14,7 +14,7 @@ from dataclasses import replace
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.per_class import ClassScores
 from unfreeze.evaluation.resampling import Interval
-from unfreeze.evaluation.significance import Gain, claims
+from unfreeze.evaluation.significance import Gain, is_proven
 
 
 def inflation(folds: int) -> float:
@@ -53,7 +53,7 @@ def widened_gain(gain: Gain, folds: int) -> Gain:
         log_loss_ci95=_within(gain.log_loss, gain.log_loss_ci95, by, lowest=-math.inf, highest=math.inf),
         p_value=p_value,
         test="mcnemar_cross_fitted" if gain.test == "mcnemar_exact" else "sign_flip_cross_fitted",
-        proven=claims(accuracy_ci, p_value),
+        proven=is_proven(accuracy_ci, p_value),
         detectable=min(1.0, gain.detectable * by) if gain.detectable is not None else None,
         needed_n=math.ceil(gain.needed_n * by**2) if gain.needed_n is not None else None,
     )

@@ -99,7 +99,7 @@ def forgetting(
     Raises:
         ValueError: There are no photos, or the shapes differ.
     """
-    right = [_among(ranks, before, 1) for ranks in (before, restored, after)]
+    right = [in_top_k(ranks, before, 1) for ranks in (before, restored, after)]
     weights, batch_norm, drop = right[0] - right[1], right[1] - right[2], right[0] - right[2]
     measured = Forgetting(
         reference=reference,
@@ -115,7 +115,7 @@ def forgetting(
     )
     if outputs <= TOP:
         return measured
-    first, last = _among(before, before, TOP), _among(after, before, TOP)
+    first, last = in_top_k(before, before, TOP), in_top_k(after, before, TOP)
     return replace(
         measured,
         top5_before=float(first.mean()),
@@ -146,7 +146,7 @@ def ranks(logits: FloatArray, labels: IntArray) -> IntArray:
     return np.asarray((logits > own[:, None]).sum(1), dtype=np.int64)
 
 
-def _among(found: IntArray, like: IntArray, top: int) -> FloatArray:
+def in_top_k(found: IntArray, like: IntArray, top: int) -> FloatArray:
     if found.ndim != 1 or found.shape != like.shape or not found.size:
         raise ValueError(f"ranks of shapes {found.shape} and {like.shape} must be (N,), N > 0")
     return np.asarray(found < top, dtype=np.float64)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from unfreeze.evaluation.per_class import ClassScores, class_scores, confusion_matrix
-from unfreeze.evaluation.proportions import balanced_interval, hull, kappa_interval, wilson
+from unfreeze.evaluation.proportions import balanced_interval, interval_union, kappa_interval, wilson
 from unfreeze.evaluation.resampling import FloatArray, Groups, IntArray, Interval, bootstrap, group_codes
 
 EPSILON = float(np.finfo(np.float32).eps)
@@ -105,7 +105,7 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
     """
     check_predictions(labels, probabilities)
     n = len(labels)
-    right = hits(labels, probabilities)
+    right = correct_predictions(labels, probabilities)
     loss = log_losses(labels, probabilities)
     gaps = calibration_gaps(probabilities, right)
     classes = class_columns(labels)
@@ -117,7 +117,7 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
     if group_codes(groups, n) is not None:
         columns = np.column_stack([np.ones(n), right, classes, classes * right[:, None]])
         by_group = bootstrap(columns, _accuracies, groups=groups, seed=seed)
-        accuracy_ci, balanced_ci = hull(accuracy_ci, by_group[0]), hull(balanced_ci, by_group[1])
+        accuracy_ci, balanced_ci = interval_union(accuracy_ci, by_group[0]), interval_union(balanced_ci, by_group[1])
 
     whole = class_scores(labels, probabilities, groups=groups, seed=seed)
     matrix = confusion_matrix(labels, probabilities)
@@ -156,7 +156,7 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
 
 def calibration_scores(labels: IntArray, probabilities: FloatArray) -> tuple[float, float]:
     """Return the expected calibration error and the log-loss of predictions, without intervals; see ``Scores``."""
-    gaps = calibration_gaps(probabilities, hits(labels, probabilities))
+    gaps = calibration_gaps(probabilities, correct_predictions(labels, probabilities))
     return _mean_gap(gaps), float(log_losses(labels, probabilities).mean())
 
 
@@ -179,7 +179,7 @@ def check_predictions(labels: IntArray, probabilities: FloatArray) -> None:
         raise ValueError("probabilities must be at least 0, without NaN, and sum to 1 in each row")
 
 
-def hits(labels: IntArray, probabilities: FloatArray) -> FloatArray:
+def correct_predictions(labels: IntArray, probabilities: FloatArray) -> FloatArray:
     """Return 1.0 where the most probable class is the label, and 0.0 elsewhere (N,)."""
     return np.asarray(probabilities.argmax(1) == labels, dtype=np.float64)
 

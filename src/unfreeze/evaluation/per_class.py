@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unfreeze.evaluation.proportions import f1_interval, hull, logit_interval, mean_of, wilson
-from unfreeze.evaluation.ranking import areas, areas_in_resamples, mann_whitney_interval, sensitivity
+from unfreeze.evaluation.proportions import f1_interval, interval_union, logit_interval, mean_of, wilson
+from unfreeze.evaluation.ranking import mann_whitney_interval, roc_auc_and_ap, roc_auc_and_ap_in_resamples, sensitivity
 from unfreeze.evaluation.resampling import FloatArray, Groups, IntArray, Interval, bootstrap, group_codes
 
 Estimate = tuple[float | None, Interval | None]
@@ -89,7 +89,7 @@ def class_scores(
     columns = np.hstack([own, answered, own * answered])
     present = np.unique(labels)
     rates = bootstrap(columns, lambda sums: _rates(sums, present), groups=groups, seed=seed)
-    roc, average = areas_in_resamples(own, probabilities, groups=groups, seed=seed)
+    roc, average = roc_auc_and_ap_in_resamples(own, probabilities, groups=groups, seed=seed)
     rows = tuple(
         _one(
             own[:, k],
@@ -104,7 +104,7 @@ def class_scores(
     means = mean_of([(row.f1, row.f1_ci95) for row in rows if row.n and row.f1 is not None and row.f1_ci95])
     return Classes(
         rows=rows,
-        macro_f1=(means[0], hull(means[1], rates[-1])),
+        macro_f1=(means[0], interval_union(means[1], rates[-1])),
         roc_auc=_mean([(row.roc_auc, row.roc_auc_ci95) for row in rows][: 1 if len(rows) == 2 else None], roc),
         pr_auc=_mean([(row.pr_auc, row.pr_auc_ci95) for row in rows], average),
     )
@@ -116,7 +116,7 @@ def _mean(parts: list[tuple[float | None, Interval | None]], drawn: FloatArray) 
         return None
     defined = [k for k, (value, _) in enumerate(parts) if value is not None]
     middle, interval = mean_of(known)
-    return middle, hull(interval, logit_interval(middle, _spread(_nanmean(drawn[:, defined]))))
+    return middle, interval_union(interval, logit_interval(middle, _spread(_nanmean(drawn[:, defined]))))
 
 
 def _nanmean(values: FloatArray) -> FloatArray:
@@ -143,15 +143,15 @@ def _one(
     n, predicted, right = int(own.sum()), int(answered.sum()), int((own * answered).sum())
     recall = precision = f1 = roc = average = share = UNDEFINED
     if n:
-        recall = right / n, hull(wilson(right, n), widest[0])
+        recall = right / n, interval_union(wilson(right, n), widest[0])
     if predicted:
-        precision = right / predicted, hull(wilson(right, predicted), widest[1])
+        precision = right / predicted, interval_union(wilson(right, predicted), widest[1])
     if n or predicted:
-        f1 = 2 * right / (n + predicted), hull(f1_interval(right, predicted - right, n - right), widest[2])
+        f1 = 2 * right / (n + predicted), interval_union(f1_interval(right, predicted - right, n - right), widest[2])
     if 0 < n < len(own):
-        area, mean_precision = (float(found[0]) for found in areas(own, scores))
-        area_ci = hull(mann_whitney_interval(area, n, len(own) - n), logit_interval(area, errors[0]))
-        average_ci = hull(wilson(mean_precision * n, n), logit_interval(mean_precision, errors[1]))
+        area, mean_precision = (float(found[0]) for found in roc_auc_and_ap(own, scores))
+        area_ci = interval_union(mann_whitney_interval(area, n, len(own) - n), logit_interval(area, errors[0]))
+        average_ci = interval_union(wilson(mean_precision * n, n), logit_interval(mean_precision, errors[1]))
         roc, average = (area, area_ci), (mean_precision, average_ci)
         if binary:
             share = sensitivity(own, scores)

@@ -71,6 +71,6 @@ def logit_interval(value: float, error: float) -> Interval:
     return 1 / (1 + math.exp(min(half - middle, 700))), 1 / (1 + math.exp(-half - middle))
 
 
-def hull(a: Interval, b: Interval) -> Interval:
+def interval_union(a: Interval, b: Interval) -> Interval:
     """Return the smallest interval that holds both."""
     return min(a[0], b[0]), max(a[1], b[1])

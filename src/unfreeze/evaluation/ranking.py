@@ -17,7 +17,9 @@ MANY = 100  # classes above which each costs so much that few must do
 TINY = 1e-9
 
 
-def areas(positive: FloatArray, scores: FloatArray, counts: FloatArray | None = None) -> tuple[FloatArray, FloatArray]:
+def roc_auc_and_ap(
+    positive: FloatArray, scores: FloatArray, counts: FloatArray | None = None
+) -> tuple[FloatArray, FloatArray]:
     """Return the area under the ROC curve and the average precision, each of shape (R,).
 
     Args:
@@ -39,7 +41,7 @@ def areas(positive: FloatArray, scores: FloatArray, counts: FloatArray | None = 
     return roc, average
 
 
-def areas_in_resamples(
+def roc_auc_and_ap_in_resamples(
     own: FloatArray, probabilities: FloatArray, *, groups: Groups | None = None, seed: int = 0
 ) -> tuple[FloatArray, FloatArray]:
     """Return both areas of every class in ``DRAWS`` resamples of the images, or of whole groups, each (draws, C).
@@ -55,7 +57,7 @@ def areas_in_resamples(
     codes = np.arange(n) if codes is None else codes
     number = DRAWS if classes <= MANY else FEW_DRAWS
     counts = np.concatenate(list(resamples(int(codes.max()) + 1, seed=seed, number=number)))[:, codes]
-    found = [areas(own[:, k], probabilities[:, k], counts) for k in range(classes)]
+    found = [roc_auc_and_ap(own[:, k], probabilities[:, k], counts) for k in range(classes)]
     return np.column_stack([roc for roc, _ in found]), np.column_stack([average for _, average in found])
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from unfreeze.evaluation.metrics import balanced, check_predictions, class_columns, hits, log_losses
+from unfreeze.evaluation.metrics import balanced, check_predictions, class_columns, correct_predictions, log_losses
 from unfreeze.evaluation.resampling import FloatArray, Groups, IntArray, Interval, bootstrap, group_codes
 
 SIGNIFICANCE = 0.05
@@ -74,7 +74,7 @@ def gain(
     check_predictions(labels, before)
     check_predictions(labels, after)
     n = len(labels)
-    change = hits(labels, after) - hits(labels, before)
+    change = correct_predictions(labels, after) - correct_predictions(labels, before)
     loss = log_losses(labels, after) - log_losses(labels, before)
     classes = class_columns(labels)
     n_class, change_class = classes.sum(0, keepdims=True), change[None] @ classes
@@ -101,7 +101,7 @@ def gain(
         broken=broken,
         p_value=p_value,
         test="mcnemar_exact" if codes is None else "group_sign_flip",
-        proven=claims(accuracy_ci, p_value),
+        proven=is_proven(accuracy_ci, p_value),
         detectable=smallest if smallest < math.inf else None,
         needed_n=needed_n((fixed - broken) / n, changed) if fixed > broken and codes is None else None,
     )
@@ -111,12 +111,12 @@ def changed(labels: IntArray, before: FloatArray, after: FloatArray) -> tuple[In
     """Return which images ``after`` fixed and which it broke, those first whose own class's probability moved most."""
     own = np.arange(len(labels))
     moved = after[own, labels] - before[own, labels]
-    was, now = hits(labels, before) == 1, hits(labels, after) == 1
+    was, now = correct_predictions(labels, before) == 1, correct_predictions(labels, after) == 1
     fixed, broken = np.flatnonzero(~was & now), np.flatnonzero(was & ~now)
     return fixed[np.argsort(-moved[fixed], kind="stable")], broken[np.argsort(moved[broken], kind="stable")]
 
 
-def claims(accuracy_ci: Interval, p_value: float) -> bool:
+def is_proven(accuracy_ci: Interval, p_value: float) -> bool:
     """Return whether a gain is called proven."""
     return accuracy_ci[0] > 0 and p_value < SIGNIFICANCE
 

@@ -18,10 +18,10 @@ from unfreeze.artifacts import write_text
 from unfreeze.errors import ConfigError, PhotosError, RunError
 from unfreeze.export import hub_folder, int8, onnx_file, torchscript_file
 from unfreeze.export.deployed import metadata
-from unfreeze.export.parity import BATCH, asked, difference
-from unfreeze.export.photos import Material, find_material, spread
+from unfreeze.export.parity import BATCH, max_abs_difference, run_all
+from unfreeze.export.photos import ParityImages, find_parity_images, spread
 from unfreeze.models.saved import Classifier, load_model
-from unfreeze.predict import Probabilities, logits, photo_batches, probabilities
+from unfreeze.predict import Probabilities, photo_batches, predict_logits, probabilities
 from unfreeze.run import Run
 from unfreeze.version import __version__
 
@@ -98,7 +98,7 @@ def export(
     folder = Path(out) if out is not None else run.folder.export
     _refuse_foreign(folder, wanted)
     model = load_model(run.folder.model, torch.device("cpu"))
-    material = find_material(run, Path(photos) if photos is not None else None)
+    material = find_parity_images(run, Path(photos) if photos is not None else None)
     if "int8" in wanted and not material.learnt:
         raise PhotosError(
             "int8 is fitted on training photos and measured on test photos, and the run's are not where they were.",
@@ -107,7 +107,7 @@ def export(
         )
     views = torch.cat(list(photo_batches(model.backbone, material.compared())))
     sha256 = hashlib.sha256(run.folder.weights.read_bytes()).hexdigest()
-    expected = probabilities(model.backbone, model.head, torch.split(views, BATCH), poses=model.poses)
+    expected = probabilities(model.backbone, model.head, torch.split(views, BATCH), poses=model.orientations)
     work = _Work(run, model, material, views, expected, metadata(model, sha256))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class _Work:
 
     run: Run
     model: Classifier
-    material: Material
+    material: ParityImages
     views: Tensor
     expected: Probabilities
     told: dict[str, str]
@@ -138,17 +138,17 @@ class _Work:
         batches, cost, note = torch.split(views, BATCH), None, None
         if kind == "onnx":
             onnx_file.write(model, place, self.told)
-            worst = difference(onnx_file.answers(place), views, expected, place)
+            worst = max_abs_difference(onnx_file.answers(place), views, expected, place)
         elif kind == "torchscript":
             torchscript_file.write(model, place, self.told)
-            worst = difference(torchscript_file.answers(place), views, expected, place)
+            worst = max_abs_difference(torchscript_file.answers(place), views, expected, place)
         elif kind == "safetensors":
             hub_folder.write(self.run.folder, place)
             answers, note = hub_folder.answers(model, place)
-            worst = difference(answers, views, logits(model.backbone, model.head, batches), place)
+            worst = max_abs_difference(answers, views, predict_logits(model.backbone, model.head, batches), place)
         else:
             cost = self._int8(scratch / NAMES["onnx"], place)
-            worst = float(np.abs(asked(onnx_file.answers(place), batches) - expected).max())
+            worst = float(np.abs(run_all(onnx_file.answers(place), batches) - expected).max())
         size = sum(file.stat().st_size for file in ([place] if place.is_file() else place.iterdir()))
         return Exported(kind, folder / NAMES[kind], size, len(views), worst, note, cost)
 
@@ -168,7 +168,7 @@ class _Work:
         labels = np.array([photo.label for photo in scored])
         groups = [photo.group for photo in scored]
         cost = int8.cost(labels, before, after, groups, unseen=bool(material.test))
-        onnx_file.tell(place, {**self.told, "int8_cost": json.dumps(_known(asdict(cost)))})
+        onnx_file.set_metadata(place, {**self.told, "int8_cost": json.dumps(_known(asdict(cost)))})
         return cost
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from unfreeze.artifacts import RunFolder
-from unfreeze.data.transforms import normalised
+from unfreeze.data.transforms import normalize
 from unfreeze.errors import reason
 from unfreeze.export.parity import Answers, Rows
 from unfreeze.models.saved import Classifier, load_model
-from unfreeze.predict import logits
+from unfreeze.predict import predict_logits
 from unfreeze.torchvision_shim import ensure_torchvision
 
 
@@ -37,13 +37,13 @@ def answers(model: Classifier, place: Path) -> tuple[Answers, str | None]:
         own = load_model(place, torch.device("cpu"))
         note = f"timm can't open {place.name}/ ({reason(error)}); unfreeze can, for one: "
         return (
-            lambda views: logits(own.backbone, own.head, [views]),
+            lambda views: predict_logits(own.backbone, own.head, [views]),
             f"{note}unfreeze.train(photos, model=FOLDER)",
         )
 
     def ask(views: Tensor) -> Rows:
         with torch.inference_mode():
-            found: Rows = network(normalised(views, preprocessing)).numpy()
+            found: Rows = network(normalize(views, preprocessing)).numpy()
         return found
 
     return ask, None

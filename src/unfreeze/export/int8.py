@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from unfreeze.errors import ModelError, reason
-from unfreeze.evaluation.metrics import balanced_accuracy, hits
+from unfreeze.evaluation.metrics import balanced_accuracy, correct_predictions
 from unfreeze.evaluation.resampling import FloatArray, Groups, IntArray, Interval
 from unfreeze.evaluation.significance import gain
 from unfreeze.export.deployed import INPUT
@@ -75,7 +75,7 @@ def cost(labels: IntArray, before: FloatArray, after: FloatArray, groups: Groups
     if not unseen:
         return Cost(len(labels), unseen, agreement)
     change = gain(labels, before, after, groups=groups)
-    right = hits(labels, before)
+    right = correct_predictions(labels, before)
     return Cost(
         n=change.n,
         unseen=unseen,
@@ -111,7 +111,7 @@ def write(source: Path, place: Path, batches: Iterable[Tensor]) -> None:
     Args:
         source: The float32 file.
         place: The new one.
-        batches: Rendered training photos, to read the ranges of activations off.
+        batches: PixelSource training photos, to read the ranges of activations off.
 
     Raises:
         ModelError: The network can't be computed in int8.

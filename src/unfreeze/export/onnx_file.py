@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from unfreeze.errors import MissingExtraError, ModelError, reason
-from unfreeze.export.deployed import INPUT, OUTPUT, Deployed, example
+from unfreeze.export.deployed import INPUT, OUTPUT, ExportModule, example
 from unfreeze.export.parity import Answers
 from unfreeze.models.saved import Classifier
-from unfreeze.runtime import quiet
+from unfreeze.runtime import suppress_warnings
 
 LARGEST = 2**31 - 1  # bytes: a protocol buffer holds no more
 
@@ -47,7 +47,7 @@ def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
     """
     import onnx
 
-    deployed = Deployed(model)
+    deployed = ExportModule(model)
     if sum(value.nbytes for value in deployed.state_dict().values()) > LARGEST:
         raise ModelError(
             "An ONNX file holds at most 2 GiB, and this model is larger.",
@@ -81,7 +81,7 @@ def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
     onnx.checker.check_model(place, full_check=True)
 
 
-def tell(place: Path, told: Mapping[str, str]) -> None:
+def set_metadata(place: Path, told: Mapping[str, str]) -> None:
     """Put metadata into a finished file."""
     import onnx
 
@@ -113,7 +113,10 @@ def unheard() -> Iterator[None]:
     exporter.setLevel(logging.ERROR)
     try:
         # The second is torch's, by way of copyreg.
-        with quiet(module=r"(torch|onnx)"), quiet(message=r".*treespec", category=FutureWarning):
+        with (
+            suppress_warnings(module=r"(torch|onnx)"),
+            suppress_warnings(message=r".*treespec", category=FutureWarning),
+        ):
             yield
     finally:
         exporter.setLevel(level)

@@ -21,12 +21,12 @@ Rows = NDArray[np.float32]
 Answers = Callable[[Tensor], Rows]
 
 
-def asked(answers: Answers, batches: Sequence[Tensor]) -> Rows:
+def run_all(answers: Answers, batches: Sequence[Tensor]) -> Rows:
     """Return the answers to all photos, shape (N, C)."""
     return np.concatenate([answers(batch) for batch in batches])
 
 
-def difference(answers: Answers, views: Tensor, expected: Rows, place: Path) -> float:
+def max_abs_difference(answers: Answers, views: Tensor, expected: Rows, place: Path) -> float:
     """Compare a file's answers with the run's, on one photo and on many at a time.
 
     Args:
@@ -42,7 +42,7 @@ def difference(answers: Answers, views: Tensor, expected: Rows, place: Path) -> 
         ModelError: It is larger than ``LARGEST``, or no number.
     """
     try:
-        alone, together = answers(views[:1]), asked(answers, torch.split(views, BATCH))
+        alone, together = answers(views[:1]), run_all(answers, torch.split(views, BATCH))
     except Exception as error:  # a foreign runtime: it may fail in any way
         raise ModelError(
             f"The exported file can't be run, and is removed: {reason(error)}", where=place.name

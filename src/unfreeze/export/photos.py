@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 
 from unfreeze.artifacts import read_table
-from unfreeze.data.locate import locate
+from unfreeze.data.locate import relocate_images
 from unfreeze.data.places import find_photos
 from unfreeze.errors import PhotosError, RunError
 from unfreeze.run import Run
@@ -30,7 +30,7 @@ class Photo:
 
 
 @dataclass(frozen=True)
-class Material:
+class ParityImages:
     """What was found.
 
     Attributes:
@@ -63,7 +63,7 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[int(place)] for place in np.linspace(0, len(items) - 1, min(count, len(items))).round()]
 
 
-def find_material(run: Run, photos: Path | None) -> Material:
+def find_parity_images(run: Run, photos: Path | None) -> ParityImages:
     """Find the run's photos.
 
     Args:
@@ -80,7 +80,7 @@ def find_material(run: Run, photos: Path | None) -> Material:
         columns = [header.index(name) for name in ("file_name", "label", "group", "split")] if header else []
         named = [tuple(row[column] for column in columns) for row in rows]
         number = {name: place for place, name in enumerate(run.classes)}
-        found = locate(source, [name for name, *_ in named])
+        found = relocate_images(source, [name for name, *_ in named])
         known = [
             (Photo(found[name], number[label], group or None), side)
             for name, label, group, side in named
@@ -91,7 +91,7 @@ def find_material(run: Run, photos: Path | None) -> Material:
     learnt = tuple(photo for photo, side in known if side != "test")
     test = tuple(photo for photo, side in known if side == "test")
     others = tuple(find_photos([photos])) if photos is not None and not known else ()
-    return Material(learnt, test, others)
+    return ParityImages(learnt, test, others)
 
 
 def _source(run: Run) -> Path | None:

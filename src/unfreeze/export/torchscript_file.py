@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from unfreeze.errors import ModelError, reason
-from unfreeze.export.deployed import Deployed, example
+from unfreeze.export.deployed import ExportModule, example
 from unfreeze.export.parity import Answers
 from unfreeze.models.saved import Classifier
-from unfreeze.runtime import quiet
+from unfreeze.runtime import suppress_warnings
 
 
 def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
@@ -25,7 +25,7 @@ def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
     """
     try:
         with _quiet(), torch.no_grad():
-            traced = torch.jit.trace(Deployed(model), example(model), check_trace=False)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(ExportModule(model), example(model), check_trace=False)  # type: ignore[no-untyped-call]
             frozen = torch.jit.freeze(traced)
     except Exception as error:  # it runs foreign code on recorded tensors: it may fail in any way
         raise ModelError(
@@ -52,6 +52,6 @@ def answers(place: Path) -> Answers:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence that TorchScript is deprecated, and that a trace holds for one path through the network: that is checked."""
-    deprecated = quiet(message="`torch.jit", category=DeprecationWarning)
-    with deprecated, quiet(category=torch.jit._trace.TracerWarning):
+    deprecated = suppress_warnings(message="`torch.jit", category=DeprecationWarning)
+    with deprecated, suppress_warnings(category=torch.jit._trace.TracerWarning):
         yield

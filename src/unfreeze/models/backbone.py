@@ -39,14 +39,14 @@ class Network:
     Attributes:
         module: The library's own module, original classifier included.
         classifier: The path of the classifier in ``module``.
-        outputs: How many classes the original classifier tells apart; 0 where there is none.
+        num_classes: How many classes the original classifier tells apart; 0 where there is none.
         labels: All accepted names of each output, the canonical one first; empty where they are unknown.
         preprocessing: How photos are rendered for it.
     """
 
     module: nn.Module
     classifier: str
-    outputs: int
+    num_classes: int
     labels: Labels
     preprocessing: Preprocessing
 

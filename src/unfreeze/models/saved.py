@@ -19,8 +19,8 @@ from unfreeze.artifacts import write_bytes, write_text
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.networks import build
-from unfreeze.models.weights import load_into, read_weights
-from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.models.weights import load_state_dict_compat, read_weights
+from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -34,13 +34,13 @@ class Classifier:
         backbone: From photos to features.
         head: From features to logits.
         classes: Their names, in the order of the logits.
-        poses: In which poses a photo is shown, to average the logits.
+        orientations: In which poses a photo is shown, to average the logits.
     """
 
     backbone: Backbone
     head: Head
     classes: tuple[str, ...]
-    poses: tuple[Pose, ...] = UPRIGHT
+    orientations: tuple[Orientation, ...] = IDENTITY_ONLY
 
 
 def save_model(folder: Path, model: Classifier) -> None:
@@ -72,16 +72,16 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         name = str(own["model"])
         preprocessing = Preprocessing.from_dict(own["preprocessing"])
         poses = tuple(
-            Pose[pose.upper()] for pose in own.get("poses", ("plain",))
+            Orientation[pose.upper()] for pose in own.get("poses", ("plain",))
         )  # older runs know the plain one alone
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged from error
     tensors = read_weights(folder / WEIGHTS)
-    network = replace(build(architecture), preprocessing=preprocessing, outputs=0, labels=())
+    network = replace(build(architecture), preprocessing=preprocessing, num_classes=0, labels=())
     weight = tensors.pop(f"{network.classifier}.weight", None)
     bias = tensors.pop(f"{network.classifier}.bias", None)
     try:
-        missing, unexpected = load_into(network.module, tensors, strict=False)
+        missing, unexpected = load_state_dict_compat(network.module, tensors, strict=False)
     except RuntimeError as error:
         raise damaged from error
     strangers = [name for name in missing if not name.startswith(f"{network.classifier}.")]
@@ -129,6 +129,6 @@ def _config(model: Classifier) -> dict[str, Any]:
             "name": backbone.architecture.name,
             "arguments": arguments,
             "preprocessing": asdict(preprocessing),
-            "poses": [pose.name.lower() for pose in model.poses],
+            "poses": [pose.name.lower() for pose in model.orientations],
         },
     }

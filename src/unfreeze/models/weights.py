@@ -45,7 +45,7 @@ def read_weights(path: Path) -> Tensors:
     return {str(name).removeprefix("module."): value for name, value in content.items()}
 
 
-def load_into(network: nn.Module, weights: Tensors, *, strict: bool) -> tuple[list[str], list[str]]:
+def load_state_dict_compat(network: nn.Module, weights: Tensors, *, strict: bool) -> tuple[list[str], list[str]]:
     """Load weights as ``load_state_dict`` does, and return the missing and the unexpected names.
 
     Two habits of old files are allowed for: DenseNet's former names, and MNASNet's version, which files of tensors lack.
@@ -61,10 +61,10 @@ def load_into(network: nn.Module, weights: Tensors, *, strict: bool) -> tuple[li
     return missing, unexpected
 
 
-def fill(network: nn.Module, weights: Tensors, source: str) -> None:
+def load_strict(network: nn.Module, weights: Tensors, source: str) -> None:
     """Load weights strictly: a name too many or too few means another network."""
     try:
-        load_into(network, weights, strict=True)
+        load_state_dict_compat(network, weights, strict=True)
     except RuntimeError as error:
         raise ModelError(
             f"The weights don't fit {type(network).__name__}: {' '.join(str(error).split())[:300]}",

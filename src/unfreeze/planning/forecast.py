@@ -12,8 +12,8 @@ from unfreeze.planning.timing import Clock, SystemClock
 from unfreeze.planning.workload import count_workload, order_by_cache_hits
 from unfreeze.runtime import Stopwatch
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingData
-from unfreeze.training.store import Store
+from unfreeze.training.rounds import TrainingSet
+from unfreeze.training.store import FeatureCache
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,10 @@ class Deadline:
 
 
 def forecast_run(
-    store: Store,
+    store: FeatureCache,
     backbone: Backbone,
     renderers: Sequence[Renderer],
-    data: TrainingData,
+    data: TrainingSet,
     recipe: Recipe,
     test: Renderer,
     reference: Renderer | None = None,

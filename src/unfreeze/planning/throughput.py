@@ -16,16 +16,16 @@ from unfreeze.models.freezing import StagePlan
 from unfreeze.models.state import random_head
 from unfreeze.planning.timing import Clock, Lap, Timer
 from unfreeze.planning.workload import Workload
-from unfreeze.poses import Pose
-from unfreeze.predict import logits
-from unfreeze.runtime import threads_for
-from unfreeze.training.activations import BATCH, Activations, Rendered, by_photo
+from unfreeze.poses import Orientation
+from unfreeze.predict import predict_logits
+from unfreeze.runtime import limit_threads
+from unfreeze.training.activations import BATCH, Activations, PixelSource, group_by_image
 from unfreeze.training.demand import CacheMisses, compute
 from unfreeze.training.finetune import Indices, Schedule, finetune
 from unfreeze.training.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.recipes import Candidate, Recipe
-from unfreeze.training.rounds import Folds, TrainingData
-from unfreeze.training.store import Store
+from unfreeze.training.rounds import Folds, TrainingSet
+from unfreeze.training.store import FeatureCache
 
 N_TIMED = 2  # batches or steps, after one that warms up
 WORTH_TIMING = 10 * (1 + N_TIMED) * BATCH  # images: of fewer, timing a few is no small part
@@ -108,7 +108,7 @@ class Trainings:
     timer: Timer
     backbone: Backbone
     renderer: Renderer
-    data: TrainingData
+    data: TrainingSet
 
     def s_per_image(self, boundary: int, plan: StagePlan, schedule: Schedule, n_images: int) -> float:
         """Return the seconds of an image in a step."""
@@ -122,16 +122,16 @@ class Trainings:
 
         def steps(lap: Lap) -> None:
             finetune(
-                backbone, random_head(backbone, data.classes, seed=0), Lapped(source, lap), data.labels, plan,
+                backbone, random_head(backbone, data.n_classes, seed=0), Lapped(source, lap), data.labels, plan,
                 replace(schedule, epochs=1), phase="timing a few steps", train=train, val=data.train[:0], seed=0,
-                features=features,
+                pretrained_features=features,
             )  # fmt: skip
 
         return self.timer.seconds_per_step(steps) / batch
 
     def s_per_image_of(self, candidate: Candidate, recipe: Recipe, n_images: int) -> float:
         """Return the same for a candidate, several of whose trainings may run beside each other."""
-        count, boundary = len(Folds.of(self.data, recipe.judges).trainings), candidate.plan.boundary
+        count, boundary = len(Folds.of(self.data, recipe.min_validation_images).trainings), candidate.plan.boundary
         source = random_activations(self.backbone, self.renderer, boundary)
         together = n_parallel(self.backbone, source, candidate.plan, candidate.schedule.batch_size, count)
         seconds = self.s_per_image(boundary, candidate.plan, candidate.schedule, n_images)
@@ -139,10 +139,10 @@ class Trainings:
 
 
 def measure_throughput(
-    store: Store,
+    store: FeatureCache,
     backbone: Backbone,
     renderer: Renderer,
-    data: TrainingData,
+    data: TrainingSet,
     recipe: Recipe,
     work: Workload,
     clock: Clock,
@@ -153,7 +153,7 @@ def measure_throughput(
     """
     timer = Timer(backbone.device, clock)
     trainings = Trainings(timer, backbone, renderer, data)
-    head_boundary = backbone.head_boundary if recipe.head_on_features else recipe.boundary
+    head_boundary = backbone.head_boundary if recipe.head_uses_features else recipe.boundary
     with torch.random.fork_rng(devices=[]):
         s_per_view, compile_s, n_timed = _time_views(timer, store, backbone, work.training)
         s_per_heldout = s_per_view
@@ -176,14 +176,14 @@ def measure_throughput(
                 if recipe.head_plan is not None and recipe.head_schedule is not None
                 else 0.0
             ),
-            head_s=_head_s(timer, backbone, data, len(recipe.learned(renderer))) if work.needs_head_fit else 0.0,
+            head_s=_head_s(timer, backbone, data, len(recipe.head_views(renderer))) if work.needs_head_fit else 0.0,
         )
 
 
 def random_activations(backbone: Backbone, renderer: Renderer, boundary: int) -> Activations:
     """Return random tensors of the shape that crosses ``boundary``; at 0 the images themselves."""
     if not boundary:
-        return Rendered(renderer)
+        return PixelSource(renderer)
     if boundary == backbone.head_boundary:
         return _features(backbone, renderer)
     blank = torch.zeros(1, 3, *backbone.network.preprocessing.size, device=backbone.device)
@@ -196,7 +196,7 @@ def _features(backbone: Backbone, renderer: Renderer) -> RandomActivations:
 
 
 def _time_views(
-    timer: Timer, store: Store, backbone: Backbone, misses: Sequence[CacheMisses]
+    timer: Timer, store: FeatureCache, backbone: Backbone, misses: Sequence[CacheMisses]
 ) -> tuple[float, float, int]:
     """Compute a few of the missing views: seconds of one and of building what computes them, and how many they were."""
     alike: dict[tuple[int, int], list[CacheMisses]] = {}
@@ -210,7 +210,7 @@ def _time_views(
     pairs = every[: (1 + N_TIMED) * BATCH]
 
     def seconds(some: list[tuple[int, int]]) -> float:
-        request = replace(most[0].request, views=by_photo(some), description="timing a few views", source=0)
+        request = replace(most[0].request, views=group_by_image(some), description="timing a few views", source=0)
         return timer.seconds_once(lambda: compute(store, backbone, [request]))
 
     first, others = seconds(pairs[:BATCH]), pairs[BATCH:]
@@ -221,21 +221,23 @@ def _time_views(
 
 
 def _s_per_forward(
-    timer: Timer, backbone: Backbone, renderer: Renderer, data: TrainingData, boundary: int, n_images: int
+    timer: Timer, backbone: Backbone, renderer: Renderer, data: TrainingSet, boundary: int, n_images: int
 ) -> float:
     """Return the seconds of an image from ``boundary`` through the head."""
     if not n_images:
         return 0.0
-    head, source = new_head(backbone, data.classes, seed=0), random_activations(backbone, renderer, boundary)
+    head, source = new_head(backbone, data.n_classes, seed=0), random_activations(backbone, renderer, boundary)
     photos = _some(data.train, _n_steps(n_images) * BATCH).tolist()
 
     def forward(lap: Lap) -> None:
-        logits(backbone, head, Lapped(source, lap).batches(photos, [Pose.PLAIN] * len(photos), BATCH), boundary)
+        predict_logits(
+            backbone, head, Lapped(source, lap).batches(photos, [Orientation.IDENTITY] * len(photos), BATCH), boundary
+        )
 
     return timer.seconds_per_step(forward) / BATCH
 
 
-def _head_s(timer: Timer, backbone: Backbone, data: TrainingData, n_views: int) -> float:
+def _head_s(timer: Timer, backbone: Backbone, data: TrainingSet, n_views: int) -> float:
     """Estimate what solving the head takes: so many iterations read the features twice, for all folds at once.
 
     Where the images are fewer than the features are long, they are solved in as many dimensions as there are images.
@@ -244,7 +246,7 @@ def _head_s(timer: Timer, backbone: Backbone, data: TrainingData, n_views: int) 
     rank = min(rows, backbone.feature_dim)
     device = backbone.device
     some = torch.randn(min(rows, FIT_ROWS), rank, device=device)
-    weight = torch.randn(rank, data.classes * (int(data.fold.max()) + 1), device=device)
+    weight = torch.randn(rank, data.n_classes * (int(data.fold.max()) + 1), device=device)
     factor = torch.eye(rank, device=device)
 
     def seconds(work: Callable[[], object]) -> float:
@@ -256,7 +258,7 @@ def _head_s(timer: Timer, backbone: Backbone, data: TrainingData, n_views: int) 
 
         return timer.seconds_per_step(steps)
 
-    with threads_for(rows * rank * weight.shape[1]):
+    with limit_threads(rows * rank * weight.shape[1]):
         read = seconds(lambda: some.T @ (some @ weight)) * rows / len(some)
         return FIT_ITERATIONS * (read + seconds(lambda: torch.cholesky_solve(weight, factor)))
 

@@ -10,10 +10,10 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.training.augmentation import probe_requests
 from unfreeze.training.demand import CacheMisses, cache_misses, held_out_request
 from unfreeze.training.gather import training_requests
-from unfreeze.training.kept_heads import is_kept
+from unfreeze.training.kept_heads import is_head_cached
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import Folds, TrainingData
-from unfreeze.training.store import Store
+from unfreeze.training.rounds import Folds, TrainingSet
+from unfreeze.training.store import FeatureCache
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ def _count(misses: Sequence[CacheMisses], *, from_pixels: bool) -> int:
 
 
 def count_workload(
-    store: Store,
+    store: FeatureCache,
     backbone: Backbone,
     renderers: Sequence[Renderer],
-    data: TrainingData,
+    data: TrainingSet,
     recipe: Recipe,
     test: Renderer,
     reference: Renderer | None = None,
@@ -88,8 +88,8 @@ def count_workload(
     Images are taken to be shown in all the orientations that phase 1 may choose.
     """
     renderer = renderers[0]
-    orientations = recipe.poses(renderer)
-    all_folds = Folds.of(data, recipe.judges)
+    orientations = recipe.orientations(renderer)
+    all_folds = Folds.of(data, recipe.min_validation_images)
     folds, trainings = all_folds.validation, all_folds.trainings
     requests = (
         *probe_requests(backbone, renderers, data, recipe),
@@ -108,11 +108,11 @@ def count_workload(
         n_head_train_images=sum(head.n_images(len(fold.train)) for fold in trainings) if head is not None else 0,
         n_head_val_images=(
             sum(head.n_images(len(fold.val)) for fold in folds)
-            if head is not None and not recipe.head_on_features
+            if head is not None and not recipe.head_uses_features
             else 0
         ),
         needs_head_fit=recipe.head_plan is None
-        and not is_kept(store, backbone, renderer, data, recipe.learned(renderer), recipe.smoothing),
+        and not is_head_cached(store, backbone, renderer, data, recipe.head_views(renderer), recipe.smoothing),
         n_train_steps_images=tuple(each.n_train_images(trainings) for each in recipe.candidates),
         n_val_images=tuple(
             each.n_val_images(folds, recipe.alphas, orientations) + n_budget for each in recipe.candidates
@@ -127,14 +127,14 @@ def count_workload(
 
 def _n_looks(backbone: Backbone, recipe: Recipe, n_test: int, n_reference: int, n_val: int) -> int:
     """Return the forward passes that ask the original classifier, before and after."""
-    if not backbone.network.outputs:
+    if not backbone.network.num_classes:
         return 0
     own = n_test or (n_val if recipe.candidates else 0)
     return 2 * (own + n_reference)
 
 
 def order_by_cache_hits(
-    store: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
+    store: FeatureCache, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingSet, recipe: Recipe
 ) -> list[Renderer]:
     """Return the renderers, the one that an earlier run seems to have chosen first: the cache holds most of its views."""
     if len(renderers) < 2:

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unfreeze.evaluation.metrics import ECE_BINS, hits
+from unfreeze.evaluation.metrics import ECE_BINS, correct_predictions
 from unfreeze.evaluation.per_class import confusion_matrix
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.report import plots
-from unfreeze.report.material import Material
+from unfreeze.report.material import RunData
 from unfreeze.report.parts import Part, Plot, Section, Table, Text, estimate
 from unfreeze.verdict import counted
 
@@ -34,7 +34,7 @@ class Bins:
     accuracy: FloatArray
 
 
-def confusion(run: Material) -> Section | None:
+def confusion(run: RunData) -> Section | None:
     """Which classes are taken for which."""
     if run.predictions is None or run.answers is None:
         return None
@@ -75,7 +75,7 @@ def _confused(counts: IntArray, rates: FloatArray, classes: tuple[str, ...]) -> 
     )
 
 
-def classes(run: Material) -> Section | None:
+def classes(run: RunData) -> Section | None:
     """Precision, recall and F1 of every class, the weakest first."""
     named = list(zip(run.verdict.data.classes, run.scores.per_class, strict=False))
     if not named:
@@ -98,7 +98,7 @@ def classes(run: Material) -> Section | None:
     return Section("Classes", (table,))
 
 
-def reliability(run: Material) -> Section | None:
+def reliability(run: RunData) -> Section | None:
     """Whether the model is as sure as it is right."""
     if run.predictions is None or run.answers is None:
         return None
@@ -138,7 +138,7 @@ def reliability(run: Material) -> Section | None:
 
 def binned(labels: IntArray, answers: FloatArray) -> Bins:
     """Sort answers (N, C) into bins by the probability of the most probable class."""
-    confidence, right = answers.max(axis=1), hits(labels, answers)
+    confidence, right = answers.max(axis=1), correct_predictions(labels, answers)
     places = np.digitize(confidence, np.arange(1, BINS) / BINS, right=True)
     counts = np.bincount(places, minlength=BINS).astype(np.float64)
     means = [np.bincount(places, values, minlength=BINS) / counts.clip(1) for values in (confidence, right)]

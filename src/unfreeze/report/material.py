@@ -51,7 +51,7 @@ class Epoch:
 
 
 @dataclass(frozen=True)
-class Material:
+class RunData:
     """A finished run's files; what is no longer in the folder is empty.
 
     Attributes:
@@ -101,7 +101,7 @@ class Material:
         return f"{self.scores.n} photos, each answered by a model that never saw it"
 
 
-def read_material(folder: RunFolder) -> Material:
+def read_run_data(folder: RunFolder) -> RunData:
     """Read a finished run.
 
     Raises:
@@ -114,7 +114,7 @@ def read_material(folder: RunFolder) -> Material:
         raise RunError(f"The configuration can't be read: {error}", where=folder.args) from error
     predictions = _sound(folder.predictions, lambda header, rows: _predictions(header, rows, verdict.data.classes))
     pictures = {row: folder.heatmap(row) for row in range(len(predictions.labels) if predictions is not None else 0)}
-    return Material(
+    return RunData(
         name=folder.root.resolve().name,
         verdict=verdict,
         predictions=predictions,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from unfreeze.report.material import Material
+from unfreeze.report.material import RunData
 from unfreeze.report.parts import ABSENT, Part, Section, Table, Text
 from unfreeze.verdict import counted
 
@@ -12,7 +12,7 @@ LEFT_OUT = 50  # files that are listed
 SIDES = {"train": "to train on", "val": "to choose by", "test": "to test on"}
 
 
-def data(run: Material) -> Section:
+def data_section(run: RunData) -> Section:
     """How many photos of which class were on which side, and which were left out."""
     about = run.verdict.data
     tested = counted(about.n_test, "photo") + " to test on"
@@ -48,7 +48,7 @@ def data(run: Material) -> Section:
     return Section("Data", tuple(parts))
 
 
-def settings(run: Material) -> Section:
+def settings_section(run: RunData) -> Section:
     """What the run was asked, by what it was done, and what it took."""
     cost = run.verdict.cost
     parts: list[Part] = []

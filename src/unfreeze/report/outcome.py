@@ -7,17 +7,17 @@ import math
 
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.report import plots
-from unfreeze.report.material import Epoch, Material
+from unfreeze.report.material import Epoch, RunData
 from unfreeze.report.parts import ABSENT, Part, Plot, Points, Section, Table, Text, estimate, percent, points
-from unfreeze.training.selection import CERTAIN, IMBALANCED
+from unfreeze.training.selection import IMBALANCE_RATIO, Z_95
 from unfreeze.verdict import TrialSummary
 
 LOWER_IS_BETTER = ("log-loss", "calibration error")
 PANELS = 6  # of training curves
 RULE = (
     "Standard errors: by how many the log-loss is below phase 1's, photo by photo; where one class has over "
-    f"{IMBALANCED:g} times the photos of another, they all weigh the same in it. To ship, a point must be below by more "
-    f"than {CERTAIN:g}, not be clearly less often right, and not forget too much; of those that pass, the one with the "
+    f"{IMBALANCE_RATIO:g} times the photos of another, they all weigh the same in it. To ship, a point must be below by more "
+    f"than {Z_95:g}, not be clearly less often right, and not forget too much; of those that pass, the one with the "
     "lowest log-loss, so weighed, ships."
 )
 TESTS = {
@@ -28,7 +28,7 @@ TESTS = {
 }
 
 
-def verdict(run: Material) -> Section:
+def verdict(run: RunData) -> Section:
     """What ships, what phase 2 gained and forgot, what went wrong on the way."""
     said = run.verdict
     first, *rest = said.sentences()
@@ -43,7 +43,7 @@ def verdict(run: Material) -> Section:
     return Section("Verdict", tuple(parts))
 
 
-def scores(run: Material) -> Section:
+def scores(run: RunData) -> Section:
     """Both models side by side, and the paired gain."""
     sheet = run.verdict.scores
     arms = {"head-only": sheet.head_only}
@@ -70,7 +70,7 @@ def scores(run: Material) -> Section:
     return Section("Scores", (*parts, *_gain(run)))
 
 
-def _gain(run: Material) -> tuple[Part, ...]:
+def _gain(run: RunData) -> tuple[Part, ...]:
     gain = run.verdict.gain
     if gain is None:
         return (Text("Phase 2 did not run, so there is no gain to speak of."),)
@@ -95,7 +95,7 @@ def _gain(run: Material) -> tuple[Part, ...]:
     return table, Text(said)
 
 
-def tried(run: Material) -> Section | None:
+def tried(run: RunData) -> Section | None:
     """Every way to unfreeze that was tried, and every point between the phases."""
     ways = run.verdict.trials
     if not ways:
@@ -155,13 +155,13 @@ def _way(way: TrialSummary, number: int) -> str:
     return f"{number + 1}: {plots.short(way.depth)} at {way.lr:g}"
 
 
-def _ended(run: Material) -> str:
+def _ended(run: RunData) -> str:
     if run.verdict.shipped == "head_only":
         return "Phase 2 does not ship."
     return f"Phase 2 ships from {run.verdict.model.depth} up, at alpha {run.verdict.model.alpha:g}."
 
 
-def forgetting(run: Material) -> Section | None:
+def forgetting(run: RunData) -> Section | None:
     """What the backbone lost of the original task: only what was measured."""
     found = run.verdict.forgetting
     if found is None or found == Forgetting():
@@ -207,7 +207,7 @@ def forgetting(run: Material) -> Section | None:
     return Section("Forgetting", tuple(parts))
 
 
-def training(run: Material) -> Section | None:
+def training(run: RunData) -> Section | None:
     """Losses by epoch; a head that was solved has none."""
     panels: dict[str, list[plots.Curve]] = {}
     for name, epochs in itertools.groupby(run.history, key=lambda row: row.phase):

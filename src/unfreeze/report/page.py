@@ -9,11 +9,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unfreeze.artifacts import RunFolder, write_bytes, write_text
 from unfreeze.report import answers, origin, outcome, photos
-from unfreeze.report.material import Material, read_material
+from unfreeze.report.material import RunData, read_run_data
 from unfreeze.report.parts import Plot, Section
 from unfreeze.version import __version__
 
-SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
+SECTIONS: tuple[Callable[[RunData], Section | None], ...] = (
     outcome.verdict,
     outcome.scores,
     outcome.tried,
@@ -23,8 +23,8 @@ SECTIONS: tuple[Callable[[Material], Section | None], ...] = (
     answers.classes,
     answers.reliability,
     photos.photos,
-    origin.data,
-    origin.settings,
+    origin.data_section,
+    origin.settings_section,
 )
 
 
@@ -34,7 +34,7 @@ def write_report(folder: RunFolder) -> Path:
     Raises:
         RunError: There is no finished run in the folder, a file of it is damaged, or the report can't be written.
     """
-    run = read_material(folder)
+    run = read_run_data(folder)
     sections = [section for section in (make(run) for make in SECTIONS) if section is not None]
     for section in sections:
         for part in section.parts:
@@ -44,7 +44,7 @@ def write_report(folder: RunFolder) -> Path:
     return folder.report
 
 
-def render(run: Material, sections: list[Section]) -> str:
+def render(run: RunData, sections: list[Section]) -> str:
     """Return the page; whatever a class or a file is called, it is text."""
     environment = Environment(
         loader=PackageLoader("unfreeze.report"),

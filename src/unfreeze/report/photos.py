@@ -12,11 +12,11 @@ from PIL import Image
 
 from unfreeze.artifacts import PICTURED
 from unfreeze.data.decode import decode
-from unfreeze.data.locate import locate
+from unfreeze.data.locate import relocate_images
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.evaluation.significance import changed
-from unfreeze.report.material import NAMES, Material, Predictions
+from unfreeze.report.material import NAMES, Predictions, RunData
 from unfreeze.report.parts import Gallery, Photo, Section, Text
 from unfreeze.verdict import counted
 
@@ -45,7 +45,7 @@ class _Kind:
         return [int(i) for i in self.photos[:PICTURED]]
 
 
-def photos(run: Material) -> Section | None:
+def photos(run: RunData) -> Section | None:
     """Up to twelve photos of each kind, with what both models say."""
     said = run.predictions
     if said is None or run.answers is None:
@@ -61,7 +61,7 @@ def photos(run: Material) -> Section | None:
             *kinds,
         ]
     plain = sorted({i for kind in kinds for i in kind.first if i not in kind.heatmaps})
-    files = locate(_source(run), [said.file_names[i] for i in plain])
+    files = relocate_images(_source(run), [said.file_names[i] for i in plain])
     thumbnails = {i: thumbnail(files.get(said.file_names[i])) for i in plain}
     galleries = [
         Gallery(
@@ -83,7 +83,7 @@ def thumbnail(path: Path | None) -> bytes | None:
     if path is None:
         return None
     try:
-        photo = decode(path, enough=SIDE)
+        photo = decode(path, min_side=SIDE)
     except UnfreezeError:
         return None
     photo.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
@@ -98,12 +98,12 @@ def _surest(answers: FloatArray, said: Predictions) -> IntArray:
     return surest
 
 
-def _source(run: Material) -> Path | None:
+def _source(run: RunData) -> Path | None:
     place = run.args.get("photos")
     return Path(place) if isinstance(place, str) else None
 
 
-def _card(run: Material, said: Predictions, i: int, heatmaps: bytes | None, jpeg: bytes | None) -> Photo:
+def _card(run: RunData, said: Predictions, i: int, heatmaps: bytes | None, jpeg: bytes | None) -> Photo:
     classes = run.verdict.data.classes
     answers = tuple(
         f"{NAMES[arm]}: {classes[answers[i].argmax()]} {answers[i].max():.3f}" for arm, answers in said.arms.items()

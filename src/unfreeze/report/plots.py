@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from unfreeze.evaluation.resampling import FloatArray, IntArray, Interval
-from unfreeze.runtime import quiet
+from unfreeze.runtime import suppress_warnings
 
 WIDTH = 5.2  # inches: at the width of a phone, letters of 9 points are still letters
 DPI = 150
@@ -179,7 +179,10 @@ def _plain(axes: Any) -> None:
 def _png(figure: Figure) -> bytes:
     drawn = io.BytesIO()
     # A name in a script that the font lacks is drawn as boxes; every plot stands beside a table that spells it.
-    with quiet(message="Glyph .* missing from font"), quiet(message="constrained_layout not applied"):
+    with (
+        suppress_warnings(message="Glyph .* missing from font"),
+        suppress_warnings(message="constrained_layout not applied"),
+    ):
         FigureCanvasAgg(figure)
         figure.savefig(drawn, format="png", dpi=DPI)
     return drawn.getvalue()

@@ -16,10 +16,10 @@ from unfreeze.records import (
     write_predictions,
     write_splits,
 )
-from unfreeze.runtime import say
-from unfreeze.scoring.evidence import Evidence
-from unfreeze.training.phase_one import PhaseOne
-from unfreeze.training.phase_two import PhaseTwo, chosen
+from unfreeze.runtime import echo
+from unfreeze.scoring.evidence import HeldOutPredictions
+from unfreeze.training.phase_one import HeadOnlyResult
+from unfreeze.training.phase_two import TwoPhaseResult, select_shipped
 from unfreeze.training.recipes import Recipe
 from unfreeze.verdict import Verdict
 
@@ -31,7 +31,7 @@ def start_run(config: TrainConfig, inputs: Inputs, recipe: Recipe) -> RunFolder:
     write_checks(folder, inputs.photos)
     write_splits(folder, inputs.photos, inputs.splits)
     for line in describe(inputs.photos, inputs.splits, inputs.backbone, recipe, inputs.reference):
-        say(line)
+        echo(line)
     return folder
 
 
@@ -40,16 +40,16 @@ def write_run(
     verdict: Verdict,
     inputs: Inputs,
     recipe: Recipe,
-    first: PhaseOne,
-    second: PhaseTwo | None,
-    evidence: Evidence,
+    phase1: HeadOnlyResult,
+    phase2: TwoPhaseResult | None,
+    predictions: HeldOutPredictions,
 ) -> None:
     """Write the model that ships, the tables, and last the verdict, whose presence means that the run is complete."""
-    shipped = chosen(first, second)
-    state = shipped.final.with_temperature(shipped.temperature)
+    shipped = select_shipped(phase1, phase2)
+    state = shipped.state.with_temperature(shipped.temperature)
     with loaded(inputs.backbone, state) as head:
-        save_model(folder.model, Classifier(inputs.backbone, head, inputs.photos.classes, first.poses))
+        save_model(folder.model, Classifier(inputs.backbone, head, inputs.photos.classes, phase1.orientations))
     write_card(folder, verdict, recipe, inputs.backbone.architecture, inputs.photos, inputs.splits)
-    write_predictions(folder, inputs.photos, evidence)
-    write_history(folder, first, second)
+    write_predictions(folder, inputs.photos, predictions)
+    write_history(folder, phase1, phase2)
     write_text(folder.verdict, verdict.to_json())

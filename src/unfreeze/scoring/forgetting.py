@@ -9,18 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from unfreeze.data.folders import printable
+from unfreeze.data.folders import display_name
 from unfreeze.data.loaders import Renderer
 from unfreeze.evaluation.forgetting import Forgetting, divergence, forgetting, ranks
 from unfreeze.evaluation.similarity import linear_cka, probe
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone, pool
 from unfreeze.models.state import ModelState, loaded
-from unfreeze.predict import Logits, evaluation_mode, place
+from unfreeze.predict import Logits, evaluation_mode, to_model_input
 from unfreeze.scoring.held_out import EvaluationSet, Indices, evaluation_set
 from unfreeze.training.demand import held_out_request
-from unfreeze.training.phase_one import PhaseOne
-from unfreeze.training.phase_two import PhaseTwo
+from unfreeze.training.phase_one import HeadOnlyResult
+from unfreeze.training.phase_two import TwoPhaseResult
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.training_features import TrainingFeatures
 
@@ -64,7 +64,7 @@ def original_outputs(
     with loaded(backbone, state), torch.inference_mode():
         evaluation_mode(backbone)
         for batch in images.batches("running the original classifier"):
-            x = place(batch, backbone, images.boundary)
+            x = to_model_input(batch, backbone, images.boundary)
             diagnosed = done < n_diagnosed
             for stage, of_stage in zip(stages, outputs, strict=True):
                 x = stage.module(x)
@@ -80,7 +80,7 @@ def original_outputs(
     return OriginalOutputs(
         np.concatenate(top1),
         np.concatenate(label_ranks) if images.labels is not None else None,
-        np.concatenate(kept) if kept else np.empty((0, backbone.network.outputs), np.float32),
+        np.concatenate(kept) if kept else np.empty((0, backbone.network.num_classes), np.float32),
         tuple(np.concatenate(of_stage) for of_stage in outputs if of_stage),
     )
 
@@ -127,7 +127,7 @@ class ForgettingMeter:
 
     def on_folds(self, folds: Sequence[tuple[ModelState, EvaluationSet]]) -> list[BeforeAndAfter]:
         """Return the same for the images of each fold, on the backbone of the fold's own model."""
-        if not self.backbone.network.outputs:
+        if not self.backbone.network.num_classes:
             return []
         return [
             (original_outputs(self.backbone, images), original_outputs(self.backbone, images, state))
@@ -173,7 +173,7 @@ class ForgettingMeter:
             before=reference.before.ranks,
             after=after.ranks,
             restored=self._ranks_with_original_bn(reference, state, after.ranks),
-            outputs=self.backbone.network.outputs,
+            outputs=self.backbone.network.num_classes,
             seed=seed,
         )
 
@@ -190,29 +190,33 @@ class ForgettingMeter:
 def forgetting_meter(inputs: Inputs, recipe: Recipe, renderer: Renderer, test: EvaluationSet | None) -> ForgettingMeter:
     """Run the original classifier on the pretrained backbone, for the user's test images and for reference images."""
     backbone, reference = inputs.backbone, inputs.reference
-    known = test is not None and backbone.network.outputs > 0
+    known = test is not None and backbone.network.num_classes > 0
     with_outputs = (test, original_outputs(backbone, test)) if known and test is not None else None
     if reference is None:
         return ForgettingMeter(backbone, recipe.boundary, None, with_outputs)
     labels = np.array([sample.label for sample in reference.samples])
-    of_reference = renderer.of(reference.samples)
+    of_reference = renderer.for_samples(reference.samples)
     request = held_out_request(of_reference, recipe.boundary, description="reading reference photos")
     images = evaluation_set(inputs.cache, backbone, request, labels)
-    reference_set = ReferenceSet(printable(str(reference.root)), images, original_outputs(backbone, images))
+    reference_set = ReferenceSet(display_name(str(reference.root)), images, original_outputs(backbone, images))
     return ForgettingMeter(backbone, recipe.boundary, reference_set, with_outputs)
 
 
 def measure_forgetting(
-    meter: ForgettingMeter, features: TrainingFeatures, recipe: Recipe, first: PhaseOne, second: PhaseTwo | None
+    meter: ForgettingMeter,
+    features: TrainingFeatures,
+    recipe: Recipe,
+    first: HeadOnlyResult,
+    second: TwoPhaseResult | None,
 ) -> Forgetting | None:
     """Measure what the last phase's model has lost; cross-fitted, on each fold's images by the fold's own model."""
-    state = first.final if second is None else second.final
+    state = first.state if second is None else second.state
     own = meter.on_test_images(state)
     if recipe.cross_fit and second is not None:
-        folds = zip(features.folds.validation, second.round_finals, strict=True)
+        folds = zip(features.folds.validation, second.fold_states, strict=True)
         own = meter.on_folds(
             [
-                (of_fold, EvaluationSet(features.of(fold).by_boundary[recipe.kept_from], fold.val))
+                (of_fold, EvaluationSet(features.of(fold).by_boundary[recipe.cache_boundary], fold.val))
                 for fold, of_fold in folds
             ]
         )

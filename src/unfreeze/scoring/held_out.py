@@ -13,13 +13,13 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded
-from unfreeze.poses import UPRIGHT, Pose
-from unfreeze.predict import Logits, logits
-from unfreeze.runtime import track
+from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.predict import Logits, predict_logits
+from unfreeze.runtime import progress_bar
 from unfreeze.training.activations import EVALUATION_BATCH, Activations
 from unfreeze.training.demand import ActivationRequest, compute, held_out_request
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.store import Store
+from unfreeze.training.store import FeatureCache
 
 Indices = NDArray[np.int64]
 
@@ -43,36 +43,38 @@ class EvaluationSet:
         """The first stage that still has to run."""
         return self.activations.boundary
 
-    def batches(self, description: str, pose: Pose = Pose.PLAIN) -> Iterator[Tensor]:
+    def batches(self, description: str, pose: Orientation = Orientation.IDENTITY) -> Iterator[Tensor]:
         """Yield the images in one orientation, or what crosses the boundary of them, ``EVALUATION_BATCH`` at a time."""
         images = self.images.tolist()
         batches = self.activations.batches(images, [pose] * len(images), EVALUATION_BATCH)
-        return track(batches, description, total=-(-len(images) // EVALUATION_BATCH))
+        return progress_bar(batches, description, total=-(-len(images) // EVALUATION_BATCH))
 
 
 def evaluation_set(
-    cache: Store, backbone: Backbone, request: ActivationRequest, labels: Indices | None = None
+    cache: FeatureCache, backbone: Backbone, request: ActivationRequest, labels: Indices | None = None
 ) -> EvaluationSet:
     """Compute what a request for held-out images asks for."""
     activations = compute(cache, backbone, [request])[request.boundary]
     return EvaluationSet(activations, np.arange(len(request.renderer.paths)), labels)
 
 
-def test_set(inputs: Inputs, recipe: Recipe, renderer: Renderer, poses: Sequence[Pose]) -> EvaluationSet | None:
+def open_test_set(
+    inputs: Inputs, recipe: Recipe, renderer: Renderer, poses: Sequence[Orientation]
+) -> EvaluationSet | None:
     """Compute what the models need of the test images in every orientation; None where there are none."""
     if not inputs.test_samples:
         return None
-    request = held_out_request(renderer.of(inputs.test_samples), recipe.boundary, poses, "reading test photos")
+    request = held_out_request(renderer.for_samples(inputs.test_samples), recipe.boundary, poses, "reading test photos")
     return evaluation_set(inputs.cache, inputs.backbone, request)
 
 
 def predict_held_out(
-    backbone: Backbone, state: ModelState, held_out: EvaluationSet, poses: Sequence[Pose] = UPRIGHT
+    backbone: Backbone, state: ModelState, held_out: EvaluationSet, poses: Sequence[Orientation] = IDENTITY_ONLY
 ) -> Logits:
     """Return a model's logits for held-out images, shape (N, C): the mean over ``poses``."""
     with loaded(backbone, state) as head:
         by_pose = [
-            logits(backbone, head, held_out.batches("predicting test photos", pose), held_out.boundary)
+            predict_logits(backbone, head, held_out.batches("predicting test photos", pose), held_out.boundary)
             for pose in poses
         ]
     mean: Logits = np.stack(by_pose).mean(axis=0)

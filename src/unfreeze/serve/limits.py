@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from unfreeze.data.decode import Accepted
+from unfreeze.data.decode import DecodeLimits
 
 LINGER = 1.0  # seconds a refused upload is still read: if closed at once, some systems discard the answer unread
 
@@ -30,7 +30,7 @@ class Limits:
 
     upload: int = 10_000_000
     photos: int = 32
-    accepted: Accepted = field(default=Accepted(("JPEG", "PNG", "WEBP", "TIFF"), 64_000_000))
+    accepted: DecodeLimits = field(default=DecodeLimits(("JPEG", "PNG", "WEBP", "TIFF"), 64_000_000))
     seconds: float = 30.0
     max_queue: int = 8
 

@@ -13,8 +13,8 @@ from typing import BinaryIO
 import torch
 from PIL import Image
 
-from unfreeze.data.decode import Accepted, decode
-from unfreeze.data.transforms import plain, stack
+from unfreeze.data.decode import DecodeLimits, decode
+from unfreeze.data.transforms import plain, to_batch
 from unfreeze.errors import DecodeError, ModelError
 from unfreeze.explain import heatmaps, overlay
 from unfreeze.models.saved import Classifier, load_model
@@ -73,7 +73,7 @@ class Served:
     model: Classifier
 
     def answer(
-        self, uploads: Sequence[Upload], accepted: Accepted, *, explain: bool = False, until: float | None = None
+        self, uploads: Sequence[Upload], accepted: DecodeLimits, *, explain: bool = False, until: float | None = None
     ) -> list[Answer]:
         """Predict images, decoded and preprocessed as in training.
 
@@ -92,9 +92,9 @@ class Served:
             if until is not None and time.monotonic() > until:
                 raise TimeoutError
             views.append(self._view(upload, accepted))
-        batch = stack(views)
+        batch = to_batch(views)
         backbone, head = self.model.backbone, self.model.head
-        rows = probabilities(backbone, head, [batch], poses=self.model.poses)
+        rows = probabilities(backbone, head, [batch], poses=self.model.orientations)
         answers = [Answer(upload.name, tuple(map(float, row))) for upload, row in zip(uploads, rows, strict=True)]
         if not explain:
             return answers
@@ -108,10 +108,10 @@ class Served:
             for answer, view, heatmap in zip(with_views, views, maps, strict=True)
         ]
 
-    def _view(self, upload: Upload, accepted: Accepted) -> Image.Image:
+    def _view(self, upload: Upload, accepted: DecodeLimits) -> Image.Image:
         preprocessing = self.model.backbone.network.preprocessing
         try:
-            photo = decode(upload.file, preprocessing.enough, accepted)
+            photo = decode(upload.file, preprocessing.min_side, accepted)
         except DecodeError as error:
             raise RefusedError(upload.name, error) from error
         return plain(photo, preprocessing)

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from unfreeze.errors import ConfigError, MissingExtraError
-from unfreeze.runtime import say
+from unfreeze.runtime import echo
 
 CONNECTIONS = 128  # concurrent connections; each may hold a megabyte of an upload in memory
 LAST_PORT = 65535
@@ -57,14 +57,14 @@ def serve(folder: Path, host: str, port: int, device: str) -> None:
         )
         # From here on Ctrl-C ends without a traceback; uvicorn shuts down first, then raises the signal again.
         with contextlib.suppress(KeyboardInterrupt):
-            say(f"serving  {folder}: {verdict.model.name}, the {arm} model, {len(served.run.classes)} classes")
-            say(f"page     {address}/")
-            say(f"API      curl -F photos=@PHOTO {address}{PREDICT}; described in {address}/openapi.json")
-            say("Ctrl-C ends it")
+            echo(f"serving  {folder}: {verdict.model.name}, the {arm} model, {len(served.run.classes)} classes")
+            echo(f"page     {address}/")
+            echo(f"API      curl -F photos=@PHOTO {address}{PREDICT}; described in {address}/openapi.json")
+            echo("Ctrl-C ends it")
             if not is_loopback(host):
-                say("warning: whoever can reach this machine can use it, for there is no authentication")
+                echo("warning: whoever can reach this machine can use it, for there is no authentication")
             uvicorn.Server(config).run(sockets=[listener])
-        say("ended")
+        echo("ended")
 
 
 def listen(host: str, port: int) -> socket.socket:

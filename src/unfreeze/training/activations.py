@@ -1,6 +1,6 @@
 """A frozen layer is computed once: the tensors that cross a boundary, for every photo and view, kept and trained on.
 
-Two sources give the same tensors through the same method: ``Cached`` from the store, ``Rendered`` from the photos.  Training
+Two sources give the same tensors through the same method: ``CachedActivations`` from the store, ``PixelSource`` from the photos.  Training
 can't tell them apart.  What was computed in an earlier run is found again by what it was computed from.
 """
 
@@ -20,11 +20,11 @@ from torch import Tensor
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone, Head, pool
 from unfreeze.models.engine import EngineReport, choose_engine, frozen_forward
-from unfreeze.poses import UPRIGHT, Pose
-from unfreeze.predict import Logits, evaluation_mode, logits, place
-from unfreeze.runtime import track
+from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input
+from unfreeze.runtime import progress_bar
 from unfreeze.training.kept_engine import engine_of
-from unfreeze.training.store import Place, Shelf, Store, read_rows
+from unfreeze.training.store import CacheNamespace, FeatureCache, RowRef, read_rows
 
 EVALUATION_BATCH = 64
 BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
@@ -47,7 +47,7 @@ class Activations(Protocol):
 
 
 @dataclass(frozen=True)
-class Rendered:
+class PixelSource:
     """The photos themselves: what crosses boundary 0."""
 
     renderer: Renderer
@@ -64,34 +64,34 @@ class Rendered:
 
 
 @dataclass(frozen=True)
-class Cached:
+class CachedActivations:
     """Activations that were computed before.
 
     Attributes:
         boundary: Where they were taken.
         renderer: The photos they come from.
-        places: Where each (photo, view) is kept.
+        rows: Where each (photo, view) is kept.
     """
 
     boundary: int
     renderer: Renderer
-    places: dict[tuple[int, int], Place]
+    rows: dict[tuple[int, int], RowRef]
 
     def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
         """Yield kept activations, shape (size, ...)."""
-        places = [self.places[int(photo), int(view)] for photo, view in zip(photos, views, strict=True)]
+        places = [self.rows[int(photo), int(view)] for photo, view in zip(photos, views, strict=True)]
         for start in range(0, len(places), size):
             yield read_rows(places[start : start + size])
 
 
-def keep(
-    store: Store,
+def compute_or_load(
+    store: FeatureCache,
     backbone: Backbone,
     source: Activations,
     boundary: int,
     wanted: Mapping[int, Sequence[int]],
     description: str,
-) -> Cached:
+) -> CachedActivations:
     """Return what crosses ``boundary`` for the wanted photos and views: found in the store, or computed and kept there.
 
     Args:
@@ -108,34 +108,34 @@ def keep(
     """
     keys = _keys(source.renderer, wanted)
     if not keys:
-        return Cached(boundary, source.renderer, {})
+        return CachedActivations(boundary, source.renderer, {})
     engine = engine_of(store, backbone)
     kinds = _kinds(backbone, engine, source.renderer)
-    shelf = store.shelf(*kinds[boundary])
-    found = shelf.find(keys.values())
+    shelf = store.namespace(*kinds[boundary])
+    found = shelf.load(keys.values())
     absent = {key: pair for pair, key in keys.items() if key not in found}  # byte-identical photos share a key
     if absent:
-        start = _nearest(store, kinds, engine.sources(boundary), set(absent))
+        start = _deepest_cached_boundary(store, kinds, engine.sources(boundary), set(absent))
         if source.boundary not in engine.sources(boundary):
-            source = Rendered(source.renderer)
+            source = PixelSource(source.renderer)
         if start > source.boundary:
-            source = keep(store, backbone, source, start, by_photo(absent.values()), description)
+            source = compute_or_load(store, backbone, source, start, group_by_image(absent.values()), description)
         evaluation_mode(backbone)
         frozen_forward(backbone, source.boundary, boundary)
         if engine_of(store, backbone) != engine:  # it can't be compiled any more: another one is looked up and computes
-            return keep(store, backbone, source, boundary, wanted, description)
+            return compute_or_load(store, backbone, source, boundary, wanted, description)
         order = list(absent)
         photos, views = [photo for photo, _ in absent.values()], [view for _, view in absent.values()]
-        batches = crossings(backbone, source, boundary, photos, views)
+        batches = frozen_outputs(backbone, source, boundary, photos, views)
         with shelf.write() as draft:
-            for crossing in track(batches, description, total=-(-len(absent) // BATCH)):
+            for crossing in progress_bar(batches, description, total=-(-len(absent) // BATCH)):
                 done = len(draft.keys)
                 draft.append(order[done : done + len(crossing)], crossing)
         found |= draft.places
-    return Cached(boundary, source.renderer, {pair: found[key] for pair, key in keys.items()})
+    return CachedActivations(boundary, source.renderer, {pair: found[key] for pair, key in keys.items()})
 
 
-def crossings(
+def frozen_outputs(
     backbone: Backbone, source: Activations, boundary: int, photos: Sequence[int], views: Sequence[int]
 ) -> Iterator[Tensor]:
     """Compute what crosses ``boundary`` for (photos[i], views[i]), ``BATCH`` at a time, on the CPU."""
@@ -147,29 +147,31 @@ def crossings(
             # A batch that isn't full is filled up: with fewer rows, other kernels round otherwise, and what is computed
             # anew would differ from what was kept.
             full = batch if len(batch) == BATCH else batch[torch.arange(BATCH) % len(batch)]
-            x = place(full, backbone, source.boundary)
+            x = to_model_input(full, backbone, source.boundary)
             out = forward(x)[: len(batch)]
             out = pool(out) if boundary == backbone.head_boundary else out.to(dtype)
         yield out.cpu()
 
 
-def shelves(store: Store, backbone: Backbone, renderer: Renderer) -> list[Shelf]:
+def namespaces(store: FeatureCache, backbone: Backbone, renderer: Renderer) -> list[CacheNamespace]:
     """Return where the activations of every boundary are kept, from boundary 0 up."""
-    return [store.shelf(*kind) for kind in _kinds(backbone, engine_of(store, backbone), renderer)]
+    return [store.namespace(*kind) for kind in _kinds(backbone, engine_of(store, backbone), renderer)]
 
 
-def by_photo(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
+def group_by_image(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
     """Return the views of each photo of (photo, view) pairs."""
     return {photo: [view for _, view in views] for photo, views in groupby(sorted(pairs), key=lambda pair: pair[0])}
 
 
-def _nearest(store: Store, kinds: Sequence[tuple[str, ...]], sources: Sequence[int], keys: set[str]) -> int:
-    held = (b for b in reversed(sources) if b and store.shelf(*kinds[b]).listed(keys) == keys)
+def _deepest_cached_boundary(
+    store: FeatureCache, kinds: Sequence[tuple[str, ...]], sources: Sequence[int], keys: set[str]
+) -> int:
+    held = (b for b in reversed(sources) if b and store.namespace(*kinds[b]).cached_keys(keys) == keys)
     return next(held, 0)
 
 
-def keep_or_render(
-    store: Store,
+def activations_at(
+    store: FeatureCache,
     backbone: Backbone,
     renderer: Renderer,
     boundary: int,
@@ -177,31 +179,40 @@ def keep_or_render(
     description: str,
 ) -> Activations:
     """Return what crosses ``boundary``: kept, or, where that is the photos themselves, rendered whenever asked for."""
-    source = Rendered(renderer)
-    return keep(store, backbone, source, boundary, wanted, description) if boundary else source
+    source = PixelSource(renderer)
+    return compute_or_load(store, backbone, source, boundary, wanted, description) if boundary else source
 
 
-def features(cache: Cached, photos: Sequence[int], views: Sequence[int]) -> Tensor:
+def pooled_features(cache: CachedActivations, photos: Sequence[int], views: Sequence[int]) -> Tensor:
     """Return pooled features, shape (photos, views, D), from a cache at the head."""
-    rows = read_rows([cache.places[int(photo), view] for photo in photos for view in views])
+    rows = read_rows([cache.rows[int(photo), view] for photo in photos for view in views])
     return rows.view(len(photos), len(views), -1)
 
 
-def identity(
-    store: Store, backbone: Backbone, renderer: Renderer, boundary: int, photos: Sequence[int], views: Sequence[int]
+def cache_key(
+    store: FeatureCache,
+    backbone: Backbone,
+    renderer: Renderer,
+    boundary: int,
+    photos: Sequence[int],
+    views: Sequence[int],
 ) -> tuple[str, ...]:
     """Return everything that decides the activations of these photos, each in these views."""
     kinds = _kinds(backbone, engine_of(store, backbone), renderer)
     return (*kinds[boundary], *_keys(renderer, dict.fromkeys(photos, views)).values())
 
 
-def answers_from(
-    backbone: Backbone, head: Head, source: Activations, photos: NDArray[np.int64], poses: Sequence[Pose] = UPRIGHT
+def logits_from(
+    backbone: Backbone,
+    head: Head,
+    source: Activations,
+    photos: NDArray[np.int64],
+    poses: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Logits:
     """Return the head's logits for ``photos``, shape (N, C): the mean over ``poses``."""
     chosen = photos.tolist()
     batches = (source.batches(chosen, [pose] * len(chosen), EVALUATION_BATCH) for pose in poses)
-    said = np.stack([logits(backbone, head, batch, source.boundary) for batch in batches])
+    said = np.stack([predict_logits(backbone, head, batch, source.boundary) for batch in batches])
     found: Logits = said.mean(axis=0)
     return found
 

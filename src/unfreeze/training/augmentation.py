@@ -12,26 +12,28 @@ from torch import Tensor
 from unfreeze.data.device_views import choose_renderer
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import Sample
-from unfreeze.evaluation.calibration import clearly_lower, photo_losses
+from unfreeze.evaluation.calibration import calibrated_nll, significantly_lower
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.models.backbone import Backbone
 from unfreeze.predict import Logits
-from unfreeze.training.activations import Cached, features
+from unfreeze.training.activations import CachedActivations, pooled_features
 from unfreeze.training.demand import ActivationRequest, compute
 from unfreeze.training.fit_head import Linear
-from unfreeze.training.kept_heads import kept_head
+from unfreeze.training.kept_heads import fit_head_cached
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingData
-from unfreeze.training.selection import CERTAIN
-from unfreeze.training.store import Store
+from unfreeze.training.rounds import TrainingSet
+from unfreeze.training.selection import Z_95
+from unfreeze.training.store import FeatureCache
 
-TRIED = 2  # poses, the plain one included, that tell whether photos may be turned so
-ENOUGH = 400  # photos to tell it by: 200 found it on all aerial photos, too, with less to spare (benchmarks/RESULTS.md)
+PROBE_ORIENTATIONS = 2  # poses, the plain one included, that tell whether photos may be turned so
+MAX_PROBE_IMAGES = (
+    400  # photos to tell it by: 200 found it on all aerial photos, too, with less to spare (benchmarks/RESULTS.md)
+)
 
 
-def render_with(recipe: Recipe, backbone: Backbone, samples: Sequence[Sample], seed: int) -> list[Renderer]:
+def make_renderers(recipe: Recipe, backbone: Backbone, samples: Sequence[Sample], seed: int) -> list[Renderer]:
     """Return what renders the photos, for each way to augment that the recipe knows."""
-    plain = Renderer((), backbone.network.preprocessing, None, seed).of(samples)
+    plain = Renderer((), backbone.network.preprocessing, None, seed).for_samples(samples)
     return [
         choose_renderer(replace(plain, augmentation=augmentation), backbone.device, again=recipe.boundary == 0)
         for augmentation in recipe.augmentations
@@ -47,7 +49,7 @@ class SelectedRenderers:
 
 
 def select_augmentation(
-    store: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
+    store: FeatureCache, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingSet, recipe: Recipe
 ) -> SelectedRenderers:
     """Return the renderer with which a solved head is best: the first, unless another is significantly better.
 
@@ -57,16 +59,16 @@ def select_augmentation(
     folds = range(int(data.fold.max()) + 1)
     if len(renderers) == 1:
         return SelectedRenderers(renderers[0], tuple(renderers[0] for _ in folds))
-    some = data.at_most(ENOUGH)
+    some = data.subsample(MAX_PROBE_IMAGES)
     labels = some.train_labels
     at_head = compute(store, backbone, probe_requests(backbone, renderers, data, recipe))[backbone.head_boundary]
-    assert isinstance(at_head, Cached), "features are kept"
+    assert isinstance(at_head, CachedActivations), "features are kept"
 
     def losses(renderer: Renderer) -> FloatArray:
-        poses = renderer.poses[:TRIED]
-        fit = kept_head(store, backbone, at_head, some, poses)
-        return photo_losses(
-            out_of_fold_tta_logits(fit.fold_heads, features(at_head, some.train.tolist(), poses), some), labels
+        poses = renderer.tta_orientations[:PROBE_ORIENTATIONS]
+        fit = fit_head_cached(store, backbone, at_head, some, poses)
+        return calibrated_nll(
+            out_of_fold_tta_logits(fit.fold_heads, pooled_features(at_head, some.train.tolist(), poses), some), labels
         )
 
     by_renderer = [losses(renderer) for renderer in renderers]
@@ -93,13 +95,13 @@ def first_or_significantly_lower(losses: Sequence[FloatArray]) -> int:
     """
     best = 0
     for option in range(1, len(losses)):
-        if clearly_lower(losses[option], losses[best], CERTAIN):
+        if significantly_lower(losses[option], losses[best], Z_95):
             best = option
     return best
 
 
 def probe_requests(
-    backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe
+    backbone: Backbone, renderers: Sequence[Renderer], data: TrainingSet, recipe: Recipe
 ) -> tuple[ActivationRequest, ...]:
     """Return what ``select_augmentation`` needs: of each renderer the plain view, and another orientation.
 
@@ -107,19 +109,21 @@ def probe_requests(
     """
     if len(renderers) < 2:
         return ()
-    orientations = tuple(dict.fromkeys(pose for renderer in renderers for pose in renderer.poses[:TRIED]))
-    views = dict.fromkeys(data.at_most(ENOUGH).train.tolist(), orientations)
-    first = recipe.kept_from
+    orientations = tuple(
+        dict.fromkeys(pose for renderer in renderers for pose in renderer.tta_orientations[:PROBE_ORIENTATIONS])
+    )
+    views = dict.fromkeys(data.subsample(MAX_PROBE_IMAGES).train.tolist(), orientations)
+    first = recipe.cache_boundary
     return (
         ActivationRequest(renderers[0], first, views, "reading training photos"),
         ActivationRequest(renderers[0], backbone.head_boundary, views, "computing features", first),
     )
 
 
-def out_of_fold_tta_logits(fold_heads: Sequence[Linear], found: Tensor, data: TrainingData) -> Logits:
+def out_of_fold_tta_logits(fold_heads: Sequence[Linear], found: Tensor, data: TrainingSet) -> Logits:
     """Return each training photo's logits by the head of the other folds (N, C), the mean over its poses (N, poses, D)."""
     mean = found.mean(dim=1)  # the head is linear
-    answers = np.empty((len(mean), data.classes), np.float32)
+    answers = np.empty((len(mean), data.n_classes), np.float32)
     for fold, head in enumerate(fold_heads):
         own = data.fold == fold
         answers[own] = head.logits(mean[torch.from_numpy(own)]).numpy()

@@ -17,10 +17,10 @@ from unfreeze.models.freezing import BatchNormMode, StagePlan, plan_from
 from unfreeze.training.finetune import Schedule
 from unfreeze.training.recipes import (
     CLASSIC_HEAD_LR,
-    MILD,
-    TEXTBOOK,
+    LIGHT_AUG,
+    TEXTBOOK_AUG,
     Recipe,
-    choose,
+    recipe_for,
     textbook_schedule,
     usual_batch_size,
 )
@@ -32,13 +32,13 @@ LAYER_DECAY_WEIGHT_DECAY = 0.05
 
 def classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int, bn: BatchNormMode) -> Recipe:
     """Return the textbooks' two phases; their BatchNorm's mode is the only thing that ``bn`` changes."""
-    return replace(choose(config.model_copy(update={"bn": bn}), backbone, photos, classes), judges=0)
+    return replace(recipe_for(config.model_copy(update={"bn": bn}), backbone, photos, classes), min_validation_images=0)
 
 
 def naive(backbone: Backbone, epochs: int) -> Recipe:
     """Return the classic mistake: everything at the head's rate at once, BatchNorm in train mode, as people run it."""
     plan = plan_from(backbone, 0, lr=CLASSIC_HEAD_LR, head_lr=CLASSIC_HEAD_LR, bn="train")
-    return _one_phase("naive", TEXTBOOK, plan, textbook_schedule(epochs))
+    return _one_phase("naive", TEXTBOOK_AUG, plan, textbook_schedule(epochs))
 
 
 def layer_decay(backbone: Backbone, epochs: int, photos: int) -> Recipe:
@@ -46,8 +46,8 @@ def layer_decay(backbone: Backbone, epochs: int, photos: int) -> Recipe:
     schedule = Schedule(
         epochs=epochs,
         batch_size=usual_batch_size(photos),
-        views=None,
-        fresh=0,
+        n_views=None,
+        new_views_per_epoch=0,
         optimizer="adamw",
         weight_decay=LAYER_DECAY_WEIGHT_DECAY,
         warmup=0.2,
@@ -56,20 +56,20 @@ def layer_decay(backbone: Backbone, epochs: int, photos: int) -> Recipe:
         smoothing=0.1,
     )
     plan = plan_from(backbone, 0, lr=LAYER_DECAY_LR, head_lr=LAYER_DECAY_LR, decay=LAYER_DECAY)
-    return _one_phase("layer decay", MILD, plan, schedule)
+    return _one_phase("layer decay", LIGHT_AUG, plan, schedule)
 
 
 def _one_phase(name: str, augmentation: Augmentation, plan: StagePlan, schedule: Schedule) -> Recipe:
     return Recipe(
         name=name,
         augmentations=(augmentation,),
-        views=1,
+        n_head_views=1,
         head_plan=plan,
         head_schedule=schedule,
         candidates=(),
         alphas=(),
         max_forgetting=None,
-        averages=False,
-        judges=0,
+        allow_tta=False,
+        min_validation_images=0,
         boundary=0,
     )

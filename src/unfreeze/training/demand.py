@@ -9,11 +9,11 @@ import torch
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone, in_float32
-from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
-from unfreeze.training.activations import Activations, Rendered, keep, shelves
+from unfreeze.training.activations import Activations, PixelSource, compute_or_load, namespaces
 from unfreeze.training.kept_engine import engine_of
-from unfreeze.training.store import Shelf, Store
+from unfreeze.training.store import CacheNamespace, FeatureCache
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class CacheMisses:
     start: int
 
 
-def compute(store: Store, backbone: Backbone, requests: Sequence[ActivationRequest]) -> dict[int, Activations]:
+def compute(store: FeatureCache, backbone: Backbone, requests: Sequence[ActivationRequest]) -> dict[int, Activations]:
     """Execute requests for the same images in order, and return the activations by boundary.
 
     Args:
@@ -69,22 +69,24 @@ def compute(store: Store, backbone: Backbone, requests: Sequence[ActivationReque
     """
     computed: dict[int, Activations] = {}
     for request in requests:
-        images = Rendered(request.renderer)
+        images = PixelSource(request.renderer)
         source = computed[request.source] if request.source else images
         computed[request.boundary] = (
-            keep(store, request.backbone(backbone), source, request.boundary, request.views, request.description)
+            compute_or_load(
+                store, request.backbone(backbone), source, request.boundary, request.views, request.description
+            )
             if request.boundary
             else images
         )
     return computed
 
 
-def cache_misses(store: Store, backbone: Backbone, requests: Sequence[ActivationRequest]) -> list[CacheMisses]:
+def cache_misses(store: FeatureCache, backbone: Backbone, requests: Sequence[ActivationRequest]) -> list[CacheMisses]:
     """Return what ``compute`` would compute for the requests, in order; what an earlier one computes counts there alone.
 
     Unlike ``compute`` it takes what the store lists to be whole.
     """
-    kept: dict[tuple[torch.dtype, Preprocessing], list[Shelf]] = {}
+    kept: dict[tuple[torch.dtype, Preprocessing], list[CacheNamespace]] = {}
     computed: dict[tuple[torch.dtype, Preprocessing, int], set[str]] = {}
     found: list[CacheMisses] = []
     for request in requests:
@@ -93,7 +95,7 @@ def cache_misses(store: Store, backbone: Backbone, requests: Sequence[Activation
         in_precision = request.backbone(backbone)
         kind = in_precision.precision, request.renderer.preprocessing
         if kind not in kept:
-            kept[kind] = shelves(store, in_precision, request.renderer)
+            kept[kind] = namespaces(store, in_precision, request.renderer)
         keys = {
             request.renderer.identity(image, view): (image, view)
             for image, views in request.views.items()
@@ -102,7 +104,7 @@ def cache_misses(store: Store, backbone: Backbone, requests: Sequence[Activation
 
         def absent(boundary: int, keys: set[str], kind: tuple[torch.dtype, Preprocessing] = kind) -> set[str]:
             left = keys - computed.get((*kind, boundary), set())
-            return left - kept[kind][boundary].listed(left) if left else left
+            return left - kept[kind][boundary].cached_keys(left) if left else left
 
         missing = absent(request.boundary, set(keys))
         if not missing:
@@ -117,7 +119,10 @@ def cache_misses(store: Store, backbone: Backbone, requests: Sequence[Activation
 
 
 def held_out_request(
-    renderer: Renderer, boundary: int, orientations: Sequence[Pose] = UPRIGHT, description: str = "reading photos"
+    renderer: Renderer,
+    boundary: int,
+    orientations: Sequence[Orientation] = IDENTITY_ONLY,
+    description: str = "reading photos",
 ) -> ActivationRequest:
     """Return the request for all images of ``renderer``, which only score: in float32, as the model that ships computes.
 

@@ -15,23 +15,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unfreeze.evaluation.calibration import photo_losses
+from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, apply, parameter_groups
 from unfreeze.models.lora import low_rank
 from unfreeze.models.state import ModelState, loaded, state_of
 from unfreeze.models.tuning import trainable_forward
-from unfreeze.predict import Logits, place
-from unfreeze.runtime import generator, track
-from unfreeze.training.activations import Activations, answers_from
-from unfreeze.training.parallel import Follow
+from unfreeze.predict import Logits, to_model_input
+from unfreeze.runtime import generator, progress_bar
+from unfreeze.training.activations import Activations, logits_from
+from unfreeze.training.parallel import ProgressFn
 
-COLLAPSED = 2.0  # standard errors by which validation must be below where it began to count as collapsed
+Z_COLLAPSED = 2.0  # standard errors by which validation must be below where it began to count as collapsed
 PATIENCE = 3  # and for how many epochs of the second half: while the rate is high there is a dip, which is made good
-SOFTENED = 2.0  # the temperature of answers that are compared: Li and Hoiem (2016), section 3
+KD_TEMPERATURE = 2.0  # the temperature of answers that are compared: Li and Hoiem (2016), section 3
 
 Indices = NDArray[np.int64]
-Trouble = Literal["not finite", "collapsed"]
+Failure = Literal["not finite", "collapsed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +41,21 @@ class Schedule:
     Attributes:
         epochs: Passes over the training photos.
         batch_size: Photos a step.
-        views: An epoch trains each photo on one of so many views, in turn; None draws a new one every epoch.
-        fresh: How many of them give way to new ones after each epoch.
+        n_views: An epoch trains each photo on one of so many views, in turn; None draws a new one every epoch.
+        new_views_per_epoch: How many of them give way to new ones after each epoch.
         optimizer: ``adamw`` decouples weight decay from the gradient; ``adam`` is the textbook's.
         weight_decay: For weights alone; norms and biases never decay.
         warmup: Share of the steps over which the rate climbs linearly from 0.
         cosine: Whether the rate then falls to 0 by half a cosine, or stays.
         clip: Largest gradient norm; None leaves gradients alone.
         smoothing: Share of each label that is spread over all classes.
-        distill: Weight of the distillation loss on the original classifier's logits (LwF, see ``drift``); 0 disables it.
+        distill: Weight of the distillation loss on the original classifier's logits (LwF, see ``distillation_loss``); 0 disables it.
     """
 
     epochs: int
     batch_size: int
-    views: int | None
-    fresh: int
+    n_views: int | None
+    new_views_per_epoch: int
     optimizer: Literal["adamw", "adam"]
     weight_decay: float
     warmup: float
@@ -65,15 +65,15 @@ class Schedule:
     distill: float = 0.0
 
     @property
-    def kept_views(self) -> int:
+    def n_cached_views(self) -> int:
         """How many views of each photo training asks for over all epochs; 0 where none is worth keeping."""
-        return 0 if self.views is None else self.views + self.fresh * (self.epochs - 1)
+        return 0 if self.n_views is None else self.n_views + self.new_views_per_epoch * (self.epochs - 1)
 
     def n_images(self, count: int) -> int:
         """Return how many images all epochs see, where each of them sees ``count``."""
         return self.epochs * count
 
-    def rate(self, step: int, steps: int) -> float:
+    def lr_factor(self, step: int, steps: int) -> float:
         """Return the factor on every learning rate at ``step`` of ``steps``."""
         ramp = max(1, round(self.warmup * steps)) if self.warmup else 0
         if step < ramp:
@@ -97,20 +97,20 @@ class EpochRow:
 
 
 @dataclass(frozen=True)
-class Tuned:
+class FineTuneResult:
     """How a training went.
 
     Attributes:
         state: The model after the last epoch: the stages from the plan's boundary on, and the head.
         history: A row an epoch.
-        validation: Logits for the validation photos after the last epoch, shape (V, C).
-        trouble: Why it was broken off; None where it went to its end.
+        val_logits: Logits for the validation photos after the last epoch, shape (V, C).
+        failure: Why it was broken off; None where it went to its end.
     """
 
     state: ModelState
     history: tuple[EpochRow, ...]
-    validation: Logits
-    trouble: Trouble | None = None
+    val_logits: Logits
+    failure: Failure | None = None
 
 
 def finetune(
@@ -125,10 +125,10 @@ def finetune(
     train: Indices,
     val: Indices,
     seed: int,
-    features: Activations | None = None,
-    floor: Logits | None = None,
-    follow: Follow = track,
-) -> Tuned:
+    pretrained_features: Activations | None = None,
+    baseline_logits: Logits | None = None,
+    progress: ProgressFn = progress_bar,
+) -> FineTuneResult:
     """Train the stages that ``plan`` unfreezes, and the head, from ``source``'s activations.
 
     Args:
@@ -142,13 +142,13 @@ def finetune(
         train: Photos to learn from.
         val: Photos to judge by after every epoch; may be empty.
         seed: Decides the order of the photos.
-        features: Pretrained features of every view that is trained on, for distillation; None without it.
-        floor: What the given weights say of ``val``, shape (V, C): a training that stays clearly below it is broken off,
+        pretrained_features: Pretrained features of every view that is trained on, for distillation; None without it.
+        baseline_logits: What the given weights say of ``val``, shape (V, C): a training that stays clearly below it is broken off,
             like one whose loss is no number.
-        follow: Shows how far it is.
+        progress: Shows how far it is.
     """
     assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
-    assert (features is not None) == bool(schedule.distill), "distillation needs the pretrained features"
+    assert (pretrained_features is not None) == bool(schedule.distill), "distillation needs the pretrained features"
     with loaded(backbone, start, trainable_from=plan.boundary) as head:
         with low_rank(plan, backbone):
             groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
@@ -157,12 +157,12 @@ def finetune(
             parameters = [parameter for group in groups for parameter in group["params"]]
             rates = [group["lr"] for group in groups]
             per_epoch = -(-len(train) // schedule.batch_size)
-            steps = follow(range(schedule.epochs * per_epoch), phase, schedule.epochs * per_epoch)
+            steps = progress(range(schedule.epochs * per_epoch), phase, schedule.epochs * per_epoch)
             truth = labels[torch.from_numpy(val)].numpy()
             history: list[EpochRow] = []
             predicted = np.empty((0, head.out_features), np.float32)
             below = 0
-            trouble: Trouble | None = None
+            trouble: Failure | None = None
             forward: Callable[[Tensor], Tensor] | None = None
 
             for epoch in range(1, schedule.epochs + 1):
@@ -170,15 +170,17 @@ def finetune(
                 apply(plan, backbone)
                 train_loss = 0.0
                 order = generator(seed, epoch).permutation(train)
-                drawn = order.tolist(), views_of_epoch(order, epoch, schedule), schedule.batch_size
+                drawn = order.tolist(), view_schedule(order, epoch, schedule), schedule.batch_size
                 numbers = torch.split(torch.from_numpy(order), schedule.batch_size)
-                before = repeat(None, len(numbers)) if features is None else features.batches(*drawn)
+                before = (
+                    repeat(None, len(numbers)) if pretrained_features is None else pretrained_features.batches(*drawn)
+                )
                 for x, pretrained, photos in zip(source.batches(*drawn), before, numbers, strict=True):
-                    factor = schedule.rate(next(steps), schedule.epochs * per_epoch)
+                    factor = schedule.lr_factor(next(steps), schedule.epochs * per_epoch)
                     for group, rate in zip(optimizer.param_groups, rates, strict=True):
                         group["lr"] = rate * factor
                     with torch.no_grad():
-                        x = backbone.run(place(x, backbone, source.boundary), source.boundary, plan.boundary)
+                        x = backbone.run(to_model_input(x, backbone, source.boundary), source.boundary, plan.boundary)
                     forward = forward or trainable_forward(backbone, plan.boundary, x)
                     now = forward(x)
                     logits = head(now)
@@ -186,21 +188,25 @@ def finetune(
                     loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
                     train_loss += loss.item() * len(photos) / len(train)
                     if pretrained is not None:
-                        loss = loss + schedule.distill * drift(backbone.classifier, now, pretrained.to(now))
+                        loss = loss + schedule.distill * distillation_loss(backbone.classifier, now, pretrained.to(now))
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     if schedule.clip is not None:
                         nn.utils.clip_grad_norm_(parameters, schedule.clip)
                     optimizer.step()
 
-                predicted = answers_from(backbone, head, source, val)
+                predicted = logits_from(backbone, head, source, val)
                 finite = math.isfinite(train_loss) and bool(np.isfinite(predicted).all())
-                val_loss, val_accuracy = judge(predicted, truth) if finite and len(val) else (None, None)
+                val_loss, val_accuracy = loss_and_accuracy(predicted, truth) if finite and len(val) else (None, None)
                 history.append(
                     EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started)
                 )
                 late = finite and epoch > schedule.epochs // 2
-                below = below + 1 if late and floor is not None and collapsed(floor, predicted, truth) else 0
+                below = (
+                    below + 1
+                    if late and baseline_logits is not None and is_collapsed(baseline_logits, predicted, truth)
+                    else 0
+                )
                 trouble = "not finite" if not finite else "collapsed" if below == PATIENCE else None
                 if trouble is not None:
                     break
@@ -208,10 +214,10 @@ def finetune(
         state = state_of(backbone, head, plan.boundary)
     if not all(value.isfinite().all() for table in (*state.stages, state.head) for value in table.values()):
         trouble = "not finite"
-    return Tuned(state, tuple(history), predicted, trouble)
+    return FineTuneResult(state, tuple(history), predicted, trouble)
 
 
-def drift(classifier: nn.Module, now: Tensor, before: Tensor) -> Tensor:
+def distillation_loss(classifier: nn.Module, now: Tensor, before: Tensor) -> Tensor:
     """Return how far the original classifier's answers have gone from what they were, by features (N, D) now and before.
 
     No photo of the original task is needed to keep a model from forgetting it (Li and Hoiem 2016, learning without
@@ -219,29 +225,29 @@ def drift(classifier: nn.Module, now: Tensor, before: Tensor) -> Tensor:
     """
     with torch.no_grad():
         wanted = classifier(before)
-    return softened(classifier(now), wanted)
+    return kd_loss(classifier(now), wanted)
 
 
-def softened(logits: Tensor, wanted: Tensor) -> Tensor:
+def kd_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     """Return the divergence of two answers (N, C) at a temperature, scaled as Hinton et al. (2015, section 2) do."""
-    said, target = (functional.log_softmax(each / SOFTENED, dim=1) for each in (logits, wanted))
-    return SOFTENED**2 * functional.kl_div(said, target, log_target=True, reduction="batchmean")
+    said, target = (functional.log_softmax(each / KD_TEMPERATURE, dim=1) for each in (logits, wanted))
+    return KD_TEMPERATURE**2 * functional.kl_div(said, target, log_target=True, reduction="batchmean")
 
 
-def collapsed(before: Logits, after: Logits, labels: Indices) -> bool:
+def is_collapsed(before: Logits, after: Logits, labels: Indices) -> bool:
     """Tell whether ``after`` answers so much worse than ``before``, both (N, C), that luck doesn't explain it."""
     worse = (before.argmax(axis=1) == labels).astype(float) - (after.argmax(axis=1) == labels)
-    return bool(len(worse)) and bool(worse.mean() > COLLAPSED * worse.std() / math.sqrt(len(worse)))
+    return bool(len(worse)) and bool(worse.mean() > Z_COLLAPSED * worse.std() / math.sqrt(len(worse)))
 
 
-def views_of_epoch(photos: Indices, epoch: int, schedule: Schedule) -> list[int]:
+def view_schedule(photos: Indices, epoch: int, schedule: Schedule) -> list[int]:
     """Return the view that each photo is trained on in this epoch, counted from 1."""
-    if schedule.views is None:
+    if schedule.n_views is None:
         return [epoch] * len(photos)
-    oldest = schedule.fresh * (epoch - 1)
-    return [oldest + (int(photo) + epoch) % schedule.views for photo in photos]
+    oldest = schedule.new_views_per_epoch * (epoch - 1)
+    return [oldest + (int(photo) + epoch) % schedule.n_views for photo in photos]
 
 
-def judge(predicted: Logits, labels: Indices) -> tuple[float, float]:
-    """Return the mean of ``photo_losses``, and the accuracy, of logits that choose between epochs or phases."""
-    return float(photo_losses(predicted, labels).mean()), float((predicted.argmax(axis=1) == labels).mean())
+def loss_and_accuracy(predicted: Logits, labels: Indices) -> tuple[float, float]:
+    """Return the mean of ``calibrated_nll``, and the accuracy, of logits that choose between epochs or phases."""
+    return float(calibrated_nll(predicted, labels).mean()), float((predicted.argmax(axis=1) == labels).mean())

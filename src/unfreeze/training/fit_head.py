@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import SMALLEST_PROBABILITY
-from unfreeze.runtime import threads_for, track
-from unfreeze.training.logistic import BLOCK, logits, regressions, solve
+from unfreeze.runtime import limit_threads, progress_bar
+from unfreeze.training.logistic import BLOCK, batched_problem, logits, solve
 
-STRENGTHS = tuple(10.0**exponent for exponent in range(-1, -8, -1))  # penalty on features of mean squared length 1
+L2_PATH = tuple(10.0**exponent for exponent in range(-1, -8, -1))  # penalty on features of mean squared length 1
 PATIENCE = 2  # the cross-validated loss has one minimum along the path, up to noise
-CLEARLY = 2.0  # standard errors by which a strength must be worse than the best for no weaker one to be tried
+Z_CLEARLY_WORSE = 2.0  # standard errors by which a strength must be worse than the best for no weaker one to be tried
 TOLERANCE = 1e-9  # share of its objective by which a head that ships may be above its minimum
 GRADIENT_NORM = 1e-6  # and the largest entry of its gradient; the loss is a mean, of order 1
 PATH_TOLERANCE = 1e-6  # probabilities of photos that were held out are then right to half a percent
@@ -50,22 +50,22 @@ class HeadFit:
 
     Attributes:
         head: Fitted on every training photo at the chosen strength.
-        start: Fitted on every training photo at a strength no weaker than the chosen one: that with the lowest
+        init_for_phase2: Fitted on every training photo at a strength no weaker than the chosen one: that with the lowest
             smoothed loss on photos that were fitted.  ``head`` is often so sure of them that phase 2, whose labels
             are smoothed, would first of all shake the backbone to make it less so.
         fold_heads: For each fold, the head of the other folds alone: fitted on them, at a strength that they choose.
-        fold_starts: For each fold, what its training goes on from, chosen likewise.
-        strength: The chosen L2 penalty (on features of mean squared length 1).
+        fold_inits: For each fold, what its training goes on from, chosen likewise.
+        l2: The chosen L2 penalty (on features of mean squared length 1).
         path: The cross-validated log-loss of each strength tried, in order.
         out_of_fold: Logits for each training photo from a head that never saw it, at the strength that the other folds'
             photos like best, shape (N, C): neither its fit nor its strength knows the photo.
     """
 
     head: Linear
-    start: Linear
+    init_for_phase2: Linear
     fold_heads: tuple[Linear, ...]
-    fold_starts: tuple[Linear, ...]
-    strength: float
+    fold_inits: tuple[Linear, ...]
+    l2: float
     path: tuple[tuple[float, float], ...]
     out_of_fold: Array
 
@@ -84,7 +84,7 @@ def fit_head(
     """
     device = torch.device("cpu") if features.device.type == "mps" else features.device  # Apple's cards lack float64
     rows = features.to(device).flatten(0, 1)
-    with threads_for(len(rows) * min(rows.shape) * classes * (int(fold.max()) + 1)):
+    with limit_threads(len(rows) * min(rows.shape) * classes * (int(fold.max()) + 1)):
         unit, space = _scaled(rows)
         return _fit(unit, space, features.shape[1], labels.to(device), fold, classes, smoothing)
 
@@ -96,7 +96,7 @@ def _fit(
     rounds = [torch.from_numpy(fold == index).to(device) for index in range(int(fold.max()) + 1)]
     repeated = labels.repeat_interleave(views)
     fitted = ~torch.stack(rounds).repeat_interleave(views, dim=1)
-    problem = regressions(unit, repeated, fitted, classes)
+    problem = batched_problem(unit, repeated, fitted, classes)
 
     heads: list[Tensor] = []  # of each strength tried, the heads of all rounds
     path: list[tuple[float, float]] = []
@@ -109,8 +109,8 @@ def _fit(
         *(known & ~held for held in rounds),
     ]  # who ends the path and chooses on it: all, and for a fold the others
     lengths: list[int | None] = [None for _ in masks]
-    for strength in track(STRENGTHS, "phase 1: solving the head"):
-        heads.append(solve(problem, strength, _ahead(heads, len(rounds), classes, unit), PATH_TOLERANCE))
+    for strength in progress_bar(L2_PATH, "phase 1: solving the head"):
+        heads.append(solve(problem, strength, _warm_start(heads, len(rounds), classes, unit), PATH_TOLERANCE))
         answers.append(torch.zeros(len(labels), classes, device=device))
         fitting = []
         for held, learned, head in zip(rounds, fitted, heads[-1], strict=True):
@@ -142,10 +142,10 @@ def _fit(
     full = all_photos(best)
     return HeadFit(
         head=full,
-        start=full if start == best else all_photos(start),
+        init_for_phase2=full if start == best else all_photos(start),
         fold_heads=tuple(space.head(heads[place][own]) for own, place in enumerate(by_others)),
-        fold_starts=tuple(space.head(heads[place][own]) for own, place in enumerate(fold_starts)),
-        strength=path[best][0],
+        fold_inits=tuple(space.head(heads[place][own]) for own, place in enumerate(fold_starts)),
+        l2=path[best][0],
         path=tuple(path),
         out_of_fold=out_of_fold.double().cpu().numpy(),
     )
@@ -187,7 +187,7 @@ def _scaled(features: Tensor) -> tuple[Tensor, _Space]:
     return unit, _Space(center, scale, basis)
 
 
-def _ahead(heads: list[Tensor], rounds: int, classes: int, features: Tensor) -> Tensor:
+def _warm_start(heads: list[Tensor], rounds: int, classes: int, features: Tensor) -> Tensor:
     """Return where to begin: the last two strengths' heads tell where the next one's are, a factor of 10 on."""
     if not heads:
         return torch.zeros(rounds, classes, features.shape[1] + 1, device=features.device)
@@ -219,5 +219,6 @@ def _ends(losses: list[Tensor], mask: Tensor) -> bool:
     best = _argmin_validation_loss(losses, mask)
     worse = (losses[-1] - losses[best])[mask]
     return bool(
-        len(losses) - 1 - best >= PATIENCE or worse.mean() > CLEARLY * worse.std(correction=0) / len(worse) ** 0.5
+        len(losses) - 1 - best >= PATIENCE
+        or worse.mean() > Z_CLEARLY_WORSE * worse.std(correction=0) / len(worse) ** 0.5
     )

@@ -9,18 +9,18 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.training.activations import Activations
 from unfreeze.training.demand import ActivationRequest, compute
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingData
-from unfreeze.training.store import Store
+from unfreeze.training.rounds import TrainingSet
+from unfreeze.training.store import FeatureCache
 
 Sources = Mapping[int, Activations]  # what crosses each boundary that a training starts from
 
 
 def training_requests(
-    backbone: Backbone, renderer: Renderer, data: TrainingData, recipe: Recipe
+    backbone: Backbone, renderer: Renderer, data: TrainingSet, recipe: Recipe
 ) -> tuple[ActivationRequest, ...]:
     """Return what the phases train on: activations at phase 2's boundaries, and phase 1's features."""
-    orientations, first = recipe.poses(renderer), recipe.kept_from
-    views = data.views(recipe.kept_views, orientations)
+    orientations, first = recipe.orientations(renderer), recipe.cache_boundary
+    views = data.requested_views(recipe.n_cached_views, orientations)
     boundaries = sorted({candidate.plan.boundary for candidate in recipe.candidates} - {first})
     requests = [
         ActivationRequest(renderer, first, views, "reading training photos"),
@@ -29,15 +29,15 @@ def training_requests(
             for boundary in boundaries
         ),
     ]
-    if recipe.head_on_features:
-        views = data.views(recipe.feature_views, orientations)
+    if recipe.head_uses_features:
+        views = data.requested_views(recipe.n_feature_views, orientations)
         requests.append(ActivationRequest(renderer, backbone.head_boundary, views, "computing features", first))
     return tuple(requests)
 
 
-def gather(
-    store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, recipe: Recipe
+def compute_activations(
+    store: FeatureCache, backbone: Backbone, renderer: Renderer, data: TrainingSet, recipe: Recipe
 ) -> tuple[Sources, Activations]:
     """Compute ``training_requests``, and return them by boundary, and those that phase 1 trains on."""
     sources = compute(store, backbone, training_requests(backbone, renderer, data, recipe))
-    return sources, sources[backbone.head_boundary if recipe.head_on_features else recipe.kept_from]
+    return sources, sources[backbone.head_boundary if recipe.head_uses_features else recipe.cache_boundary]

@@ -13,26 +13,26 @@ from torch import Tensor
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.engine import EngineReport, choice_inputs, choose_engine, known_engine, remember_engine
-from unfreeze.training.store import Store, read_rows
+from unfreeze.training.store import FeatureCache, read_rows
 
 FORMAT = "1"  # of what is kept; another one makes older choices unfindable
 KEY = "engine"  # a shelf holds one
 PRECISIONS = {str(precision): precision for precision in (torch.float32, torch.bfloat16)}
 
 
-def engine_of(store: Store, backbone: Backbone) -> EngineReport:
+def engine_of(store: FeatureCache, backbone: Backbone) -> EngineReport:
     """Return what computes the frozen stages: chosen in this process, found in the store, or chosen now and kept there.
 
     Raises:
         CacheError: It can't be kept.
     """
     fingerprint = backbone.fingerprint()
-    shelf = store.shelf("engine", FORMAT, *choice_inputs(backbone, fingerprint))
+    shelf = store.namespace("engine", FORMAT, *choice_inputs(backbone, fingerprint))
     report = known_engine(backbone, fingerprint)
-    if report is None and (found := shelf.find([KEY])):
+    if report is None and (found := shelf.load([KEY])):
         report = _unpacked(read_rows([found[KEY]])[0])
         remember_engine(backbone, fingerprint, report)
-    if report is None or not shelf.listed([KEY]):
+    if report is None or not shelf.cached_keys([KEY]):
         report = choose_engine(backbone, fingerprint)
         with shelf.write() as draft:
             draft.append([KEY], _packed(report)[None])

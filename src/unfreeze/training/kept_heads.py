@@ -10,17 +10,22 @@ from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone
-from unfreeze.training.activations import Cached, features, identity
+from unfreeze.training.activations import CachedActivations, cache_key, pooled_features
 from unfreeze.training.fit_head import HeadFit, Linear, fit_head
-from unfreeze.training.rounds import TrainingData
-from unfreeze.training.store import Shelf, Store, read_rows
+from unfreeze.training.rounds import TrainingSet
+from unfreeze.training.store import CacheNamespace, FeatureCache, read_rows
 
 FORMAT = "2"  # of what is kept, and of how it is solved; another one makes older heads unfindable
 KEY = "head"  # a shelf holds one
 
 
-def kept_head(
-    store: Store, backbone: Backbone, at_head: Cached, data: TrainingData, views: Sequence[int], smoothing: float = 0.0
+def fit_head_cached(
+    store: FeatureCache,
+    backbone: Backbone,
+    at_head: CachedActivations,
+    data: TrainingSet,
+    views: Sequence[int],
+    smoothing: float = 0.0,
 ) -> HeadFit:
     """Return ``fit_head`` of the photos to learn from, of so many views each: found in the store, or solved and kept there.
 
@@ -35,39 +40,49 @@ def kept_head(
     Raises:
         CacheError: It can't be kept.
     """
-    shelf = _shelf(store, backbone, at_head.renderer, data, views, smoothing)
-    found = shelf.find([KEY])
+    shelf = _namespace(store, backbone, at_head.renderer, data, views, smoothing)
+    found = shelf.load([KEY])
     if found:
         return _unpacked(read_rows([found[KEY]])[0])
     labels = data.labels[torch.from_numpy(data.train)]
-    fit = fit_head(features(at_head, data.train.tolist(), views), labels, data.fold, data.classes, smoothing)
+    fit = fit_head(pooled_features(at_head, data.train.tolist(), views), labels, data.fold, data.n_classes, smoothing)
     with shelf.write() as draft:
         draft.append([KEY], _packed(fit)[None])
     return fit
 
 
-def is_kept(
-    store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, views: Sequence[int], smoothing: float
+def is_head_cached(
+    store: FeatureCache,
+    backbone: Backbone,
+    renderer: Renderer,
+    data: TrainingSet,
+    views: Sequence[int],
+    smoothing: float,
 ) -> bool:
-    """Tell whether the store holds that head; unlike ``kept_head`` it doesn't look whether it is whole."""
-    return bool(_shelf(store, backbone, renderer, data, views, smoothing).listed([KEY]))
+    """Tell whether the store holds that head; unlike ``fit_head_cached`` it doesn't look whether it is whole."""
+    return bool(_namespace(store, backbone, renderer, data, views, smoothing).cached_keys([KEY]))
 
 
-def _shelf(
-    store: Store, backbone: Backbone, renderer: Renderer, data: TrainingData, views: Sequence[int], smoothing: float
-) -> Shelf:
-    photos = identity(store, backbone, renderer, backbone.head_boundary, data.train.tolist(), views)
+def _namespace(
+    store: FeatureCache,
+    backbone: Backbone,
+    renderer: Renderer,
+    data: TrainingSet,
+    views: Sequence[int],
+    smoothing: float,
+) -> CacheNamespace:
+    photos = cache_key(store, backbone, renderer, backbone.head_boundary, data.train.tolist(), views)
     labels, fold = data.labels[torch.from_numpy(data.train)].tolist(), data.fold.tolist()
-    how = f"{labels} {fold} {data.classes} {len(views)} {smoothing} {torch.get_num_threads()}"
-    return store.shelf("head", FORMAT, *photos, how)
+    how = f"{labels} {fold} {data.n_classes} {len(views)} {smoothing} {torch.get_num_threads()}"
+    return store.namespace("head", FORMAT, *photos, how)
 
 
 def _packed(fit: HeadFit) -> Tensor:
-    heads = [fit.head, fit.start, *fit.fold_heads, *fit.fold_starts]
+    heads = [fit.head, fit.init_for_phase2, *fit.fold_heads, *fit.fold_inits]
     parts = {
         "weight": torch.stack([head.weight for head in heads]),
         "bias": torch.stack([head.bias for head in heads]),
-        "strength": torch.tensor([fit.strength], dtype=torch.float64),
+        "strength": torch.tensor([fit.l2], dtype=torch.float64),
         "path": torch.tensor(fit.path, dtype=torch.float64),
         "out_of_fold": torch.from_numpy(fit.out_of_fold),
     }
@@ -80,10 +95,10 @@ def _unpacked(packed: Tensor) -> HeadFit:
     folds = len(others) // 2
     return HeadFit(
         head=head,
-        start=start,
+        init_for_phase2=start,
         fold_heads=tuple(others[:folds]),
-        fold_starts=tuple(others[folds:]),
-        strength=parts["strength"].item(),
+        fold_inits=tuple(others[folds:]),
+        l2=parts["strength"].item(),
         path=tuple((strength, loss) for strength, loss in parts["path"].tolist()),
         out_of_fold=parts["out_of_fold"].numpy(),
     )

@@ -19,48 +19,48 @@ from torch import Tensor
 
 ITERATIONS = 500
 HISTORY = 10
-FRESH = 8  # iterations after which h is measured anew: photos become surer as the weights grow
+RESTART_EVERY = 8  # iterations after which h is measured anew: photos become surer as the weights grow
 SEARCH_STEPS = 20
-FLATTENED = 0.1  # a line search ends where the slope is this share of what it was; L-BFGS gains nothing from more
+SLOPE_REDUCTION = 0.1  # a line search ends where the slope is this share of what it was; L-BFGS gains nothing from more
 BLOCK = 4096  # rows whose probabilities are in memory at a time
 LARGEST = 2**26  # logits in memory, twice; where folds together have more, they are solved one after the other
 SMALLEST_CURVATURE = 1e-6
 
 
 @dataclass(frozen=True)
-class Regressions:
+class BatchedLogisticProblem:
     """k regressions on the same rows, told apart by how much each row weighs in them.
 
     Attributes:
         features: Shape (rows, D), centred; float32 is enough, blocks of it are converted where more is asked for.
         labels: Shape (rows,).
-        share: Shape (k, rows): each row's weight in each regression's mean; 0 where it is held out.
+        sample_weight: Shape (k, rows): each row's weight in each regression's mean; 0 where it is held out.
         classes: Number of classes C; a regression may have no row of some.
         covariance: Of the features, shape (D, D), float64.
     """
 
     features: Tensor
     labels: Tensor
-    share: Tensor
+    sample_weight: Tensor
     classes: int
     covariance: Tensor
 
-    def of(self, fitted: Tensor) -> Regressions:
+    def of(self, fitted: Tensor) -> BatchedLogisticProblem:
         """Return regressions on the same rows of which row i counts in those where ``fitted[:, i]``, (k, rows)."""
         weights = fitted.double()
-        return replace(self, share=weights / weights.sum(dim=1, keepdim=True))
+        return replace(self, sample_weight=weights / weights.sum(dim=1, keepdim=True))
 
 
-def regressions(features: Tensor, labels: Tensor, fitted: Tensor, classes: int) -> Regressions:
-    """Return the regressions on ``features``, as ``Regressions`` and its ``of`` describe them."""
+def batched_problem(features: Tensor, labels: Tensor, fitted: Tensor, classes: int) -> BatchedLogisticProblem:
+    """Return the regressions on ``features``, as ``BatchedLogisticProblem`` and its ``of`` describe them."""
     covariance = torch.zeros(features.shape[1], features.shape[1], dtype=torch.float64, device=features.device)
     for x in torch.split(features, BLOCK):
         covariance += (x.T @ x).double() / len(features)
-    return Regressions(features, labels, fitted, classes, covariance).of(fitted)
+    return BatchedLogisticProblem(features, labels, fitted, classes, covariance).of(fitted)
 
 
 def solve(
-    problem: Regressions, strength: float, start: Tensor, tolerance: float, gradient_norm: float = torch.inf
+    problem: BatchedLogisticProblem, strength: float, start: Tensor, tolerance: float, gradient_norm: float = torch.inf
 ) -> Tensor:
     """Minimise mean cross-entropy + strength / 2 * ||weight||^2 of each regression; biases are not penalised.
 
@@ -77,29 +77,29 @@ def solve(
         The parameters, shape (k, C, D + 1).
     """
     if len(start) > 1 and len(start) * problem.classes * len(problem.features) > LARGEST:
-        pairs = zip(torch.split(problem.share, 1), torch.split(start, 1), strict=True)
+        pairs = zip(torch.split(problem.sample_weight, 1), torch.split(start, 1), strict=True)
         return torch.cat(
-            [solve(replace(problem, share=one), strength, at, tolerance, gradient_norm) for one, at in pairs]
+            [solve(replace(problem, sample_weight=one), strength, at, tolerance, gradient_norm) for one, at in pairs]
         )
     parameters, z = start, logits(problem.features, start)
     history: deque[tuple[Tensor, Tensor, Tensor]] = deque(maxlen=HISTORY)
-    loss, gradient, curvature = _look(problem, strength, parameters, z)
+    loss, gradient, curvature = _loss_and_gradient(problem, strength, parameters, z)
     for iteration in range(ITERATIONS):
-        if iteration % FRESH == 0:
+        if iteration % RESTART_EVERY == 0:
             factor = _factor(problem.covariance, strength, float(curvature), gradient.dtype)
         plain = _precondition(factor, curvature, gradient)
         if bool((_dot(gradient, plain) / 2 <= tolerance * loss).all()) and gradient.abs().max() <= gradient_norm:
             break
         direction = -_lbfgs(gradient, history, factor, curvature)
         along = logits(problem.features, direction)
-        step = _search(problem, strength, parameters, direction, z, along)
+        step = _line_search(problem, strength, parameters, direction, z, along)
         if not bool(step.any()):
             break  # rounding hides the way down
         moved = step * direction
         parameters = parameters + moved
         z.addcmul_(along, step)
         before = gradient
-        loss, gradient, curvature = _look(problem, strength, parameters, z)
+        loss, gradient, curvature = _loss_and_gradient(problem, strength, parameters, z)
         turned = gradient - before
         history.append((moved, turned, _dot(moved, turned)))
     return parameters
@@ -115,14 +115,18 @@ def logits(features: Tensor, parameters: Tensor) -> Tensor:
     return out.view(*parameters.shape[:2], -1)
 
 
-def _blocks(problem: Regressions, like: Tensor) -> list[tuple[slice, Tensor, Tensor]]:
+def _blocks(problem: BatchedLogisticProblem, like: Tensor) -> list[tuple[slice, Tensor, Tensor]]:
     """Return the rows, whether each is of each class, (C, rows), and their shares, (k, 1, rows), of each block."""
     classes = torch.arange(problem.classes, device=like.device)[:, None]
     spans = [slice(begin, begin + BLOCK) for begin in range(0, len(problem.labels), BLOCK)]
-    return [(rows, problem.labels[rows] == classes, problem.share[:, None, rows].to(like.dtype)) for rows in spans]
+    return [
+        (rows, problem.labels[rows] == classes, problem.sample_weight[:, None, rows].to(like.dtype)) for rows in spans
+    ]
 
 
-def _look(problem: Regressions, strength: float, parameters: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _loss_and_gradient(
+    problem: BatchedLogisticProblem, strength: float, parameters: Tensor, z: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return the objectives (k,), their gradients (k, C, D + 1) and the mean curvature p (1 - p), a scalar."""
     weight = parameters[..., :-1]
     loss = strength / 2 * weight.square().sum(dim=(1, 2))
@@ -142,8 +146,8 @@ def _look(problem: Regressions, strength: float, parameters: Tensor, z: Tensor) 
     return loss, gradient, (curvature / (len(z) * problem.classes)).clamp_min(SMALLEST_CURVATURE)
 
 
-def _search(
-    problem: Regressions, strength: float, parameters: Tensor, direction: Tensor, z: Tensor, along: Tensor
+def _line_search(
+    problem: BatchedLogisticProblem, strength: float, parameters: Tensor, direction: Tensor, z: Tensor, along: Tensor
 ) -> Tensor:
     """Return how far along ``direction`` each objective is lowest, shape (k, 1, 1): Newton's steps, kept in a bracket."""
     weight, change = parameters[..., :-1], direction[..., :-1]
@@ -164,7 +168,7 @@ def _search(
     low, high, step = zero, torch.full_like(zero, torch.inf), torch.ones_like(zero)
     for _ in range(SEARCH_STEPS):
         first, second = slope(step)
-        done = first.abs() <= FLATTENED * steepest.abs()
+        done = first.abs() <= SLOPE_REDUCTION * steepest.abs()
         if bool(done.all()):
             break
         low, high = torch.where(first < 0, step, low), torch.where(first < 0, high, step)

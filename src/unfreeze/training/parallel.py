@@ -14,18 +14,18 @@ from typing import TypeVar
 import torch
 
 from unfreeze.models.backbone import Backbone
-from unfreeze.models.freezing import StagePlan, apply, learning
-from unfreeze.predict import place
-from unfreeze.runtime import track
+from unfreeze.models.freezing import StagePlan, apply, trainable_parameters
+from unfreeze.predict import to_model_input
+from unfreeze.runtime import progress_bar
 from unfreeze.training.activations import Activations
 
 MEMORY = 2**30  # bytes for what each of the parallel trainings allocates, activations not counted
-FEW = 8  # images of a step for each thread; with 16, parallel trainings take 0.93 of the time and a training's memory more
+MAX_IMAGES_PER_THREAD = 8  # images of a step for each thread; with 16, parallel trainings take 0.93 of the time and a training's memory more
 Worker = TypeVar("Worker")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Follow = Callable[[Iterable[int], str, int], Generator[int]]
-"""What a training hands its steps to, as to ``runtime.track``, and takes them from."""
+ProgressFn = Callable[[Iterable[int], str, int], Generator[int]]
+"""What a training hands its steps to, as to ``runtime.progress_bar``, and takes them from."""
 
 
 class TrainingCancelledError(Exception):
@@ -47,15 +47,15 @@ def n_parallel(backbone: Backbone, source: Activations, plan: StagePlan, batch_s
     """
     threads = torch.get_num_threads()
     pairs = list(zip(backbone.stages, plan.rows, strict=True))
-    learned = sum(value.nbytes for stage, row in pairs for value in learning(stage.module, row))
+    learned = sum(value.nbytes for stage, row in pairs for value in trainable_parameters(stage.module, row))
     most = min(trainings, threads, MEMORY // (4 * learned + 1))  # weights, gradients and two moments
-    busy = backbone.device.type != "cpu" or batch_size > FEW * threads
-    if most < 2 or busy or _draws(backbone, source, plan):
+    busy = backbone.device.type != "cpu" or batch_size > MAX_IMAGES_PER_THREAD * threads
+    if most < 2 or busy or _uses_random_numbers(backbone, source, plan):
         return 1
     return most
 
 
-def _draws(backbone: Backbone, source: Activations, plan: StagePlan) -> bool:
+def _uses_random_numbers(backbone: Backbone, source: Activations, plan: StagePlan) -> bool:
     """Tell whether a training draws random numbers, for dropout or the like, or moves statistics that others read."""
     if any(row.bn == "train" or (row.trainable and row.subset == "lora") for row in plan.rows):
         return True
@@ -63,7 +63,7 @@ def _draws(backbone: Backbone, source: Activations, plan: StagePlan) -> bool:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         before = torch.get_rng_state()
         apply(plan, backbone)
-        backbone.run(place(x, backbone, source.boundary), source.boundary)
+        backbone.run(to_model_input(x, backbone, source.boundary), source.boundary)
         return not torch.equal(torch.get_rng_state(), before)
 
 
@@ -77,9 +77,9 @@ def parallel_slowdown(count: int, together: int, threads: int) -> float:
 
 
 def run_parallel(
-    workers: Sequence[Worker], items: Sequence[Item], work: Callable[[Worker, Item, Follow], Result]
+    workers: Sequence[Worker], items: Sequence[Item], work: Callable[[Worker, Item, ProgressFn], Result]
 ) -> Iterator[Result]:
-    """Yield ``work(worker, item, follow)`` for every item, in order; as many at once as there are workers.
+    """Yield ``work(worker, item, progress)`` for every item, in order; as many at once as there are workers.
 
     They share torch's threads evenly; the last ones, where they are fewer, have more each.  Progress is that of the first.
     What they compute depends on the number of threads and of workers alone, as long as none draws from torch's generator.
@@ -88,13 +88,13 @@ def run_parallel(
     for begin in range(0, len(items), len(workers)):
         group = items[begin : begin + len(workers)]
         if len(group) == 1:
-            yield work(workers[0], group[0], track)
+            yield work(workers[0], group[0], progress_bar)
         else:
             yield from _together(workers, group, work, threads)
 
 
 def _together(
-    workers: Sequence[Worker], group: Sequence[Item], work: Callable[[Worker, Item, Follow], Result], threads: int
+    workers: Sequence[Worker], group: Sequence[Item], work: Callable[[Worker, Item, ProgressFn], Result], threads: int
 ) -> list[Result]:
     stop = threading.Event()
 
@@ -105,12 +105,12 @@ def _together(
             yield step
 
     def shown(steps: Iterable[int], description: str, total: int) -> Generator[int]:
-        yield from track(quietly(steps, description, total), description, total)
+        yield from progress_bar(quietly(steps, description, total), description, total)
 
-    def on_its_share(worker: Worker, item: Item, follow: Follow) -> Result:
+    def on_its_share(worker: Worker, item: Item, progress: ProgressFn) -> Result:
         torch.set_num_threads(max(1, threads // len(group)))
         torch.set_flush_denormal(True)  # holds for a thread, as ``prepare_process`` has it for the first
-        return work(worker, item, follow)
+        return work(worker, item, progress)
 
     # Trial forwards reseed the global generator; fork_rng restores it.
     with torch.random.fork_rng(devices=[]), ThreadPoolExecutor(len(group), thread_name_prefix="train") as pool:

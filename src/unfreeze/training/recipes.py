@@ -17,29 +17,34 @@ from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.models.lora import attention_layers
-from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.training.finetune import Schedule
-from unfreeze.training.rounds import Round
+from unfreeze.training.rounds import Fold
 
 SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000
-MILD = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
-TURNED = replace(MILD, turns=True)
-SYMMETRIES = {"none": (replace(MILD, flip=0.0),), "flip": (MILD,), "rotate": (TURNED,), None: (MILD, TURNED)}
-TINT = 0.3  # of views in varied light; what it gains and costs stands in benchmarks/RESULTS.md
-TEXTBOOK = Augmentation(
+LIGHT_AUG = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
+ROTATION_AUG = replace(LIGHT_AUG, turns=True)
+SYMMETRIES = {
+    "none": (replace(LIGHT_AUG, flip=0.0),),
+    "flip": (LIGHT_AUG,),
+    "rotate": (ROTATION_AUG,),
+    None: (LIGHT_AUG, ROTATION_AUG),
+}
+COLOR_JITTER = 0.3  # of views in varied light; what it gains and costs stands in benchmarks/RESULTS.md
+TEXTBOOK_AUG = Augmentation(
     area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0
 )  # torchvision's RandomResizedCrop
 HEAD_VIEWS = 2  # the plain view and an augmented one, next to its poses; 4 gain no more (benchmarks/RESULTS.md)
-KEPT_VIEWS = 8  # of phase 2, which learns more from each of them; 16 gain no more (benchmarks/RESULTS.md)
+CACHED_VIEWS = 8  # of phase 2, which learns more from each of them; 16 gain no more (benchmarks/RESULTS.md)
 STEPS = 80  # a scarce set is seen until it has taken so many steps, within the epochs below
 EPOCHS = (15, 20)  # 10 are few for 100 photos a class (benchmarks/RESULTS.md, "What could be added to phase 2")
-JUDGES = 160  # validation photos that the search rests on, where there are so many
+MIN_VALIDATION_IMAGES = 160  # validation photos that the search rests on, where there are so many
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 MAX_FORGETTING = 2.0  # points of the original task's accuracy
-FEW_WEIGHTS = 10
+PEFT_LR_MULTIPLIER = 10
 """Times the rate where few weights learn: LoRA's is 10 to 20 times that of all of them (Hu et al. 2022, appendix D)."""
-BACK_OFF = 0.1  # what is left of the rates where a training went wrong
-SEARCHED = {  # (share of the stages that train, topmost rate), from the head downwards, by images a class
+LR_BACKOFF = 0.1  # what is left of the rates where a training went wrong
+CANDIDATE_TABLE = {  # (share of the stages that train, topmost rate), from the head downwards, by images a class
     ("batch norm", "scarce"): ((1 / 3, 3e-4),),
     ("batch norm", "middle"): ((1 / 3, 3e-4), (0.45, 3e-4)),
     ("batch norm", "plentiful"): ((1 / 3, 3e-4), (1.0, 3e-4)),
@@ -73,22 +78,22 @@ class Candidate:
         """The topmost stage's learning rate."""
         return self.plan.rows[-1].lr
 
-    def n_train_images(self, folds: Sequence[Round]) -> int:
+    def n_train_images(self, folds: Sequence[Fold]) -> int:
         """Return how many images the steps of all trainings take, whatever is broken off."""
         return sum(self.schedule.n_images(len(fold.train)) for fold in folds)
 
-    def n_val_images(self, folds: Sequence[Round], alphas: Sequence[float], orientations: Sequence[Pose]) -> int:
+    def n_val_images(self, folds: Sequence[Fold], alphas: Sequence[float], orientations: Sequence[Orientation]) -> int:
         """Return how many forward passes of validation images there are: at first, after each epoch, and at every alpha.
 
         The last epoch's outputs are those at alpha 1, where models are asked about the plain view alone.
         """
         n_val = sum(len(fold.val) for fold in folds)
-        known = n_val if 1 in alphas and tuple(orientations) == UPRIGHT else 0
+        known = n_val if 1 in alphas and tuple(orientations) == IDENTITY_ONLY else 0
         return n_val + self.schedule.n_images(n_val) + len(alphas) * len(orientations) * n_val - known
 
-    def slower(self) -> Candidate:
+    def with_lr_scaled(self) -> Candidate:
         """Return the same at a tenth of the rates."""
-        return replace(self, plan=self.plan.scaled(BACK_OFF))
+        return replace(self, plan=self.plan.scaled(LR_BACKOFF))
 
 
 @dataclass(frozen=True)
@@ -98,67 +103,67 @@ class Recipe:
     Attributes:
         name: As asked for.
         augmentations: Of views other than the plain one; of several, the one that serves phase 1 best on the folds.
-        views: How many views of each training photo phase 1 sees, the plain one included, next to its other poses.
+        n_head_views: How many views of each training photo phase 1 sees, the plain one included, next to its other poses.
         head_plan: Phase 1 by gradient, together with ``head_schedule``; None where the head is solved.
         head_schedule: See ``head_plan``.
         candidates: Ways to unfreeze, in the order in which they are tried; none where the recipe ends with the head.
         alphas: Points between the phases that may ship, from the nearest to phase 1 on; phase 2's own end is 1.
         max_forgetting: Points of the original task's accuracy that may be lost; None: any.
-        averages: Whether the models may be asked about several poses of a photo; phase 1 tells whether that is better.
-        judges: Validation photos that are wanted, rounded up to whole folds; 0 where nothing is to be chosen.
+        allow_tta: Whether the models may be asked about several poses of a photo; phase 1 tells whether that is better.
+        min_validation_images: Validation photos that are wanted, rounded up to whole folds; 0 where nothing is to be chosen.
         boundary: Everything below is a fixed function throughout the run, and is computed once.
         cross_fit: Whether every fold is validated on, and its predictions are the evidence: there is no test set.
     """
 
     name: str
     augmentations: tuple[Augmentation, ...]
-    views: int
+    n_head_views: int
     head_plan: StagePlan | None
     head_schedule: Schedule | None
     candidates: tuple[Candidate, ...]
     alphas: tuple[float, ...]
     max_forgetting: float | None
-    averages: bool
-    judges: int
+    allow_tta: bool
+    min_validation_images: int
     boundary: int
     cross_fit: bool = False
 
-    def judged_by_all(self, photos: int) -> Recipe:
+    def cross_fit_all(self, photos: int) -> Recipe:
         """Return the same recipe with every fold of ``photos`` training photos held out in its turn."""
-        return replace(self, judges=photos, cross_fit=True)
+        return replace(self, min_validation_images=photos, cross_fit=True)
 
     def without_phase_two(self) -> Recipe:
         """Return the same recipe, ending with the head."""
         return replace(self, candidates=(), alphas=())
 
     @property
-    def kept_views(self) -> int:
+    def n_cached_views(self) -> int:
         """How many views of each training photo the two phases ask for together."""
-        return max(self.views, *(each.schedule.kept_views for each in self.candidates), 0)
+        return max(self.n_head_views, *(each.schedule.n_cached_views for each in self.candidates), 0)
 
-    def poses(self, renderer: Renderer) -> tuple[Pose, ...]:
+    def orientations(self, renderer: Renderer) -> tuple[Orientation, ...]:
         """Return the poses that photos may be shown in, as ``renderer`` turns them."""
-        return renderer.poses if self.averages else UPRIGHT
+        return renderer.tta_orientations if self.allow_tta else IDENTITY_ONLY
 
-    def learned(self, renderer: Renderer) -> tuple[int, ...]:
+    def head_views(self, renderer: Renderer) -> tuple[int, ...]:
         """Return the views of each photo that a solved head is fitted on, the plain one first."""
-        return (*range(self.views), *self.poses(renderer)[1:])
+        return (*range(self.n_head_views), *self.orientations(renderer)[1:])
 
     @property
-    def kept_from(self) -> int:
+    def cache_boundary(self) -> int:
         """Where training's activations are kept for both phases; 0 where phase 2 moves every stage, or there is none."""
         return self.boundary if self.candidates else 0
 
     @property
-    def head_on_features(self) -> bool:
+    def head_uses_features(self) -> bool:
         """Whether phase 1 can train on features that were computed once: nothing below the head moves in it."""
         return self.head_plan is None or self.head_plan.boundary == len(self.head_plan.rows)
 
     @property
-    def feature_views(self) -> int:
+    def n_feature_views(self) -> int:
         """How many views of each training photo have their features kept: phase 1's, and those that phase 2 is held to."""
-        anchored = (each.schedule.kept_views for each in self.candidates if each.schedule.distill)
-        return max(self.views, *anchored, 0)
+        anchored = (each.schedule.n_cached_views for each in self.candidates if each.schedule.distill)
+        return max(self.n_head_views, *anchored, 0)
 
     @property
     def smoothing(self) -> float:
@@ -168,7 +173,8 @@ class Recipe:
 
 def _augmentations(config: TrainConfig) -> tuple[Augmentation, ...]:
     return tuple(
-        replace(each, tint=TINT if config.color_jitter == "varied" else 0.0) for each in SYMMETRIES[config.symmetry]
+        replace(each, color_jitter=COLOR_JITTER if config.color_jitter == "varied" else 0.0)
+        for each in SYMMETRIES[config.symmetry]
     )
 
 
@@ -176,20 +182,20 @@ def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: in
     return Recipe(
         name=config.recipe,
         augmentations=_augmentations(config),
-        views=config.views or HEAD_VIEWS,
+        n_head_views=config.views or HEAD_VIEWS,
         head_plan=None,
         head_schedule=None,
         candidates=(),
         alphas=(),
         max_forgetting=None,
-        averages=config.tta,
-        judges=0,
+        allow_tta=config.tta,
+        min_validation_images=0,
         boundary=backbone.head_boundary - 1,  # pooled features would not serve the original classifier
     )
 
 
 def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
-    views = config.views or KEPT_VIEWS
+    views = config.views or CACHED_VIEWS
     if (config.new_views or 0) > views:
         raise ConfigError(
             f"{config.new_views} of {views} views can't give way to new ones.",
@@ -200,30 +206,30 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
         return _head_only(config, backbone, photos, classes)
     candidates = tuple(
         _candidate(config, backbone, boundary, lr, photos, classes)
-        for boundary, lr in _ways(config, backbone, photos / classes)
+        for boundary, lr in _depths_and_rates(config, backbone, photos / classes)
     )
     return Recipe(
         name=config.recipe,
         augmentations=_augmentations(config),
-        views=config.views or HEAD_VIEWS,
+        n_head_views=config.views or HEAD_VIEWS,
         head_plan=None,
         head_schedule=None,
         candidates=candidates,
         alphas=ALPHAS,
         max_forgetting=MAX_FORGETTING if config.max_forgetting is None else config.max_forgetting,
-        averages=config.tta,
-        judges=JUDGES,
+        allow_tta=config.tta,
+        min_validation_images=MIN_VALIDATION_IMAGES,
         boundary=min(each.plan.boundary for each in candidates),
     )
 
 
-def _ways(config: TrainConfig, backbone: Backbone, photos_a_class: float) -> list[tuple[int, float]]:
+def _depths_and_rates(config: TrainConfig, backbone: Backbone, photos_a_class: float) -> list[tuple[int, float]]:
     """Return the depths and rates to try, from the head downwards; what the user asks for is tried alone."""
     family = "batch norm" if backbone.batch_norm else "layer norm"
     regime = "scarce" if photos_a_class < SCARCE else "middle" if photos_a_class < PLENTIFUL else "plentiful"
     asked = None if config.depth is None else backbone.boundary(config.depth)
     found: list[tuple[int, float]] = []
-    for share, lr in SEARCHED[family, regime]:
+    for share, lr in CANDIDATE_TABLE[family, regime]:
         boundary = backbone.head_boundary - max(1, round(share * backbone.head_boundary)) if asked is None else asked
         way = (boundary, config.lr or lr)
         if way not in found and (asked is None or not found):
@@ -243,7 +249,7 @@ def _candidate(
     plan = plan_from(
         backbone,
         boundary,
-        lr=lr if config.lr or config.subset == "all" else FEW_WEIGHTS * lr,
+        lr=lr if config.lr or config.subset == "all" else PEFT_LR_MULTIPLIER * lr,
         head_lr=lr,
         decay=0.8 if backbone.batch_norm else 0.75,
         bn=config.bn,
@@ -254,8 +260,8 @@ def _candidate(
     schedule = Schedule(
         epochs=config.epochs or min(max(round(STEPS / per_epoch), EPOCHS[0]), EPOCHS[1]),
         batch_size=batch_size,
-        views=None if plan.boundary == 0 else config.views or KEPT_VIEWS,
-        fresh=config.new_views or 0 if plan.boundary else 0,
+        n_views=None if plan.boundary == 0 else config.views or CACHED_VIEWS,
+        new_views_per_epoch=config.new_views or 0 if plan.boundary else 0,
         optimizer="adamw",
         weight_decay=1e-4 if photos / classes >= SCARCE else 0.0,
         warmup=0.2,
@@ -268,7 +274,7 @@ def _candidate(
 
 
 def _distill(config: TrainConfig, backbone: Backbone) -> float:
-    if config.distill and not (backbone.network.outputs and backbone.pooled):
+    if config.distill and not (backbone.network.num_classes and backbone.pooled):
         raise ConfigError(
             f"{backbone.name} has no original classifier that kept features are enough for.",
             where="--distill",
@@ -287,8 +293,8 @@ def textbook_schedule(epochs: int, batch_size: int | None = None) -> Schedule:
     return Schedule(
         epochs=epochs,
         batch_size=batch_size or 32,
-        views=None,
-        fresh=0,
+        n_views=None,
+        new_views_per_epoch=0,
         optimizer="adam",
         weight_decay=0.0,
         warmup=0.0,
@@ -306,15 +312,15 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
     schedule = textbook_schedule(config.epochs or CLASSIC_EPOCHS, config.batch_size)
     return Recipe(
         name=config.recipe,
-        augmentations=(TEXTBOOK,),
-        views=head_epochs + 1,
+        augmentations=(TEXTBOOK_AUG,),
+        n_head_views=head_epochs + 1,
         head_plan=plan_from(backbone, backbone.head_boundary, lr=0.0, head_lr=head_lr, bn=config.bn),
         head_schedule=textbook_schedule(head_epochs, config.batch_size),
         candidates=(Candidate("all", 0, plan, schedule),),
         alphas=(1.0,),
         max_forgetting=None,
-        averages=False,
-        judges=1,
+        allow_tta=False,
+        min_validation_images=1,
         boundary=0,
     )
 
@@ -326,6 +332,6 @@ RECIPES: dict[str, Callable[[TrainConfig, Backbone, int, int], Recipe]] = {
 }
 
 
-def choose(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
+def recipe_for(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
     """Return the recipe for ``photos`` training photos of ``classes`` classes."""
     return RECIPES[config.recipe](config, backbone, photos, classes)

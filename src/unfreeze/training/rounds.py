@@ -13,14 +13,14 @@ from torch import Tensor
 
 from unfreeze.data.sources import Sample
 from unfreeze.data.splits import Splits
-from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
 
 Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class TrainingData:
+class TrainingSet:
     """The photos that training may see.  It knows no others: photos are numbered among these, from 0.
 
     Attributes:
@@ -28,7 +28,7 @@ class TrainingData:
         train: Photos to learn from.
         val: Photos to choose by; empty where the user named none.
         fold: The cross-validation fold of each photo of ``train``.
-        classes: How many there are.
+        n_classes: How many there are.
         ids: The index of each in the run's ``PhotoSet``, under which predictions are written down.
     """
 
@@ -36,11 +36,11 @@ class TrainingData:
     train: Indices
     val: Indices
     fold: NDArray[np.int64]
-    classes: int
+    n_classes: int
     ids: Indices
 
     @classmethod
-    def of(cls, samples: Sequence[Sample], splits: Splits, classes: int) -> TrainingData:
+    def of(cls, samples: Sequence[Sample], splits: Splits, classes: int) -> TrainingSet:
         """Number the photos of ``splits.learning``, which ``samples`` are, from 0."""
         labels = torch.tensor([sample.label for sample in samples])
         count = len(splits.train)
@@ -62,22 +62,22 @@ class TrainingData:
     @property
     def class_counts(self) -> Indices:
         """How many images there are to train on of each class (C,)."""
-        return np.bincount(self.train_labels, minlength=self.classes)
+        return np.bincount(self.train_labels, minlength=self.n_classes)
 
-    def at_most(self, count: int) -> TrainingData:
+    def subsample(self, count: int) -> TrainingSet:
         """Return the same with so many photos to learn from, spread evenly, if there are more."""
         some = np.linspace(0, len(self.train) - 1, min(count, len(self.train)), dtype=np.int64)
         return replace(self, train=self.train[some], fold=self.fold[some])
 
-    def views(self, count: int, poses: Sequence[Pose] = UPRIGHT) -> dict[int, Sequence[int]]:
+    def requested_views(self, count: int, poses: Sequence[Orientation] = IDENTITY_ONLY) -> dict[int, Sequence[int]]:
         """Return the views that training asks for: ``count`` of photos to learn from, and every photo in all ``poses``."""
-        turned = [pose for pose in poses if pose is not Pose.PLAIN]
+        turned = [pose for pose in poses if pose is not Orientation.IDENTITY]
         learn: dict[int, Sequence[int]] = dict.fromkeys(self.train.tolist(), (*range(count), *turned))
-        return learn | dict.fromkeys(self.val.tolist(), (Pose.PLAIN, *turned))
+        return learn | dict.fromkeys(self.val.tolist(), (Orientation.IDENTITY, *turned))
 
 
 @dataclass(frozen=True)
-class Round:
+class Fold:
     """Learn from ``train``, judge on ``val``; ``fold`` is the fold that ``val`` is, or None for the user's own."""
 
     train: Indices
@@ -95,18 +95,18 @@ class Folds:
             gave a validation set.
     """
 
-    validation: tuple[Round, ...]
-    final: Round | None
+    validation: tuple[Fold, ...]
+    final: Fold | None
 
     @classmethod
-    def of(cls, data: TrainingData, judges: int) -> Folds:
+    def of(cls, data: TrainingSet, judges: int) -> Folds:
         """Return the user's validation set as the only fold, or as many folds as give ``judges`` images to validate on."""
         validation = _validation_folds(data, judges)
         complete = bool(len(data.val) and validation)
-        return cls(validation, None if complete else Round(data.train, data.train[:0], None))
+        return cls(validation, None if complete else Fold(data.train, data.train[:0], None))
 
     @property
-    def trainings(self) -> tuple[Round, ...]:
+    def trainings(self) -> tuple[Fold, ...]:
         """The validation folds, then the final fit; the last is always trained on all training images."""
         return self.validation if self.final is None else (*self.validation, self.final)
 
@@ -116,28 +116,28 @@ class Folds:
         return sum(len(fold.val) for fold in self.validation)
 
 
-def _validation_folds(data: TrainingData, judges: int) -> tuple[Round, ...]:
+def _validation_folds(data: TrainingSet, judges: int) -> tuple[Fold, ...]:
     if not judges:
         return ()
     if len(data.val):
-        return (Round(data.train, data.val, None),)
+        return (Fold(data.train, data.val, None),)
     folds = int(data.fold.max()) + 1
     count = min(folds, math.ceil(judges * folds / len(data.train)))
-    return tuple(Round(data.train[data.fold != f], data.train[data.fold == f], f) for f in range(count))
+    return tuple(Fold(data.train[data.fold != f], data.train[data.fold == f], f) for f in range(count))
 
 
-def truth_of(rounds: Sequence[Round], data: TrainingData) -> Indices:
+def fold_labels(rounds: Sequence[Fold], data: TrainingSet) -> Indices:
     """Return the labels of the photos that the rounds judge by, in their order."""
     judges = np.concatenate([each.val for each in rounds]) if rounds else data.train[:0]
     found: Indices = data.labels[torch.from_numpy(judges)].numpy()
     return found
 
 
-def truths_of(rounds: Sequence[Round], data: TrainingData) -> list[Indices]:
+def labels_by_fold(rounds: Sequence[Fold], data: TrainingSet) -> list[Indices]:
     """Return the labels of the photos that each round judges by."""
-    return [truth_of((each,), data) for each in rounds]
+    return [fold_labels((each,), data) for each in rounds]
 
 
-def joined(answers: Sequence[Logits], classes: int) -> Logits:
+def concat_folds(answers: Sequence[Logits], classes: int) -> Logits:
     """Return the rounds' answers as one array, shape (N, C)."""
     return np.concatenate(answers) if answers else np.empty((0, classes), np.float32)

@@ -37,13 +37,15 @@ from unfreeze.artifacts import replace_file
 from unfreeze.errors import CacheError
 
 GIB = 2**30
-KNOWN_PHOTOS = 1_000_000  # after so many the list starts anew
-ABANDONED = 3600  # seconds without a write after which a book that was never finished belongs to a process that died
+MAX_DECODE_INDEX = 1_000_000  # after so many the list starts anew
+ABANDONED_AFTER_S = (
+    3600  # seconds without a write after which a book that was never finished belongs to a process that died
+)
 DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.uint8)}
 
 
 @dataclass(frozen=True, eq=False)
-class Book:
+class CacheFile:
     """One open file of rows; several threads may read it.
 
     Attributes:
@@ -78,10 +80,10 @@ class Book:
             return False
 
 
-Place = tuple[Book, int]
+RowRef = tuple[CacheFile, int]
 
 
-def read_rows(places: Sequence[Place]) -> Tensor:
+def read_rows(places: Sequence[RowRef]) -> Tensor:
     """Return rows of one shape and type, stacked.
 
     Raises:
@@ -99,7 +101,7 @@ def read_rows(places: Sequence[Place]) -> Tensor:
     return rows
 
 
-class Draft:
+class CacheWriter:
     """A book that is being written.
 
     Attributes:
@@ -113,7 +115,7 @@ class Draft:
         self.checksums: list[int] = []
         self.shape: tuple[int, ...] = ()
         self.dtype = torch.float32
-        self.places: dict[str, Place] = {}
+        self.places: dict[str, RowRef] = {}
 
     def append(self, keys: Sequence[str], rows: Tensor) -> None:
         """Write rows, shape (len(keys), ...), on the CPU."""
@@ -132,21 +134,21 @@ class Draft:
         index = {"shape": self.shape, "dtype": str(self.dtype), "keys": self.keys, "checksums": self.checksums}
         about = json.dumps(index).encode()
         replace_file(self.path.with_suffix(".json"), b"%b\n%d\n" % (about, zlib.crc32(about)))
-        book = Book(FileIO(rows), self.shape, self.dtype, tuple(self.checksums))
+        book = CacheFile(FileIO(rows), self.shape, self.dtype, tuple(self.checksums))
         self.places = {key: (book, place) for place, key in enumerate(self.keys)}
 
 
 @dataclass(frozen=True)
-class Shelf:
+class CacheNamespace:
     """Rows of one kind."""
 
-    store: Store
+    cache: FeatureCache
     root: Path
 
-    def find(self, keys: Iterable[str]) -> dict[str, Place]:
+    def load(self, keys: Iterable[str]) -> dict[str, RowRef]:
         """Return where the rows of ``keys`` are, those that are there and whole."""
         wanted = set(keys)
-        found: dict[str, Place] = {}
+        found: dict[str, RowRef] = {}
         for index in sorted(self.root.glob("*.json")):
             if wanted <= found.keys():
                 break
@@ -165,8 +167,8 @@ class Shelf:
             found |= whole
         return found
 
-    def listed(self, keys: Iterable[str]) -> set[str]:
-        """Return which of ``keys`` are there; unlike ``find`` it doesn't look whether their rows are whole."""
+    def cached_keys(self, keys: Iterable[str]) -> set[str]:
+        """Return which of ``keys`` are there; unlike ``load`` it doesn't look whether their rows are whole."""
         listed: set[str] = set()
         for index in self.root.glob("*.json"):
             opened = _open(index)
@@ -174,16 +176,16 @@ class Shelf:
         return listed & set(keys)
 
     @contextmanager
-    def write(self) -> Iterator[Draft]:
+    def write(self) -> Iterator[CacheWriter]:
         """Give a new book to write; it counts when the block ends, and is gone if the block fails.
 
         Raises:
             CacheError: The disk is full, or the folder can't be written.
         """
-        draft: Draft | None = None
+        draft: CacheWriter | None = None
         try:
             self.root.mkdir(parents=True, exist_ok=True)
-            draft = Draft(self.root / f"{uuid.uuid4().hex}.partial")
+            draft = CacheWriter(self.root / f"{uuid.uuid4().hex}.partial")
             yield draft
             draft.finish()
         except OSError as error:
@@ -197,11 +199,11 @@ class Shelf:
                 with suppress(OSError):  # a full disk has been told of above
                     draft.file.close()
                 draft.path.unlink(missing_ok=True)
-        self.store.shrink()
+        self.cache.evict()
 
 
 @dataclass(frozen=True)
-class Store:
+class FeatureCache:
     """All shelves.
 
     Attributes:
@@ -212,15 +214,15 @@ class Store:
     root: Path
     limit: int
 
-    def shelf(self, *kind: str) -> Shelf:
+    def namespace(self, *kind: str) -> CacheNamespace:
         """Return the shelf of the rows that everything in ``kind`` decides, apart from their keys."""
-        return Shelf(self, self.root / hashlib.sha256("\n".join(kind).encode()).hexdigest()[:32])
+        return CacheNamespace(self, self.root / hashlib.sha256("\n".join(kind).encode()).hexdigest()[:32])
 
     @property
     def _photos(self) -> Path:
         return self.root / f"photos-{PIL.__version__}.json"  # another decoder may refuse what this one reads
 
-    def known_photos(self) -> dict[str, int]:
+    def decode_index(self) -> dict[str, int]:
         """Return the short side of photos that were decoded in earlier runs, by the SHA-256 of the file."""
         try:
             table = json.loads(self._photos.read_text("utf-8"))
@@ -228,16 +230,16 @@ class Store:
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
-    def remember_photos(self, sides: Mapping[str, int]) -> None:
+    def update_decode_index(self, sides: Mapping[str, int]) -> None:
         """Add photos that were decoded; of two processes that add at once, one may have to decode again."""
-        known = self.known_photos()
+        known = self.decode_index()
         if sides.keys() <= known.keys():
             return
-        table = (known if len(known) < KNOWN_PHOTOS else {}) | dict(sides)
+        table = (known if len(known) < MAX_DECODE_INDEX else {}) | dict(sides)
         with suppress(OSError):  # nothing is lost but a little time
             replace_file(self._photos, json.dumps(table).encode())
 
-    def shrink(self) -> None:
+    def evict(self) -> None:
         """Drop books until the rest is within the limit, and what died before it was finished.
 
         Those go first that could never stay, so that they take no others with them; then the oldest.
@@ -248,7 +250,7 @@ class Store:
                 changed = path.stat().st_mtime
                 if path.suffix == ".json":
                     books.append((changed, path.with_suffix(".rows").stat().st_size, path))
-                elif changed < time.time() - ABANDONED and not path.with_suffix(".json").exists():
+                elif changed < time.time() - ABANDONED_AFTER_S and not path.with_suffix(".json").exists():
                     path.unlink()
         total = sum(size for _, size, _ in books)
         for _, size, index in sorted(books, key=lambda book: (book[1] <= self.limit, book)):
@@ -258,14 +260,14 @@ class Store:
             total -= size
 
 
-def open_store(root: Path | None, gib: float) -> Store:
+def open_cache(root: Path | None, gib: float) -> FeatureCache:
     """Open the store in ``root`` (None: the user's cache folder), or for 0 GiB one that goes when it is let go of.
 
     Raises:
         CacheError: The folder can't be made or written.
     """
     if gib == 0:
-        store = Store(Path(tempfile.mkdtemp(prefix="unfreeze-")), limit=2**63)
+        store = FeatureCache(Path(tempfile.mkdtemp(prefix="unfreeze-")), limit=2**63)
         weakref.finalize(store, shutil.rmtree, store.root, ignore_errors=True)
         return store
     root = root or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unfreeze"
@@ -279,10 +281,10 @@ def open_store(root: Path | None, gib: float) -> Store:
             where=root,
             mend="Name another with --cache, or keep nothing with --cache-gib 0.",
         ) from error
-    return Store(root, limit=round(gib * GIB))
+    return FeatureCache(root, limit=round(gib * GIB))
 
 
-def _open(index: Path) -> tuple[Book, list[str]] | None:
+def _open(index: Path) -> tuple[CacheFile, list[str]] | None:
     """Return a book and its keys; None if it is damaged, which drops it, or was dropped meanwhile."""
     try:
         content, checksum = index.read_bytes().splitlines()
@@ -291,7 +293,7 @@ def _open(index: Path) -> tuple[Book, list[str]] | None:
         about = json.loads(content)
         shape, dtype = tuple(int(side) for side in about["shape"]), DTYPES[about["dtype"]]
         keys, checksums = [str(key) for key in about["keys"]], tuple(int(value) for value in about["checksums"])
-        book = Book(FileIO(index.with_suffix(".rows")), shape, dtype, checksums)
+        book = CacheFile(FileIO(index.with_suffix(".rows")), shape, dtype, checksums)
         whole = len(keys) == len(checksums) and book.row_bytes * len(keys) == os.fstat(book.file.fileno()).st_size
     except FileNotFoundError:
         return None

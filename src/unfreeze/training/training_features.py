@@ -12,10 +12,10 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.activations import Activations
 from unfreeze.training.augmentation import select_augmentation
-from unfreeze.training.gather import gather
+from unfreeze.training.gather import compute_activations
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import Folds, Round, TrainingData
-from unfreeze.training.store import Store
+from unfreeze.training.rounds import Fold, Folds, TrainingSet
+from unfreeze.training.store import FeatureCache
 
 
 @dataclass(frozen=True)
@@ -47,21 +47,21 @@ class TrainingFeatures:
         seed: Decides the order of images, and random initial weights.
     """
 
-    cache: Store
+    cache: FeatureCache
     backbone: Backbone
-    data: TrainingData
+    data: TrainingSet
     folds: Folds
     final: FoldActivations
     by_fold: tuple[FoldActivations, ...]
     seed: int
 
-    def of(self, fold: Round) -> FoldActivations:
+    def of(self, fold: Fold) -> FoldActivations:
         """Return the activations that a fold's training reads; those of the final fit where it isn't a fold."""
         return self.final if fold.fold is None else self.by_fold[fold.fold]
 
 
 def compute_features(
-    cache: Store, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingData, recipe: Recipe, seed: int
+    cache: FeatureCache, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingSet, recipe: Recipe, seed: int
 ) -> TrainingFeatures:
     """Choose the augmentation, and compute the activations of all training images in its views, or find them in the cache.
 
@@ -77,12 +77,14 @@ def compute_features(
     gathered: dict[int, FoldActivations] = {}
     for renderer in (selected.final, *selected.by_fold):
         if id(renderer) not in gathered:
-            gathered[id(renderer)] = FoldActivations(renderer, *gather(cache, backbone, renderer, data, recipe))
+            gathered[id(renderer)] = FoldActivations(
+                renderer, *compute_activations(cache, backbone, renderer, data, recipe)
+            )
     return TrainingFeatures(
         cache=cache,
         backbone=backbone,
         data=data,
-        folds=Folds.of(data, recipe.judges),
+        folds=Folds.of(data, recipe.min_validation_images),
         final=gathered[id(selected.final)],
         by_fold=tuple(gathered[id(renderer)] for renderer in selected.by_fold),
         seed=seed,

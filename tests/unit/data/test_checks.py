@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data.checks import check, readable
+from unfreeze.data.checks import check, drop_unreadable
 from unfreeze.data.decode import decode
 from unfreeze.data.sources import PhotoSet, Sample, Split, read_photos
 from unfreeze.errors import PhotosError
@@ -45,7 +45,7 @@ def test_good_photos_pass_unchanged(tmp_path: Path) -> None:
         replace(sample, digest=digest, short_side=40) for sample, digest in zip(photos.samples, digests, strict=True)
     ]
     assert list(checked.samples) == expected
-    assert readable(photos).samples == checked.samples
+    assert drop_unreadable(photos).samples == checked.samples
     assert checked.left_out == ()
     assert checked.notes == ("10 photos in 2 classes can be used; 0 are left out.",)
 
@@ -62,7 +62,7 @@ def test_known_photos_are_hashed_but_not_decoded(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("unfreeze.data.checks.decode", noted)
     known = {sample.digest: sample.short_side for sample in first.samples if sample.file_name != "a/3.png"}
     assert check(photos, known) == first
-    assert readable(photos, known).samples == first.samples
+    assert drop_unreadable(photos, known).samples == first.samples
     assert [path.name for path in decoded] == ["3.png", "3.png"]
     (tmp_path / "b" / "0.png").write_bytes(b"no photo any more")
     assert [left.file_name for left in check(photos, known).left_out] == ["b/0.png"]

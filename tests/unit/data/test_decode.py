@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data.decode import ANY_PHOTO, PHOTO_SUFFIXES, Accepted, decode
+from unfreeze.data.decode import ANY_PHOTO, PHOTO_SUFFIXES, DecodeLimits, decode
 from unfreeze.errors import DecodeError, FormatError, MissingExtraError, SizeError
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
@@ -165,7 +165,7 @@ def test_bombs_are_refused_from_the_header(tmp_path: Path, size: tuple[int, int]
     path = tmp_path / "a.ppm"
     path.write_bytes(b"P6 %d %d 255\n" % size)
     with pytest.raises(SizeError, match="more than the 1,000,000 pixels"):
-        decode(path, accepted=Accepted(ANY_PHOTO.formats, 1_000_000))
+        decode(path, accepted=DecodeLimits(ANY_PHOTO.formats, 1_000_000))
 
 
 def test_a_tiff_of_thousands_of_bands_is_refused_from_the_header(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_tiff_of_thousands_of_bands_is_refused_from_the_header(tmp_path: Path)
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.zeros((500, 8, 8), np.uint16), planarconfig="separate", photometric="minisblack")
     with pytest.raises(SizeError):
-        decode(path, accepted=Accepted(("TIFF",), 1000))
+        decode(path, accepted=DecodeLimits(("TIFF",), 1000))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "dcm"])
@@ -192,7 +192,7 @@ def test_an_open_file_is_decoded_as_the_file_on_disk(tmp_path: Path, suffix: str
 
 
 def test_formats_that_are_not_accepted_are_refused_whatever_they_are_called(tmp_path: Path) -> None:
-    accepted = Accepted(("JPEG", "TIFF"), 1_000_000)
+    accepted = DecodeLimits(("JPEG", "TIFF"), 1_000_000)
     with pytest.raises(FormatError):
         decode(saved(tmp_path / "a.png", Image.fromarray(COLOURS)).rename(tmp_path / "a.jpg"), accepted=accepted)
     dicom = write_dicom(tmp_path / "a.dcm", RAMP.astype(np.uint16))

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from unfreeze.data import device_views
 from unfreeze.data.device_views import DeviceRenderer, choose_renderer, on_device, resample
-from unfreeze.data.loaders import MEMORY
-from unfreeze.data.transforms import Augmentation, Frame, augment, draw_frame
+from unfreeze.data.loaders import DECODED_CACHE_BYTES
+from unfreeze.data.transforms import Augmentation, ViewParams, augment, draw_view
 from unfreeze.errors import DecodeError
 from unfreeze.preprocessing import Interpolation
-from unfreeze.training.recipes import MILD, TEXTBOOK, TURNED
+from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, TEXTBOOK_AUG
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,13 +49,14 @@ def steps(ours: Tensor, theirs: Sequence[Image.Image]) -> NDArray[np.int64]:
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic", "lanczos"])
 @pytest.mark.parametrize(
-    "augmentation", [MILD, TURNED, TEXTBOOK, replace(TEXTBOOK, jitter=0.4), replace(MILD, tint=0.3)]
+    "augmentation",
+    [LIGHT_AUG, ROTATION_AUG, TEXTBOOK_AUG, replace(TEXTBOOK_AUG, jitter=0.4), replace(LIGHT_AUG, color_jitter=0.3)],
 )
 def test_views_are_pillows_up_to_rounding(interpolation: Interpolation, augmentation: Augmentation) -> None:
     own = replace(PREPROCESSING, size=(24, 32), interpolation=interpolation)
     photos = [photo(*size, seed) for seed, size in enumerate(WIDE)]
     keys = [(0, view, number) for number in range(len(photos)) for view in range(1, 9)]
-    frames = [draw_frame(photos[key[2]].size, own, augmentation, key) for key in keys]
+    frames = [draw_view(photos[key[2]].size, own, augmentation, key) for key in keys]
     assert {frame.flip for frame in frames} == {True, False}
     ours = resample(
         [(on_cpu(photos[key[2]]), frame) for key, frame in zip(keys, frames, strict=True)], (24, 32), interpolation
@@ -71,31 +72,31 @@ def test_turned_views_are_pillows_up_to_rounding(size: tuple[int, int], expected
     own = replace(PREPROCESSING, size=size)
     photos = [photo(*each, seed) for seed, each in enumerate(WIDE)]
     keys = [(0, view, number) for number in range(len(photos)) for view in range(1, 9)]
-    frames = [draw_frame(photos[key[2]].size, own, TURNED, key) for key in keys]
-    assert {frame.turns for frame in frames} == expected
+    frames = [draw_view(photos[key[2]].size, own, ROTATION_AUG, key) for key in keys]
+    assert {frame.rot90 for frame in frames} == expected
     sources = [(on_cpu(photos[key[2]]), frame) for key, frame in zip(keys, frames, strict=True)]
     ours = resample(sources, size, "bilinear")
-    found = steps(ours, [augment(photos[key[2]], own, TURNED, key) for key in keys])
+    found = steps(ours, [augment(photos[key[2]], own, ROTATION_AUG, key) for key in keys])
     assert found.max() <= 3
     assert found.mean() < 0.01
     assert ours.is_contiguous(memory_format=torch.channels_last)
-    unturned = resample([(image, replace(frame, turns=0)) for image, frame in sources], size, "bilinear")
+    unturned = resample([(image, replace(frame, rot90=0)) for image, frame in sources], size, "bilinear")
     for view, plain, frame in zip(ours, unturned, frames, strict=True):
-        assert torch.equal(view, torch.rot90(plain, frame.turns, (1, 2)))
+        assert torch.equal(view, torch.rot90(plain, frame.rot90, (1, 2)))
 
 
 def test_the_nearest_pixel_is_pillows() -> None:
     own = replace(PREPROCESSING, interpolation="nearest")
-    frames = [draw_frame((97, 60), own, TEXTBOOK, (0, view, 0)) for view in range(1, 9)]
+    frames = [draw_view((97, 60), own, TEXTBOOK_AUG, (0, view, 0)) for view in range(1, 9)]
     ours = resample([(on_cpu(photo(97, 60)), frame) for frame in frames], own.size, "nearest")
-    assert not steps(ours, [augment(photo(97, 60), own, TEXTBOOK, (0, view, 0)) for view in range(1, 9)]).any()
+    assert not steps(ours, [augment(photo(97, 60), own, TEXTBOOK_AUG, (0, view, 0)) for view in range(1, 9)]).any()
 
 
 def test_a_high_photo_differs_by_the_order_of_rounding_at_most() -> None:
     keys = [(0, view, 0) for view in range(1, 9)]
-    frames = [draw_frame((60, 200), PREPROCESSING, MILD, key) for key in keys]
+    frames = [draw_view((60, 200), PREPROCESSING, LIGHT_AUG, key) for key in keys]
     ours = resample([(on_cpu(photo(60, 200)), frame) for frame in frames], PREPROCESSING.size, "bilinear")
-    found = steps(ours, [augment(photo(60, 200), PREPROCESSING, MILD, key) for key in keys])
+    found = steps(ours, [augment(photo(60, 200), PREPROCESSING, LIGHT_AUG, key) for key in keys])
     assert found.max() <= 3
     assert found.mean() < 0.5
 
@@ -104,14 +105,14 @@ def test_a_high_photo_differs_by_the_order_of_rounding_at_most() -> None:
 def test_a_finished_view_comes_through_untouched(interpolation: Interpolation) -> None:
     finished, larger = photo(32, 24), photo(97, 80)
     sources = [
-        (on_cpu(finished), Frame((0, 0, 32, 24))),
-        (on_cpu(larger), Frame((1.5, 2, 90, 70), True, (1.1, 1.2, 0.9), 0.9)),
+        (on_cpu(finished), ViewParams((0, 0, 32, 24))),
+        (on_cpu(larger), ViewParams((1.5, 2, 90, 70), True, (1.1, 1.2, 0.9), 0.9)),
     ]
     assert not steps(resample(sources, (24, 32), interpolation)[:1], [finished]).any()
 
 
 def test_photos_in_one_batch_dont_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = [(on_cpu(photo(*size)), draw_frame(size, PREPROCESSING, MILD, (0, 1, 0))) for size in WIDE]
+    frames = [(on_cpu(photo(*size)), draw_view(size, PREPROCESSING, LIGHT_AUG, (0, 1, 0))) for size in WIDE]
     together = resample(frames, PREPROCESSING.size, "bicubic")
     assert together.is_contiguous(memory_format=torch.channels_last)
     alone = torch.cat([resample([frame], PREPROCESSING.size, "bicubic") for frame in frames])
@@ -123,7 +124,7 @@ def test_photos_in_one_batch_dont_see_each_other(monkeypatch: pytest.MonkeyPatch
         assert float(difference.float().mean()) < 0.001
 
 
-@pytest.mark.parametrize("budget", [0, 5000, MEMORY])
+@pytest.mark.parametrize("budget", [0, 5000, DECODED_CACHE_BYTES])
 def test_what_is_rendered_in_batches_is_what_pillow_renders(photos: tuple[Path, ...], budget: int) -> None:
     by_pillow = renderer(photos)
     own = on_device(by_pillow, CPU, budget)
@@ -138,15 +139,15 @@ def test_what_is_rendered_in_batches_is_what_pillow_renders(photos: tuple[Path, 
 
 def test_what_is_held_is_not_read_again(tmp_path: Path) -> None:
     paths = draw(tmp_path, 6)
-    own = on_device(renderer(paths), CPU, MEMORY)
+    own = on_device(renderer(paths), CPU, DECODED_CACHE_BYTES)
     wanted = [[(photo, (0, 2)) for photo in range(6)]]
     (before,) = own.batches(wanted)
-    assert own.memory.budget == MEMORY - 6 * 3 * 16 * 16 - 3 * 24 * 2 * (20 + 21 + 22)
+    assert own.memory.budget == DECODED_CACHE_BYTES - 6 * 3 * 16 * 16 - 3 * 24 * 2 * (20 + 21 + 22)
     paths[3].unlink()
     (after,) = own.batches(wanted)
     assert torch.equal(after, before)
     with pytest.raises(DecodeError, match=r"3\.png"):
-        list(on_device(renderer(paths), CPU, MEMORY).batches(wanted))
+        list(on_device(renderer(paths), CPU, DECODED_CACHE_BYTES).batches(wanted))
 
 
 def test_turned_views_are_never_taken_for_others(photos: tuple[Path, ...]) -> None:
@@ -164,7 +165,7 @@ def test_the_two_renderers_views_are_never_taken_for_each_other(photos: tuple[Pa
     assert own.identity(0, 0) == by_pillow.identity(0, 0)
 
 
-@pytest.mark.parametrize(("again", "budget"), [(True, MEMORY), (False, 0)])
+@pytest.mark.parametrize(("again", "budget"), [(True, DECODED_CACHE_BYTES), (False, 0)])
 def test_on_a_cpu_pillow_renders(photos: tuple[Path, ...], again: bool, budget: int) -> None:
     chosen = choose_renderer(renderer(photos), CPU, again=again)
     assert not isinstance(chosen, DeviceRenderer)

@@ -13,9 +13,9 @@ from PIL import Image
 from tests.support.photos import PREPROCESSING, draw, renderer
 
 from unfreeze.data.decode import decode
-from unfreeze.data.loaders import MEMORY, Memory
+from unfreeze.data.loaders import DECODED_CACHE_BYTES, DecodedImageCache
 from unfreeze.errors import DecodeError
-from unfreeze.training.recipes import TEXTBOOK
+from unfreeze.training.recipes import TEXTBOOK_AUG
 
 WANTED = [(3, (0, 1)), (0, (2,)), (7, (1, 0)), (3, (1,)), (5, (0,))]
 
@@ -26,13 +26,13 @@ def chunks(wanted: Sequence[tuple[int, Sequence[int]]], size: int) -> list[Seque
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
 @pytest.mark.parametrize("workers", [1, 3])
-@pytest.mark.parametrize("budget", [0, 5000, MEMORY])
+@pytest.mark.parametrize("budget", [0, 5000, DECODED_CACHE_BYTES])
 def test_batch_size_threads_and_memory_change_no_pixel(
     photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, size: int, workers: int, budget: int
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: workers)
     expected = torch.cat([renderer(photos).views(photo, views) for photo, views in WANTED])
-    own = replace(renderer(photos), memory=Memory(budget))
+    own = replace(renderer(photos), memory=DecodedImageCache(budget))
     batches = list(own.batches(chunks(WANTED, size)))
     assert len(batches) == -(-len(WANTED) // size)
     assert torch.equal(torch.cat(batches), expected)
@@ -89,7 +89,9 @@ def test_the_content_of_a_photo_decides_its_views_not_its_place(photos: tuple[Pa
     assert there.identity(3, 1) == here.identity(0, 1)
     one = renderer(photos)
     names = [one.identity(0, 0), one.identity(0, 1), one.identity(0, 2), one.identity(1, 0), one.identity(1, 1)]
-    assert len({*names, renderer(photos, 1).identity(0, 1), replace(one, augmentation=TEXTBOOK).identity(0, 1)}) == 7
+    assert (
+        len({*names, renderer(photos, 1).identity(0, 1), replace(one, augmentation=TEXTBOOK_AUG).identity(0, 1)}) == 7
+    )
     assert one.identity(0, 0) == renderer(photos, 1).identity(0, 0)
 
 
@@ -99,14 +101,14 @@ def test_a_large_photo_is_rendered_as_if_it_had_been_read_whole(tmp_path: Path) 
     large = Image.fromarray(np.stack(shades, axis=-1).astype(np.uint8))
     large.save(tmp_path / "a.jpg", quality=95)
     large.save(tmp_path / "a.png")
-    assert decode(tmp_path / "a.jpg", PREPROCESSING.enough).size < large.size
+    assert decode(tmp_path / "a.jpg", PREPROCESSING.min_side).size < large.size
     jpeg, png = (renderer([tmp_path / name]).views(0, (0,)).float() for name in ("a.jpg", "a.png"))
     assert float((jpeg - png).abs().max()) < 0.05 * float(png.std())
 
 
 def test_what_is_held_is_not_read_again_and_stays_within_the_budget(tmp_path: Path) -> None:
     paths = draw(tmp_path, 6)  # 24 pixels wide, 20 to 22 high
-    memory = Memory(3 * 24 * (20 + 21 + 22) + 100)
+    memory = DecodedImageCache(3 * 24 * (20 + 21 + 22) + 100)
     own = replace(renderer(paths), memory=memory)
     before = [own.views(photo, (0, 1)) for photo in range(6)]
     assert memory.budget == 100
@@ -119,8 +121,8 @@ def test_what_is_held_is_not_read_again_and_stays_within_the_budget(tmp_path: Pa
 
 
 def test_a_photo_that_several_threads_read_at_once_is_paid_for_once(photos: tuple[Path, ...]) -> None:
-    own = replace(renderer(photos), memory=Memory(MEMORY))
+    own = replace(renderer(photos), memory=DecodedImageCache(DECODED_CACHE_BYTES))
     with ThreadPoolExecutor(8) as pool:
         views = list(pool.map(lambda number: own.views(number % 2, (0, 1)), range(64)))
-    assert own.memory.budget == MEMORY - 3 * 24 * (20 + 21)
+    assert own.memory.budget == DECODED_CACHE_BYTES - 3 * 24 * (20 + 21)
     assert all(torch.equal(view, views[number % 2]) for number, view in enumerate(views))

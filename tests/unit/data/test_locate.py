@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from unfreeze.data.locate import locate
+from unfreeze.data.locate import relocate_images
 
 
 def test_a_photo_is_found_however_its_name_is_spelled(tmp_path: Path) -> None:
@@ -13,8 +13,10 @@ def test_a_photo_is_found_however_its_name_is_spelled(tmp_path: Path) -> None:
         place.parent.mkdir()
         Image.new("RGB", (4, 4)).save(place)
     composed = "cat/\N{LATIN SMALL LETTER E WITH ACUTE}.png"
-    assert locate(tmp_path, [composed, "dog/a.png", "dog/b.png"]) == {
+    assert relocate_images(tmp_path, [composed, "dog/a.png", "dog/b.png"]) == {
         composed: tmp_path / "cat" / decomposed, "dog/a.png": tmp_path / "dog" / "a.png",
     }  # fmt: skip
-    assert locate(tmp_path / "table.csv", ["dog/a.png", "x" * 5000]) == {"dog/a.png": tmp_path / "dog" / "a.png"}
-    assert locate(None, ["a.png"]) == {}
+    assert relocate_images(tmp_path / "table.csv", ["dog/a.png", "x" * 5000]) == {
+        "dog/a.png": tmp_path / "dog" / "a.png"
+    }
+    assert relocate_images(None, ["a.png"]) == {}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.data.places import each_photo, expanded, find_photos, listed
+from unfreeze.data.places import each_photo, expand_globs, find_photos, listed
 from unfreeze.errors import PhotosError
 
 
@@ -63,7 +63,7 @@ def test_patterns_match_as_a_shell_has_them(here: Path) -> None:
 def test_a_pattern_that_matches_nothing_is_named(here: Path, pattern: str) -> None:
     put("p/1.jpg")
     with pytest.raises(PhotosError, match="Nothing matches") as caught:
-        expanded(["p/1.jpg", pattern])
+        expand_globs(["p/1.jpg", pattern])
     assert str(caught.value.where) == pattern
 
 
@@ -87,7 +87,7 @@ def test_links_that_lead_back_end(here: Path) -> None:
 
 def test_folders_are_listed_one_at_a_time(here: Path) -> None:
     put("p/a/1.jpg", "p/b/2.jpg")
-    photos = each_photo(expanded(["p"]))
+    photos = each_photo(expand_globs(["p"]))
     assert next(photos).name == "1.jpg"
     put("p/b/3.jpg")
     assert [photo.name for photo in photos] == ["2.jpg", "3.jpg"]

@@ -9,8 +9,8 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from unfreeze.data.transforms import Augmentation, _lit, augment, draw_frame, normalised, plain, render, stack
-from unfreeze.poses import Pose
+from unfreeze.data.transforms import Augmentation, _lit, augment, draw_view, normalize, plain, render, to_batch
+from unfreeze.poses import Orientation
 from unfreeze.preprocessing import Interpolation, Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 
@@ -80,7 +80,7 @@ def test_the_plain_view_is_timms(size: tuple[int, int], crop_pct: float) -> None
     own = preprocessing(resize=int(32 / crop_pct))
     expected: Tensor = theirs(photo(*size))
     torch.testing.assert_close(
-        normalised(stack(render(photo(*size), own, None, 0, [0], 0)), own)[0], expected, rtol=0, atol=1e-6
+        normalize(to_batch(render(photo(*size), own, None, 0, [0], 0)), own)[0], expected, rtol=0, atol=1e-6
     )
 
 
@@ -99,7 +99,7 @@ def test_normalising_is_torchvisions() -> None:
     theirs = v2.functional.normalize(
         v2.functional.to_dtype(v2.functional.pil_to_tensor(image), torch.float32, scale=True), own.mean, own.std
     )
-    ours = normalised(stack([image, photo(5, 7, seed=1), image]), own)
+    ours = normalize(to_batch([image, photo(5, 7, seed=1), image]), own)
     assert (ours.shape, ours.dtype) == ((3, 3, 7, 5), torch.float32)
     assert ours.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(ours[0], ours[2])
@@ -118,7 +118,7 @@ def test_a_view_depends_on_seed_view_and_photo_alone() -> None:
 
 def test_views_that_are_asked_for_together_are_the_same_as_one_by_one() -> None:
     image, own = photo(50, 40), preprocessing()
-    views = [2, Pose.LEFT, 0, 1, Pose.MIRRORED, Pose.LEFT]
+    views = [2, Orientation.ROT90, 0, 1, Orientation.FLIPPED, Orientation.ROT90]
     assert render(image, own, MILD, 3, views, 7) == [render(image, own, MILD, 3, [view], 7)[0] for view in views]
 
 
@@ -145,7 +145,7 @@ def test_rendering_leaves_the_photo_alone() -> None:
 def test_any_photo_gives_a_full_view(size: tuple[int, int], shape: tuple[int, int]) -> None:
     own = preprocessing(shape, 48)
     for view in range(6):
-        assert stack(render(photo(*size), own, MILD, 0, [view], 0)).shape == (1, 3, *shape)
+        assert to_batch(render(photo(*size), own, MILD, 0, [view], 0)).shape == (1, 3, *shape)
 
 
 def test_an_augmentation_that_changes_nothing_shows_the_whole_photo() -> None:
@@ -192,7 +192,7 @@ def test_light_that_has_no_colour_is_pillows_brightness(factor: float) -> None:
 
 def test_tint_changes_every_colour_by_itself_within_its_bounds() -> None:
     own, grey = preprocessing(), Image.new("RGB", (40, 40), (100, 100, 100))
-    tint = Augmentation(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, jitter=0.0, tint=0.3)
+    tint = Augmentation(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, jitter=0.0, color_jitter=0.3)
     levels = np.array([pixels(augment(grey, own, tint, (0, 1, number)))[0, 0] for number in range(100)], np.int64)
     assert (levels.min(axis=0) >= 73).all()  # 100 exp(-0.3) is 74.1, and the contrast's middle is rounded
     assert (levels.min(axis=0) < 80).all()
@@ -205,15 +205,16 @@ def test_tint_changes_every_colour_by_itself_within_its_bounds() -> None:
 def test_without_tint_views_are_what_they_were() -> None:
     own, image = preprocessing(), photo(61, 40)
     frames = [
-        draw_frame(image.size, own, augmentation, (0, 1, 2)) for augmentation in (TURNED, replace(TURNED, tint=0.3))
+        draw_view(image.size, own, augmentation, (0, 1, 2))
+        for augmentation in (TURNED, replace(TURNED, color_jitter=0.3))
     ]
-    assert len(set(frames[0].light)) == 1
-    assert len(set(frames[1].light)) == 3
-    assert replace(frames[1], light=frames[0].light) == frames[0]
+    assert len(set(frames[0].channel_gain)) == 1
+    assert len(set(frames[1].channel_gain)) == 3
+    assert replace(frames[1], channel_gain=frames[0].channel_gain) == frames[0]
 
 
 def turns_of(own: Preprocessing, count: int) -> list[int]:
-    return [draw_frame((50, 40), own, TURNED, (0, 1, number)).turns for number in range(count)]
+    return [draw_view((50, 40), own, TURNED, (0, 1, number)).rot90 for number in range(count)]
 
 
 @pytest.mark.parametrize("size", [(40, 40), (61, 40), (33, 97)])
@@ -222,7 +223,7 @@ def test_a_turned_view_is_the_unturned_one_turned_exactly(size: tuple[int, int])
     seen = set()
     for number in range(40):
         key = 0, 1, number
-        turns = draw_frame(size, own, TURNED, key).turns
+        turns = draw_view(size, own, TURNED, key).rot90
         unturned = pixels(augment(image, own, MILD, key))
         np.testing.assert_array_equal(pixels(augment(image, own, TURNED, key)), np.rot90(unturned, turns))
         seen.add(turns)
@@ -248,7 +249,7 @@ def test_a_view_that_is_not_square_is_turned_upside_down_at_most(shape: tuple[in
 
 
 def test_without_turns_nothing_is_turned() -> None:
-    assert {draw_frame((50, 40), preprocessing(), MILD, (0, 1, number)).turns for number in range(60)} == {0}
+    assert {draw_view((50, 40), preprocessing(), MILD, (0, 1, number)).rot90 for number in range(60)} == {0}
 
 
 def test_the_plain_view_is_never_turned() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from unfreeze.evaluation.calibration import clearly_lower, fit_temperature, photo_losses, softmax
+from unfreeze.evaluation.calibration import calibrated_nll, fit_temperature, significantly_lower, softmax
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 
 
@@ -63,7 +63,7 @@ def test_a_class_that_a_fold_never_saw_does_not_decide() -> None:
     logits[0] = [-1e4, 0, 0, 0]
     labels[0] = 0
     assert fit_temperature(logits, labels) == pytest.approx(fit_temperature(logits[1:], labels[1:]), rel=0.3)
-    assert photo_losses(logits, labels)[0] < 20
+    assert calibrated_nll(logits, labels)[0] < 20
 
 
 def test_softmax_of_large_logits() -> None:
@@ -73,7 +73,7 @@ def test_softmax_of_large_logits() -> None:
 
 def test_losses_do_not_depend_on_how_sure_the_model_is() -> None:
     logits, labels = drawn(500, 1.0)
-    apart = photo_losses(logits, labels) - photo_losses(2 * logits, labels)
+    apart = calibrated_nll(logits, labels) - calibrated_nll(2 * logits, labels)
     assert np.abs(apart).max() < 0.02
 
 
@@ -82,9 +82,9 @@ def test_clearly_lower_is_by_more_than_a_standard_error(gain: float, expected: b
     random = np.random.default_rng(0)
     before, noise = random.gamma(1, 1, 100), random.normal(size=100)
     better = gain / 10 + (noise - noise.mean()) / noise.std()  # its standard error is a tenth
-    assert clearly_lower(before - better, before) is expected
+    assert significantly_lower(before - better, before) is expected
 
 
 def test_what_is_equal_is_not_lower() -> None:
-    assert not clearly_lower(np.ones(3), np.ones(3))
-    assert clearly_lower(np.ones(3), np.full(3, 1.01))  # by the same on every photo
+    assert not significantly_lower(np.ones(3), np.ones(3))
+    assert significantly_lower(np.ones(3), np.full(3, 1.01))  # by the same on every photo

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from statsmodels.stats.proportion import proportion_confint
 
-from unfreeze.evaluation.metrics import EPSILON, Scores, calibration_gaps, hits, log_losses, score
+from unfreeze.evaluation.metrics import EPSILON, Scores, calibration_gaps, correct_predictions, log_losses, score
 from unfreeze.evaluation.proportions import balanced_interval, wilson
 from unfreeze.evaluation.resampling import FloatArray, IntArray, Interval, mean_interval
 
@@ -33,7 +33,7 @@ def slow_ece(labels: IntArray, probabilities: FloatArray) -> float:
 
 def true_ece(confidence: float) -> float:
     labels, stated = draw(400_000, 5, np.random.default_rng(99), confidence)
-    return float(np.abs(calibration_gaps(stated, hits(labels, stated)).mean(0)).sum())
+    return float(np.abs(calibration_gaps(stated, correct_predictions(labels, stated)).mean(0)).sum())
 
 
 def holds(interval: Interval, value: float) -> bool:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from unfreeze.evaluation.ranking import areas, areas_in_resamples, mann_whitney_interval, sensitivity
+from unfreeze.evaluation.ranking import mann_whitney_interval, roc_auc_and_ap, roc_auc_and_ap_in_resamples, sensitivity
 from unfreeze.evaluation.resampling import FloatArray
 
 
@@ -20,7 +20,7 @@ def test_areas_agree_with_sklearn_in_every_resample(steps: int) -> None:
     rng = np.random.default_rng(0)
     positive, scores = drawn(200, 1.0, rng, steps)
     counts = rng.integers(0, 3, (5, 200)).astype(float)
-    roc, average = areas(positive, scores, counts)
+    roc, average = roc_auc_and_ap(positive, scores, counts)
     for row, weights in enumerate(counts):
         kept = weights > 0
         assert roc[row] == pytest.approx(roc_auc_score(positive[kept], scores[kept], sample_weight=weights[kept]))
@@ -30,7 +30,7 @@ def test_areas_agree_with_sklearn_in_every_resample(steps: int) -> None:
 
 
 def test_a_resample_without_positives_has_no_area() -> None:
-    roc, average = areas(np.array([1.0, 0, 0]), np.array([0.9, 0.1, 0.2]), np.array([[0.0, 2, 1]]))
+    roc, average = roc_auc_and_ap(np.array([1.0, 0, 0]), np.array([0.9, 0.1, 0.2]), np.array([[0.0, 2, 1]]))
     assert np.isnan(roc[0])
     assert np.isnan(average[0])
 
@@ -41,7 +41,7 @@ def test_the_interval_of_a_roc_area_holds() -> None:
     covered = 0
     for _ in range(2000):
         positive, scores = drawn(150, 1.0, rng)
-        (roc, *_), _ = areas(positive, scores)
+        (roc, *_), _ = roc_auc_and_ap(positive, scores)
         low, high = mann_whitney_interval(float(roc), int(positive.sum()), int((1 - positive).sum()))
         covered += low <= true <= high
     assert 0.93 <= covered / 2000 <= 0.97
@@ -58,8 +58,8 @@ def test_resamples_of_groups_spread_more() -> None:
     positive, scores = drawn(60, 1.0, np.random.default_rng(3))
     own = np.tile(np.column_stack([1 - positive, positive]), (8, 1))
     stated = np.tile(np.column_stack([-scores, scores]), (8, 1))
-    alone = areas_in_resamples(own, stated)
-    grouped = areas_in_resamples(own, stated, groups=[f"patient {number}" for number in range(60)] * 8)
+    alone = roc_auc_and_ap_in_resamples(own, stated)
+    grouped = roc_auc_and_ap_in_resamples(own, stated, groups=[f"patient {number}" for number in range(60)] * 8)
     for few, many in zip(alone, grouped, strict=True):
         assert few.shape == (200, 2)
         assert (many.std(0) > 2 * few.std(0)).all()

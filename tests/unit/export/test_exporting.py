@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 import unfreeze
 from unfreeze.artifacts import RunFolder, write_table, write_text
-from unfreeze.data.transforms import normalised
+from unfreeze.data.transforms import normalize
 from unfreeze.errors import ConfigError, MissingExtraError, ModelError, PhotosError, RunError
 from unfreeze.export import Exported, export, int8, onnx_file, torchscript_file
 from unfreeze.export.exporting import Format
 from unfreeze.models.backbone import Architecture, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model
-from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.predict import photo_batches, probabilities
 from unfreeze.run import Run
 from unfreeze.torchvision_shim import ensure_torchvision
@@ -37,11 +37,11 @@ from unfreeze.torchvision_shim import ensure_torchvision
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ("cat", "dog, small", "Übergröße = ja")
-ROUND = (Pose.PLAIN, Pose.LEFT, Pose.OVER, Pose.RIGHT)
+ROUND = (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)
 EXACT: tuple[Format, ...] = ("onnx", "torchscript", "safetensors")
 
 
-def classifier(name: str, poses: tuple[Pose, ...] = ROUND) -> Classifier:
+def classifier(name: str, poses: tuple[Orientation, ...] = ROUND) -> Classifier:
     """Return a model with random weights."""
     library, _, short = name.partition("/")
     architecture = Architecture(library, short)  # type: ignore[arg-type]
@@ -84,7 +84,7 @@ def views(run: Run) -> Tensor:
     return torch.cat(list(photo_batches(run._model.backbone, paths)))
 
 
-def expected(run: Run, images: Tensor, poses: tuple[Pose, ...] = ROUND) -> Any:
+def expected(run: Run, images: Tensor, poses: tuple[Orientation, ...] = ROUND) -> Any:
     return probabilities(run._model.backbone, run._model.head, [images], poses=poses)
 
 
@@ -143,14 +143,14 @@ def test_a_file_says_what_the_run_says_however_many_photos_it_gets(
 
 def test_poses_are_averaged_in_the_file(case: Case) -> None:
     images = views(case.run)
-    assert np.abs(expected(case.run, images, UPRIGHT) - expected(case.run, images)).max() > 1e-3
+    assert np.abs(expected(case.run, images, IDENTITY_ONLY) - expected(case.run, images)).max() > 1e-3
 
 
 def test_timm_reproduces_the_logits_of_the_plain_view(case: Case) -> None:
     ensure_torchvision()
     import timm
 
-    images, model = normalised(views(case.run), case.run._model.backbone.network.preprocessing), case.run._model
+    images, model = normalize(views(case.run), case.run._model.backbone.network.preprocessing), case.run._model
     theirs = timm.create_model(f"local-dir:{case.exported['safetensors'].path}", pretrained=True).eval()
     with torch.inference_mode():
         torch.testing.assert_close(theirs(images), model.head(model.backbone.run(images)), rtol=1e-5, atol=1e-4)
@@ -217,7 +217,7 @@ def test_depthwise_convolutions_stay_float(case: Case, tmp_path: Path) -> None:
 
 
 def test_int8_of_a_cross_fitted_run_claims_no_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = classifier("tiny_cnn", UPRIGHT)
+    model = classifier("tiny_cnn", IDENTITY_ONLY)
     monkeypatch.setattr("unfreeze.export.exporting.load_model", lambda folder, device: model)
     run = make(tmp_path, model, tested=False)
     exact, small = export(run, ["int8"])
@@ -265,7 +265,7 @@ def test_timm_that_says_something_else_is_an_error(small: Run) -> None:
 
 
 def test_a_network_of_torchvisions_is_for_unfreeze_to_open(tmp_path: Path) -> None:
-    run = make(tmp_path, classifier("torchvision/squeezenet1_1", UPRIGHT))
+    run = make(tmp_path, classifier("torchvision/squeezenet1_1", IDENTITY_ONLY))
     (exported,) = export(run, ["safetensors"], out=tmp_path / "out")
     assert exported.note is not None
     assert "timm can't open" in exported.note

@@ -16,7 +16,7 @@ from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone
 from unfreeze.models.backbones import list_models, load_backbone, stage_names
 from unfreeze.models.networks import build
-from unfreeze.models.weights import fill, read_weights
+from unfreeze.models.weights import load_strict, read_weights
 from unfreeze.torchvision_shim import ensure_torchvision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -72,7 +72,7 @@ def test_the_packaged_network_is_timms_own(packaged: Backbone) -> None:
 def test_the_packaged_network_knows_its_task(packaged: Backbone) -> None:
     assert packaged.name == "efficientnet_lite0"
     assert packaged.architecture == Architecture("timm", "tf_efficientnet_lite0")
-    assert packaged.network.outputs == len(packaged.network.labels) == 1000
+    assert packaged.network.num_classes == len(packaged.network.labels) == 1000
     assert packaged.network.labels[0][:2] == ("n01440764", "tench")
     preprocessing = packaged.network.preprocessing
     assert (preprocessing.size, preprocessing.interpolation) == ((224, 224), "bicubic")
@@ -350,7 +350,7 @@ def test_torchvisions_networks_come_with_preprocessing_and_labels(name: str) -> 
     assert [own.resize] == preset.resize_size
     assert (list(own.mean), list(own.std)) == (preset.mean, preset.std)
     assert own.interpolation == preset.interpolation.value
-    assert network.outputs == len(network.labels) == 1000
+    assert network.num_classes == len(network.labels) == 1000
     layer = network.module.get_submodule(network.classifier)
     assert isinstance(layer, nn.Linear)
     assert layer.out_features == 1000
@@ -372,7 +372,7 @@ def test_timms_networks_come_with_its_own_preprocessing(name: str) -> None:
 
 def test_a_network_without_a_classifier_gets_a_place_for_one() -> None:
     network = build(Architecture("timm", "test_vit3", {"num_classes": 0}))
-    assert (network.outputs, network.labels) == (0, ())
+    assert (network.num_classes, network.labels) == (0, ())
     assert isinstance(network.module.get_submodule(network.classifier), nn.Linear)
 
 
@@ -392,7 +392,7 @@ def test_densenet_loads_its_published_names() -> None:
         re.sub(r"(denselayer\d+\.(?:norm|conv))([12]\.)", r"\1.\2", name): v for name, v in module.state_dict().items()
     }
     assert set(former) != set(module.state_dict())
-    fill(module, former, "file")
+    load_strict(module, former, "file")
 
 
 def test_a_vision_transformer_is_as_large_as_its_weights(offline: Path) -> None:

@@ -12,7 +12,7 @@ from tests.support.training import new_store, schedule, task
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.lora import attention_layers, low_rank
 from unfreeze.models.state import loaded, random_head
-from unfreeze.training.activations import keep_or_render
+from unfreeze.training.activations import activations_at
 from unfreeze.training.finetune import finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +33,7 @@ def test_attention_alone_learns_by_a_change_of_low_rank(photos: tuple[Path, ...]
     backbone, given = tiny_vit(), task(photos, train=12, val=6)
     before = {name: value.clone() for name, value in backbone.weights().items()}
     plan = plan_from(backbone, 3, lr=0.02, head_lr=0.02, subset="lora")
-    source = keep_or_render(new_store(), backbone, given.renderer, 3, given.data.views(2), "test")
+    source = activations_at(new_store(), backbone, given.renderer, 3, given.data.requested_views(2), "test")
     tuned = finetune(
         backbone, random_head(backbone, CLASSES, 0), source, given.data.labels, plan, schedule(weight_decay=0.0),
         phase="test", train=given.data.train, val=given.data.val, seed=0,
@@ -42,7 +42,7 @@ def test_attention_alone_learns_by_a_change_of_low_rank(photos: tuple[Path, ...]
         after = {name: value.clone() for name, value in backbone.weights().items()}
     moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {f"blocks.{block}.{layer}.weight" for block in (2, 3) for layer in ("qkv", "proj")}
-    assert tuned.trouble is None
+    assert tuned.failure is None
     assert tuned.history[-1].train_loss < tuned.history[0].train_loss
 
 

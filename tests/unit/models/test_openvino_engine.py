@@ -17,7 +17,7 @@ from unfreeze.models.engine import Pipeline, backend_version, choose_precision, 
 from unfreeze.models.networks import build
 from unfreeze.models.openvino_engine import convert_stages, openvino_version
 from unfreeze.models.probe import probe_images
-from unfreeze.runtime import quiet
+from unfreeze.runtime import suppress_warnings
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -195,7 +195,7 @@ def test_openvino_is_imported_late_and_says_nothing_to_anyone() -> None:
 def test_photos_that_are_decoded_meanwhile_do_not_change_what_computes() -> None:
     """Threads that decode silence warnings too; when they are done, what torch warns of stays unheard nonetheless."""
     decoding = ExitStack()
-    decoding.enter_context(quiet(module="PIL"))
+    decoding.enter_context(suppress_warnings(module="PIL"))
 
     class Stage(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from tests.support.training import new_store, papers, planned
 from unfreeze.planning.forecast import Deadline, Forecast, duration, forecast_run
 from unfreeze.runtime import Stopwatch
 from unfreeze.training.demand import compute, held_out_request
-from unfreeze.training.phase_one import phase_one
-from unfreeze.training.store import Store
+from unfreeze.training.phase_one import train_head
+from unfreeze.training.store import FeatureCache
 from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,7 +31,7 @@ class CountingClock:
     thread = process = wall
 
 
-def forecast(store: Store, photos: tuple[Path, ...], **settings: object) -> Forecast:
+def forecast(store: FeatureCache, photos: tuple[Path, ...], **settings: object) -> Forecast:
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone, **settings)
     return forecast_run(store, backbone, [own], data, recipe, papers(own), clock=CountingClock())
@@ -42,8 +42,8 @@ def test_a_run_whose_activations_and_head_are_kept_has_steps_and_scoring_ahead(p
     own, data, recipe = planned(photos, backbone, epochs=2, depth="layer3")
     cold = forecast(store, photos, epochs=2, depth="layer3")
     assert min(cold.features, cold.head, *cold.tries, cold.evaluation) > 0
-    phase_one(compute_features(store, backbone, [own], data, recipe, 0), recipe)
-    compute(store, backbone, [held_out_request(papers(own), recipe.boundary, recipe.poses(own))])
+    train_head(compute_features(store, backbone, [own], data, recipe, 0), recipe)
+    compute(store, backbone, [held_out_request(papers(own), recipe.boundary, recipe.orientations(own))])
     warm = forecast(store, photos, epochs=2, depth="layer3")
     assert (warm.features, warm.head) == (0, 0)
     assert 0 < warm.evaluation < cold.evaluation

@@ -15,23 +15,23 @@ from unfreeze.planning.throughput import FEW, WORTH_TIMING, Throughput, measure_
 from unfreeze.planning.timing import SystemClock
 from unfreeze.planning.workload import Workload, count_workload
 from unfreeze.training.activations import BATCH
-from unfreeze.training.finetune import Tuned, finetune
+from unfreeze.training.finetune import FineTuneResult, finetune
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingData
-from unfreeze.training.store import Store
+from unfreeze.training.rounds import TrainingSet
+from unfreeze.training.store import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
-Planned = tuple[Renderer, TrainingData, Recipe]
+Planned = tuple[Renderer, TrainingSet, Recipe]
 
 
-def work_of(store: Store, backbone: Backbone, given: Planned) -> Workload:
+def work_of(store: FeatureCache, backbone: Backbone, given: Planned) -> Workload:
     own, data, recipe = given
     return count_workload(store, backbone, [own], data, recipe, papers(own))
 
 
-def measured(store: Store, backbone: Backbone, given: Planned, work: Workload) -> Throughput:
+def measured(store: FeatureCache, backbone: Backbone, given: Planned, work: Workload) -> Throughput:
     return measure_throughput(store, backbone, *given, work, SystemClock())
 
 
@@ -103,7 +103,7 @@ def test_as_many_steps_are_timed_as_are_a_small_part_of_what_is_ahead(
 ) -> None:
     trained: list[int] = []
 
-    def counted(*arguments: object, **named: object) -> Tuned:
+    def counted(*arguments: object, **named: object) -> FineTuneResult:
         trained.append(len(named["train"]))  # type: ignore[arg-type]
         return finetune(*arguments, **named)  # type: ignore[arg-type]
 

@@ -19,10 +19,10 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.planning.forecast import Forecast, forecast_run
 from unfreeze.planning.workload import Workload, count_workload, order_by_cache_hits
 from unfreeze.run import Run
-from unfreeze.training.activations import BATCH, EVALUATION_BATCH, Activations, Cached, Rendered
+from unfreeze.training.activations import BATCH, EVALUATION_BATCH, Activations, CachedActivations, PixelSource
 from unfreeze.training.demand import compute, held_out_request
-from unfreeze.training.gather import gather
-from unfreeze.training.phase_one import phase_one
+from unfreeze.training.gather import compute_activations
+from unfreeze.training.phase_one import train_head
 from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -41,9 +41,9 @@ class Observed:
 
     def note(self, source: Activations, count: int, size: int) -> None:
         if self.read is not None:
-            self.read[source.renderer.paths == self.training, isinstance(source, Rendered), source.boundary, size] += (
-                count
-            )
+            self.read[
+                source.renderer.paths == self.training, isinstance(source, PixelSource), source.boundary, size
+            ] += count
 
     def rows(self, *, size: int, training: bool | None = None, pixels: bool | None = None, below: int = 99) -> int:
         assert self.read is not None
@@ -71,7 +71,7 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> Observed:
         seen.training, seen.read = renderers[0].paths, Counter()
         return planned
 
-    def noting(kind: type[Cached | Rendered]) -> None:
+    def noting(kind: type[CachedActivations | PixelSource]) -> None:
         batches = kind.batches
 
         def noted(self: Any, photos: Any, views: Any, size: int) -> Iterator[Tensor]:
@@ -82,9 +82,9 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> Observed:
 
     monkeypatch.setattr("unfreeze.inputs.load_backbone", load)
     monkeypatch.setattr("unfreeze.pipeline.forecast_run", forecast)
-    monkeypatch.setattr("unfreeze.pipeline.write_changes", lambda *_: None)
-    noting(Cached)
-    noting(Rendered)
+    monkeypatch.setattr("unfreeze.pipeline.write_changed_heatmaps", lambda *_: None)
+    noting(CachedActivations)
+    noting(PixelSource)
     return seen
 
 
@@ -192,7 +192,7 @@ def test_validation_named_by_the_user_is_the_only_training(photos: tuple[Path, .
 def test_another_augmentation_adds_an_orientation_of_some_images(
     photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, enough: int
 ) -> None:
-    monkeypatch.setattr("unfreeze.training.augmentation.ENOUGH", enough)
+    monkeypatch.setattr("unfreeze.training.augmentation.MAX_PROBE_IMAGES", enough)
     backbone = tiny_cnn()
     own, data, recipe = planned(photos, backbone)
     turned = replace(own, augmentation=recipe.augmentations[1])
@@ -206,7 +206,7 @@ def test_another_augmentation_adds_an_orientation_of_some_images(
 def test_held_out_images_are_computed_in_float32_whatever_training_computes_in(photos: tuple[Path, ...]) -> None:
     backbone, store = tiny_cnn(), new_store()
     own, data, recipe = planned(photos, backbone, epochs=3, depth="layer3", tta=False)
-    gather(store, backbone, own, data, recipe)
+    compute_activations(store, backbone, own, data, recipe)
     compute(store, backbone, [held_out_request(papers(own), recipe.boundary)])
     lowered = count_workload(store, replace(backbone, precision=torch.bfloat16), [own], data, recipe, papers(own))
     assert (lowered.n_views, lowered.n_heldout_pixels) == (24 * 8, 0)
@@ -218,7 +218,7 @@ def test_a_head_that_was_solved_before_is_not_counted(photos: tuple[Path, ...], 
     own, data, recipe = planned(photos, backbone, **settings)
     features = compute_features(store, backbone, [own], data, recipe, 0)
     assert count_workload(store, backbone, [own], data, recipe, papers(own)).needs_head_fit
-    phase_one(features, recipe)
+    train_head(features, recipe)
     assert not count_workload(store, backbone, [own], data, recipe, papers(own)).needs_head_fit
 
 
@@ -227,5 +227,5 @@ def test_the_augmentation_that_an_earlier_run_used_is_taken_to_be_chosen_again(p
     own, data, recipe = planned(photos, backbone)
     both = [own, replace(own, augmentation=recipe.augmentations[1])]
     assert order_by_cache_hits(store, backbone, both, data, recipe) == both
-    gather(store, backbone, both[1], data, recipe)
+    compute_activations(store, backbone, both[1], data, recipe)
     assert order_by_cache_hits(store, backbone, both, data, recipe) == both[::-1]

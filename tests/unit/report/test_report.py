@@ -21,7 +21,7 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.significance import changed
 from unfreeze.explain import encoded
 from unfreeze.report import answers, outcome, photos, write_report
-from unfreeze.report.material import NAMES, Material, read_material
+from unfreeze.report.material import NAMES, RunData, read_run_data
 from unfreeze.report.parts import Gallery, Plot, Section, Table, Text
 
 ALL = [
@@ -77,8 +77,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 
 @pytest.fixture(scope="module")
-def run(folder: RunFolder) -> Material:
-    return read_material(folder)
+def run(folder: RunFolder) -> RunData:
+    return read_run_data(folder)
 
 
 def test_every_section_is_there_in_order(folder: RunFolder) -> None:
@@ -145,7 +145,7 @@ def test_what_is_gone_from_the_folder_is_not_shown(tmp_path: Path) -> None:
 
 
 def test_where_the_folds_chose_differently_what_is_chosen_has_a_column(tmp_path: Path) -> None:
-    run = read_material(finished_run(tmp_path, cross_fitted=True, drawn=False))
+    run = read_run_data(finished_run(tmp_path, cross_fitted=True, drawn=False))
     scores = outcome.scores(run)
     assert tables(scores)[0].header == ("score", "head-only", "two-phase", "as it is chosen")
     assert tables(scores)[0].rows[0][-1].startswith("0.715 (")
@@ -156,7 +156,7 @@ def test_where_the_folds_chose_differently_what_is_chosen_has_a_column(tmp_path:
     assert "test photos" not in texts(answers.reliability(run))
 
 
-def test_the_gain_is_the_verdicts(run: Material) -> None:
+def test_the_gain_is_the_verdicts(run: RunData) -> None:
     gained = run.verdict.gain
     assert gained is not None
     accuracy, *_ = tables(outcome.scores(run))[1].rows
@@ -165,7 +165,7 @@ def test_the_gain_is_the_verdicts(run: Material) -> None:
     assert f"answers {gained.fixed} rightly" in texts(outcome.scores(run))
 
 
-def test_what_ships_is_marked_among_what_was_tried(run: Material) -> None:
+def test_what_ships_is_marked_among_what_was_tried(run: RunData) -> None:
     section = outcome.tried(run)
     (table,) = tables(section)
     assert [row[:4] for row in table.rows][1:4] == [
@@ -177,7 +177,7 @@ def test_what_ships_is_marked_among_what_was_tried(run: Material) -> None:
     assert "flatters a little" in texts(section)
 
 
-def test_a_search_that_nobody_judged_has_no_plot(run: Material) -> None:
+def test_a_search_that_nobody_judged_has_no_plot(run: RunData) -> None:
     unjudged = run.verdict.model_copy(
         update={"trials": (TRIALS[0].model_copy(update={"points": ()}),), "shipped": "head_only"}
     )
@@ -197,7 +197,7 @@ def test_a_search_that_nobody_judged_has_no_plot(run: Material) -> None:
     ],
 )
 def test_only_what_was_measured_of_forgetting_is_shown(
-    run: Material, found: Forgetting, rows: int, plotted: int
+    run: RunData, found: Forgetting, rows: int, plotted: int
 ) -> None:
     section = outcome.forgetting(replace(run, verdict=run.verdict.model_copy(update={"forgetting": found})))
     assert section is not None
@@ -206,11 +206,11 @@ def test_only_what_was_measured_of_forgetting_is_shown(
     assert "None" not in str([part for part in section.parts if isinstance(part, Table)])
 
 
-def test_forgetting_that_was_not_measured_is_no_section(run: Material) -> None:
+def test_forgetting_that_was_not_measured_is_no_section(run: RunData) -> None:
     assert outcome.forgetting(replace(run, verdict=run.verdict.model_copy(update={"forgetting": Forgetting()}))) is None
 
 
-def test_the_confusion_is_sklearns(run: Material) -> None:
+def test_the_confusion_is_sklearns(run: RunData) -> None:
     assert run.predictions is not None
     assert run.answers is not None
     expected = confusion_matrix(run.predictions.labels, run.answers.argmax(axis=1), labels=range(3))
@@ -223,7 +223,7 @@ def test_the_confusion_is_sklearns(run: Material) -> None:
     assert table.rows[0][1] == f"{expected[0, 0]} ({expected[0, 0] / expected[0].sum() * 100:.0f} %)"
 
 
-def test_classes_are_sklearns_and_the_weakest_first(run: Material) -> None:
+def test_classes_are_sklearns_and_the_weakest_first(run: RunData) -> None:
     assert run.predictions is not None
     assert run.answers is not None
     (table,) = tables(answers.classes(run))
@@ -244,7 +244,7 @@ def test_reliability_bins_are_those_of_the_hand() -> None:
     assert bins.accuracy.tolist() == [0, 0, 0, 0, 0, 0.5, 1, 0, 0, 1]
 
 
-def test_photos_are_those_that_changed(run: Material) -> None:
+def test_photos_are_those_that_changed(run: RunData) -> None:
     section, said, gained = photos.photos(run), run.predictions, run.verdict.gain
     assert section is not None
     assert said is not None
@@ -272,7 +272,7 @@ def test_heatmaps_stand_beside_the_photos_that_phase_two_changed(tmp_path: Path)
     folder = finished_run(tmp_path)
     before = page(folder)
     assert not [a for a in before.named("img") if "what speaks for" in (a["alt"] or "")]
-    run = read_material(folder)
+    run = read_run_data(folder)
     said = run.predictions
     assert said is not None
     changes = changed(said.labels, said.arms["head_only"], said.arms["two_phase"])
@@ -281,7 +281,7 @@ def test_heatmaps_stand_beside_the_photos_that_phase_two_changed(tmp_path: Path)
         write_bytes(folder.heatmap(row), f"heat {row}".encode())
     write_bytes(folder.heatmap(999), b"of no photo")
     (tmp_path / "photos" / said.file_names[rows[1]]).unlink()
-    section = photos.photos(read_material(folder))
+    section = photos.photos(read_run_data(folder))
     assert section is not None
     fixed, broken, wrong = (part for part in section.parts if isinstance(part, Gallery))
     assert (fixed.wide, broken.wide, wrong.wide) == (True, True, False)
@@ -306,7 +306,7 @@ def test_heatmaps_stand_beside_the_photos_that_phase_two_changed(tmp_path: Path)
 
 def test_a_photo_that_is_gone_or_damaged_becomes_a_text(tmp_path: Path) -> None:
     folder = finished_run(tmp_path)
-    section = photos.photos(read_material(folder))
+    section = photos.photos(read_run_data(folder))
     assert section is not None
     gone, damaged, _ = (part.photos[0].file_name for part in section.parts if isinstance(part, Gallery))
     (tmp_path / "photos" / gone).unlink()
@@ -319,7 +319,7 @@ def test_a_photo_that_is_gone_or_damaged_becomes_a_text(tmp_path: Path) -> None:
 def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
     classes = [f"a kind of bird that has a long name, number {number}" for number in range(100)]
     folder = finished_run(tmp_path, classes=classes, count=5000, drawn=False)
-    run = read_material(folder)
+    run = read_run_data(folder)
     (table,) = tables(answers.confusion(run))
     assert len(table.rows) == 20
     counts = [int(row[2]) for row in table.rows]
@@ -348,7 +348,7 @@ def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
 
 def test_a_matrix_of_forty_classes_is_drawn(tmp_path: Path) -> None:
     classes = [f"{number:02} 雪" for number in range(40)]  # the plots' font lacks the letter: that is no warning
-    section = answers.confusion(read_material(finished_run(tmp_path, classes=classes, count=400, drawn=False)))
+    section = answers.confusion(read_run_data(finished_run(tmp_path, classes=classes, count=400, drawn=False)))
     assert section is not None
     (drawn,) = (part for part in section.parts if isinstance(part, Plot))
     assert drawn.wide

@@ -10,20 +10,20 @@ from scipy.stats import norm, ttest_rel
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from tests.support.training import schedule, task
 
-from unfreeze.evaluation.calibration import fit_temperature, photo_losses, softmax
+from unfreeze.evaluation.calibration import calibrated_nll, fit_temperature, softmax
 from unfreeze.evaluation.crossfit import inflation, widened_gain, widened_scores
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import Gain
 from unfreeze.models.freezing import StagePlan, StageRow
 from unfreeze.models.state import ModelState
-from unfreeze.poses import UPRIGHT
+from unfreeze.poses import IDENTITY_ONLY
 from unfreeze.predict import Logits
-from unfreeze.scoring.evidence import cross_fitted, from_test, paired_gain, score_sheet, searched
+from unfreeze.scoring.evidence import cross_fitted, from_test, paired_gain, score_sheet, summarise_trials
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.phase_one import PhaseOne
-from unfreeze.training.phase_two import PhaseTwo
+from unfreeze.training.phase_one import HeadOnlyResult
+from unfreeze.training.phase_two import TwoPhaseResult
 from unfreeze.training.recipes import Candidate
-from unfreeze.training.rounds import Folds, Round, TrainingData
+from unfreeze.training.rounds import Fold, Folds, TrainingSet
 from unfreeze.training.search import Trial
 
 CLASSES = 3
@@ -31,10 +31,10 @@ NOTHING = ModelState([], {})
 Answers = tuple[Logits, ...]
 
 
-def one(answers: Answers, temperature: float, calibrated_on: int = 30) -> PhaseOne:
-    return PhaseOne(
-        final=NOTHING, poses=UPRIGHT, validation=answers, temperature=temperature, calibrated_on=calibrated_on,
-        round_finals=(), round_poses=tuple(UPRIGHT for _ in answers), start=NOTHING, round_starts=(), history=(),
+def one(answers: Answers, temperature: float, calibrated_on: int = 30) -> HeadOnlyResult:
+    return HeadOnlyResult(
+        state=NOTHING, orientations=IDENTITY_ONLY, fold_logits=answers, temperature=temperature, n_calibration=calibrated_on,
+        fold_states=(), fold_orientations=tuple(IDENTITY_ONLY for _ in answers), phase2_init=NOTHING, fold_inits=(), history=(),
     )  # fmt: skip
 
 
@@ -43,16 +43,18 @@ def trial(answers: dict[float, Answers], *, depth: str = "layer4", lr: float = 0
     return Trial(Candidate(depth, 0, plan, schedule()), answers, (), (), None, 2.5)
 
 
-def two(answers: Answers, temperature: float, ships: tuple[bool, ...], calibrated_on: int = 30) -> PhaseTwo:
+def two(answers: Answers, temperature: float, ships: tuple[bool, ...], calibrated_on: int = 30) -> TwoPhaseResult:
     tried = trial({1.0: answers})
-    return PhaseTwo(
-        final=NOTHING, trial=tried, alpha=1.0, validation=answers, temperature=temperature,
-        calibrated_on=calibrated_on, not_worse=True, rounds_not_worse=ships, round_finals=(), history=(),
-        trials=(tried,), setbacks=(),
+    return TwoPhaseResult(
+        state=NOTHING, trial=tried, alpha=1.0, fold_logits=answers, temperature=temperature,
+        n_calibration=calibrated_on, accepted=True, fold_accepted=ships, fold_states=(), history=(),
+        trials=(tried,), warnings=(),
     )  # fmt: skip
 
 
-def phases(data: TrainingData, rounds: tuple[Round, ...], ships: tuple[bool, ...]) -> tuple[PhaseOne, PhaseTwo]:
+def phases(
+    data: TrainingSet, rounds: tuple[Fold, ...], ships: tuple[bool, ...]
+) -> tuple[HeadOnlyResult, TwoPhaseResult]:
     """Return phases whose logits are drawn: head-only is right a little, two-phase often."""
     rng = np.random.default_rng(0)
 
@@ -68,84 +70,84 @@ def phases(data: TrainingData, rounds: tuple[Round, ...], ships: tuple[bool, ...
 
 
 @pytest.fixture
-def data(photos: tuple[Path, ...]) -> TrainingData:
+def data(photos: tuple[Path, ...]) -> TrainingSet:
     return task(photos, train=30).data
 
 
-def test_every_photo_is_answered_once_by_the_round_that_held_it_out(data: TrainingData) -> None:
+def test_every_photo_is_answered_once_by_the_round_that_held_it_out(data: TrainingSet) -> None:
     rounds = Folds.of(data, 30).validation
     first, second = phases(data, rounds, (True, True, True))
     evidence = cross_fitted(data, rounds, first, second)
-    assert evidence.kind == "cross_fitted"
-    assert evidence.photos.tolist() == list(range(30))
-    np.testing.assert_array_equal(evidence.truth, data.labels.numpy())
+    assert evidence.protocol == "cross_fitted"
+    assert evidence.image_ids.tolist() == list(range(30))
+    np.testing.assert_array_equal(evidence.labels, data.labels.numpy())
     assert evidence.two_phase is not None
     for number, each in enumerate(rounds):
-        np.testing.assert_array_equal(evidence.head_only[each.val].argmax(1), first.validation[number].argmax(1))
-        np.testing.assert_array_equal(evidence.two_phase[each.val].argmax(1), second.validation[number].argmax(1))
+        np.testing.assert_array_equal(evidence.head_only[each.val].argmax(1), first.fold_logits[number].argmax(1))
+        np.testing.assert_array_equal(evidence.two_phase[each.val].argmax(1), second.fold_logits[number].argmax(1))
 
 
-def test_photos_go_by_their_number_in_the_photo_set(data: TrainingData) -> None:
+def test_photos_go_by_their_number_in_the_photo_set(data: TrainingSet) -> None:
     """Training numbers its own photos from 0; evidence is written down under the numbers of all photos of the run."""
     numbered = np.random.default_rng(2).permutation(100)[:30]
     rounds = Folds.of(data, 30).validation
     phases_of_all = phases(data, rounds, (True, False, True))
     plain = cross_fitted(data, rounds, *phases_of_all)
     evidence = cross_fitted(replace(data, ids=numbered), rounds, *phases_of_all)
-    assert evidence.photos.tolist() == sorted(numbered.tolist())
+    assert evidence.image_ids.tolist() == sorted(numbered.tolist())
     of_photo = np.argsort(numbered)  # photo of the training's own numbers, for each row
-    np.testing.assert_array_equal(evidence.truth, data.labels.numpy()[of_photo])
+    np.testing.assert_array_equal(evidence.labels, data.labels.numpy()[of_photo])
     assert evidence.two_phase is not None
     assert plain.two_phase is not None
     for found, own in (
         (evidence.head_only, plain.head_only),
         (evidence.two_phase, plain.two_phase),
         (evidence.shipped, plain.shipped),
-        (evidence.unscaled, plain.unscaled),
+        (evidence.uncalibrated, plain.uncalibrated),
     ):
         np.testing.assert_array_equal(found, own[of_photo])
 
 
-def test_a_folds_temperature_comes_from_the_other_folds(data: TrainingData) -> None:
+def test_a_folds_temperature_comes_from_the_other_folds(data: TrainingSet) -> None:
     rounds = Folds.of(data, 30).validation
     first, second = phases(data, rounds, (True, True, True))
     evidence = cross_fitted(data, rounds, first, second)
-    logits = np.concatenate([first.validation[0], first.validation[2]])
+    logits = np.concatenate([first.fold_logits[0], first.fold_logits[2]])
     truth = np.concatenate([data.labels[torch.from_numpy(rounds[r].val)] for r in (0, 2)])
-    expected = softmax(first.validation[1], fit_temperature(logits, truth))
+    expected = softmax(first.fold_logits[1], fit_temperature(logits, truth))
     np.testing.assert_allclose(evidence.head_only[rounds[1].val].astype(float), expected.astype(float))
 
 
-def test_what_ships_is_chosen_fold_by_fold(data: TrainingData) -> None:
+def test_what_ships_is_chosen_fold_by_fold(data: TrainingSet) -> None:
     rounds = Folds.of(data, 30).validation
     evidence = cross_fitted(data, rounds, *phases(data, rounds, (True, False, True)))
     assert evidence.two_phase is not None
     for number, arm in enumerate((evidence.two_phase, evidence.head_only, evidence.two_phase)):
         held = rounds[number].val
         assert (evidence.shipped[held] == arm[held]).all()
-        assert (evidence.unscaled[held].argmax(1) == arm[held].argmax(1)).all()
+        assert (evidence.uncalibrated[held].argmax(1) == arm[held].argmax(1)).all()
 
 
-def test_test_photos_are_answered_by_the_final_models_at_their_temperatures(data: TrainingData) -> None:
+def test_test_photos_are_answered_by_the_final_models_at_their_temperatures(data: TrainingSet) -> None:
     rounds = Folds.of(data, 30).validation
     first, second = phases(data, rounds, (True, True, True))
     test, labels = np.array([2, 5, 7]), np.array([2, 2, 1])
     logits = np.random.default_rng(1).normal(size=(2, 3, 3)).astype(np.float32)
     evidence = from_test(test, labels, logits[0], logits[1], first, second)
-    assert (evidence.kind, evidence.truth.tolist(), evidence.calibrated_on) == ("test", [2, 2, 1], 30)
-    assert evidence.photos is test
+    assert (evidence.protocol, evidence.labels.tolist(), evidence.n_calibration) == ("test", [2, 2, 1], 30)
+    assert evidence.image_ids is test
     assert evidence.shipped is evidence.two_phase
     assert (evidence.head_only == softmax(logits[0], 1.5)).all()
     assert (evidence.shipped == softmax(logits[1], 0.5)).all()
-    assert (evidence.unscaled == softmax(logits[1])).all()
-    worse = from_test(test, labels, logits[0], logits[1], first, replace(second, not_worse=False))
+    assert (evidence.uncalibrated == softmax(logits[1])).all()
+    worse = from_test(test, labels, logits[0], logits[1], first, replace(second, accepted=False))
     assert worse.shipped is worse.head_only
     alone = from_test(test, labels, logits[0], None, first, None)
     assert alone.two_phase is None
     assert paired_gain(alone, [None] * 3, 0) is None
 
 
-def test_the_sheet_scores_calibrated_probabilities(data: TrainingData) -> None:
+def test_the_sheet_scores_calibrated_probabilities(data: TrainingSet) -> None:
     rounds = Folds.of(data, 30).validation
     evidence = cross_fitted(data, rounds, *phases(data, rounds, (True, True, True)))
     sheet = score_sheet(evidence, [None] * 30, 0.7, 0)
@@ -164,15 +166,15 @@ def test_the_sheet_scores_calibrated_probabilities(data: TrainingData) -> None:
 # What the search found
 
 
-def test_everything_that_was_tried_is_scored_at_every_point(data: TrainingData) -> None:
+def test_everything_that_was_tried_is_scored_at_every_point(data: TrainingSet) -> None:
     rounds = Folds.of(data, 30).validation
     first, second = phases(data, rounds, (True, True, True))
-    pairs = zip(first.validation, second.validation, strict=True)
+    pairs = zip(first.fold_logits, second.fold_logits, strict=True)
     half = tuple(((a + b) / 2).astype(np.float32) for a, b in pairs)
-    points: dict[float, Answers] = {0.0: first.validation, 0.5: half, 1.0: second.validation}
+    points: dict[float, Answers] = {0.0: first.fold_logits, 0.5: half, 1.0: second.fold_logits}
     upper = trial({alpha: points[alpha] for alpha in (0.5, 1.0)}, depth="layer4", lr=0.01)
     failed = trial({}, depth="layer2", lr=0.003)
-    found = searched(data, rounds, first, replace(second, trials=(upper, failed)))
+    found = summarise_trials(data, rounds, first, replace(second, trials=(upper, failed)))
     assert [(each.depth, each.lr, each.seconds) for each in found] == [("layer4", 0.01, 2.5), ("layer2", 0.003, 2.5)]
     truth = np.concatenate([data.labels[torch.from_numpy(each.val)] for each in rounds])
     for point, (alpha, answers) in zip(found[0].points, points.items(), strict=True):
@@ -180,8 +182,8 @@ def test_everything_that_was_tried_is_scored_at_every_point(data: TrainingData) 
         assert point.alpha == alpha
         assert point.accuracy == pytest.approx(accuracy_score(truth, logits.argmax(1)))
         assert point.balanced_accuracy == pytest.approx(balanced_accuracy_score(truth, logits.argmax(1)))
-        assert point.log_loss == pytest.approx(photo_losses(logits, truth).mean())
-    before, *others = (photo_losses(np.concatenate(answers), truth) for answers in points.values())
+        assert point.log_loss == pytest.approx(calibrated_nll(logits, truth).mean())
+    before, *others = (calibrated_nll(np.concatenate(answers), truth) for answers in points.values())
     assert found[0].points[0].z == 0.0
     for point, losses in zip(found[0].points[1:], others, strict=True):
         assert point.z == pytest.approx(
@@ -190,9 +192,9 @@ def test_everything_that_was_tried_is_scored_at_every_point(data: TrainingData) 
     assert found[1].points == found[0].points[:1]  # what went wrong has phase 1's point alone
 
 
-def test_where_nothing_was_held_out_nothing_is_said_of_the_points(data: TrainingData) -> None:
+def test_where_nothing_was_held_out_nothing_is_said_of_the_points(data: TrainingSet) -> None:
     first, second = phases(data, (), ())
-    (found,) = searched(data, (), first, second)
+    (found,) = summarise_trials(data, (), first, second)
     assert found.points == ()
 
 
@@ -203,7 +205,7 @@ def by_chance(seed: int, apart: float = 0.0) -> tuple[float, bool, float]:
     """Return the gain between two heads on features of ``apart``, whether it is proven, and the shipped accuracy."""
     rng = np.random.default_rng(seed)
     labels = torch.from_numpy(rng.permutation(np.arange(60) % 2))
-    data = TrainingData(labels, np.arange(60), np.arange(0), np.arange(60) % 5, 2, np.arange(60))
+    data = TrainingSet(labels, np.arange(60), np.arange(0), np.arange(60) % 5, 2, np.arange(60))
     rounds = Folds.of(data, 60).validation
     truths = labels.numpy()
     solved = []
@@ -223,7 +225,7 @@ def by_chance(seed: int, apart: float = 0.0) -> tuple[float, bool, float]:
     assert evidence.two_phase is not None
     found = paired_gain(evidence, [None] * 60, seed)
     assert found is not None
-    return found.accuracy, found.proven, float((evidence.shipped.argmax(1) == evidence.truth).mean())
+    return found.accuracy, found.proven, float((evidence.shipped.argmax(1) == evidence.labels).mean())
 
 
 def test_shuffled_labels_prove_nothing_and_flatter_nothing() -> None:

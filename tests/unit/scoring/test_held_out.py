@@ -19,11 +19,11 @@ from unfreeze.models.freezing import plan_from
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, load_model, save_model
 from unfreeze.models.state import loaded, random_head
-from unfreeze.poses import Pose
+from unfreeze.poses import Orientation
 from unfreeze.predict import photo_batches, probabilities
 from unfreeze.scoring.held_out import evaluation_set, predict_held_out
-from unfreeze.scoring.held_out import test_set as set_up_test
-from unfreeze.training.activations import Cached, Rendered, features, keep
+from unfreeze.scoring.held_out import open_test_set as set_up_test
+from unfreeze.training.activations import CachedActivations, PixelSource, compute_or_load, pooled_features
 from unfreeze.training.demand import held_out_request
 from unfreeze.training.finetune import finetune
 from unfreeze.training.fit_head import fit_head
@@ -39,7 +39,7 @@ def test_predictions_are_those_of_the_given_model(photos: tuple[Path, ...], boun
     test = evaluation(backbone, photos, given, boundary).held_out
     start, lowest = random_head(backbone, CLASSES, 0), max(boundary, 2)
     tuned = finetune(
-        backbone, start, Rendered(given.renderer), given.data.labels,
+        backbone, start, PixelSource(given.renderer), given.data.labels,
         plan_from(backbone, lowest, lr=0.1, head_lr=0.1), candidate(backbone).schedule,
         phase="test", train=given.data.train, val=given.data.val, seed=0,
     ).state  # fmt: skip
@@ -57,13 +57,13 @@ def test_predictions_are_those_of_the_given_model(photos: tuple[Path, ...], boun
 
 def test_test_photos_are_seen_in_their_plain_view_alone(photos: tuple[Path, ...]) -> None:
     source = evaluation(tiny_cnn(), photos, task(photos, train=12), 2).held_out.activations
-    assert isinstance(source, Cached)
-    assert set(source.places) == {(photo, 0) for photo in range(18)}
+    assert isinstance(source, CachedActivations)
+    assert set(source.rows) == {(photo, 0) for photo in range(18)}
     assert source.renderer.paths == photos[12:]
 
 
 def test_orientations_are_averaged(photos: tuple[Path, ...]) -> None:
-    backbone, given, poses = tiny_cnn(), task(photos, train=12), (Pose.PLAIN, Pose.OVER)
+    backbone, given, poses = tiny_cnn(), task(photos, train=12), (Orientation.IDENTITY, Orientation.ROT180)
     how = recipe(backbone, candidate(backbone, 2))
     test = set_up_test(inputs_of(backbone, photos, given), how, given.renderer, poses)
     assert test is not None
@@ -88,9 +88,9 @@ def test_a_model_trained_on_kept_features_answers_the_same_from_its_file(
     own = Renderer(photos, backbone.network.preprocessing, digests=renderer(photos).digests)
     train, test = np.arange(15), np.arange(15, 30)
     store = new_store()
-    kept = keep(store, backbone, Rendered(own), boundary, dict.fromkeys(train.tolist(), (0,)), "test")
+    kept = compute_or_load(store, backbone, PixelSource(own), boundary, dict.fromkeys(train.tolist(), (0,)), "test")
     labels = torch.arange(15) % CLASSES
-    state = head_state(fit_head(features(kept, train.tolist(), (0,)), labels, train % 3, CLASSES).head)
+    state = head_state(fit_head(pooled_features(kept, train.tolist(), (0,)), labels, train % 3, CLASSES).head)
     tested = replace(own, paths=own.paths[15:], digests=own.digests[15:])
     held_out = evaluation_set(store, backbone, held_out_request(tested, boundary))
     answers = softmax(predict_held_out(backbone, state, held_out))

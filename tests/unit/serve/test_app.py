@@ -16,7 +16,7 @@ from tests.support.backbones import tiny_cnn, tiny_vit
 from tests.support.photos import SIZE, noise, packed
 from tests.support.serving import LOCAL, served
 
-from unfreeze.data.decode import Accepted
+from unfreeze.data.decode import DecodeLimits
 from unfreeze.predict import photo_batches, probabilities
 from unfreeze.serve.app import create_app
 from unfreeze.serve.guard import own_names
@@ -59,7 +59,7 @@ def test_answers_are_those_of_the_files_on_disk(client: TestClient, model: Serve
     paths = [tmp_path / name for name in contents]
     for path in paths:
         path.write_bytes(contents[path.name])
-    backbone, head, poses = model.model.backbone, model.model.head, model.model.poses
+    backbone, head, poses = model.model.backbone, model.model.head, model.model.orientations
     expected = probabilities(backbone, head, photo_batches(backbone, paths), poses=poses)
     assert len(poses) > 1
     reply = client.post("/predict", files=[("photos", item) for item in contents.items()])
@@ -117,7 +117,7 @@ def test_formats_are_told_by_content_and_not_by_name(client: TestClient) -> None
 
 
 def test_what_is_not_accepted_is_not_even_decoded(model: Served) -> None:
-    limits = replace(Limits(), accepted=Accepted(("JPEG",), 1000))
+    limits = replace(Limits(), accepted=DecodeLimits(("JPEG",), 1000))
     with client_of(model, limits) as client:
         assert client.post("/predict", files={"photos": packed(noise())}).status_code == 415
         assert client.post("/predict", files={"photos": packed(noise(), "JPEG")}).status_code == 413

@@ -19,21 +19,20 @@ from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, 
 from unfreeze.models.engine import remember_engine
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.state import random_head
-from unfreeze.predict import place
+from unfreeze.predict import to_model_input
 from unfreeze.training.activations import (
     Activations,
-    Cached,
-    Rendered,
-    answers_from,
-    features,
-    keep,
-    keep_or_render,
+    CachedActivations,
+    PixelSource,
+    activations_at,
+    compute_or_load,
+    logits_from,
 )
 from unfreeze.training.demand import ActivationRequest, CacheMisses, cache_misses
 from unfreeze.training.finetune import finetune
 from unfreeze.training.kept_engine import engine_of
-from unfreeze.training.recipes import TEXTBOOK
-from unfreeze.training.store import Store
+from unfreeze.training.recipes import TEXTBOOK_AUG
+from unfreeze.training.store import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,15 +48,15 @@ def test_what_is_kept_is_what_recomputing_gives(
     photos: tuple[Path, ...], make: Callable[[], Backbone], boundary: int
 ) -> None:
     backbone, renderer = make(), task(photos, train=9).renderer
-    source = keep_or_render(new_store(), backbone, renderer, boundary, WANTED, "test")
-    assert isinstance(source, Rendered if boundary == 0 else Cached)
+    source = activations_at(new_store(), backbone, renderer, boundary, WANTED, "test")
+    assert isinstance(source, PixelSource if boundary == 0 else CachedActivations)
     assert source.boundary == boundary
     kept = torch.cat(list(source.batches([photo for photo, _ in PAIRS], [view for _, view in PAIRS], 2)))
     views = torch.cat([renderer.views(photo, (view,)) for photo, view in PAIRS])
     with torch.no_grad():
-        expected = backbone.run(place(views, backbone, 0), 0, boundary)
+        expected = backbone.run(to_model_input(views, backbone, 0), 0, boundary)
     expected = pool(expected) if boundary == 5 else expected
-    torch.testing.assert_close(place(kept, backbone, boundary), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(to_model_input(kept, backbone, boundary), expected, rtol=1e-5, atol=1e-6)
     assert [len(batch) for batch in source.batches([0] * 5, [0] * 5, 2)] == [2, 2, 1]
 
 
@@ -72,25 +71,25 @@ def test_what_is_computed_from_a_shallower_boundary_is_the_same(
     photos: tuple[Path, ...], make: Callable[[], Backbone], start: int, stop: int
 ) -> None:
     backbone, renderer = make(), task(photos, train=9).renderer
-    direct = keep(new_store(), backbone, Rendered(renderer), stop, WANTED, "test")
-    shallow = keep_or_render(new_store(), backbone, renderer, start, WANTED, "test")
-    advanced = keep(new_store(), backbone, shallow, stop, WANTED, "test")
+    direct = compute_or_load(new_store(), backbone, PixelSource(renderer), stop, WANTED, "test")
+    shallow = activations_at(new_store(), backbone, renderer, start, WANTED, "test")
+    advanced = compute_or_load(new_store(), backbone, shallow, stop, WANTED, "test")
     assert advanced.boundary == stop
     torch.testing.assert_close(everything(advanced), everything(direct), rtol=1e-5, atol=1e-6)
 
 
 def test_keeping_leaves_the_backbone_as_it_was(photos: tuple[Path, ...]) -> None:
-    backbone, source = tiny_cnn(dropout=0.5), Rendered(task(photos, train=9).renderer)
+    backbone, source = tiny_cnn(dropout=0.5), PixelSource(task(photos, train=9).renderer)
     before = backbone.fingerprint()
     backbone.network.module.train()  # as the end of an earlier training may leave it
-    one = keep(new_store(), backbone, source, 3, WANTED, "test")
+    one = compute_or_load(new_store(), backbone, source, 3, WANTED, "test")
     assert backbone.fingerprint() == before
-    assert torch.equal(everything(one), everything(keep(new_store(), backbone, source, 3, WANTED, "test")))
+    assert torch.equal(everything(one), everything(compute_or_load(new_store(), backbone, source, 3, WANTED, "test")))
 
 
 def test_features_are_ordered_as_asked(photos: tuple[Path, ...]) -> None:
     backbone, renderer = tiny_cnn(), task(photos, train=9).renderer
-    cache = keep(new_store(), backbone, Rendered(renderer), 5, WANTED, "test")
+    cache = compute_or_load(new_store(), backbone, PixelSource(renderer), 5, WANTED, "test")
     found = features(cache, [0, 2], (2, 0))
     assert found.shape == (2, 2, 12)
     for row, photo in enumerate((0, 2)):
@@ -111,25 +110,27 @@ class Counted:
         return self.source.batches(photos, views, size)
 
 
-def n_missing(store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> int:
+def n_missing(store: FeatureCache, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> int:
     misses = cache_misses(store, backbone, [ActivationRequest(renderer, boundary, wanted, "test")])
     return sum(len(each.pairs) for each in misses)
 
 
-def computed(store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> int:
-    source = Counted(Rendered(renderer))
-    kept = keep(store, backbone, source, boundary, wanted, "test")
+def computed(store: FeatureCache, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> int:
+    source = Counted(PixelSource(renderer))
+    kept = compute_or_load(store, backbone, source, boundary, wanted, "test")
     pairs = [(photo, view) for photo, views in wanted.items() for view in views]
     asked = [photo for photo, _ in pairs], [view for _, view in pairs]
     crossing = torch.cat(
-        [backbone.run(place(x, backbone, 0), 0, boundary) for x in Rendered(renderer).batches(*asked, 4)]
+        [backbone.run(to_model_input(x, backbone, 0), 0, boundary) for x in PixelSource(renderer).batches(*asked, 4)]
     )
     found = torch.cat(list(kept.batches(*asked, 4)))
     torch.testing.assert_close(found, pool(crossing) if boundary == 5 else crossing, rtol=1e-5, atol=1e-6)
     return len(source.asked)
 
 
-def misses(store: Store, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> list[CacheMisses]:
+def misses(
+    store: FeatureCache, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted
+) -> list[CacheMisses]:
     return cache_misses(store, backbone, [ActivationRequest(renderer, boundary, wanted, "test")])
 
 
@@ -150,18 +151,18 @@ def test_what_an_earlier_run_kept_at_a_shallower_boundary_saves_the_pixels(
 ) -> None:
     store, backbone, own = new_store(), replace(make(), precision=precision), renderer(photos)
     for boundary in (1, 2):
-        keep_or_render(store, backbone, own, boundary, WANTED, "test")
+        activations_at(store, backbone, own, boundary, WANTED, "test")
     gone = replace(own, paths=tuple(Path("gone") / path.name for path in own.paths))
     assert [each.start for each in misses(store, backbone, gone, 4, WANTED)] == [2]
     assert [each.start for each in misses(store, backbone, gone, 2, {2: (3,)})] == [0]
-    deeper = keep_or_render(store, backbone, gone, 4, WANTED, "test")
-    at_head = keep(store, backbone, Rendered(gone), 5, {2: (1, 0)}, "test")
-    direct = keep_or_render(new_store(), backbone, own, 4, WANTED, "test")
+    deeper = activations_at(store, backbone, gone, 4, WANTED, "test")
+    at_head = compute_or_load(store, backbone, PixelSource(gone), 5, {2: (1, 0)}, "test")
+    direct = activations_at(new_store(), backbone, own, 4, WANTED, "test")
     assert torch.equal(everything(deeper), everything(direct))
-    onward = keep(new_store(), backbone, direct, 5, {2: (0, 1)}, "test")
+    onward = compute_or_load(new_store(), backbone, direct, 5, {2: (0, 1)}, "test")
     assert torch.equal(features(at_head, [2], (0, 1)), features(onward, [2], (0, 1)))
     with pytest.raises(DecodeError):
-        keep_or_render(store, backbone, gone, 4, {2: (3,)}, "test")
+        activations_at(store, backbone, gone, 4, {2: (3,)}, "test")
 
 
 ALL: Wanted = dict.fromkeys(range(9), (0, 1))
@@ -190,8 +191,8 @@ def test_a_full_a_partial_and_an_empty_cache_give_the_same_bits(
     def opened() -> Backbone:
         return replace(make(), precision=precision)
 
-    def kept(store: Store, boundary: int, wanted: Wanted) -> Tensor:
-        return every(keep_or_render(store, opened(), own, boundary, wanted, "test"), wanted)
+    def kept(store: FeatureCache, boundary: int, wanted: Wanted) -> Tensor:
+        return every(activations_at(store, opened(), own, boundary, wanted, "test"), wanted)
 
     expected = {boundary: kept(new_store(), boundary, ALL) for boundary in (2, 3, 5)}
     kept(partial, 3, {8: (1,), 4: (0,), 1: (1, 0)})
@@ -210,10 +211,10 @@ def test_a_source_at_which_the_network_is_not_cut_is_left_aside(photos: tuple[Pa
         module.stem = nn.Sequential(nn.Conv2d(3, 6, 3, 1, 1, bias=False), nn.BatchNorm2d(6), nn.ReLU())
     wide = assemble("wide", Architecture("timm", "wide"), Network(module, "fc", 7, (), PREPROCESSING), CPU)
     store, own = new_store(), renderer(photos)
-    shallow = keep_or_render(store, wide, own, 1, WANTED, "test")
+    shallow = activations_at(store, wide, own, 1, WANTED, "test")
     assert [each.start for each in misses(store, wide, own, 3, WANTED)] == [0]
-    advanced = keep(store, wide, shallow, 3, WANTED, "test")
-    direct = keep(new_store(), wide, Rendered(own), 3, WANTED, "test")
+    advanced = compute_or_load(store, wide, shallow, 3, WANTED, "test")
+    direct = compute_or_load(new_store(), wide, PixelSource(own), 3, WANTED, "test")
     assert torch.equal(everything(advanced), everything(direct))
     assert [each.start for each in misses(store, wide, own, 5, WANTED)] == [3]
 
@@ -224,7 +225,7 @@ def test_the_choice_of_an_engine_is_kept_and_what_it_chose_is_in_the_key(
 ) -> None:
     store, own = new_store(), renderer(photos)
     chosen = engine_of(store, tiny_cnn())
-    keep(store, tiny_cnn(), Rendered(own), 3, WANTED, "test")
+    compute_or_load(store, tiny_cnn(), PixelSource(own), 3, WANTED, "test")
     monkeypatch.setattr("unfreeze.models.engine._choose", None)  # neither chosen nor compiled again
     again = tiny_cnn()
     assert engine_of(store, again) == chosen
@@ -251,11 +252,11 @@ def test_where_the_chosen_engine_fails_another_computes_under_its_own_key(
     assert chosen.way == "openvino"
     monkeypatch.setattr("unfreeze.models.engine.convert_stages", fail)
     backbone = tiny_cnn()
-    kept = keep(store, backbone, Rendered(own), 3, WANTED, "test")
+    kept = compute_or_load(store, backbone, PixelSource(own), 3, WANTED, "test")
     assert engine_of(store, backbone).way == "fused"
     with monkeypatch.context() as alone:
         alone.setattr("unfreeze.models.engine.openvino_version", lambda: None)
-        by_torch = keep(new_store(), tiny_cnn(), Rendered(own), 3, WANTED, "test")
+        by_torch = compute_or_load(new_store(), tiny_cnn(), PixelSource(own), 3, WANTED, "test")
     assert torch.equal(everything(kept), everything(by_torch))
     monkeypatch.undo()
     assert n_missing(store, tiny_cnn(), own, 3, WANTED) == 7  # nothing lies under OpenVINO's key
@@ -263,12 +264,12 @@ def test_where_the_chosen_engine_fails_another_computes_under_its_own_key(
 
 def test_activations_are_kept_in_the_backbones_precision(photos: tuple[Path, ...]) -> None:
     store, own = new_store(), renderer(photos)
-    exact = keep_or_render(store, tiny_cnn(), own, 3, WANTED, "test")
-    lowered = keep_or_render(store, replace(tiny_cnn(), precision=torch.bfloat16), own, 3, WANTED, "test")
+    exact = activations_at(store, tiny_cnn(), own, 3, WANTED, "test")
+    lowered = activations_at(store, replace(tiny_cnn(), precision=torch.bfloat16), own, 3, WANTED, "test")
     (x,), (low,) = exact.batches([2], [1], 1), lowered.batches([2], [1], 1)
     assert (x.dtype, low.dtype) == (torch.float32, torch.bfloat16)
     torch.testing.assert_close(low.float(), x, rtol=0.05, atol=0.05)
-    assert torch.equal(place(low, tiny_cnn(), 3), low.float())
+    assert torch.equal(to_model_input(low, tiny_cnn(), 3), low.float())
 
 
 @torch.no_grad()
@@ -281,7 +282,7 @@ def test_what_decides_an_activation_decides_whether_it_is_found(
     assert computed(store, backbone, own, 2, wanted) == 2  # another boundary
     assert computed(store, backbone, own, 5, wanted) == 0  # another one, but from what is kept at 3
     assert computed(store, backbone, renderer(photos, seed=1), 3, wanted) == 1  # another crop, the same plain view
-    assert computed(store, backbone, replace(own, augmentation=TEXTBOOK), 3, wanted) == 1
+    assert computed(store, backbone, replace(own, augmentation=TEXTBOOK_AUG), 3, wanted) == 1
     assert computed(store, backbone, on_device(own, CPU, 0), 3, wanted) == 1  # resampled elsewhere
     assert computed(store, tiny_vit(), own, 3, wanted) == 2
     smaller = replace(own, preprocessing=replace(own.preprocessing, mean=(0.4, 0.5, 0.5)))
@@ -318,8 +319,8 @@ def test_activations_of_another_engine_are_not_found(photos: tuple[Path, ...], m
 def test_byte_identical_photos_are_computed_once(photos: tuple[Path, ...], tmp_path: Path) -> None:
     copy = tmp_path / "copy.png"
     copy.write_bytes(photos[0].read_bytes())
-    source = Counted(Rendered(renderer([photos[0], copy])))
-    kept = keep(new_store(), tiny_cnn(), source, 3, {0: (0,), 1: (0,)}, "test")
+    source = Counted(PixelSource(renderer([photos[0], copy])))
+    kept = compute_or_load(new_store(), tiny_cnn(), source, 3, {0: (0,), 1: (0,)}, "test")
     assert len(source.asked) == 1
     one, other = torch.cat(list(kept.batches([0, 1], [0, 0], 2)))
     assert torch.equal(one, other)
@@ -327,12 +328,12 @@ def test_byte_identical_photos_are_computed_once(photos: tuple[Path, ...], tmp_p
 
 def test_nothing_wanted_gives_nothing(photos: tuple[Path, ...]) -> None:
     backbone, renderer = tiny_cnn(), task(photos, train=9).renderer
-    cache = keep(new_store(), backbone, Rendered(renderer), 5, {}, "test")
+    cache = compute_or_load(new_store(), backbone, PixelSource(renderer), 5, {}, "test")
     head = new_head(backbone, CLASSES, 0)
     none = np.array([], dtype=np.int64)
-    assert cache.places == {}
-    assert answers_from(backbone, head, cache, none).shape == (0, CLASSES)
-    assert answers_from(backbone, head, Rendered(renderer), none).shape == (0, CLASSES)
+    assert cache.rows == {}
+    assert logits_from(backbone, head, cache, none).shape == (0, CLASSES)
+    assert logits_from(backbone, head, PixelSource(renderer), none).shape == (0, CLASSES)
 
 
 @pytest.mark.parametrize("boundary", [0, 1, 3, 5])
@@ -341,12 +342,12 @@ def test_predictions_are_those_of_the_whole_model_on_plain_views(photos: tuple[P
     backbone.network.module.train()
     head = new_head(backbone, CLASSES, 0)
     chosen = np.array([5, 1, 3])
-    source = keep_or_render(new_store(), backbone, renderer, boundary, dict.fromkeys(chosen.tolist(), (0,)), "test")
-    answers = answers_from(backbone, head, source, chosen)
+    source = activations_at(new_store(), backbone, renderer, boundary, dict.fromkeys(chosen.tolist(), (0,)), "test")
+    answers = logits_from(backbone, head, source, chosen)
     backbone.network.module.eval()
     plain = torch.cat([renderer.views(photo, [0]) for photo in chosen.tolist()])
     with torch.no_grad():
-        expected = head(backbone.run(place(plain, backbone, 0)))
+        expected = head(backbone.run(to_model_input(plain, backbone, 0)))
     np.testing.assert_allclose(answers, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -356,7 +357,7 @@ def test_training_learns_the_same_from_either_renderers_views(photos: tuple[Path
     def losses(renderer: Renderer) -> list[float | None]:
         backbone = tiny_cnn()
         tuned = finetune(
-            backbone, random_head(backbone, CLASSES, 0), Rendered(renderer), given.data.labels,
+            backbone, random_head(backbone, CLASSES, 0), PixelSource(renderer), given.data.labels,
             plan_from(backbone, 0, lr=0.01, head_lr=0.01), schedule(views=None),
             phase="test", train=given.data.train, val=given.data.val, seed=0,
         )  # fmt: skip

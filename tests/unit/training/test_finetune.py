@@ -20,18 +20,24 @@ from torch import Tensor, nn
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.models.state import ModelState, loaded, random_head
-from unfreeze.predict import Logits, place
+from unfreeze.predict import Logits, to_model_input
 from unfreeze.runtime import deterministic, generator
-from unfreeze.training.activations import Activations, Cached, Rendered, features, keep, keep_or_render
+from unfreeze.training.activations import (
+    Activations,
+    CachedActivations,
+    PixelSource,
+    activations_at,
+    compute_or_load,
+)
 from unfreeze.training.finetune import (
     PATIENCE,
+    FineTuneResult,
     Schedule,
-    Tuned,
-    collapsed,
-    drift,
+    distillation_loss,
     finetune,
-    judge,
-    views_of_epoch,
+    is_collapsed,
+    loss_and_accuracy,
+    view_schedule,
 )
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -51,15 +57,15 @@ def train(
     start: ModelState | None = None,
     floor: Logits | None = None,
     features: Activations | None = None,
-) -> Tuned:
+) -> FineTuneResult:
     data = given.data
     if source is None:
-        source = keep_or_render(
-            new_store(), backbone, given.renderer, plan.boundary, data.views(how.views or 1), "test"
+        source = activations_at(
+            new_store(), backbone, given.renderer, plan.boundary, data.requested_views(how.n_views or 1), "test"
         )
     return finetune(
         backbone, start or random_head(backbone, CLASSES, 0), source, data.labels, plan, how,
-        phase="test", train=data.train, val=data.val, seed=seed, floor=floor, features=features,
+        phase="test", train=data.train, val=data.val, seed=seed, baseline_logits=floor, pretrained_features=features,
     )  # fmt: skip
 
 
@@ -111,7 +117,7 @@ def test_layers_below_the_boundary_run_in_eval_mode_during_training(photos: tupl
         dropout.register_forward_hook(note)
     plan = plan_from(backbone, 2, lr=LR, head_lr=LR)
     given = task(photos, train=12)
-    train(backbone, given, plan, schedule(), source=Rendered(given.renderer))
+    train(backbone, given, plan, schedule(), source=PixelSource(given.renderer))
     assert modes == {0: {False}, 1: {False}, 2: {True}, 3: {True}, 4: {True}}
 
 
@@ -128,9 +134,11 @@ def test_training_on_kept_activations_is_training_on_photos(
     for kept in (True, False):
         backbone = make()
         source = (
-            keep(new_store(), backbone, Rendered(given.renderer), boundary, given.data.views(3), "test")
+            compute_or_load(
+                new_store(), backbone, PixelSource(given.renderer), boundary, given.data.requested_views(3), "test"
+            )
             if kept
-            else Rendered(given.renderer)
+            else PixelSource(given.renderer)
         )
         plan = plan_from(backbone, boundary, lr=LR, head_lr=LR, decay=0.8)
         tuned = train(backbone, given, plan, how, source=source)
@@ -145,27 +153,27 @@ def test_training_on_kept_activations_is_training_on_photos(
 def test_epochs_take_every_kept_view_in_turn(views: int) -> None:
     photos = np.array([3, 0, 8, 5])
     how = schedule(views=views, epochs=2 * views)
-    seen = np.array([views_of_epoch(photos, epoch, how) for epoch in range(1, views + 1)])
+    seen = np.array([view_schedule(photos, epoch, how) for epoch in range(1, views + 1)])
     assert all(sorted(column) == list(range(views)) for column in seen.T)
-    assert views_of_epoch(photos, 1 + views, how) == seen[0].tolist()
-    assert views_of_epoch(photos[::-1], 1, how) == seen[0][::-1].tolist()
-    assert how.kept_views == views
+    assert view_schedule(photos, 1 + views, how) == seen[0].tolist()
+    assert view_schedule(photos[::-1], 1, how) == seen[0][::-1].tolist()
+    assert how.n_cached_views == views
 
 
 def test_without_kept_views_every_epoch_draws_a_new_one() -> None:
-    assert views_of_epoch(np.array([3, 0]), 4, schedule(views=None)) == [4, 4]
-    assert 0 not in views_of_epoch(np.array([3, 0]), 1, schedule(views=None))  # view 0 is the plain one
-    assert schedule(views=None).kept_views == 0
+    assert view_schedule(np.array([3, 0]), 4, schedule(views=None)) == [4, 4]
+    assert 0 not in view_schedule(np.array([3, 0]), 1, schedule(views=None))  # view 0 is the plain one
+    assert schedule(views=None).n_cached_views == 0
 
 
 @pytest.mark.parametrize(("views", "fresh"), [(1, 1), (4, 1), (4, 3), (4, 4)])
 def test_fresh_views_replace_the_oldest(views: int, fresh: int) -> None:
     how = schedule(views=views, fresh=fresh, epochs=5)
     photos = np.arange(40)
-    seen = [set(views_of_epoch(photos, epoch, how)) for epoch in range(1, 6)]
+    seen = [set(view_schedule(photos, epoch, how)) for epoch in range(1, 6)]
     for epoch, used in enumerate(seen):
         assert used == set(range(epoch * fresh, epoch * fresh + views))
-    assert set.union(*seen) == set(range(how.kept_views))
+    assert set.union(*seen) == set(range(how.n_cached_views))
 
 
 # Determinism
@@ -173,7 +181,7 @@ def test_fresh_views_replace_the_oldest(views: int, fresh: int) -> None:
 
 @BACKBONES
 def test_a_seed_decides_the_weights_to_the_bit(photos: tuple[Path, ...], make: Callable[..., Backbone]) -> None:
-    def trained(seed: int) -> Tuned:
+    def trained(seed: int) -> FineTuneResult:
         backbone = make(dropout=0.3)
         with deterministic(seed):
             plan = plan_from(backbone, 2, lr=LR, head_lr=LR)
@@ -182,12 +190,12 @@ def test_a_seed_decides_the_weights_to_the_bit(photos: tuple[Path, ...], make: C
     one, same, other = trained(5), trained(5), trained(6)
     assert bits(one.state) == bits(same.state)
     assert [row.train_loss for row in one.history] == [row.train_loss for row in same.history]
-    assert np.array_equal(one.validation, same.validation)
+    assert np.array_equal(one.val_logits, same.val_logits)
     assert bits(one.state) != bits(other.state)
 
 
 def test_the_seed_orders_the_photos(photos: tuple[Path, ...]) -> None:
-    def trained(seed: int) -> Tuned:
+    def trained(seed: int) -> FineTuneResult:
         backbone = tiny_cnn()
         return train(backbone, task(photos, train=12), plan_from(backbone, 5, lr=0, head_lr=LR), schedule(), seed=seed)
 
@@ -202,11 +210,11 @@ def how_long(**changes: object) -> Schedule:
 
 
 def test_a_rate_that_stays() -> None:
-    assert {how_long(warmup=0.0, cosine=False).rate(step, 20) for step in range(20)} == {1.0}
+    assert {how_long(warmup=0.0, cosine=False).lr_factor(step, 20) for step in range(20)} == {1.0}
 
 
 def test_a_rate_that_climbs_and_falls() -> None:
-    rates = [how_long(warmup=0.25, cosine=True).rate(step, 20) for step in range(20)]
+    rates = [how_long(warmup=0.25, cosine=True).lr_factor(step, 20) for step in range(20)]
     assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
     assert rates[5] == 1.0
     assert rates[5:] == sorted(rates[5:], reverse=True)
@@ -215,18 +223,18 @@ def test_a_rate_that_climbs_and_falls() -> None:
 
 
 def test_a_rate_that_falls_from_the_start() -> None:
-    rates = [how_long(warmup=0.0, cosine=True).rate(step, 20) for step in range(20)]
+    rates = [how_long(warmup=0.0, cosine=True).lr_factor(step, 20) for step in range(20)]
     assert rates == pytest.approx([0.5 * (1 + math.cos(math.pi * step / 20)) for step in range(20)])
 
 
 def test_a_rate_that_climbs_and_stays() -> None:
-    rates = [how_long(warmup=0.5, cosine=False).rate(step, 4) for step in range(4)]
+    rates = [how_long(warmup=0.5, cosine=False).lr_factor(step, 4) for step in range(4)]
     assert rates == pytest.approx([0.5, 1.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("warmup", [0.0, 0.2, 1.0])
 def test_a_single_step_has_a_rate(warmup: float) -> None:
-    assert how_long(warmup=warmup, cosine=True).rate(0, 1) > 0
+    assert how_long(warmup=warmup, cosine=True).lr_factor(0, 1) > 0
 
 
 # What a training ends with
@@ -236,15 +244,15 @@ def test_the_last_epochs_weights_are_kept_and_so_are_their_answers(photos: tuple
     backbone, given = tiny_cnn(), task(photos, train=12, val=9)
     tuned = train(backbone, given, plan_from(backbone, 2, lr=0.3, head_lr=0.3), schedule(epochs=6, warmup=0.1))
     assert [row.epoch for row in tuned.history] == [1, 2, 3, 4, 5, 6]
-    assert tuned.trouble is None
+    assert tuned.failure is None
     truth = given.data.labels.numpy()[given.data.val]
-    assert judge(tuned.validation, truth) == (tuned.history[-1].val_loss, tuned.history[-1].val_accuracy)
+    assert loss_and_accuracy(tuned.val_logits, truth) == (tuned.history[-1].val_loss, tuned.history[-1].val_accuracy)
     backbone = tiny_cnn()
     wanted = dict.fromkeys(given.data.val.tolist(), (0,))
     with loaded(backbone, tuned.state) as head, torch.no_grad():
-        source = keep(new_store(), backbone, Rendered(given.renderer), 5, wanted, "test")
+        source = compute_or_load(new_store(), backbone, PixelSource(given.renderer), 5, wanted, "test")
         answers = head(features(source, given.data.val.tolist(), (0,))[:, 0]).numpy()
-    np.testing.assert_allclose(answers, tuned.validation, atol=1e-5)
+    np.testing.assert_allclose(answers, tuned.val_logits, atol=1e-5)
 
 
 def test_without_validation_there_is_nothing_to_answer(photos: tuple[Path, ...]) -> None:
@@ -253,11 +261,11 @@ def test_without_validation_there_is_nothing_to_answer(photos: tuple[Path, ...])
     tuned = train(backbone, task(photos, train=12), plan, schedule())
     assert [(row.val_loss, row.val_accuracy) for row in tuned.history] == [(None, None)] * 3
     assert [row.epoch for row in tuned.history] == [1, 2, 3]
-    assert tuned.validation.shape == (0, CLASSES)
-    assert tuned.trouble is None
+    assert tuned.val_logits.shape == (0, CLASSES)
+    assert tuned.failure is None
 
 
-# Trouble
+# Failure
 
 
 def knowing(given: Task) -> Logits:
@@ -274,7 +282,7 @@ def test_a_rate_that_explodes_breaks_the_training_off(
     backbone = make()
     plan = plan_from(backbone, 2, lr=1e30, head_lr=1e30)
     tuned = train(backbone, task(photos, train=12, val=val), plan, schedule(epochs=9, clip=None, warmup=0.0))
-    assert tuned.trouble == "not finite"
+    assert tuned.failure == "not finite"
     assert len(tuned.history) == 1
 
 
@@ -289,7 +297,7 @@ def test_a_weight_that_is_no_number_breaks_the_training_off(
     given = task(photos, train=12, val=val)
     plan = plan_from(backbone, 3, lr=LR, head_lr=LR)
     tuned = train(backbone, given, plan, schedule(clip=clip), start=start, floor=knowing(given))
-    assert tuned.trouble == "not finite"
+    assert tuned.failure == "not finite"
     (row,) = tuned.history
     assert math.isnan(row.train_loss)
     assert (row.val_loss, row.val_accuracy) == (None, None)
@@ -310,7 +318,7 @@ def test_weights_that_the_very_last_step_ruined_are_noticed(
     given, one_step = task(photos, train=12, val=val), schedule(epochs=1, batch_size=12)
     tuned = train(backbone, given, plan_from(backbone, 3, lr=LR, head_lr=LR), one_step)
     assert math.isfinite(tuned.history[-1].train_loss)
-    assert tuned.trouble == "not finite"
+    assert tuned.failure == "not finite"
 
 
 def test_a_ruined_buffer_is_noticed_though_no_answer_depends_on_it(photos: tuple[Path, ...]) -> None:
@@ -320,14 +328,14 @@ def test_a_ruined_buffer_is_noticed_though_no_answer_depends_on_it(photos: tuple
     backbone.stages[4].module.get_buffer("layer4.1.running_mean").fill_(torch.inf)
     tuned = train(backbone, given, plan, schedule(epochs=1))
     assert math.isfinite(tuned.history[-1].train_loss)
-    assert tuned.trouble == "not finite"
+    assert tuned.failure == "not finite"
 
 
 def test_validation_that_stays_far_below_the_floor_breaks_the_training_off(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=9)
     still = plan_from(backbone, 4, lr=1e-9, head_lr=1e-9)  # a random head that learns nothing
     tuned = train(backbone, given, still, schedule(epochs=9), floor=knowing(given))
-    assert tuned.trouble == "collapsed"
+    assert tuned.failure == "collapsed"
     assert [row.epoch for row in tuned.history] == list(range(1, 8))  # three of them in the second half
     assert all(row.val_accuracy is not None for row in tuned.history)
 
@@ -336,19 +344,19 @@ def test_validation_that_stays_far_below_the_floor_breaks_the_training_off(photo
 def test_as_long_as_it_holds_the_floor_a_training_goes_on(photos: tuple[Path, ...], val: int) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=val)
     still = plan_from(backbone, 4, lr=1e-9, head_lr=1e-9)
-    floor = train(tiny_cnn(), given, still, schedule(epochs=1)).validation
+    floor = train(tiny_cnn(), given, still, schedule(epochs=1)).val_logits
     tuned = train(backbone, given, still, schedule(epochs=6), floor=floor)
-    assert tuned.trouble is None
+    assert tuned.failure is None
     assert len(tuned.history) == 6
 
 
 def test_a_dip_that_is_made_good_is_no_collapse(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     below = iter([True, True, False, True, True])  # of the second half
-    monkeypatch.setattr("unfreeze.training.finetune.collapsed", lambda *_: next(below))
+    monkeypatch.setattr("unfreeze.training.finetune.is_collapsed", lambda *_: next(below))
     backbone, given = tiny_cnn(), task(photos, train=12, val=9)
     plan = plan_from(backbone, 4, lr=LR, head_lr=LR)
     tuned = train(backbone, given, plan, schedule(epochs=9), floor=knowing(given))
-    assert tuned.trouble is None
+    assert tuned.failure is None
     assert len(tuned.history) == 9 > PATIENCE
 
 
@@ -371,7 +379,7 @@ def answers_of(right: list[int]) -> Logits:
 )
 def test_only_what_luck_does_not_explain_is_a_collapse(before: list[int], after: list[int], expected: bool) -> None:
     said = [answers_of(right).reshape(-1, 2) for right in (before, after)]
-    assert collapsed(said[0], said[1], np.zeros(len(before), np.int64)) is expected
+    assert is_collapsed(said[0], said[1], np.zeros(len(before), np.int64)) is expected
 
 
 # Steps
@@ -433,7 +441,7 @@ def test_smoothed_labels_are_in_the_training_loss_alone(photos: tuple[Path, ...]
     head = new_head(backbone, CLASSES, 0)
     with torch.no_grad():
         plain = torch.cat([given.renderer.views(photo, (0,)) for photo in range(12)])
-        logs = torch.log_softmax(head(backbone.run(place(plain, backbone, 0))), dim=1)
+        logs = torch.log_softmax(head(backbone.run(to_model_input(plain, backbone, 0))), dim=1)
     own = -logs[torch.arange(12), given.data.labels[:12]].mean()
     hard, smooth = first_row(0.0), first_row(0.3)
     assert hard[0] == pytest.approx(float(own), rel=1e-5)
@@ -452,7 +460,9 @@ def test_training_starts_from_the_given_weights_and_lowers_the_loss(photos: tupl
 
 def test_a_source_above_the_boundary_is_refused(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    source = keep(new_store(), backbone, Rendered(given.renderer), 3, given.data.views(2), "test")
+    source = compute_or_load(
+        new_store(), backbone, PixelSource(given.renderer), 3, given.data.requested_views(2), "test"
+    )
     with pytest.raises(AssertionError, match="above the kept activations"):
         train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), schedule(), source=source)
 
@@ -460,8 +470,10 @@ def test_a_source_above_the_boundary_is_refused(photos: tuple[Path, ...]) -> Non
 # The anchor
 
 
-def kept_features(backbone: Backbone, given: Task, views: int) -> Cached:
-    return keep(new_store(), backbone, Rendered(given.renderer), 5, given.data.views(views), "test")
+def kept_features(backbone: Backbone, given: Task, views: int) -> CachedActivations:
+    return compute_or_load(
+        new_store(), backbone, PixelSource(given.renderer), 5, given.data.requested_views(views), "test"
+    )
 
 
 def test_drift_is_a_divergence_of_softened_answers() -> None:
@@ -470,8 +482,8 @@ def test_drift_is_a_divergence_of_softened_answers() -> None:
     before, now = (3 * torch.randn(6, 5, generator=random) for _ in range(2))
     with torch.no_grad():
         wanted, said = (softmax(classifier(each).double().numpy() / 2, axis=1) for each in (before, now))
-        assert float(drift(classifier, before, before)) == pytest.approx(0, abs=1e-6)
-        found = float(drift(classifier, now, before))
+        assert float(distillation_loss(classifier, before, before)) == pytest.approx(0, abs=1e-6)
+        found = float(distillation_loss(classifier, now, before))
     assert found == pytest.approx(4 * np.mean([entropy(w, s) for w, s in zip(wanted, said, strict=True)]), rel=1e-5)
 
 
@@ -493,7 +505,7 @@ def test_an_anchored_step_is_that_of_both_losses(photos: tuple[Path, ...], make:
         order = generator(0, epoch).permutation(given.data.train)
         for some in np.array_split(order, [5, 10]):
             x = torch.cat([given.renderer.views(int(photo), ((int(photo) + epoch) % 2,)) for photo in some])
-            x = place(x, plain, 0)
+            x = to_model_input(x, plain, 0)
             with torch.no_grad():
                 wanted = (teacher.original_logits(x) / 2).softmax(dim=1)
             now = plain.run(x)
@@ -503,7 +515,7 @@ def test_an_anchored_step_is_that_of_both_losses(photos: tuple[Path, ...], make:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    x = place(torch.cat([given.renderer.views(photo, (0,)) for photo in range(len(photos))]), plain, 0)
+    x = to_model_input(torch.cat([given.renderer.views(photo, (0,)) for photo in range(len(photos))]), plain, 0)
     # Answers, not weights: a transformer has biases without a gradient, which Adam moves anywhere.
     with loaded(backbone, tuned.state) as own, torch.no_grad():
         torch.testing.assert_close(own(backbone.run(x)), head(plain.run(x)), atol=1e-4, rtol=1e-3)
@@ -529,7 +541,7 @@ def test_an_anchor_keeps_what_the_original_classifier_says(
         own = given.data.val.tolist()
         with torch.no_grad():
             now, then = (features(each, own, (0,))[:, 0] for each in (after, before))
-            return float(drift(backbone.classifier, now, then)), tuned.history[-1].train_loss
+            return float(distillation_loss(backbone.classifier, now, then)), tuned.history[-1].train_loss
 
     free, held = trained(0.0), trained(3.0)
     assert held[0] < 0.5 * free[0]  # of photos that it never saw
@@ -565,15 +577,15 @@ def test_predictions_are_judged_at_their_best_temperature() -> None:
     random = np.random.default_rng(0)
     labels = random.integers(0, 4, 60)
     predicted = (random.normal(size=(60, 4)) + 2 * np.eye(4)[labels]).astype(np.float32)
-    loss, accuracy = judge(predicted, labels)
+    loss, accuracy = loss_and_accuracy(predicted, labels)
     assert loss == pytest.approx(min(log_loss_at(predicted, labels, s) for s in np.linspace(0.1, 5, 2000)), abs=1e-3)
     assert loss < log_loss_at(predicted, labels, 1) - 1e-3
     assert accuracy == (predicted.argmax(1) == labels).mean()
     for scale in (0.3, 3.0):  # how sure it is changes nothing
-        assert judge(scale * predicted, labels)[0] == pytest.approx(loss, abs=5e-3)
+        assert loss_and_accuracy(scale * predicted, labels)[0] == pytest.approx(loss, abs=5e-3)
 
 
 def test_a_certain_mistake_is_judged_too() -> None:
-    loss, accuracy = judge(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
+    loss, accuracy = loss_and_accuracy(np.array([[1.0, 0.0]], dtype=np.float32), np.array([1]))
     assert np.isfinite(loss)
     assert accuracy == 0

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from unfreeze.evaluation.calibration import softmax
 from unfreeze.training import logistic
-from unfreeze.training.fit_head import GRADIENT_NORM, PATIENCE, STRENGTHS, TOLERANCE, Linear, fit_head
+from unfreeze.training.fit_head import GRADIENT_NORM, L2_PATH, PATIENCE, TOLERANCE, Linear, fit_head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -19,7 +19,7 @@ LOOSE = 5e-3  # heads that are only compared with one another needn't converge a
 
 def solve(features: Tensor, labels: Tensor, classes: int, strength: float, start: Linear | None = None) -> Linear:
     """Solve a single regression on features (N, D), as far as the head that ships."""
-    problem = logistic.regressions(features, labels, torch.ones(1, len(labels), dtype=torch.bool), classes)
+    problem = logistic.batched_problem(features, labels, torch.ones(1, len(labels), dtype=torch.bool), classes)
     first = torch.zeros(1, classes, features.shape[1] + 1, dtype=torch.float64)
     if start is not None:
         first[0] = torch.cat([start.weight, start.bias[:, None]], dim=1)
@@ -73,8 +73,8 @@ def test_the_chosen_strength_is_the_best_of_its_path() -> None:
     features, labels = blobs(150, 10, 3, views=2)
     fit = fit_head(features, labels, np.arange(150) % 4, 3)
     strengths, losses = zip(*fit.path, strict=True)
-    assert strengths == STRENGTHS[: len(strengths)]
-    assert fit.strength == strengths[int(np.argmin(losses))]
+    assert strengths == L2_PATH[: len(strengths)]
+    assert fit.l2 == strengths[int(np.argmin(losses))]
     assert 1 < losses.index(min(losses)) + 1 < len(losses)  # the path has a valley, and the search looks beyond it
     assert len(losses) - 1 - int(np.argmin(losses)) == PATIENCE
 
@@ -119,7 +119,7 @@ def test_out_of_fold_answers_come_from_heads_that_never_saw_the_photo() -> None:
     features = features * 40 + 100  # raw features have any scale and offset
     fit = fit_head(features, labels, fold, 3)
     spread = float((features - features.mean(dim=(0, 1))).square().mean())
-    raw_strength = fit.strength * spread * features.shape[2]  # the same penalty in raw units
+    raw_strength = fit.l2 * spread * features.shape[2]  # the same penalty in raw units
     for index in range(3):
         seen, held = torch.from_numpy(fold != index), torch.from_numpy(fold == index)
         views, repeated = features[seen].flatten(0, 1), labels[seen].repeat_interleave(2)
@@ -142,7 +142,7 @@ def test_a_folds_head_is_the_one_that_answered_its_photos() -> None:
         held = fold == index
         answers = head.logits(features[torch.from_numpy(held), 0]).numpy()
         np.testing.assert_allclose(softmax(answers), softmax(fit.out_of_fold[held]), atol=LOOSE)
-    pairs = zip(fit.fold_heads, fit.fold_starts, strict=True)
+    pairs = zip(fit.fold_heads, fit.fold_inits, strict=True)
     assert not all(torch.equal(head.weight, start.weight) for head, start in pairs)  # smoothed labels like others
 
 
@@ -159,7 +159,7 @@ def test_an_out_of_fold_answer_ignores_the_photos_own_label() -> None:
     unit = unit / (unit.square().mean().sqrt() * 5**0.5)
     seen = torch.from_numpy(~held)
     for fit in (one, other):
-        expected = solve(unit[seen, 0], labels[seen], 2, fit.strength).probabilities(unit[~seen, 0])
+        expected = solve(unit[seen, 0], labels[seen], 2, fit.l2).probabilities(unit[~seen, 0])
         np.testing.assert_allclose(softmax(fit.out_of_fold[held]), expected, atol=LOOSE)
 
 
@@ -168,7 +168,7 @@ def test_heads_work_on_raw_features_of_any_scale() -> None:
     fold = np.arange(80) // 4 % 4
     offset = torch.linspace(-300, 700, 5).double()
     small, large = fit_head(features, labels, fold, 4), fit_head(features * 1000 + offset, labels, fold, 4)
-    assert small.strength == large.strength
+    assert small.l2 == large.l2
     np.testing.assert_allclose(
         large.head.probabilities(features[:, 0] * 1000 + offset), small.head.probabilities(features[:, 0]), atol=1e-6
     )
@@ -182,7 +182,7 @@ def test_undoing_the_scale_changes_no_answer() -> None:
     fit = fit_head(features, labels, np.arange(80) // 3 % 3, 3)
     center = features.mean(dim=(0, 1))
     unit = (features - center) / ((features - center).square().mean().sqrt() * 5**0.5)
-    expected = solve(unit[:, 0], labels, 3, fit.strength).probabilities(unit[:, 0])
+    expected = solve(unit[:, 0], labels, 3, fit.l2).probabilities(unit[:, 0])
     np.testing.assert_allclose(fit.head.probabilities(features[:, 0]), expected, atol=1e-5)
 
 
@@ -193,7 +193,7 @@ def test_a_class_that_a_folds_rest_lacks_is_no_obstacle() -> None:
     fit = fit_head(features, labels, np.arange(60) % 4, 3)
     assert np.isfinite([loss for _, loss in fit.path]).all()
     assert softmax(fit.out_of_fold)[7, 2] < 0.05  # no head that hasn't seen photo 7 knows its class
-    assert fit.head.probabilities(features[7]).argmax() == 2 or fit.strength > 1e-3
+    assert fit.head.probabilities(features[7]).argmax() == 2 or fit.l2 > 1e-3
     assert np.isfinite(fit.out_of_fold).all()
 
 
@@ -210,7 +210,7 @@ def test_all_views_are_learned_from_and_the_plain_one_is_judged() -> None:
     assert not np.allclose(both.head.weight, plain.head.weight, atol=1e-3)
     unit = (features - features.mean(dim=(0, 1))) / (features - features.mean(dim=(0, 1))).square().mean().sqrt() / 2
     seen = torch.from_numpy(fold != 1)
-    expected = solve(unit[seen].flatten(0, 1), labels[seen].repeat_interleave(2), 3, both.strength)
+    expected = solve(unit[seen].flatten(0, 1), labels[seen].repeat_interleave(2), 3, both.l2)
     np.testing.assert_allclose(softmax(both.out_of_fold[fold == 1]), expected.probabilities(unit[~seen, 0]), atol=LOOSE)
 
 
@@ -227,13 +227,15 @@ def test_phase_two_starts_from_the_head_that_its_smoothed_labels_like_best() -> 
         logits = solve(x, y, 3, strength).probabilities(x).log()
         return float(torch.nn.functional.cross_entropy(logits, y, label_smoothing=0.1))
 
-    tried = STRENGTHS[: STRENGTHS.index(fit.strength) + 1]
+    tried = L2_PATH[: L2_PATH.index(fit.l2) + 1]
     losses = [np.mean([fitted_loss(index, strength) for index in range(3)]) for strength in tried]
     expected = tried[int(np.argmin(losses))]
-    assert expected > fit.strength  # the head that ships is surer of the photos it has seen
+    assert expected > fit.l2  # the head that ships is surer of the photos it has seen
     start = solve(unit.flatten(0, 1), labels.repeat_interleave(2), 3, expected)
-    np.testing.assert_allclose(fit.start.probabilities(features[:, 0]), start.probabilities(unit[:, 0]), atol=LOOSE)
-    for index, head in enumerate(fit.fold_starts):
+    np.testing.assert_allclose(
+        fit.init_for_phase2.probabilities(features[:, 0]), start.probabilities(unit[:, 0]), atol=LOOSE
+    )
+    for index, head in enumerate(fit.fold_inits):
         seen = torch.from_numpy(fold != index)
         own = tried[int(np.argmin([fitted_loss(index, strength) for strength in tried]))]
         theirs = solve(unit[seen].flatten(0, 1), labels[seen].repeat_interleave(2), 3, own)
@@ -243,9 +245,9 @@ def test_phase_two_starts_from_the_head_that_its_smoothed_labels_like_best() -> 
 def test_without_smoothing_phase_two_starts_from_the_head_of_phase_one() -> None:
     features, labels = blobs(90, 30, 3, views=2)
     fit = fit_head(features, labels, np.arange(90) // 3 % 3, 3)
-    assert torch.equal(fit.start.weight, fit.head.weight)
-    assert torch.equal(fit.start.bias, fit.head.bias)
-    for head, start in zip(fit.fold_heads, fit.fold_starts, strict=True):
+    assert torch.equal(fit.init_for_phase2.weight, fit.head.weight)
+    assert torch.equal(fit.init_for_phase2.bias, fit.head.bias)
+    for head, start in zip(fit.fold_heads, fit.fold_inits, strict=True):
         assert torch.equal(start.weight, head.weight)
         assert torch.equal(start.bias, head.bias)
 

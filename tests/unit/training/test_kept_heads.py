@@ -13,10 +13,10 @@ from tests.support.training import Task, at, new_store, task
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.training import kept_heads
-from unfreeze.training.activations import Cached, keep
+from unfreeze.training.activations import CachedActivations, compute_or_load
 from unfreeze.training.fit_head import HeadFit, Linear, fit_head
-from unfreeze.training.kept_heads import is_kept, kept_head
-from unfreeze.training.store import Store
+from unfreeze.training.kept_heads import fit_head_cached, is_head_cached
+from unfreeze.training.store import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -24,15 +24,15 @@ SMOOTHING = 0.1
 
 
 def solve(
-    store: Store, backbone: Backbone, given: Task, views: tuple[int, ...] = (0, 1), smoothing: float = SMOOTHING
+    store: FeatureCache, backbone: Backbone, given: Task, views: tuple[int, ...] = (0, 1), smoothing: float = SMOOTHING
 ) -> HeadFit:
     at_head = at(backbone, given, backbone.head_boundary)
-    assert isinstance(at_head, Cached)
-    return kept_head(store, backbone, at_head, given.data, views, smoothing)
+    assert isinstance(at_head, CachedActivations)
+    return fit_head_cached(store, backbone, at_head, given.data, views, smoothing)
 
 
 def numbers(fit: HeadFit) -> list[bytes]:
-    heads: list[Linear] = [fit.head, fit.start, *fit.fold_heads, *fit.fold_starts]
+    heads: list[Linear] = [fit.head, fit.init_for_phase2, *fit.fold_heads, *fit.fold_inits]
     tensors = [tensor.numpy() for head in heads for tensor in (head.weight, head.bias)]
     return [array.tobytes() + str(array.dtype).encode() for array in (*tensors, fit.out_of_fold)]
 
@@ -53,14 +53,14 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_a_head_is_solved_once(photos: tuple[Path, ...], solved: list[int]) -> None:
     backbone, given, store = tiny_cnn(), task(photos, train=24), new_store()
     asked = (store, backbone, given.renderer, given.data, (0, 1), SMOOTHING)
-    assert not is_kept(*asked)
+    assert not is_head_cached(*asked)
     first = solve(store, backbone, given)
-    assert is_kept(*asked)
+    assert is_head_cached(*asked)
     again = solve(store, backbone, given)
     assert len(solved) == 1
     assert numbers(first) == numbers(again)
-    assert (first.strength, first.path) == (again.strength, again.path)
-    assert len(again.fold_heads) == len(again.fold_starts) == 3
+    assert (first.l2, first.path) == (again.l2, again.path)
+    assert len(again.fold_heads) == len(again.fold_inits) == 3
 
 
 def swapped(given: Task, backbone: Backbone) -> tuple[Task, Backbone]:
@@ -130,7 +130,9 @@ def test_a_damaged_head_is_solved_anew(photos: tuple[Path, ...], solved: list[in
 
 def test_kept_features_and_heads_share_a_store(photos: tuple[Path, ...], solved: list[int]) -> None:
     backbone, given, store = tiny_cnn(), task(photos, train=24), new_store()
-    at_head = keep(store, backbone, at(backbone, given, 3), backbone.head_boundary, given.data.views(2), "test")
-    first = kept_head(store, backbone, at_head, given.data, (0, 1), SMOOTHING)
-    assert numbers(first) == numbers(kept_head(store, backbone, at_head, given.data, (0, 1), SMOOTHING))
+    at_head = compute_or_load(
+        store, backbone, at(backbone, given, 3), backbone.head_boundary, given.data.requested_views(2), "test"
+    )
+    first = fit_head_cached(store, backbone, at_head, given.data, (0, 1), SMOOTHING)
+    assert numbers(first) == numbers(fit_head_cached(store, backbone, at_head, given.data, (0, 1), SMOOTHING))
     assert len(solved) == 1

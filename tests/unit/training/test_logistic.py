@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unfreeze.training import logistic
 from unfreeze.training.fit_head import GRADIENT_NORM, PATH_TOLERANCE, TOLERANCE, fit_head
-from unfreeze.training.logistic import Regressions, logits, regressions, solve
+from unfreeze.training.logistic import BatchedLogisticProblem, batched_problem, logits, solve
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -19,19 +19,19 @@ def folds(count: int, k: int) -> Tensor:
     return torch.stack([torch.arange(count) // CLASSES % k != fold for fold in range(k)])
 
 
-def problem(count: int = 90, dimension: int = 6, k: int = 4) -> Regressions:
+def problem(count: int = 90, dimension: int = 6, k: int = 4) -> BatchedLogisticProblem:
     features, labels = blobs(count, dimension, CLASSES)
-    return regressions(features[:, 0] - features.mean(dim=0), labels, folds(count, k), CLASSES)
+    return batched_problem(features[:, 0] - features.mean(dim=0), labels, folds(count, k), CLASSES)
 
 
-def zeros(given: Regressions, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.zeros(len(given.share), given.classes, given.features.shape[1] + 1, dtype=dtype)
+def zeros(given: BatchedLogisticProblem, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.zeros(len(given.sample_weight), given.classes, given.features.shape[1] + 1, dtype=dtype)
 
 
-def gradient(given: Regressions, strength: float, found: Tensor) -> Tensor:
+def gradient(given: BatchedLogisticProblem, strength: float, found: Tensor) -> Tensor:
     """Return the largest entry of each regression's gradient, by torch's own differentiation."""
     parameters = found.double().requires_grad_()
-    for share, own in zip(given.share, parameters, strict=True):
+    for share, own in zip(given.sample_weight, parameters, strict=True):
         z = given.features.double() @ own[:, :-1].T + own[:, -1]
         losses = torch.nn.functional.cross_entropy(z, given.labels, reduction="none")
         (losses @ share + strength / 2 * own[:, :-1].square().sum()).backward()
@@ -43,7 +43,7 @@ def gradient(given: Regressions, strength: float, found: Tensor) -> Tensor:
 def test_every_fold_agrees_with_scikit_learn(strength: float) -> None:
     given = problem()
     found = solve(given, strength, zeros(given), TOLERANCE, GRADIENT_NORM)
-    for share, own in zip(given.share, found, strict=True):
+    for share, own in zip(given.sample_weight, found, strict=True):
         fitted = share > 0
         theirs, _ = by_sklearn(given.features[fitted], given.labels[fitted], CLASSES, strength)
         np.testing.assert_allclose(centred(own[:, :-1]), theirs, atol=1e-3)
@@ -59,7 +59,7 @@ def test_a_fold_without_a_class_is_solved_with_the_others() -> None:
     features, labels = blobs(60, 5, CLASSES)
     fitted = folds(60, 3)
     fitted[1] &= labels != 2
-    given = regressions(features[:, 0], labels, fitted, CLASSES)
+    given = batched_problem(features[:, 0], labels, fitted, CLASSES)
     found = solve(given, 1e-2, zeros(given), TOLERANCE, GRADIENT_NORM)
     assert (gradient(given, 1e-2, found) < 1e-6).all()
     assert logits(given.features, found)[1].softmax(dim=0)[2].max() < 1e-3
@@ -77,7 +77,7 @@ def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem()
     whole = solve(given, 1e-3, zeros(given), TOLERANCE, GRADIENT_NORM)
     monkeypatch.setattr(logistic, "BLOCK", 7)
-    again = regressions(given.features, given.labels, folds(90, 4), CLASSES)
+    again = batched_problem(given.features, given.labels, folds(90, 4), CLASSES)
     np.testing.assert_allclose(again.covariance, given.covariance, atol=1e-12)
     np.testing.assert_allclose(solve(again, 1e-3, zeros(again), TOLERANCE, GRADIENT_NORM), whole, atol=1e-6)
 
@@ -97,8 +97,8 @@ def test_fewer_photos_than_dimensions_are_solved_in_the_space_that_they_span() -
     fit = fit_head(features, labels, fold, CLASSES)
     unit = features[:, 0] - features.mean(dim=(0, 1))
     scale = unit.square().mean().sqrt() * 40**0.5
-    given = regressions(unit / scale, labels, torch.ones(1, 24, dtype=torch.bool), CLASSES)
-    full = solve(given, fit.strength, zeros(given), TOLERANCE, GRADIENT_NORM)
+    given = batched_problem(unit / scale, labels, torch.ones(1, 24, dtype=torch.bool), CLASSES)
+    full = solve(given, fit.l2, zeros(given), TOLERANCE, GRADIENT_NORM)
     np.testing.assert_allclose(fit.head.weight * scale, full[0, :, :-1], atol=1e-3)
     expected = logits(given.features, full)[0].softmax(dim=0).T
     np.testing.assert_allclose(fit.head.probabilities(features[:, 0]), expected, atol=1e-5)
@@ -109,7 +109,7 @@ def test_features_that_repeat_themselves_are_no_obstacle(strength: float) -> Non
     features, labels = blobs(12, 3, CLASSES)
     x = features[:, 0].repeat(2, 3)
     x[:, 4] = 1
-    given = regressions(x, labels.repeat(2), torch.ones(1, 24, dtype=torch.bool), CLASSES)
+    given = batched_problem(x, labels.repeat(2), torch.ones(1, 24, dtype=torch.bool), CLASSES)
     assert (gradient(given, strength, solve(given, strength, zeros(given), TOLERANCE, GRADIENT_NORM)) < 1e-6).all()
 
 

@@ -16,36 +16,36 @@ from torch import Tensor
 
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.state import ModelState
-from unfreeze.poses import UPRIGHT, Pose
+from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
-from unfreeze.training.activations import Cached
-from unfreeze.training.phase_one import phase_one
-from unfreeze.training.phase_two import PhaseTwo, phase_two
+from unfreeze.training.activations import CachedActivations
+from unfreeze.training.phase_one import train_head
+from unfreeze.training.phase_two import TwoPhaseResult, fine_tune
 from unfreeze.training.recipes import Candidate
-from unfreeze.training.search import Bench, Trial, search
-from unfreeze.training.selection import Answers, Judges, Panel
-from unfreeze.training.store import Place
+from unfreeze.training.search import SearchContext, Trial, search
+from unfreeze.training.selection import FoldIds, LogitsByAlpha, ModelSelector
+from unfreeze.training.store import RowRef
 from unfreeze.training.training_features import FoldActivations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FOLDS = 3
-BOTH = (Pose.PLAIN, Pose.MIRRORED)
+BOTH = (Orientation.IDENTITY, Orientation.FLIPPED)
 LIKED_BY = pytest.mark.parametrize("liked_by", range(FOLDS))
 
 
 # Renderers and orientations
 
 
-def planted_features(by_view: Mapping[int, Tensor], renderer: Renderer) -> Cached:
+def planted_features(by_view: Mapping[int, Tensor], renderer: Renderer) -> CachedActivations:
     """Return a cache of the given features at the head, of shape (N, D) for each view."""
-    places: dict[tuple[int, int], Place] = {}
-    with new_store().shelf("planted").write() as draft:
+    places: dict[tuple[int, int], RowRef] = {}
+    with new_store().namespace("planted").write() as draft:
         for view, rows in by_view.items():
             draft.append([f"{image} {view}" for image in range(len(rows))], rows)
     for view, rows in by_view.items():
         places |= {(image, view): draft.places[f"{image} {view}"] for image in range(len(rows))}
-    return Cached(5, renderer, places)
+    return CachedActivations(5, renderer, places)
 
 
 def mirrored_helps_one_fold(given: Task, liked_by: int) -> dict[int, Tensor]:
@@ -56,7 +56,11 @@ def mirrored_helps_one_fold(given: Task, liked_by: int) -> dict[int, Tensor]:
     plain, augmented, noise = (torch.randn(len(labels), 12, generator=random) for _ in range(3))
     plain, augmented = centers[labels] + 3 * plain, centers[labels] + 3 * augmented
     liked = torch.from_numpy(given.data.fold == liked_by)[:, None]
-    return {0: plain, 1: augmented, Pose.MIRRORED: torch.where(liked, plain + 6 * centers[labels], plain + 0.1 * noise)}
+    return {
+        0: plain,
+        1: augmented,
+        Orientation.FLIPPED: torch.where(liked, plain + 6 * centers[labels], plain + 0.1 * noise),
+    }
 
 
 @LIKED_BY
@@ -64,24 +68,24 @@ def test_orientations_that_only_one_folds_images_like_are_averaged_for_the_other
     photos: tuple[Path, ...], liked_by: int
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=30)
-    how = replace(recipe(backbone, judges=30), averages=True)
+    how = replace(recipe(backbone, judges=30), allow_tta=True)
     by_view = mirrored_helps_one_fold(given, liked_by)
     features = training_features(backbone, given, recipe(backbone, judges=30))
     planted = FoldActivations(given.renderer, {}, planted_features(by_view, given.renderer))
-    first = phase_one(replace(features, final=planted, by_fold=(planted,) * FOLDS), how)
-    assert first.poses == BOTH
-    assert first.round_poses == tuple(UPRIGHT if fold == liked_by else BOTH for fold in range(FOLDS))
+    first = train_head(replace(features, final=planted, by_fold=(planted,) * FOLDS), how)
+    assert first.orientations == BOTH
+    assert first.fold_orientations == tuple(IDENTITY_ONLY if fold == liked_by else BOTH for fold in range(FOLDS))
     for fold, (model, said, poses) in enumerate(
-        zip(first.round_finals, first.validation, first.round_poses, strict=True)
+        zip(first.fold_states, first.fold_logits, first.fold_orientations, strict=True)
     ):
         own = torch.from_numpy(given.data.fold == fold)
 
-        def answers(poses: Sequence[Pose], model: ModelState = model, own: Tensor = own) -> Logits:
+        def answers(poses: Sequence[Orientation], model: ModelState = model, own: Tensor = own) -> Logits:
             mean = torch.stack([by_view[pose][own] for pose in poses]).mean(dim=0)
             return (mean @ model.head["weight"].T + model.head["bias"]).numpy()
 
         np.testing.assert_allclose(said, answers(poses), atol=1e-4)
-        assert not np.allclose(said, answers(UPRIGHT if poses == BOTH else BOTH), atol=1e-3)
+        assert not np.allclose(said, answers(IDENTITY_ONLY if poses == BOTH else BOTH), atol=1e-3)
 
 
 @pytest.mark.parametrize("solved", [True, False])
@@ -91,14 +95,14 @@ def test_a_folds_model_is_trained_and_asked_with_the_folds_own_renderer(photos: 
     one = training_features(backbone, given, how)
     other = training_features(backbone, replace(given, renderer=replace(given.renderer, seed=1)), how)
     mixed = replace(one, final=other.final, by_fold=(one.final, other.final, one.final))
-    found, by_one, by_other = (phase_one(each, how) for each in (mixed, one, other))
+    found, by_one, by_other = (train_head(each, how) for each in (mixed, one, other))
     for fold, (right, wrong) in enumerate([(by_one, by_other), (by_other, by_one), (by_one, by_other)]):
-        assert bits(found.round_finals[fold]) == bits(right.round_finals[fold]) != bits(wrong.round_finals[fold])
-        assert bits(found.round_starts[fold]) == bits(right.round_starts[fold]) != bits(wrong.round_starts[fold])
-        np.testing.assert_array_equal(found.validation[fold], right.validation[fold])
-        assert not np.array_equal(found.validation[fold], wrong.validation[fold])
-    assert bits(found.final) == bits(by_other.final) != bits(by_one.final)
-    assert bits(found.start) == bits(by_other.start) != bits(by_one.start)
+        assert bits(found.fold_states[fold]) == bits(right.fold_states[fold]) != bits(wrong.fold_states[fold])
+        assert bits(found.fold_inits[fold]) == bits(right.fold_inits[fold]) != bits(wrong.fold_inits[fold])
+        np.testing.assert_array_equal(found.fold_logits[fold], right.fold_logits[fold])
+        assert not np.array_equal(found.fold_logits[fold], wrong.fold_logits[fold])
+    assert bits(found.state) == bits(by_other.state) != bits(by_one.state)
+    assert bits(found.phase2_init) == bits(by_other.phase2_init) != bits(by_one.phase2_init)
 
 
 def test_phase_two_trains_a_fold_on_the_views_of_the_folds_own_renderer(photos: tuple[Path, ...]) -> None:
@@ -108,8 +112,8 @@ def test_phase_two_trains_a_fold_on_the_views_of_the_folds_own_renderer(photos: 
     elsewhere = replace(given, renderer=replace(given.renderer, seed=1))
     other = training_features(backbone, elsewhere, how, boundaries=(3,))
     mixed = replace(one, by_fold=(one.final, other.final, one.final))
-    first = phase_one(one, how)  # the same start for all: only the views differ
-    found, by_one, by_other = (phase_two(each, first, how).trials[0].finals for each in (mixed, one, other))
+    first = train_head(one, how)  # the same start for all: only the views differ
+    found, by_one, by_other = (fine_tune(each, first, how).trials[0].fold_states for each in (mixed, one, other))
     assert bits(found[0]) == bits(by_one[0]) != bits(by_other[0])
     assert bits(found[1]) == bits(by_other[1]) != bits(by_one[1])
     assert bits(found[2]) == bits(by_one[2])
@@ -134,20 +138,20 @@ def test_phase_two_trains_a_fold_on_the_views_of_the_folds_own_renderer(photos: 
 def test_the_other_folds_decide_how_many_candidates_a_fold_considers(
     photos: tuple[Path, ...],
     monkeypatch: pytest.MonkeyPatch,
-    wants: Callable[[int, Judges], bool],
+    wants: Callable[[int, FoldIds], bool],
     nested: bool,
     considered: tuple[int, ...],
 ) -> None:
-    def wants_more(_panel: Panel, trials: Sequence[Answers], judges: Judges) -> bool:
+    def wants_more(_panel: ModelSelector, trials: Sequence[LogitsByAlpha], judges: FoldIds) -> bool:
         return wants(len(trials), judges)
 
-    def try_out(_bench: Bench, asked: Candidate, _phase: str) -> Trial:
+    def try_out(_bench: SearchContext, asked: Candidate, _phase: str) -> Trial:
         return Trial(asked, {1.0: ()}, (), (), None, 0.0)
 
     backbone = tiny_cnn()
     own = setting(backbone, photos)
-    monkeypatch.setattr(Panel, "wants_more", wants_more)
-    monkeypatch.setattr("unfreeze.training.search.try_out", try_out)
+    monkeypatch.setattr(ModelSelector, "should_continue", wants_more)
+    monkeypatch.setattr("unfreeze.training.search.run_trial", try_out)
     ways = [candidate(backbone, boundary) for boundary in (4, 3, 2)]
     found = search(own.bench, ways, own.panel, lambda _: True, lambda _: True, nested)
     assert found.considered == considered
@@ -156,11 +160,11 @@ def test_the_other_folds_decide_how_many_candidates_a_fold_considers(
 
 def planted_search(
     photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, liked_by: Sequence[int], *, cross_fit: bool = True
-) -> tuple[PhaseTwo, tuple[Trial, ...]]:
+) -> tuple[TwoPhaseResult, tuple[Trial, ...]]:
     """Run phase 2 with two planted trials: what the first one gains, only some folds' images show; the second is perfect."""
     backbone, given = tiny_cnn(), task(photos, train=30)
     ways = candidate(backbone, 4), candidate(backbone, 3)
-    how = replace(recipe(backbone, *ways).judged_by_all(30), cross_fit=cross_fit)
+    how = replace(recipe(backbone, *ways).cross_fit_all(30), cross_fit=cross_fit)
     features = training_features(backbone, given, how)
     truths = [given.data.labels[torch.from_numpy(fold.val)].numpy() for fold in features.folds.validation]
     random = np.random.default_rng(0)
@@ -180,15 +184,15 @@ def planted_search(
     strengths = [4.0 if fold in liked_by else 0.5 for fold in range(FOLDS)]
     planted = trial(ways[0], 0, strengths), trial(ways[1], 1, [9.0] * FOLDS)
     left = list(planted)
-    monkeypatch.setattr("unfreeze.training.search.try_out", lambda *_: left.pop(0))
-    first = replace(phase_one(features, how), validation=said([0.5] * FOLDS))
-    return phase_two(features, first, how), planted
+    monkeypatch.setattr("unfreeze.training.search.run_trial", lambda *_: left.pop(0))
+    first = replace(train_head(features, how), fold_logits=said([0.5] * FOLDS))
+    return fine_tune(features, first, how), planted
 
 
-def uses(second: PhaseTwo, trial: Trial, fold: int) -> bool:
+def uses(second: TwoPhaseResult, trial: Trial, fold: int) -> bool:
     """Tell whether a fold's prediction and its model both are those of a trial."""
-    same = np.array_equal(second.validation[fold], trial.answers[1.0][fold])
-    assert same == (bits(second.round_finals[fold]) == bits(trial.finals[fold]))
+    same = np.array_equal(second.fold_logits[fold], trial.val_logits_by_alpha[1.0][fold])
+    assert same == (bits(second.fold_states[fold]) == bits(trial.fold_states[fold]))
     return same
 
 
@@ -201,7 +205,7 @@ def test_a_fold_never_uses_a_candidate_that_only_its_own_images_wanted(
     assert second.trial is deep
     for fold in range(FOLDS):
         assert uses(second, shallow if fold == liked_by else deep, fold)
-    assert second.rounds_not_worse == tuple(fold != liked_by for fold in range(FOLDS))
+    assert second.fold_accepted == tuple(fold != liked_by for fold in range(FOLDS))
 
 
 @LIKED_BY
@@ -213,7 +217,7 @@ def test_what_a_fold_uses_is_the_same_whatever_its_own_images_say(
         found = []
         for own in ([], [liked_by]):
             second, (_, deep) = planted_search(photos, monkeypatch, [*by_others, *own])
-            found.append((uses(second, deep, liked_by), second.rounds_not_worse[liked_by]))
+            found.append((uses(second, deep, liked_by), second.fold_accepted[liked_by]))
         assert found == [(bool(by_others), bool(by_others))] * 2
 
 

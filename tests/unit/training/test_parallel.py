@@ -16,7 +16,7 @@ from torch import nn
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.training.activations import Activations
-from unfreeze.training.parallel import Follow, n_parallel, parallel_slowdown, run_parallel
+from unfreeze.training.parallel import ProgressFn, n_parallel, parallel_slowdown, run_parallel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,7 +39,7 @@ def test_results_come_in_order_and_threads_are_shared() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
 
-    def work(worker: str, item: int, _: Follow) -> tuple[str, int, int]:
+    def work(worker: str, item: int, _: ProgressFn) -> tuple[str, int, int]:
         torch.manual_seed(item)
         return worker, item, torch.get_num_threads()
 
@@ -69,7 +69,7 @@ def test_one_worker_works_in_this_thread() -> None:
 def test_whoever_fails_halts_the_others() -> None:
     steps: list[int] = []
 
-    def work(worker: str, _: int, follow: Follow) -> None:
+    def work(worker: str, _: int, follow: ProgressFn) -> None:
         if worker == "a":
             raise ValueError("first")
         steps.extend(follow(itertools.count(), "without end", 1))
@@ -162,9 +162,9 @@ def test_rounds_side_by_side_find_what_they_find_one_after_the_other(
     assert backbone.fingerprint() == before
     for _ in range(3):
         trial = own.try_out(asked)
-        assert [bits(final) for final in trial.finals] == [bits(final) for final in expected.finals]
-        for alpha, answers in expected.answers.items():
-            assert [each.tobytes() for each in trial.answers[alpha]] == [each.tobytes() for each in answers]
+        assert [bits(final) for final in trial.fold_states] == [bits(final) for final in expected.fold_states]
+        for alpha, answers in expected.val_logits_by_alpha.items():
+            assert [each.tobytes() for each in trial.val_logits_by_alpha[alpha]] == [each.tobytes() for each in answers]
         assert [replace(row, seconds=0.0) for row in trial.history] == [
             replace(row, seconds=0.0) for row in expected.history
         ]
@@ -176,19 +176,19 @@ def test_one_that_goes_wrong_slows_all_of_them(photos: tuple[Path, ...], monkeyp
     backbone = tiny_cnn()
     own, asked = setting(backbone, photos), candidate(backbone, 3, lr=0.02)
     torch.set_num_threads(1)
-    expected = own.try_out(asked.slower())
+    expected = own.try_out(asked.with_lr_scaled())
     torch.set_num_threads(3)
     poison(monkeypatch, lambda how, _: how.rows[-1].lr > 0.01)
     trial = own.try_out(asked)
-    assert trial.trouble == "not finite"
-    assert trial.candidate == asked.slower()
-    assert [bits(final) for final in trial.finals] == [bits(final) for final in expected.finals]
+    assert trial.failure == "not finite"
+    assert trial.candidate == asked.with_lr_scaled()
+    assert [bits(final) for final in trial.fold_states] == [bits(final) for final in expected.fold_states]
 
 
 def test_twins_have_their_own_weights_from_the_lowest_boundary_up(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     bench = setting(backbone, photos).bench  # its lowest boundary is 2
-    this, twin_bench = bench.twins(2)
+    this, twin_bench = bench.replicas(2)
     assert this is bench
     other = twin_bench.features.backbone
     for index, (stage, twin) in enumerate(zip(backbone.stages, other.stages, strict=True)):

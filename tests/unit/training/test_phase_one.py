@@ -17,15 +17,15 @@ from unfreeze.data.sources import Sample
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.state import ModelState, loaded, random_head
-from unfreeze.poses import UPRIGHT, Pose
-from unfreeze.predict import place
-from unfreeze.training.activations import Cached, Rendered, features, keep
-from unfreeze.training.augmentation import first_or_significantly_lower, render_with, select_augmentation
+from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.predict import to_model_input
+from unfreeze.training.activations import CachedActivations, PixelSource, compute_or_load, pooled_features
+from unfreeze.training.augmentation import first_or_significantly_lower, make_renderers, select_augmentation
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.gather import gather
-from unfreeze.training.phase_one import phase_one
-from unfreeze.training.recipes import MILD, TURNED, Recipe
-from unfreeze.training.store import Store
+from unfreeze.training.gather import compute_activations
+from unfreeze.training.phase_one import train_head
+from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, Recipe
+from unfreeze.training.store import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -39,7 +39,7 @@ def said(backbone: Backbone, weights: ModelState, given: Task, photos: Sequence[
     """Return what a model says of photos, straight from their pixels."""
     plain = torch.cat([given.renderer.views(int(photo), (0,)) for photo in photos])
     with loaded(backbone, weights) as head, torch.no_grad():
-        found: torch.Tensor = head(backbone.run(place(plain, backbone, 0)))
+        found: torch.Tensor = head(backbone.run(to_model_input(plain, backbone, 0)))
     return found
 
 
@@ -55,11 +55,11 @@ def test_phase_one_leaves_the_backbone_to_the_bit(
     backbone, given = make(dropout=0.3), task(photos, train=12, val=val)
     before = backbone.fingerprint()
     how = recipe(backbone, solved=solved)
-    first = phase_one(training_features(backbone, given, how), how)
+    first = train_head(training_features(backbone, given, how), how)
     assert backbone.fingerprint() == before
-    with loaded(backbone, first.final):
+    with loaded(backbone, first.state):
         assert backbone.fingerprint() == before
-    assert bits(first.final) != bits(random_head(backbone, CLASSES, 0))
+    assert bits(first.state) != bits(random_head(backbone, CLASSES, 0))
 
 
 def test_phase_one_with_batch_norm_in_train_mode_moves_statistics_until_it_ends(photos: tuple[Path, ...]) -> None:
@@ -67,9 +67,9 @@ def test_phase_one_with_batch_norm_in_train_mode_moves_statistics_until_it_ends(
     before = backbone.fingerprint()
     how = recipe(backbone, candidate(backbone, 0), solved=False)
     how = replace(how, head_plan=plan_from(backbone, 5, lr=0.0, head_lr=0.02, bn="train"))
-    first = phase_one(training_features(backbone, given, how, for_head=0), how)
+    first = train_head(training_features(backbone, given, how, for_head=0), how)
     assert backbone.fingerprint() == before
-    with loaded(backbone, first.final):
+    with loaded(backbone, first.state):
         assert backbone.fingerprint() != before
 
 
@@ -77,17 +77,17 @@ def test_a_solved_head_is_judged_by_folds_that_it_never_saw(photos: tuple[Path, 
     backbone, given = tiny_cnn(), task(photos, train=18)
     own = training_features(backbone, given, recipe(backbone))
     source = own.final.for_head
-    assert isinstance(source, Cached)
-    first = phase_one(own, recipe(backbone))
-    found = features(source, range(18), (0, 1))
+    assert isinstance(source, CachedActivations)
+    first = train_head(own, recipe(backbone))
+    found = pooled_features(source, range(18), (0, 1))
     fit = fit_head(found, given.data.labels[:18], given.data.fold, CLASSES, smoothing=schedule().smoothing)
-    assert len(first.round_starts) == len(first.round_finals) == len(first.validation) == 3
-    for number, answers in enumerate(first.validation):
-        assert torch.equal(first.round_starts[number].head["weight"], fit.fold_starts[number].weight.float())
-        assert torch.equal(first.round_finals[number].head["weight"], fit.fold_heads[number].weight.float())
+    assert len(first.fold_inits) == len(first.fold_states) == len(first.fold_logits) == 3
+    for number, answers in enumerate(first.fold_logits):
+        assert torch.equal(first.fold_inits[number].head["weight"], fit.fold_inits[number].weight.float())
+        assert torch.equal(first.fold_states[number].head["weight"], fit.fold_heads[number].weight.float())
         np.testing.assert_array_equal(answers, fit.out_of_fold[given.data.fold == number].astype(np.float32))
-    assert torch.equal(first.final.head["bias"], fit.head.bias.float())
-    assert torch.equal(first.start.head["bias"], fit.start.bias.float())
+    assert torch.equal(first.state.head["bias"], fit.head.bias.float())
+    assert torch.equal(first.phase2_init.head["bias"], fit.init_for_phase2.bias.float())
     assert first.history == ()
 
 
@@ -98,12 +98,12 @@ def test_a_mean_over_one_orientation_is_no_alternative_whose_rounding_could_pass
     right = np.eye(CLASSES, dtype=np.float32)[given.data.labels[:18].numpy()]
     monkeypatch.setattr("unfreeze.training.phase_one.out_of_fold_tta_logits", lambda *_: 9 * right)
     own = training_features(backbone, given, recipe(backbone))
-    first = phase_one(own, recipe(backbone))
-    assert isinstance(own.final.for_head, Cached)
+    first = train_head(own, recipe(backbone))
+    assert isinstance(own.final.for_head, CachedActivations)
     fit = fit_head(
-        features(own.final.for_head, range(18), (0, 1)), given.data.labels[:18], given.data.fold, CLASSES, 0.0
+        pooled_features(own.final.for_head, range(18), (0, 1)), given.data.labels[:18], given.data.fold, CLASSES, 0.0
     )
-    for number, answers in enumerate(first.validation):
+    for number, answers in enumerate(first.fold_logits):
         np.testing.assert_array_equal(answers, fit.out_of_fold[given.data.fold == number].astype(np.float32))
 
 
@@ -112,10 +112,10 @@ def test_a_mean_over_one_orientation_is_no_alternative_whose_rounding_could_pass
 def test_every_rounds_model_is_the_one_that_answered(photos: tuple[Path, ...], val: int, solved: bool) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=val)
     how = recipe(backbone, solved=solved)
-    first = phase_one(training_features(backbone, given, how), how)
+    first = train_head(training_features(backbone, given, how), how)
     held = [given.data.val] if val else [given.data.train[given.data.fold == fold] for fold in range(3)]
-    assert len(first.round_finals) == len(first.validation) == len(held)
-    for weights, answers, judges in zip(first.round_finals, first.validation, held, strict=True):
+    assert len(first.fold_states) == len(first.fold_logits) == len(held)
+    for weights, answers, judges in zip(first.fold_states, first.fold_logits, held, strict=True):
         np.testing.assert_allclose(said(backbone, weights, given, judges.tolist()), answers, atol=1e-4)
 
 
@@ -125,11 +125,11 @@ def test_with_the_users_validation_the_judged_head_is_the_one_that_ships(
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=6)
     how = recipe(backbone, solved=solved)
-    first = phase_one(training_features(backbone, given, how), how)
-    assert bits(first.round_starts[0]) == bits(first.start)
-    assert bits(first.round_finals[0]) == bits(first.final)
-    expected = said(backbone, first.final, given, given.data.val.tolist())
-    np.testing.assert_allclose(first.validation[0], expected, atol=1e-4)
+    first = train_head(training_features(backbone, given, how), how)
+    assert bits(first.fold_inits[0]) == bits(first.phase2_init)
+    assert bits(first.fold_states[0]) == bits(first.state)
+    expected = said(backbone, first.state, given, given.data.val.tolist())
+    np.testing.assert_allclose(first.fold_logits[0], expected, atol=1e-4)
 
 
 @SOLVED
@@ -137,9 +137,9 @@ def test_as_many_rounds_are_judged_as_are_wanted(photos: tuple[Path, ...], solve
     backbone, given = tiny_cnn(), task(photos, train=18)
     for judges, rounds in ((0, 0), (1, 1), (7, 2), (18, 3)):
         how = recipe(backbone, solved=solved, judges=judges)
-        first = phase_one(training_features(backbone, given, how), how)
-        assert len(first.validation) == len(first.round_finals) == len(first.round_starts) == rounds
-        assert first.round_poses == (UPRIGHT,) * rounds
+        first = train_head(training_features(backbone, given, how), how)
+        assert len(first.fold_logits) == len(first.fold_states) == len(first.fold_inits) == rounds
+        assert first.fold_orientations == (IDENTITY_ONLY,) * rounds
 
 
 # What it trains on
@@ -149,29 +149,29 @@ def test_the_photos_are_rendered_in_every_way_that_the_recipe_knows(photos: tupl
     backbone = tiny_cnn()
     own = renderer(photos)
     samples = [Sample(path, path.name, 0, digest=digest) for path, digest in zip(own.paths, own.digests, strict=True)]
-    how = replace(recipe(backbone), augmentations=(CROPS, TURNED))
-    found = render_with(how, backbone, samples, 7)
-    assert [each.augmentation for each in found] == [CROPS, TURNED]
+    how = replace(recipe(backbone), augmentations=(CROPS, ROTATION_AUG))
+    found = make_renderers(how, backbone, samples, 7)
+    assert [each.augmentation for each in found] == [CROPS, ROTATION_AUG]
     for each in found:
         assert (each.paths, each.digests) == (own.paths, own.digests)
         assert (each.seed, each.preprocessing) == (7, PREPROCESSING)
 
 
 def gathered(backbone: Backbone, given: Task, how: Recipe) -> tuple[dict[int, object], object]:
-    sources, at_head = gather(new_store(), backbone, given.renderer, given.data, how)
+    sources, at_head = compute_activations(new_store(), backbone, given.renderer, given.data, how)
     return dict(sources), at_head
 
 
 def test_each_candidate_finds_activations_at_its_own_boundary(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12, val=6)
     how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 2), candidate(backbone, 4, lr=0.1))
-    sources, at_head = gather(new_store(), backbone, given.renderer, given.data, how)
+    sources, at_head = compute_activations(new_store(), backbone, given.renderer, given.data, how)
     assert set(sources) == {2, 4, backbone.head_boundary}
     assert {boundary: source.boundary for boundary, source in sources.items()} == {2: 2, 4: 4, 5: 5}
-    assert isinstance(at_head, Cached)
+    assert isinstance(at_head, CachedActivations)
     assert at_head.boundary == 5
-    wanted = {(photo, view) for photo, views in given.data.views(2).items() for view in views}
-    assert set(at_head.places) == wanted
+    wanted = {(photo, view) for photo, views in given.data.requested_views(2).items() for view in views}
+    assert set(at_head.rows) == wanted
     [below], [above] = (sources[boundary].batches([3, 15], [1, 0], 2) for boundary in (2, 4))
     with torch.no_grad():
         torch.testing.assert_close(backbone.run(below, 2, 4), above, rtol=1e-4, atol=1e-5)
@@ -180,16 +180,16 @@ def test_each_candidate_finds_activations_at_its_own_boundary(photos: tuple[Path
 def test_where_everything_trains_the_photos_themselves_are_the_source(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     sources, at_head = gathered(backbone, given, recipe(backbone, candidate(backbone, 4), candidate(backbone, 0)))
-    assert isinstance(sources[0], Rendered)
-    assert isinstance(sources[4], Cached)
-    assert isinstance(at_head, Cached)
+    assert isinstance(sources[0], PixelSource)
+    assert isinstance(sources[4], CachedActivations)
+    assert isinstance(at_head, CachedActivations)
 
 
 def test_without_candidates_only_features_are_kept(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     sources, at_head = gathered(backbone, given, recipe(backbone).without_phase_two())
     assert set(sources) == {0, backbone.head_boundary}
-    assert isinstance(at_head, Cached)
+    assert isinstance(at_head, CachedActivations)
 
 
 def test_a_head_that_is_trained_below_moving_statistics_trains_on_photos(photos: tuple[Path, ...]) -> None:
@@ -218,7 +218,7 @@ def slopes(root: Path, count: int) -> tuple[Path, ...]:
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_photos_whose_class_does_not_survive_turning_are_not_turned(tmp_path: Path, order: tuple[int, int]) -> None:
     backbone, given = tiny_vit(), task(slopes(tmp_path, 96), train=96)
-    both = [replace(given.renderer, augmentation=how) for how in (replace(MILD, flip=0.0), TURNED)]
+    both = [replace(given.renderer, augmentation=how) for how in (replace(LIGHT_AUG, flip=0.0), ROTATION_AUG)]
     ordered = [both[place] for place in order]
     selected = select_augmentation(new_store(), backbone, ordered, given.data, recipe(backbone))
     assert all(each is both[0] for each in (selected.final, *selected.by_fold))
@@ -227,7 +227,7 @@ def test_photos_whose_class_does_not_survive_turning_are_not_turned(tmp_path: Pa
 def planted(monkeypatch: pytest.MonkeyPatch, *losses: Losses) -> None:
     """Let phase 1 find these losses, one renderer after the other."""
     found = iter(losses)
-    monkeypatch.setattr("unfreeze.training.augmentation.photo_losses", lambda *_: next(found))
+    monkeypatch.setattr("unfreeze.training.augmentation.calibrated_nll", lambda *_: next(found))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_another_way_to_augment_must_be_clearly_better_than_the_best_before(
 
 
 def by_folds_and_all(
-    monkeypatch: pytest.MonkeyPatch, store: Store, backbone: Backbone, given: Task, losses: Sequence[Losses]
+    monkeypatch: pytest.MonkeyPatch, store: FeatureCache, backbone: Backbone, given: Task, losses: Sequence[Losses]
 ) -> tuple[int, list[int]]:
     """Return which of the renderers all images choose, and which the other folds choose for each fold."""
     renderers = [replace(given.renderer, seed=seed) for seed in range(len(losses))]
@@ -308,16 +308,16 @@ def test_ways_to_augment_are_judged_on_photos_of_other_folds_in_two_poses(
         seen.append((logits, labels))
         return np.zeros(len(labels))
 
-    monkeypatch.setattr("unfreeze.training.augmentation.photo_losses", noted)
-    monkeypatch.setattr("unfreeze.training.augmentation.ENOUGH", enough)
-    renderers = [replace(given.renderer, augmentation=how) for how in (CROPS, TURNED)]
-    select_augmentation(new_store(), backbone, renderers, given.data, replace(recipe(backbone), averages=averages))
-    some = given.data.at_most(enough)
+    monkeypatch.setattr("unfreeze.training.augmentation.calibrated_nll", noted)
+    monkeypatch.setattr("unfreeze.training.augmentation.MAX_PROBE_IMAGES", enough)
+    renderers = [replace(given.renderer, augmentation=how) for how in (CROPS, ROTATION_AUG)]
+    select_augmentation(new_store(), backbone, renderers, given.data, replace(recipe(backbone), allow_tta=averages))
+    some = given.data.subsample(enough)
     labels, fold = given.data.labels[torch.from_numpy(some.train)], some.fold
-    for own, pose, (logits, truth) in zip(renderers, (Pose.MIRRORED, Pose.LEFT), seen, strict=True):
-        poses = (Pose.PLAIN, pose)
-        source = keep(new_store(), backbone, Rendered(own), 5, dict.fromkeys(range(18), poses), "test")
-        shown = features(source, some.train.tolist(), poses)
+    for own, pose, (logits, truth) in zip(renderers, (Orientation.FLIPPED, Orientation.ROT90), seen, strict=True):
+        poses = (Orientation.IDENTITY, pose)
+        source = compute_or_load(new_store(), backbone, PixelSource(own), 5, dict.fromkeys(range(18), poses), "test")
+        shown = pooled_features(source, some.train.tolist(), poses)
         fit = fit_head(shown, labels, fold, CLASSES)
         expected = [fit.fold_heads[each].logits(shown[photo].mean(dim=0)).numpy() for photo, each in enumerate(fold)]
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)

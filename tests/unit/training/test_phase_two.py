@@ -14,13 +14,13 @@ from tests.support.training import Task, candidate, poison, recipe, schedule, ta
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, interpolate, loaded
-from unfreeze.predict import place
+from unfreeze.predict import to_model_input
 from unfreeze.runtime import deterministic
-from unfreeze.training.phase_one import PhaseOne, phase_one
-from unfreeze.training.phase_two import Forgets, PhaseTwo, chosen, phase_two
+from unfreeze.training.phase_one import HeadOnlyResult, train_head
+from unfreeze.training.phase_two import ForgettingFn, TwoPhaseResult, fine_tune, select_shipped
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.search import Trial
-from unfreeze.training.selection import Answers, Choice, Judges, Panel
+from unfreeze.training.selection import Choice, FoldIds, LogitsByAlpha, ModelSelector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -34,13 +34,13 @@ def both(
     given: Task,
     how: Recipe,
     seed: int = 0,
-    forgets: Forgets = lambda _: None,
+    forgets: ForgettingFn = lambda _: None,
     time_left: Callable[[int], bool] = lambda _: True,
-) -> tuple[PhaseOne, PhaseTwo]:
+) -> tuple[HeadOnlyResult, TwoPhaseResult]:
     boundaries = [each.plan.boundary for each in how.candidates]
     features = replace(training_features(backbone, given, how, boundaries=boundaries), seed=seed)
-    first = phase_one(features, how)
-    return first, phase_two(features, first, how, forgets=forgets, time_left=time_left)
+    first = train_head(features, how)
+    return first, fine_tune(features, first, how, forgetting=forgets, time_left=time_left)
 
 
 def chooses(
@@ -52,21 +52,21 @@ def chooses(
     """
     asked: list[tuple[int, ...]] = []
 
-    def choose(_panel: Panel, trials: Sequence[Answers], judges: Judges) -> Choice:
+    def choose(_panel: ModelSelector, trials: Sequence[LogitsByAlpha], judges: FoldIds) -> Choice:
         asked.append(tuple(judges))
         trial, alpha = choice(judges)
         return Choice(trial, max(a for a in trials[trial] if a <= alpha))
 
-    monkeypatch.setattr(Panel, "choose", choose)
-    monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
+    monkeypatch.setattr(ModelSelector, "select", choose)
+    monkeypatch.setattr(ModelSelector, "should_continue", lambda *_: True)
     return asked
 
 
 def said(trial: Trial) -> tuple[object, ...]:
     """Return what two equal trials have in common: everything but the time they took."""
-    answers = {alpha: [each.tobytes() for each in answers] for alpha, answers in trial.answers.items()}
+    answers = {alpha: [each.tobytes() for each in answers] for alpha, answers in trial.val_logits_by_alpha.items()}
     rows = [replace(row, seconds=0.0) for row in trial.history]
-    return trial.candidate, answers, [bits(final) for final in trial.finals], rows, trial.trouble
+    return trial.candidate, answers, [bits(final) for final in trial.fold_states], rows, trial.failure
 
 
 # One candidate, all the way
@@ -83,8 +83,8 @@ def test_phase_two_leaves_the_backbone_as_it_was_pretrained(
     _, second = both(backbone, given, recipe(backbone, candidate(backbone, boundary)))
     assert [backbone.fingerprint(stage) for stage in range(6)] == before
     assert second.alpha == 1
-    assert len(second.final.stages) == 5 - boundary
-    with loaded(backbone, second.final):
+    assert len(second.state.stages) == 5 - boundary
+    with loaded(backbone, second.state):
         after = [backbone.fingerprint(stage) for stage in range(6)]
     assert [a == b for a, b in zip(before, after, strict=True)] == [stage <= boundary for stage in range(6)]
 
@@ -93,8 +93,8 @@ def test_phase_two_goes_on_from_phase_one(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=18)
     still = candidate(backbone, 3, lr=1e-12, how=schedule(epochs=1))
     first, second = both(backbone, given, recipe(backbone, still))
-    torch.testing.assert_close(second.final.head, first.start.head, atol=1e-6, rtol=0)
-    assert bits(second.final) != bits(first.start)
+    torch.testing.assert_close(second.state.head, first.phase2_init.head, atol=1e-6, rtol=0)
+    assert bits(second.state) != bits(first.phase2_init)
 
 
 def test_the_history_has_one_row_an_epoch(photos: tuple[Path, ...]) -> None:
@@ -111,7 +111,7 @@ def test_phases_are_decided_by_the_seed_to_the_bit(photos: tuple[Path, ...]) -> 
         backbone, given = tiny_cnn(dropout=0.3), task(photos, train=12, seed=seed)
         with deterministic(seed):
             first, second = both(backbone, given, recipe(backbone, solved=False), seed)
-        return bits(first.final), bits(second.final), [row.train_loss for row in second.history]
+        return bits(first.state), bits(second.state), [row.train_loss for row in second.history]
 
     one, same, other = trained(3), trained(3), trained(4)
     assert one == same
@@ -125,7 +125,7 @@ def test_unseen_photos_change_nothing(photos: tuple[Path, ...], tmp_path: Path) 
         swapped = given.data.labels.clone()
         swapped[12:] = labels
         _, second = both(backbone, replace(given, data=replace(given.data, labels=swapped)), recipe(backbone))
-        return bits(second.final)
+        return bits(second.state)
 
     gone = tuple(tmp_path / f"missing-{number}.png" for number in range(18))
     assert trained(photos, 0) == trained(photos[:12] + gone, 2)
@@ -138,10 +138,10 @@ def test_cooling_divides_the_logits_and_nothing_else(photos: tuple[Path, ...]) -
 
     def logits(weights: ModelState) -> torch.Tensor:
         with loaded(backbone, weights) as head, torch.no_grad():
-            found: torch.Tensor = head(backbone.run(place(plain, backbone, 0)))
+            found: torch.Tensor = head(backbone.run(to_model_input(plain, backbone, 0)))
         return found
 
-    torch.testing.assert_close(logits(second.final.with_temperature(2.5)) * 2.5, logits(second.final))
+    torch.testing.assert_close(logits(second.state.with_temperature(2.5)) * 2.5, logits(second.state))
 
 
 # The search
@@ -151,9 +151,9 @@ def test_cooling_divides_the_logits_and_nothing_else(photos: tuple[Path, ...]) -
 def test_a_search_leaves_the_backbone_and_is_repeated_to_the_bit(
     photos: tuple[Path, ...], make: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
+    monkeypatch.setattr(ModelSelector, "should_continue", lambda *_: True)
 
-    def searched(seed: int) -> PhaseTwo:
+    def searched(seed: int) -> TwoPhaseResult:
         backbone, given = make(dropout=0.3), task(photos, train=12, seed=seed)
         before = backbone.fingerprint()
         how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 2, lr=0.05), alphas=ALPHAS)
@@ -165,8 +165,8 @@ def test_a_search_leaves_the_backbone_and_is_repeated_to_the_bit(
     one, same, other = searched(3), searched(3), searched(4)
     assert len(one.trials) == 2
     assert [said(trial) for trial in one.trials] == [said(trial) for trial in same.trials]
-    assert bits(one.final) == bits(same.final)
-    assert (one.alpha, one.temperature, one.setbacks) == (same.alpha, same.temperature, same.setbacks)
+    assert bits(one.state) == bits(same.state)
+    assert (one.alpha, one.temperature, one.warnings) == (same.alpha, same.temperature, same.warnings)
     assert [said(trial) for trial in one.trials] != [said(trial) for trial in other.trials]
 
 
@@ -179,8 +179,8 @@ def test_what_is_liked_best_is_trained_on_all_photos(photos: tuple[Path, ...], m
         alone = both(backbone, given, recipe(backbone, own, alphas=(1.0,)))[1] if number == 0 else None
         assert second.trial is second.trials[number]
         assert second.trial.candidate == own
-        assert len(second.final.stages) == 5 - own.boundary
-        assert alone is None or bits(second.final) == bits(alone.final)
+        assert len(second.state.stages) == 5 - own.boundary
+        assert alone is None or bits(second.state) == bits(alone.state)
 
 
 def test_between_the_phases_the_final_model_is_a_mix(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,14 +191,14 @@ def test_between_the_phases_the_final_model_is_a_mix(photos: tuple[Path, ...], m
     chooses(monkeypatch, lambda _: (0, 0.25))
     _, part = both(backbone, given, how)
     assert (whole.alpha, part.alpha) == (1.0, 0.25)
-    assert bits(part.final) == bits(interpolate(backbone.snapshot(3), first.start, whole.final, 0.25))
+    assert bits(part.state) == bits(interpolate(backbone.snapshot(3), first.phase2_init, whole.state, 0.25))
 
 
 @pytest.mark.parametrize(("time_for", "tried"), [(0, 1), (1, 1), (2, 2)])
 def test_without_time_there_are_fewer_trials(
     photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, time_for: int, tried: int
 ) -> None:
-    monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
+    monkeypatch.setattr(ModelSelector, "should_continue", lambda *_: True)
     backbone, given = tiny_cnn(), task(photos, train=12)
     how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 3))
     _, second = both(backbone, given, how, time_left=lambda count: count < time_for)
@@ -209,7 +209,7 @@ def test_without_time_there_are_fewer_trials(
 def test_what_forgets_too_much_all_the_way_is_not_gone_deeper_from(
     photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, forgotten: float, budget: float | None, tried: int
 ) -> None:
-    monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
+    monkeypatch.setattr(ModelSelector, "should_continue", lambda *_: True)
     backbone, given = tiny_cnn(), task(photos, train=12)
     how = recipe(backbone, candidate(backbone, 4), candidate(backbone, 3), alphas=ALPHAS, max_forgetting=budget)
     _, second = both(backbone, given, how, forgets=lambda _: forgotten)
@@ -217,11 +217,11 @@ def test_what_forgets_too_much_all_the_way_is_not_gone_deeper_from(
 
 
 def test_what_went_wrong_forgot_nothing(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Panel, "wants_more", lambda *_: True)
+    monkeypatch.setattr(ModelSelector, "should_continue", lambda *_: True)
     backbone, given = tiny_cnn(), task(photos, train=12)
     how = recipe(backbone, candidate(backbone, 4, lr=1e30), candidate(backbone, 3), max_forgetting=2.0)
     _, second = both(backbone, given, how, forgets=lambda _: 0.0)
-    assert [bool(trial.answers) for trial in second.trials] == [False, True]
+    assert [bool(trial.val_logits_by_alpha) for trial in second.trials] == [False, True]
 
 
 def test_without_judges_the_first_candidate_is_trained_once(photos: tuple[Path, ...]) -> None:
@@ -230,8 +230,8 @@ def test_without_judges_the_first_candidate_is_trained_once(photos: tuple[Path, 
     first, second = both(backbone, given, how)
     assert {row.phase for row in second.history} == {"phase 2 from layer4"}
     assert second.trial.candidate == how.candidates[0]
-    assert (second.alpha, second.not_worse, second.validation, second.temperature) == (1.0, True, (), 1.0)
-    assert first.validation == ()
+    assert (second.alpha, second.accepted, second.fold_logits, second.temperature) == (1.0, True, (), 1.0)
+    assert first.fold_logits == ()
 
 
 # The user's validation set
@@ -249,9 +249,9 @@ def test_with_the_users_validation_the_judged_model_is_the_final_one(
     assert trained == [6]
     assert {row.phase for row in second.history} == {"phase 2 from layer3, validating 1 of 1"}
     assert len(second.history) == 4
-    expected = interpolate(backbone.snapshot(3), first.start, second.trial.finals[0], alpha)
-    assert bits(second.final) == bits(second.round_finals[0]) == bits(expected)
-    np.testing.assert_array_equal(second.validation[0], second.trial.answers[alpha][0])
+    expected = interpolate(backbone.snapshot(3), first.phase2_init, second.trial.fold_states[0], alpha)
+    assert bits(second.state) == bits(second.fold_states[0]) == bits(expected)
+    np.testing.assert_array_equal(second.fold_logits[0], second.trial.val_logits_by_alpha[alpha][0])
 
 
 # What goes wrong
@@ -262,13 +262,13 @@ def test_what_goes_wrong_is_trained_at_a_tenth_and_the_setback_is_told(
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     asked = candidate(backbone, 3, lr=0.02)
-    _, slower = both(backbone, given, recipe(backbone, asked.slower()))
+    _, slower = both(backbone, given, recipe(backbone, asked.with_lr_scaled()))
     poison(monkeypatch, lambda plan, _: plan.rows[-1].lr > 0.01)
     _, second = both(backbone, given, recipe(backbone, asked))
-    assert second.trial.trouble == "not finite"
-    assert second.trial.candidate == asked.slower()
-    assert bits(second.final) == bits(slower.final)
-    assert second.setbacks == (
+    assert second.trial.failure == "not finite"
+    assert second.trial.candidate == asked.with_lr_scaled()
+    assert bits(second.state) == bits(slower.state)
+    assert second.warnings == (
         "phase 2 from layer3 went wrong at 0.02 (the loss was no number): it was trained again at a tenth of that",
     )
 
@@ -281,16 +281,16 @@ def test_what_goes_wrong_at_every_rate_is_rolled_back(photos: tuple[Path, ...], 
     first, second = both(backbone, given, recipe(backbone, ruinous, alphas=ALPHAS))
     assert backbone.fingerprint() == before
     assert second.alpha == 0
-    assert bits(second.final) == bits(first.final)
-    assert second.not_worse is False
-    assert not any(second.rounds_not_worse)
-    assert [bits(weights) for weights in second.round_finals] == [bits(weights) for weights in first.round_finals]
-    assert (second.temperature, second.calibrated_on) == (first.temperature, first.calibrated_on)
-    assert second.validation == first.validation
-    assert len(second.rounds_not_worse) == (1 if val else 3)
-    (setback,) = second.setbacks
+    assert bits(second.state) == bits(first.state)
+    assert second.accepted is False
+    assert not any(second.fold_accepted)
+    assert [bits(weights) for weights in second.fold_states] == [bits(weights) for weights in first.fold_states]
+    assert (second.temperature, second.n_calibration) == (first.temperature, first.n_calibration)
+    assert second.fold_logits == first.fold_logits
+    assert len(second.fold_accepted) == (1 if val else 3)
+    (setback,) = second.warnings
     assert setback.startswith("phase 2 from layer2 went wrong at 1e+30 (the loss was no number)")
-    assert chosen(first, second) is first
+    assert select_shipped(first, second) is first
 
 
 def test_a_candidate_that_goes_wrong_leaves_the_choice_to_the_others(
@@ -303,7 +303,7 @@ def test_a_candidate_that_goes_wrong_leaves_the_choice_to_the_others(
     assert len(second.trials) == 2
     assert second.trial is second.trials[1]
     assert second.alpha == 1
-    assert [setback.split(" went")[0] for setback in second.setbacks] == ["phase 2 from layer4"]
+    assert [setback.split(" went")[0] for setback in second.warnings] == ["phase 2 from layer4"]
 
 
 def test_where_only_the_training_on_all_photos_goes_wrong_phase_one_ships(
@@ -314,9 +314,9 @@ def test_where_only_the_training_on_all_photos_goes_wrong_phase_one_ships(
     poison(monkeypatch, lambda _, val: not len(val))
     first, second = both(backbone, given, recipe(backbone, alphas=ALPHAS))
     assert backbone.fingerprint() == before
-    assert (second.alpha, second.not_worse) == (0, False)
-    assert bits(second.final) == bits(first.final)
-    assert len(second.setbacks) == 1
+    assert (second.alpha, second.accepted) == (0, False)
+    assert bits(second.state) == bits(first.state)
+    assert len(second.warnings) == 1
     assert [row.phase for row in second.history if "validating" not in row.phase] == [
         "phase 2 from layer3",
         "phase 2 from layer3, slower",
@@ -329,25 +329,25 @@ def test_where_the_training_on_all_photos_goes_wrong_its_rounds_are_slowed_down_
     """The rounds judge the model that ships."""
     backbone, given = tiny_cnn(), task(photos, train=12)
     asked = candidate(backbone, 3, lr=0.02)
-    _, slower = both(backbone, given, recipe(backbone, asked.slower()))
+    _, slower = both(backbone, given, recipe(backbone, asked.with_lr_scaled()))
     poison(monkeypatch, lambda plan, val: not len(val) and plan == asked.plan)
     _, second = both(backbone, given, recipe(backbone, asked))
-    assert bits(second.final) == bits(slower.final)
-    assert [bits(each) for each in second.round_finals] == [bits(each) for each in slower.round_finals]
-    assert (second.alpha, second.not_worse) == (slower.alpha, slower.not_worse)
-    assert len(second.setbacks) == 1
+    assert bits(second.state) == bits(slower.state)
+    assert [bits(each) for each in second.fold_states] == [bits(each) for each in slower.fold_states]
+    assert (second.alpha, second.accepted) == (slower.alpha, slower.accepted)
+    assert len(second.warnings) == 1
 
 
 def test_a_healthy_search_has_no_setbacks(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    assert both(backbone, given, recipe(backbone, alphas=ALPHAS))[1].setbacks == ()
+    assert both(backbone, given, recipe(backbone, alphas=ALPHAS))[1].warnings == ()
 
 
 # What may be forgotten
 
 
-def far(first: PhaseOne, model: ModelState) -> float:
-    return float((model.head["weight"] - first.start.head["weight"]).norm())
+def far(first: HeadOnlyResult, model: ModelState) -> float:
+    return float((model.head["weight"] - first.phase2_init.head["weight"]).norm())
 
 
 def test_what_forgets_too_much_at_every_point_is_rolled_back(
@@ -358,12 +358,12 @@ def test_what_forgets_too_much_at_every_point_is_rolled_back(
     how = recipe(backbone, alphas=ALPHAS, max_forgetting=2.0)
     first, second = both(backbone, given, how, forgets=lambda _: 0.5)
     assert second.alpha == 0
-    assert bits(second.final) == bits(first.final)
-    assert (second.not_worse, second.rounds_not_worse) == (False, (False, False, False))
-    assert second.validation == first.validation
-    assert [bits(weights) for weights in second.round_finals] == [bits(weights) for weights in first.round_finals]
-    assert second.setbacks == ("at alpha 0.75 more than 2 points of the original task were forgotten: phase 1 it is",)
-    assert chosen(first, second) is first
+    assert bits(second.state) == bits(first.state)
+    assert (second.accepted, second.fold_accepted) == (False, (False, False, False))
+    assert second.fold_logits == first.fold_logits
+    assert [bits(weights) for weights in second.fold_states] == [bits(weights) for weights in first.fold_states]
+    assert second.warnings == ("at alpha 0.75 more than 2 points of the original task were forgotten: phase 1 it is",)
+    assert select_shipped(first, second) is first
 
 
 @VALIDATIONS
@@ -374,7 +374,7 @@ def test_the_farthest_point_within_the_budget_is_taken(
     chooses(monkeypatch, lambda _: (0, 1.0))
     how = recipe(backbone, alphas=ALPHAS, max_forgetting=2.0)
     first, whole = both(backbone, given, how)
-    half = 0.6 * far(first, whole.final)
+    half = 0.6 * far(first, whole.state)
     asked: list[float] = []
 
     def forgets(model: ModelState) -> float:
@@ -383,13 +383,13 @@ def test_the_farthest_point_within_the_budget_is_taken(
 
     _, second = both(backbone, given, how, forgets=forgets)
     assert second.alpha == 0.5
-    assert bits(second.final) == bits(interpolate(backbone.snapshot(3), first.start, whole.final, 0.5))
-    assert asked == pytest.approx([alpha * far(first, whole.final) for alpha in (1, 0.75, 0.5)], rel=1e-4)
-    assert second.setbacks == ("at alpha 1 more than 2 points of the original task were forgotten: alpha 0.5 it is",)
-    for own, answers in enumerate(second.validation):
-        np.testing.assert_array_equal(answers, second.trial.answers[0.5][own])
-        final = interpolate(backbone.snapshot(3), first.round_starts[own], second.trial.finals[own], 0.5)
-        assert bits(second.round_finals[own]) == bits(final)
+    assert bits(second.state) == bits(interpolate(backbone.snapshot(3), first.phase2_init, whole.state, 0.5))
+    assert asked == pytest.approx([alpha * far(first, whole.state) for alpha in (1, 0.75, 0.5)], rel=1e-4)
+    assert second.warnings == ("at alpha 1 more than 2 points of the original task were forgotten: alpha 0.5 it is",)
+    for own, answers in enumerate(second.fold_logits):
+        np.testing.assert_array_equal(answers, second.trial.val_logits_by_alpha[0.5][own])
+        final = interpolate(backbone.snapshot(3), first.fold_inits[own], second.trial.fold_states[own], 0.5)
+        assert bits(second.fold_states[own]) == bits(final)
 
 
 def test_no_point_farther_than_the_chosen_one_is_asked_about(
@@ -406,8 +406,8 @@ def test_no_point_farther_than_the_chosen_one_is_asked_about(
 
     _, second = both(backbone, given, how, forgets=forgets)
     assert second.alpha == 0.5
-    assert asked == [bits(second.final)]
-    assert second.setbacks == ()
+    assert asked == [bits(second.state)]
+    assert second.warnings == ()
 
 
 def test_without_a_budget_nobody_asks_what_is_forgotten(photos: tuple[Path, ...]) -> None:
@@ -422,7 +422,7 @@ def test_without_a_budget_nobody_asks_what_is_forgotten(photos: tuple[Path, ...]
 def test_what_a_model_gained_at_the_original_task_is_within_any_budget(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     _, second = both(backbone, given, recipe(backbone, max_forgetting=0.0), forgets=lambda _: -0.1)
-    assert (second.alpha, second.setbacks) == (1, ())
+    assert (second.alpha, second.warnings) == (1, ())
 
 
 # Which one ships
@@ -432,18 +432,18 @@ def test_a_ruinous_phase_two_is_found_out(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=24)
     first, second = both(backbone, given, recipe(backbone, candidate(backbone, 2, lr=10.0)))
     truth = np.concatenate([given.data.labels[:24][given.data.fold == number] for number in range(3)])
-    right = np.mean(np.concatenate(first.validation).argmax(1) == truth)
+    right = np.mean(np.concatenate(first.fold_logits).argmax(1) == truth)
     last = [row.val_accuracy for row in second.history if row.epoch == 4 and row.val_accuracy is not None]
     assert not last or right > float(np.mean(last))
-    assert second.not_worse is False
+    assert second.accepted is False
 
 
 def test_what_holds_its_own_ships(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     first, second = both(backbone, given, recipe(backbone))
-    assert chosen(first, replace(second, not_worse=True)).final is second.final
-    assert chosen(first, replace(second, not_worse=False)) is first
-    assert chosen(first, None) is first
+    assert select_shipped(first, replace(second, accepted=True)).state is second.state
+    assert select_shipped(first, replace(second, accepted=False)) is first
+    assert select_shipped(first, None) is first
 
 
 # Who chooses for whom
@@ -459,14 +459,14 @@ def test_a_rounds_photos_never_choose_what_is_said_of_them(
     first, second = both(backbone, given, how)
     assert sorted(asked) == sorted(choices)
     assert (second.trial, second.alpha) == (second.trials[1], 1.0)
-    assert [len(answers) for answers in second.validation] == [6, 6, 6]
+    assert [len(answers) for answers in second.fold_logits] == [6, 6, 6]
     for own, others in enumerate([(1, 2), (0, 2), (0, 1)]):
         number, alpha = choices[others]
         trial = second.trials[number]
-        np.testing.assert_array_equal(second.validation[own], trial.answers[alpha][own])
-        expected = interpolate(backbone.snapshot(2), first.round_starts[own], trial.finals[own], alpha)
-        assert bits(second.round_finals[own]) == bits(expected)
-    assert len(second.rounds_not_worse) == 3
+        np.testing.assert_array_equal(second.fold_logits[own], trial.val_logits_by_alpha[alpha][own])
+        expected = interpolate(backbone.snapshot(2), first.fold_inits[own], trial.fold_states[own], alpha)
+        assert bits(second.fold_states[own]) == bits(expected)
+    assert len(second.fold_accepted) == 3
 
 
 def test_a_rounds_point_is_not_held_back_by_what_its_own_photos_chose(
@@ -476,7 +476,7 @@ def test_a_rounds_point_is_not_held_back_by_what_its_own_photos_chose(
     chooses(monkeypatch, lambda judges: (0, 0.25 if len(judges) == 3 else 1.0))
     _, second = both(backbone, given, recipe(backbone, alphas=ALPHAS, judges=18))
     assert second.alpha == 0.25
-    for answers, theirs in zip(second.validation, second.trial.answers[1.0], strict=True):
+    for answers, theirs in zip(second.fold_logits, second.trial.val_logits_by_alpha[1.0], strict=True):
         np.testing.assert_array_equal(answers, theirs)
 
 
@@ -484,9 +484,9 @@ def test_temperatures_are_fitted_on_photos_that_the_models_never_saw(photos: tup
     backbone, given = tiny_cnn(), task(photos, train=18)
     first, second = both(backbone, given, recipe(backbone, judges=18, alphas=ALPHAS))
     truth = np.concatenate([given.data.labels[:18][given.data.fold == number] for number in range(3)])
-    assert second.temperature == fit_temperature(np.concatenate(second.validation), truth)
-    assert (first.calibrated_on, second.calibrated_on) == (18, 18)
-    assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.validation), truth), rel=1e-3)
+    assert second.temperature == fit_temperature(np.concatenate(second.fold_logits), truth)
+    assert (first.n_calibration, second.n_calibration) == (18, 18)
+    assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.fold_logits), truth), rel=1e-3)
 
 
 def test_with_shuffled_labels_head_only_ships(photos: tuple[Path, ...]) -> None:
@@ -496,5 +496,5 @@ def test_with_shuffled_labels_head_only_ships(photos: tuple[Path, ...]) -> None:
         labels = given.data.labels[torch.from_numpy(np.random.default_rng(seed).permutation(30))]
         shuffled = replace(given, data=replace(given.data, labels=labels))
         _, second = both(backbone, shuffled, recipe(backbone, alphas=(0.25, 0.5, 0.75, 1.0)), seed)
-        kept.append(not second.not_worse)
+        kept.append(not second.accepted)
     assert sum(kept) >= 19

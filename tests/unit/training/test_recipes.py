@@ -13,14 +13,23 @@ from unfreeze.data.loaders import Renderer
 from unfreeze.data.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
-from unfreeze.poses import Pose
-from unfreeze.training.recipes import BACK_OFF, MAX_FORGETTING, MILD, TINT, TURNED, Candidate, Recipe, choose
+from unfreeze.poses import Orientation
+from unfreeze.training.recipes import (
+    COLOR_JITTER,
+    LIGHT_AUG,
+    LR_BACKOFF,
+    MAX_FORGETTING,
+    ROTATION_AUG,
+    Candidate,
+    Recipe,
+    recipe_for,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def chosen(backbone: Backbone, photos: int = 60, **settings: object) -> Recipe:
-    return choose(make_config({"photos": "x", **settings}), backbone, photos, 3)
+    return recipe_for(make_config({"photos": "x", **settings}), backbone, photos, 3)
 
 
 def only(recipe: Recipe) -> Candidate:
@@ -34,9 +43,9 @@ def test_head_only_has_no_second_phase() -> None:
         assert recipe.alphas == ()
         assert recipe.max_forgetting is None
         assert recipe.head_plan is None
-        assert recipe.kept_from == 0
+        assert recipe.cache_boundary == 0
         assert recipe.boundary == 4  # the original classifier needs the last stage's output before pooling
-        assert recipe.head_on_features
+        assert recipe.head_uses_features
 
 
 @pytest.mark.parametrize(("depth", "boundary"), [("all", 0), ("stem", 0), ("layer2", 2), ("layer4", 4)])
@@ -46,7 +55,7 @@ def test_depth_decides_what_trains(depth: str, boundary: int) -> None:
     assert [row.trainable for row in way.plan.rows] == [index >= boundary for index in range(5)]
     assert way.boundary == recipe.boundary == way.plan.boundary == boundary
     assert way.depth == ("all" if depth == "stem" else depth)
-    assert (way.schedule.views is None) == (boundary == 0)  # kept views where there are activations to keep
+    assert (way.schedule.n_views is None) == (boundary == 0)  # kept views where there are activations to keep
 
 
 def test_an_unknown_depth_is_refused() -> None:
@@ -57,7 +66,7 @@ def test_an_unknown_depth_is_refused() -> None:
 def test_batch_norm_in_train_mode_leaves_nothing_to_keep() -> None:
     recipe = chosen(tiny_cnn(), depth="layer3", bn="train")
     way = only(recipe)
-    assert way.plan.boundary == recipe.boundary == recipe.kept_from == 0
+    assert way.plan.boundary == recipe.boundary == recipe.cache_boundary == 0
     assert way.boundary == 3
     assert [row.bn for row in way.plan.rows] == ["train"] * 5
 
@@ -88,9 +97,9 @@ def test_settings_win_over_the_tables(make: Callable[[], Backbone]) -> None:
     assert recipe.candidates
     for way in recipe.candidates:
         assert way.lr == 0.00123
-        assert (way.schedule.epochs, way.schedule.batch_size, way.schedule.views) == (7, 9, 5)
+        assert (way.schedule.epochs, way.schedule.batch_size, way.schedule.n_views) == (7, 9, 5)
     assert len({way.boundary for way in recipe.candidates}) == len(recipe.candidates)
-    assert recipe.views == 5
+    assert recipe.n_head_views == 5
 
 
 def test_lower_stages_learn_more_slowly() -> None:
@@ -102,10 +111,10 @@ def test_lower_stages_learn_more_slowly() -> None:
 
 def test_slower_is_a_tenth_of_every_rate_and_nothing_else() -> None:
     way = only(chosen(tiny_cnn(), depth="layer3"))
-    slower = way.slower()
-    assert slower.lr == pytest.approx(BACK_OFF * way.lr)
-    assert slower.plan.head_lr == pytest.approx(BACK_OFF * way.plan.head_lr)
-    assert [row.lr for row in slower.plan.rows] == pytest.approx([BACK_OFF * row.lr for row in way.plan.rows])
+    slower = way.with_lr_scaled()
+    assert slower.lr == pytest.approx(LR_BACKOFF * way.lr)
+    assert slower.plan.head_lr == pytest.approx(LR_BACKOFF * way.plan.head_lr)
+    assert [row.lr for row in slower.plan.rows] == pytest.approx([LR_BACKOFF * row.lr for row in way.plan.rows])
     still = [replace(row, lr=0.0) for row in way.plan.rows]
     assert [replace(row, lr=0.0) for row in slower.plan.rows] == still
     assert replace(slower, plan=way.plan) == way
@@ -114,10 +123,10 @@ def test_slower_is_a_tenth_of_every_rate_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     ("symmetry", "expected"),
     [
-        ("none", (replace(MILD, flip=0.0),)),
-        ("flip", (MILD,)),
-        ("rotate", (TURNED,)),
-        (None, (MILD, TURNED)),
+        ("none", (replace(LIGHT_AUG, flip=0.0),)),
+        ("flip", (LIGHT_AUG,)),
+        ("rotate", (ROTATION_AUG,)),
+        (None, (LIGHT_AUG, ROTATION_AUG)),
     ],
 )
 @pytest.mark.parametrize("settings", [{}, {"recipe": "head-only"}, {"depth": "layer3"}])
@@ -130,11 +139,11 @@ def test_symmetry_decides_how_views_are_turned(
 @pytest.mark.parametrize(
     ("settings", "augmentation", "expected"),
     [
-        ({}, MILD, (0, 1, Pose.MIRRORED)),
-        ({"recipe": "head-only"}, TURNED, (0, 1, Pose.LEFT, Pose.OVER, Pose.RIGHT)),
-        ({"recipe": "head-only", "views": 1}, MILD, (0, Pose.MIRRORED)),
-        ({"views": 4}, replace(MILD, flip=0.0), (0, 1, 2, 3)),
-        ({"tta": False}, TURNED, (0, 1)),
+        ({}, LIGHT_AUG, (0, 1, Orientation.FLIPPED)),
+        ({"recipe": "head-only"}, ROTATION_AUG, (0, 1, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)),
+        ({"recipe": "head-only", "views": 1}, LIGHT_AUG, (0, Orientation.FLIPPED)),
+        ({"views": 4}, replace(LIGHT_AUG, flip=0.0), (0, 1, 2, 3)),
+        ({"tta": False}, ROTATION_AUG, (0, 1)),
     ],
 )
 def test_a_solved_head_learns_from_few_views_and_every_pose_that_may_be_asked_about(
@@ -142,13 +151,13 @@ def test_a_solved_head_learns_from_few_views_and_every_pose_that_may_be_asked_ab
 ) -> None:
     backbone = tiny_cnn()
     renderer = Renderer((), backbone.network.preprocessing, augmentation)
-    assert chosen(backbone, **settings).learned(renderer) == expected
+    assert chosen(backbone, **settings).head_views(renderer) == expected
 
 
 @pytest.mark.parametrize("settings", [{}, {"recipe": "head-only"}, {"depth": "layer3"}])
 def test_varied_light_changes_the_light_alone(settings: dict[str, Any]) -> None:
     varied = chosen(tiny_cnn(), color_jitter="varied", **settings).augmentations
-    assert varied == (replace(MILD, tint=TINT), replace(TURNED, tint=TINT))
+    assert varied == (replace(LIGHT_AUG, color_jitter=COLOR_JITTER), replace(ROTATION_AUG, color_jitter=COLOR_JITTER))
 
 
 def test_the_budget_for_forgetting_is_the_users() -> None:
@@ -168,15 +177,15 @@ def test_without_phase_two_the_recipe_ends_with_the_head() -> None:
     ended = recipe.without_phase_two()
     assert ended.candidates == ()
     assert ended.alphas == ()
-    assert ended.kept_from == 0
+    assert ended.cache_boundary == 0
     assert ended.boundary == recipe.boundary  # what was set up for the exam stays right
-    assert ended.kept_views == recipe.views
+    assert ended.n_cached_views == recipe.n_head_views
 
 
 def test_judged_by_all_holds_out_every_photo() -> None:
     recipe = chosen(tiny_cnn())
     assert not recipe.cross_fit
-    assert recipe.judged_by_all(1234) == replace(recipe, judges=1234, cross_fit=True)
+    assert recipe.cross_fit_all(1234) == replace(recipe, min_validation_images=1234, cross_fit=True)
 
 
 def test_classic_is_the_textbooks_recipe() -> None:
@@ -185,12 +194,12 @@ def test_classic_is_the_textbooks_recipe() -> None:
     assert recipe.head_plan is not None
     assert recipe.head_schedule is not None
     assert recipe.head_plan.boundary == 5
-    assert recipe.head_on_features
+    assert recipe.head_uses_features
     assert recipe.boundary == way.boundary == way.plan.boundary == 0
     assert len({row.lr for row in way.plan.rows}) == 1
     assert 10 <= recipe.head_plan.head_lr / way.plan.head_lr <= 1000
     assert (recipe.head_schedule.epochs, way.schedule.epochs) == (2, 3)
-    assert recipe.views == 3  # phase 1 draws a new view in each of its epochs, after the plain one
+    assert recipe.n_head_views == 3  # phase 1 draws a new view in each of its epochs, after the plain one
     assert {recipe.head_schedule.optimizer, way.schedule.optimizer} == {"adam"}
     assert recipe.alphas == (1.0,)
     assert recipe.max_forgetting is None
@@ -200,16 +209,16 @@ def test_classic_with_batch_norm_in_train_mode_trains_its_head_on_photos() -> No
     recipe = chosen(tiny_cnn(), recipe="classic", bn="train")
     assert recipe.head_plan is not None
     assert recipe.head_plan.boundary == 0
-    assert not recipe.head_on_features
+    assert not recipe.head_uses_features
     assert not any(row.trainable for row in recipe.head_plan.rows)
 
 
 def test_fresh_views_are_kept_with_the_others() -> None:
     recipe = chosen(tiny_cnn(), depth="layer3", views=3, new_views=2, epochs=4)
-    assert recipe.views == 3  # what phase 1 sees
-    assert only(recipe).schedule.fresh == 2
-    assert recipe.kept_views == 3 + 2 * 3
-    assert chosen(tiny_cnn(), depth="layer3", views=3).kept_views == 3
+    assert recipe.n_head_views == 3  # what phase 1 sees
+    assert only(recipe).schedule.new_views_per_epoch == 2
+    assert recipe.n_cached_views == 3 + 2 * 3
+    assert chosen(tiny_cnn(), depth="layer3", views=3).n_cached_views == 3
     with pytest.raises(ConfigError, match="--new-views"):
         chosen(tiny_cnn(), views=2, new_views=3)
 
@@ -218,15 +227,18 @@ def test_an_anchor_holds_where_every_view_is_kept_and_an_original_classifier_can
     assert only(chosen(tiny_cnn(), depth="layer3")).schedule.distill == 0.0
     assert only(chosen(tiny_cnn(), depth="layer3", distill=2.5)).schedule.distill == 2.5
     backbone = tiny_cnn()
-    for silent in (replace(backbone, pooled=False), replace(backbone, network=replace(backbone.network, outputs=0))):
+    for silent in (
+        replace(backbone, pooled=False),
+        replace(backbone, network=replace(backbone.network, num_classes=0)),
+    ):
         assert only(chosen(silent, depth="layer3", distill=0.0)).schedule.distill == 0.0
         with pytest.raises(ConfigError, match="no original classifier"):
             chosen(silent, depth="layer3", distill=1.0)
 
 
 def test_features_are_kept_of_every_view_that_an_anchor_holds() -> None:
-    assert chosen(tiny_cnn(), depth="layer3").feature_views == 2
-    assert chosen(tiny_cnn(), depth="layer3", distill=1.0).feature_views == 8
+    assert chosen(tiny_cnn(), depth="layer3").n_feature_views == 2
+    assert chosen(tiny_cnn(), depth="layer3", distill=1.0).n_feature_views == 8
     changed = chosen(tiny_cnn(), depth="layer3", views=3, new_views=2, epochs=4, distill=1.0)
-    assert changed.feature_views == 3 + 2 * 3
-    assert chosen(tiny_cnn(), recipe="head-only").feature_views == 2
+    assert changed.n_feature_views == 3 + 2 * 3
+    assert chosen(tiny_cnn(), recipe="head-only").n_feature_views == 2

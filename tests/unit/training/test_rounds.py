@@ -9,15 +9,15 @@ from tests.support.training import task
 
 from unfreeze.data.sources import Sample
 from unfreeze.data.splits import Splits
-from unfreeze.training.rounds import Folds, TrainingData, joined, truth_of, truths_of
+from unfreeze.training.rounds import Folds, TrainingSet, concat_folds, fold_labels, labels_by_fold
 
 JUDGES = 100
 
 
-def data_of(train: int, val: int = 0, folds: int = 5) -> TrainingData:
+def data_of(train: int, val: int = 0, folds: int = 5) -> TrainingSet:
     indices = np.arange(train + val)
     fold = np.arange(train) % folds
-    return TrainingData(torch.arange(train + val + 9) % 3, indices[:train], indices[train:], fold, 3, indices)
+    return TrainingSet(torch.arange(train + val + 9) % 3, indices[:train], indices[train:], fold, 3, indices)
 
 
 # What training may see
@@ -25,7 +25,7 @@ def data_of(train: int, val: int = 0, folds: int = 5) -> TrainingData:
 
 def test_training_asks_for_no_photo_of_the_test_set(photos: tuple[Path, ...]) -> None:
     given = task(photos, train=12, val=6)
-    wanted = given.data.views(3)
+    wanted = given.data.requested_views(3)
     assert set(wanted) == set(range(18))
     assert not set(wanted) & set(given.test.tolist())
     assert {photo: tuple(views) for photo, views in wanted.items()} == {
@@ -37,9 +37,9 @@ def test_training_knows_its_photos_by_its_own_numbers() -> None:
     train, val, test = np.array([1, 4, 6]), np.array([0, 5]), np.array([2, 3])
     splits = Splits(train, val, test, np.array([-1, 2, -1, -1, 0, -1, 1]))
     learning = [Sample(Path(), "", label) for label in (2, 0, 1, 1, 2)]
-    data = TrainingData.of(learning, splits, 3)
+    data = TrainingSet.of(learning, splits, 3)
     assert (data.train.tolist(), data.val.tolist(), data.fold.tolist()) == ([0, 1, 2], [3, 4], [2, 0, 1])
-    assert (data.labels.tolist(), data.classes) == ([2, 0, 1, 1, 2], 3)
+    assert (data.labels.tolist(), data.n_classes) == ([2, 0, 1, 1, 2], 3)
     assert data.ids.tolist() == [1, 4, 6, 0, 5]
 
 
@@ -48,10 +48,10 @@ def test_training_knows_its_photos_by_its_own_numbers() -> None:
 )
 def test_some_of_the_photos_are_spread_over_all(count: int, expected: list[int]) -> None:
     data = data_of(10, val=2)
-    some = data.at_most(count)
+    some = data.subsample(count)
     assert some.train.tolist() == expected
     assert some.fold.tolist() == [photo % 5 for photo in expected]
-    assert (some.val.tolist(), some.classes) == ([10, 11], 3)
+    assert (some.val.tolist(), some.n_classes) == ([10, 11], 3)
     assert some.labels is data.labels
     assert some.ids is data.ids
 
@@ -99,16 +99,16 @@ def test_one_fold_is_held_out_for_one_judge_and_none_for_none() -> None:
 def test_truth_and_answers_are_joined_in_the_rounds_order() -> None:
     data = data_of(20)
     rounds = Folds.of(data, 20).validation
-    assert truth_of(rounds, data).tolist() == [photo % 3 for fold in range(5) for photo in range(fold, 20, 5)]
-    assert truth_of(rounds[1:2], data).tolist() == [photo % 3 for photo in range(1, 20, 5)]
-    assert [each.tolist() for each in truths_of(rounds, data)] == [
+    assert fold_labels(rounds, data).tolist() == [photo % 3 for fold in range(5) for photo in range(fold, 20, 5)]
+    assert fold_labels(rounds[1:2], data).tolist() == [photo % 3 for photo in range(1, 20, 5)]
+    assert [each.tolist() for each in labels_by_fold(rounds, data)] == [
         [photo % 3 for photo in range(fold, 20, 5)] for fold in range(5)
     ]
     answers = [np.full((4, 3), number, np.float32) for number in range(5)]
-    np.testing.assert_array_equal(joined(answers, 3)[:, 0], np.arange(5).repeat(4))
+    np.testing.assert_array_equal(concat_folds(answers, 3)[:, 0], np.arange(5).repeat(4))
 
 
 def test_without_rounds_there_is_neither_truth_nor_answer() -> None:
-    assert truth_of((), data_of(20)).tolist() == []
-    assert joined([], 3).shape == (0, 3)
-    assert joined([], 3).dtype == np.float32
+    assert fold_labels((), data_of(20)).tolist() == []
+    assert concat_folds([], 3).shape == (0, 3)
+    assert concat_folds([], 3).dtype == np.float32

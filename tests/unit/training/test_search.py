@@ -14,10 +14,10 @@ from tests.support.training import ALPHAS, candidate, poison, schedule, setting
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import interpolate, loaded
-from unfreeze.predict import place
-from unfreeze.training.finetune import Tuned, finetune
-from unfreeze.training.recipes import BACK_OFF
-from unfreeze.training.selection import Judges, Panel
+from unfreeze.predict import to_model_input
+from unfreeze.training.finetune import FineTuneResult, finetune
+from unfreeze.training.recipes import LR_BACKOFF
+from unfreeze.training.selection import FoldIds, ModelSelector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -28,11 +28,11 @@ def insatiable(monkeypatch: pytest.MonkeyPatch, *, wants_more: bool = True) -> l
     """Let the panel want more whatever it hears; return how many trials it was asked about, each time."""
     asked: list[int] = []
 
-    def answer(_panel: Panel, trials: list[object], _judges: Judges) -> bool:
+    def answer(_panel: ModelSelector, trials: list[object], _judges: FoldIds) -> bool:
         asked.append(len(trials))
         return wants_more
 
-    monkeypatch.setattr(Panel, "wants_more", answer)
+    monkeypatch.setattr(ModelSelector, "should_continue", answer)
     return asked
 
 
@@ -78,7 +78,7 @@ def test_an_anchored_candidate_is_held_to_the_pretrained_features(
     backbone = tiny_cnn()
     own, held_to = setting(backbone, photos), list[object]()
 
-    def noted(*given: Any, **rest: Any) -> Tuned:
+    def noted(*given: Any, **rest: Any) -> FineTuneResult:
         held_to.append(rest["features"])
         return finetune(*given, **rest)
 
@@ -88,7 +88,7 @@ def test_an_anchored_candidate_is_held_to_the_pretrained_features(
     held = own.try_out(replace(asked, schedule=replace(asked.schedule, distill=5.0)))
     count = len(own.bench.features.folds.validation)
     assert held_to == [None] * count + [own.bench.features.final.by_boundary[5]] * count
-    assert all(bits(one) != bits(other) for one, other in zip(free.finals, held.finals, strict=True))
+    assert all(bits(one) != bits(other) for one, other in zip(free.fold_states, held.fold_states, strict=True))
 
 
 @BACKBONES
@@ -96,26 +96,28 @@ def test_every_point_answers_as_its_own_model_does(photos: tuple[Path, ...], mak
     backbone = make()
     own = setting(backbone, photos)
     trial = own.try_out(candidate(backbone, 3))
-    assert tuple(trial.answers) == ALPHAS
-    assert trial.trouble is None
-    assert list(trial.setbacks()) == []
+    assert tuple(trial.val_logits_by_alpha) == ALPHAS
+    assert trial.failure is None
+    assert list(trial.warnings()) == []
     assert trial.seconds > 0
     for number, (each, start) in enumerate(zip(own.bench.features.folds.validation, own.bench.starts, strict=True)):
         plain = torch.cat([own.given.renderer.views(int(photo), (0,)) for photo in each.val])
-        for alpha, answers in trial.answers.items():
-            model = interpolate(own.bench.pretrained, start, trial.finals[number], alpha)
+        for alpha, answers in trial.val_logits_by_alpha.items():
+            model = interpolate(own.bench.pretrained, start, trial.fold_states[number], alpha)
             with loaded(backbone, model) as head, torch.no_grad():
-                expected = head(backbone.run(place(plain, backbone, 0)))
+                expected = head(backbone.run(to_model_input(plain, backbone, 0)))
             np.testing.assert_allclose(answers[number], expected, rtol=1e-4, atol=1e-4)
-        assert not np.allclose(trial.answers[0.25][number], trial.answers[1.0][number], atol=1e-3)
+        assert not np.allclose(
+            trial.val_logits_by_alpha[0.25][number], trial.val_logits_by_alpha[1.0][number], atol=1e-3
+        )
 
 
 def test_every_round_goes_on_from_its_own_start(photos: tuple[Path, ...]) -> None:
     backbone = tiny_cnn()
     own = setting(backbone, photos)
     trial = own.try_out(candidate(backbone, 3, lr=1e-12, how=schedule(epochs=1)))
-    assert len(trial.finals) == len(own.bench.starts) == 3
-    for final, start in zip(trial.finals, own.bench.starts, strict=True):
+    assert len(trial.fold_states) == len(own.bench.starts) == 3
+    for final, start in zip(trial.fold_states, own.bench.starts, strict=True):
         torch.testing.assert_close(final.head, start.head, atol=1e-6, rtol=0)
         assert len(final.stages) == 2
 
@@ -134,17 +136,17 @@ def test_the_history_has_a_row_an_epoch_and_names_the_round(photos: tuple[Path, 
 def test_what_goes_wrong_is_tried_again_at_a_tenth(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_cnn()
     own, asked = setting(backbone, photos), candidate(backbone, 3, lr=0.02)
-    expected = own.try_out(asked.slower())
+    expected = own.try_out(asked.with_lr_scaled())
     poison(monkeypatch, lambda plan, _: plan.rows[-1].lr > 0.01)
     trial = own.try_out(asked)
-    assert trial.trouble == "not finite"
-    assert trial.candidate == asked.slower()
-    assert trial.candidate.lr == pytest.approx(BACK_OFF * 0.02)
-    assert [bits(final) for final in trial.finals] == [bits(final) for final in expected.finals]
+    assert trial.failure == "not finite"
+    assert trial.candidate == asked.with_lr_scaled()
+    assert trial.candidate.lr == pytest.approx(LR_BACKOFF * 0.02)
+    assert [bits(final) for final in trial.fold_states] == [bits(final) for final in expected.fold_states]
     for alpha in ALPHAS:
-        for answers, theirs in zip(trial.answers[alpha], expected.answers[alpha], strict=True):
+        for answers, theirs in zip(trial.val_logits_by_alpha[alpha], expected.val_logits_by_alpha[alpha], strict=True):
             np.testing.assert_array_equal(answers, theirs)
-    assert list(trial.setbacks()) == [
+    assert list(trial.warnings()) == [
         "phase 2 from layer3 went wrong at 0.02 (the loss was no number): it was trained again at a tenth of that"
     ]
     first, *rest = trial.history
@@ -156,11 +158,11 @@ def test_one_round_that_goes_wrong_slows_all_of_them(photos: tuple[Path, ...], m
     backbone = tiny_cnn()
     own, asked = setting(backbone, photos), candidate(backbone, 3)
     second = own.bench.features.folds.validation[1].val
-    expected = own.try_out(asked.slower())
+    expected = own.try_out(asked.with_lr_scaled())
     poison(monkeypatch, lambda plan, val: plan == asked.plan and np.array_equal(val, second))
     trial = own.try_out(asked)
-    assert trial.trouble == "not finite"
-    assert [bits(final) for final in trial.finals] == [bits(final) for final in expected.finals]
+    assert trial.failure == "not finite"
+    assert [bits(final) for final in trial.fold_states] == [bits(final) for final in expected.fold_states]
 
 
 def test_what_goes_wrong_at_a_tenth_too_has_no_answers(
@@ -169,8 +171,8 @@ def test_what_goes_wrong_at_a_tenth_too_has_no_answers(
     backbone = tiny_cnn()
     poison(monkeypatch, lambda *_: True)
     trial = setting(backbone, photos).try_out(candidate(backbone, 3, lr=0.02))
-    assert (dict(trial.answers), trial.finals, trial.trouble) == ({}, (), "not finite")
-    assert list(trial.setbacks()) == [
+    assert (dict(trial.val_logits_by_alpha), trial.fold_states, trial.failure) == ({}, (), "not finite")
+    assert list(trial.warnings()) == [
         "phase 2 from layer3 went wrong at 0.02 (the loss was no number): a tenth of it did no better"
     ]
     assert len(trial.history) == 2
@@ -179,10 +181,10 @@ def test_what_goes_wrong_at_a_tenth_too_has_no_answers(
 def test_a_training_that_collapses_is_told_apart(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_cnn()
     own = setting(backbone, photos)
-    monkeypatch.setattr("unfreeze.training.finetune.collapsed", lambda *_: True)
+    monkeypatch.setattr("unfreeze.training.finetune.is_collapsed", lambda *_: True)
     trial = own.try_out(candidate(backbone, 3, how=schedule(epochs=6)))
-    assert trial.trouble == "collapsed"
-    (said,) = trial.setbacks()
+    assert trial.failure == "collapsed"
+    (said,) = trial.warnings()
     assert "validation fell far below where it had begun" in said
     assert [row.epoch for row in trial.history] == [
         *range(1, 7),
@@ -197,7 +199,7 @@ def test_a_candidate_that_goes_wrong_does_not_end_the_search(
     wild, tame = candidate(backbone, 4, lr=0.5), candidate(backbone, 3, lr=0.01)
     poison(monkeypatch, lambda plan, _: plan.rows[-1].lr > 0.01)
     trials = setting(backbone, photos).search(wild, tame)
-    assert [bool(trial.answers) for trial in trials] == [False, True]
+    assert [bool(trial.val_logits_by_alpha) for trial in trials] == [False, True]
     assert [trial.candidate.depth for trial in trials] == ["layer4", "layer3"]
 
 
@@ -210,7 +212,7 @@ def test_the_pretrained_stages_are_where_every_training_begins(photos: tuple[Pat
     own.try_out(candidate(backbone, 2, lr=0.5))
     assert backbone.fingerprint() == before
     after = own.try_out(asked)
-    assert [bits(final) for final in after.finals] == [bits(final) for final in alone.finals]
+    assert [bits(final) for final in after.fold_states] == [bits(final) for final in alone.fold_states]
 
 
 def test_training_leaves_what_it_starts_from_as_it_was(photos: tuple[Path, ...]) -> None:

@@ -18,27 +18,27 @@ import torch
 from torch import Tensor
 
 from unfreeze.errors import CacheError
-from unfreeze.training.store import ABANDONED, Shelf, Store, open_store, read_rows
+from unfreeze.training.store import ABANDONED_AFTER_S, CacheNamespace, FeatureCache, open_cache, read_rows
 
 KEYS = ["a", "b", "c", "d"]
 ROWS = torch.arange(24, dtype=torch.float32).view(4, 2, 3)
 NOBODY = 65534
 
 
-def shelf(root: Path, limit: int = 2**40) -> Shelf:
-    return Store(root, limit).shelf("kind", "of", "rows")
+def shelf(root: Path, limit: int = 2**40) -> CacheNamespace:
+    return FeatureCache(root, limit).namespace("kind", "of", "rows")
 
 
-def write(into: Shelf, keys: list[str] = KEYS, rows: Tensor = ROWS) -> None:
+def write(into: CacheNamespace, keys: list[str] = KEYS, rows: Tensor = ROWS) -> None:
     with into.write() as draft:
         draft.append(keys, rows)
 
 
-def found(where: Shelf, keys: list[str]) -> dict[str, Tensor]:
-    return {key: read_rows([place])[0] for key, place in where.find(keys).items()}
+def found(where: CacheNamespace, keys: list[str]) -> dict[str, Tensor]:
+    return {key: read_rows([place])[0] for key, place in where.load(keys).items()}
 
 
-def indices(where: Shelf) -> list[Path]:
+def indices(where: CacheNamespace) -> list[Path]:
     return sorted(where.root.glob("*.json"))
 
 
@@ -49,7 +49,7 @@ def test_rows_come_back_to_the_bit_in_any_order(tmp_path: Path, dtype: torch.dty
     with own.write() as draft:
         draft.append(["a"], rows[:1])
         draft.append(["b", "c", "d"], rows[1:])
-    places = shelf(tmp_path).find(["d", "a", "zebra"])
+    places = shelf(tmp_path).load(["d", "a", "zebra"])
     assert set(places) == {"a", "d"}
     back = read_rows([places["d"], places["a"], places["d"]])
     assert back.dtype == dtype
@@ -68,7 +68,7 @@ def test_several_threads_read_one_book(tmp_path: Path) -> None:
     own = shelf(tmp_path)
     rows = torch.arange(64.0).repeat_interleave(20_000).view(64, -1)
     write(own, [str(number) for number in range(64)], rows)
-    places = own.find([str(number) for number in range(64)])
+    places = own.load([str(number) for number in range(64)])
 
     def read(offset: int) -> bool:
         order = [(offset + step) % 64 for step in range(64)]
@@ -87,11 +87,11 @@ def test_books_add_up(tmp_path: Path) -> None:
 
 
 def test_shelves_are_told_apart_by_all_of_their_kind(tmp_path: Path) -> None:
-    store = Store(tmp_path, 2**40)
-    write(store.shelf("x", "y"))
-    assert store.shelf("x", "y").find(KEYS)
-    assert not store.shelf("x").find(KEYS)
-    assert not store.shelf("x", "z").find(KEYS)
+    store = FeatureCache(tmp_path, 2**40)
+    write(store.namespace("x", "y"))
+    assert store.namespace("x", "y").load(KEYS)
+    assert not store.namespace("x").load(KEYS)
+    assert not store.namespace("x", "z").load(KEYS)
 
 
 def test_a_book_whose_writing_failed_was_never_there(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_a_book_whose_writing_failed_was_never_there(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="torch"):
         fail()
-    assert not own.find(KEYS)
+    assert not own.load(KEYS)
     assert list(own.root.iterdir()) == []
 
 
@@ -120,13 +120,13 @@ def test_a_changed_byte_is_never_read_as_a_number(tmp_path: Path) -> None:
     rows.write_bytes(damaged)
     assert set(found(own, ["a", "c"])) == {"a"}
     assert indices(own) == []  # the whole book goes, so that what is computed anew replaces it
-    assert not own.find(["a"])
+    assert not own.load(["a"])
 
 
 def test_damage_while_in_use_is_an_error(tmp_path: Path) -> None:
     own = shelf(tmp_path)
     write(own)
-    places = own.find(KEYS)
+    places = own.load(KEYS)
     with indices(own)[0].with_suffix(".rows").open("r+b") as file:
         file.write(b"\xff" * 24)
     with pytest.raises(CacheError, match="damaged"):
@@ -138,7 +138,7 @@ def test_a_shortened_file_is_not_read(tmp_path: Path) -> None:
     own = shelf(tmp_path)
     write(own)
     os.truncate(indices(own)[0].with_suffix(".rows"), 24 * 3 + 1)
-    assert not own.find(["b", "d"])
+    assert not own.load(["b", "d"])
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_damaged_index_is_dropped(tmp_path: Path, content: str, checksummed: b
     own = shelf(tmp_path)
     write(own)
     indices(own)[0].write_text(f"{content}\n{zlib.crc32(content.encode())}\n" if checksummed else content)
-    assert not own.find(["a"])
+    assert not own.load(["a"])
     assert list(own.root.iterdir()) == []
     write(own)
     assert torch.equal(found(own, ["a"])["a"], ROWS[0])
@@ -173,8 +173,8 @@ def test_an_index_that_became_another_valid_one_is_dropped(tmp_path: Path, is_no
     content = indices(own)[0].read_text()
     assert was in content
     indices(own)[0].write_text(content.replace(was, is_now))
-    assert own.listed(KEYS) == set()
-    assert not own.find(KEYS)
+    assert own.cached_keys(KEYS) == set()
+    assert not own.load(KEYS)
     assert list(own.root.iterdir()) == []
 
 
@@ -186,7 +186,7 @@ def test_a_row_that_the_disk_cant_read_is_computed_anew(tmp_path: Path, monkeypa
     own = shelf(tmp_path)
     write(own)
     monkeypatch.setattr("unfreeze.training.store.FileIO", BadSector)
-    assert not own.find(KEYS)
+    assert not own.load(KEYS)
     with own.write() as draft:
         draft.append(KEYS, ROWS)
     with pytest.raises(CacheError, match="damaged"):
@@ -197,48 +197,48 @@ def test_an_index_without_rows_is_not_believed(tmp_path: Path) -> None:
     own = shelf(tmp_path)
     write(own)
     indices(own)[0].with_suffix(".rows").unlink()
-    assert not own.find(KEYS)
+    assert not own.load(KEYS)
 
 
 # Bounded size
 
 
 def test_the_books_used_longest_ago_are_dropped_first(tmp_path: Path) -> None:
-    store = Store(tmp_path, limit=3 * ROWS.nbytes)
-    shelves = [store.shelf(str(number)) for number in range(4)]
+    store = FeatureCache(tmp_path, limit=3 * ROWS.nbytes)
+    shelves = [store.namespace(str(number)) for number in range(4)]
     for age, own in enumerate(shelves[:3]):
         write(own)
         os.utime(indices(own)[0], (1000 + age, 1000 + age))
-    assert shelves[0].find(["a"])  # in use: now the youngest
+    assert shelves[0].load(["a"])  # in use: now the youngest
     write(shelves[3])
-    assert [bool(own.find(["a"])) for own in shelves] == [True, False, True, True]
+    assert [bool(own.load(["a"])) for own in shelves] == [True, False, True, True]
     assert sum(path.stat().st_size for path in tmp_path.glob("*/*.rows")) == 3 * ROWS.nbytes
 
 
 def test_the_limit_holds_after_any_number_of_books(tmp_path: Path) -> None:
-    store = Store(tmp_path, limit=5 * ROWS.nbytes)
+    store = FeatureCache(tmp_path, limit=5 * ROWS.nbytes)
     for number in range(30):
-        own = store.shelf(str(number % 4))
+        own = store.namespace(str(number % 4))
         write(own, [f"{number} {key}" for key in KEYS])
         for age, index in enumerate(sorted(tmp_path.glob("*/*.json"), key=lambda path: path.stat().st_mtime_ns)):
             os.utime(index, (1000 + age, 1000 + age))
         assert sum(path.stat().st_size for path in tmp_path.glob("*/*.rows")) <= 5 * ROWS.nbytes
-    kept = {key for number in range(4) for key in _keys_of(store.shelf(str(number)))}
+    kept = {key for number in range(4) for key in _keys_of(store.namespace(str(number)))}
     assert kept == {f"{number} {key}" for number in range(25, 30) for key in KEYS}
 
 
-def _keys_of(own: Shelf) -> list[str]:
-    return [key for number in range(30) for key in own.find([f"{number} {key}" for key in KEYS])]
+def _keys_of(own: CacheNamespace) -> list[str]:
+    return [key for number in range(30) for key in own.load([f"{number} {key}" for key in KEYS])]
 
 
 def test_a_book_that_is_larger_than_the_limit_takes_no_other_with_it(tmp_path: Path) -> None:
-    store = Store(tmp_path, limit=3 * ROWS.nbytes)
-    small, large = store.shelf("small"), store.shelf("large")
+    store = FeatureCache(tmp_path, limit=3 * ROWS.nbytes)
+    small, large = store.namespace("small"), store.namespace("large")
     write(small)
     keys = [str(number) for number in range(16)]
     write(large, keys, ROWS.repeat(4, 1, 1))
-    assert not large.find(keys)
-    assert set(small.find(KEYS)) == set(KEYS)
+    assert not large.load(keys)
+    assert set(small.load(KEYS)) == set(KEYS)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="an open file can't be dropped there")
@@ -246,7 +246,7 @@ def test_what_a_run_has_open_it_can_read_even_when_it_was_dropped(tmp_path: Path
     own = shelf(tmp_path, limit=10)
     with own.write() as draft:
         draft.append(KEYS, ROWS)
-    assert not own.find(KEYS)
+    assert not own.load(KEYS)
     assert torch.equal(read_rows([draft.places[key] for key in KEYS]), ROWS)
 
 
@@ -257,13 +257,13 @@ def test_what_a_dead_process_left_is_swept_but_not_what_another_writes_now(tmp_p
     alive = own.root / "3.partial"
     for path in (*dead, alive):
         path.write_bytes(b"half")
-    long_ago = time.time() - ABANDONED - 60
+    long_ago = time.time() - ABANDONED_AFTER_S - 60
     for path in dead:
         os.utime(path, (long_ago, long_ago))
     write(own)
     assert not any(path.exists() for path in dead)
     assert alive.exists()
-    assert own.find(KEYS)
+    assert own.load(KEYS)
 
 
 # Bad places
@@ -287,7 +287,7 @@ def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None
 def test_a_folder_that_cant_be_made_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(CacheError, match="--cache-gib 0"):
-        open_store(tmp_path / "file" / "cache", 1)
+        open_cache(tmp_path / "file" / "cache", 1)
 
 
 @pytest.fixture
@@ -315,26 +315,26 @@ def read_only() -> Iterator[Path]:
 @pytest.mark.skipif(sys.platform == "win32", reason="folders have no such permissions there")
 def test_a_read_only_folder_is_a_clear_error(read_only: Path) -> None:
     with pytest.raises(CacheError, match=f"can't be written: Permission denied[^Z]*{read_only}"):
-        open_store(read_only, 1)
+        open_cache(read_only, 1)
     own = shelf(read_only)
-    assert set(own.find(KEYS)) == set(KEYS)  # a folder that became read-only midway still serves
+    assert set(own.load(KEYS)) == set(KEYS)  # a folder that became read-only midway still serves
     with pytest.raises(CacheError, match=f"can't be kept: Permission denied[^Z]*{own.root}"):
         write(own, ["e"], ROWS[:1])
 
 
 def test_the_usual_place_is_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert open_store(None, 2) == Store(tmp_path / "unfreeze", 2 * 2**30)
+    assert open_cache(None, 2) == FeatureCache(tmp_path / "unfreeze", 2 * 2**30)
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert open_store(None, 2).root == tmp_path / "home" / ".cache" / "unfreeze"
+    assert open_cache(None, 2).root == tmp_path / "home" / ".cache" / "unfreeze"
 
 
 def test_a_store_of_nothing_goes_when_it_is_let_go_of() -> None:
-    store = open_store(None, 0)
-    own = store.shelf("x")
+    store = open_cache(None, 0)
+    own = store.namespace("x")
     write(own)
-    assert own.find(KEYS)
+    assert own.load(KEYS)
     root = store.root
     del store, own
     gc.collect()
@@ -342,25 +342,25 @@ def test_a_store_of_nothing_goes_when_it_is_let_go_of() -> None:
 
 
 def test_photos_that_were_decoded_are_remembered(tmp_path: Path) -> None:
-    store = Store(tmp_path, 2**30)
-    assert store.known_photos() == {}
-    store.remember_photos({"a": 30})
-    store.remember_photos({"b": 40})
-    assert Store(tmp_path, 2**30).known_photos() == {"a": 30, "b": 40}
+    store = FeatureCache(tmp_path, 2**30)
+    assert store.decode_index() == {}
+    store.update_decode_index({"a": 30})
+    store.update_decode_index({"b": 40})
+    assert FeatureCache(tmp_path, 2**30).decode_index() == {"a": 30, "b": 40}
     assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"a": "x"}', b"\xff", b'{"a": null}'])
 def test_a_damaged_list_of_photos_is_forgotten(tmp_path: Path, content: bytes) -> None:
-    store = Store(tmp_path, 2**30)
-    store.remember_photos({"a": 30})
+    store = FeatureCache(tmp_path, 2**30)
+    store.update_decode_index({"a": 30})
     next(tmp_path.iterdir()).write_bytes(content)
-    assert store.known_photos() == {}
-    store.remember_photos({"b": 40})
-    assert store.known_photos() == {"b": 40}
+    assert store.decode_index() == {}
+    store.update_decode_index({"b": 40})
+    assert store.decode_index() == {"b": 40}
 
 
 def test_a_list_of_photos_that_cant_be_written_is_done_without(tmp_path: Path) -> None:
-    store = Store(tmp_path / "gone", 2**30)
-    store.remember_photos({"a": 30})
-    assert store.known_photos() == {}
+    store = FeatureCache(tmp_path / "gone", 2**30)
+    store.update_decode_index({"a": 30})
+    assert store.decode_index() == {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from unfreeze.training.store import ABANDONED, Shelf, Store, read_rows
+from unfreeze.training.store import ABANDONED_AFTER_S, CacheNamespace, FeatureCache, read_rows
 
 WRITER = """
     import sys, time, torch
@@ -44,8 +44,8 @@ EVICTOR = """
 """
 
 
-def shelf(root: Path) -> Shelf:
-    return Store(root, 2**40).shelf("kind", "of", "rows")
+def shelf(root: Path) -> CacheNamespace:
+    return FeatureCache(root, 2**40).namespace("kind", "of", "rows")
 
 
 def start(program: str, *arguments: str | int | Path) -> subprocess.Popen[str]:
@@ -62,12 +62,12 @@ def test_a_killed_writer_leaves_nothing_that_is_read_and_its_rubbish_is_cleared(
     (rubbish,) = own.root.iterdir()
     assert rubbish.suffix == ".partial"
     assert rubbish.stat().st_size >= 20 * 4000
-    assert not own.find(["0", "1"])
+    assert not own.load(["0", "1"])
     with own.write() as draft:
         draft.append(["0"], torch.ones(1, 1000))
-    assert torch.equal(read_rows([own.find(["0"])["0"]]), torch.ones(1, 1000))
+    assert torch.equal(read_rows([own.load(["0"])["0"]]), torch.ones(1, 1000))
     assert rubbish.exists()  # for all that this process knows, another one is writing it
-    long_ago = time.time() - ABANDONED - 60
+    long_ago = time.time() - ABANDONED_AFTER_S - 60
     os.utime(rubbish, (long_ago, long_ago))
     with own.write() as draft:
         draft.append(["1"], torch.ones(1, 1000))
@@ -82,7 +82,7 @@ def test_two_processes_that_write_the_same_rows_do_not_meet(tmp_path: Path) -> N
     own = shelf(tmp_path)
     assert len(list(own.root.glob("*.json"))) == 2
     keys = [str(number) for number in range(300)]
-    places = own.find(keys)
+    places = own.load(keys)
     assert torch.equal(read_rows([places[key] for key in keys])[:, 0], torch.arange(300.0))
 
 
@@ -91,7 +91,7 @@ def test_two_processes_that_write_and_evict_at_once_read_no_wrong_row(tmp_path: 
     for process in both:
         process.communicate()
         assert process.returncode == 0
-    Store(tmp_path, 20 * 4000).shrink()
+    FeatureCache(tmp_path, 20 * 4000).evict()
     assert 0 < sum(path.stat().st_size for path in tmp_path.glob("*/*.rows")) <= 20 * 4000
     assert not list(tmp_path.glob("*/*.partial"))
     assert {path.stem for path in tmp_path.glob("*/*.rows")} == {path.stem for path in tmp_path.glob("*/*.json")}

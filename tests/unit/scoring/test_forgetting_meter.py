@@ -11,13 +11,13 @@ from tests.support.photos import CLASSES, draw
 from tests.support.scoring import evaluation, inputs_of
 from tests.support.training import Task, candidate, new_store, recipe, schedule, task
 
-from unfreeze.data.checks import readable
+from unfreeze.data.checks import drop_unreadable
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.state import ModelState, loaded, random_head
-from unfreeze.predict import photo_batches, place
+from unfreeze.predict import photo_batches, to_model_input
 from unfreeze.scoring.forgetting import (
     PRETRAINED,
     ForgettingMeter,
@@ -26,10 +26,10 @@ from unfreeze.scoring.forgetting import (
     original_outputs,
 )
 from unfreeze.scoring.held_out import EvaluationSet, predict_held_out
-from unfreeze.training.activations import Rendered, keep_or_render
+from unfreeze.training.activations import PixelSource, activations_at
 from unfreeze.training.finetune import finetune
-from unfreeze.training.phase_one import phase_one
-from unfreeze.training.phase_two import phase_two
+from unfreeze.training.phase_one import train_head
+from unfreeze.training.phase_two import fine_tune
 from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,13 +43,13 @@ def reference(tmp_path: Path) -> PhotoSet:
     paths = draw(tmp_path, 14)
     backbone = tiny_cnn()
     said = (
-        torch.cat([backbone.original_logits(place(x, backbone, 0)) for x in photo_batches(backbone, paths)])
+        torch.cat([backbone.original_logits(to_model_input(x, backbone, 0)) for x in photo_batches(backbone, paths)])
         .argmax(1)
         .tolist()
     )
     labels = [label if number % 7 else (label + 1) % 7 for number, label in enumerate(said)]
     samples = tuple(Sample(path, path.name, label) for path, label in zip(paths, labels, strict=True))
-    return readable(PhotoSet(tmp_path, tuple("abcdefg"), samples))
+    return drop_unreadable(PhotoSet(tmp_path, tuple("abcdefg"), samples))
 
 
 def forgotten_by(meter: ForgettingMeter, state: ModelState) -> Forgetting:
@@ -59,7 +59,7 @@ def forgotten_by(meter: ForgettingMeter, state: ModelState) -> Forgetting:
 
 
 def tune(backbone: Backbone, given: Task, boundary: int) -> ModelState:
-    source = keep_or_render(new_store(), backbone, given.renderer, boundary, given.data.views(2), "test")
+    source = activations_at(new_store(), backbone, given.renderer, boundary, given.data.requested_views(2), "test")
     return finetune(
         backbone, random_head(backbone, CLASSES, 0), source, given.data.labels,
         plan_from(backbone, boundary, lr=0.1, head_lr=0.1), schedule(),
@@ -90,7 +90,7 @@ def test_forgetting_is_measured_by_the_original_classifier_on_the_tuned_backbone
 
     def top1(network: Backbone, paths: list[Path]) -> torch.Tensor:
         batches = photo_batches(network, paths)
-        return torch.cat([network.network.module(place(x, network, 0)) for x in batches]).argmax(1)
+        return torch.cat([network.network.module(to_model_input(x, network, 0)) for x in batches]).argmax(1)
 
     tests = [photos[photo] for photo in given.test]
     with loaded(backbone, state):
@@ -106,11 +106,11 @@ def test_forgetting_is_measured_by_the_original_classifier_on_the_tuned_backbone
 
 def test_without_an_original_classifier_nothing_is_said_of_forgetting(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    backbone = replace(backbone, network=replace(backbone.network, outputs=0))
+    backbone = replace(backbone, network=replace(backbone.network, num_classes=0))
     own = evaluation(backbone, photos, given, 2)
     state = random_head(backbone, CLASSES, 0)
     assert own.meter.on_test_images(state) == []
-    assert own.meter.on_folds([(state, EvaluationSet(Rendered(given.renderer), np.arange(10)))]) == []
+    assert own.meter.on_folds([(state, EvaluationSet(PixelSource(given.renderer), np.arange(10)))]) == []
     assert own.meter.measure(state, [], 0) is None
     assert predict_held_out(backbone, state, own.held_out).shape == (18, CLASSES)
 
@@ -134,12 +134,14 @@ def telling(tmp_path: Path) -> tuple[Backbone, PhotoSet]:
     """Return a backbone whose original classifier tells photos apart, and photos of which it is right."""
     backbone, paths = tiny_cnn(), draw(tmp_path, 90)
     with torch.no_grad():
-        said = torch.cat([backbone.original_logits(place(x, backbone, 0)) for x in photo_batches(backbone, paths)])
+        said = torch.cat(
+            [backbone.original_logits(to_model_input(x, backbone, 0)) for x in photo_batches(backbone, paths)]
+        )
         backbone.network.module.get_parameter("fc.bias").sub_(said.mean(0))
     labels = (said - said.mean(0)).argmax(1)
     assert len(set(labels.tolist())) > 2
     samples = tuple(Sample(path, path.name, int(label)) for path, label in zip(paths, labels, strict=True))
-    return backbone, readable(PhotoSet(tmp_path, tuple("abcdefg"), samples))
+    return backbone, drop_unreadable(PhotoSet(tmp_path, tuple("abcdefg"), samples))
 
 
 def moved(backbone: Backbone, *, weights: bool, statistics: bool) -> ModelState:
@@ -220,7 +222,7 @@ def test_without_test_photos_each_fold_is_measured_on_the_photos_that_it_held_ou
     backbone, given = tiny_cnn(), task(photos, train=30)
     meter, before = evaluation(backbone, photos, given, 2).meter, backbone.fingerprint()
     still, other = ModelState(backbone.snapshot(2), {}), moved(backbone, weights=True, statistics=False)
-    source = keep_or_render(new_store(), backbone, given.renderer, 2, given.data.views(2), "test")
+    source = activations_at(new_store(), backbone, given.renderer, 2, given.data.requested_views(2), "test")
     pairs = meter.on_folds([
         (still, EvaluationSet(source, np.arange(10))),
         (other, EvaluationSet(source, np.arange(10, 30))),
@@ -230,7 +232,7 @@ def test_without_test_photos_each_fold_is_measured_on_the_photos_that_it_held_ou
     np.testing.assert_array_equal(pairs[0][0].logits, pairs[0][1].logits)
     plain = torch.cat([given.renderer.views(photo, (0,)) for photo in range(10, 30)])
     with loaded(backbone, other):
-        expected = backbone.network.module(place(plain, backbone, 0)).detach()
+        expected = backbone.network.module(to_model_input(plain, backbone, 0)).detach()
     np.testing.assert_allclose(pairs[1][1].logits, expected, atol=1e-5)
     found = meter.measure(other, pairs, 0)
     assert found is not None
@@ -246,12 +248,12 @@ def test_a_cross_fitted_run_is_measured_on_all_photos_once_there_is_a_phase_two(
     photos: tuple[Path, ...], second: bool
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=30)
-    how = recipe(backbone, candidate(backbone)).judged_by_all(30)
+    how = recipe(backbone, candidate(backbone)).cross_fit_all(30)
     inputs = inputs_of(backbone, photos, given)
     features = compute_features(inputs.cache, backbone, [given.renderer], given.data, how, 0)
-    first = phase_one(features, how)
+    first = train_head(features, how)
     meter = forgetting_meter(inputs, how, given.renderer, None)
-    found = measure_forgetting(meter, features, how, first, phase_two(features, first, how) if second else None)
+    found = measure_forgetting(meter, features, how, first, fine_tune(features, first, how) if second else None)
     if second:
         assert found is not None
         assert found.agreement_n == 30
