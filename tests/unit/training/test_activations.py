@@ -27,6 +27,7 @@ from unfreeze.training.activations import (
     activations_at,
     compute_or_load,
     logits_from,
+    pooled_features,
 )
 from unfreeze.training.demand import ActivationRequest, CacheMisses, cache_misses
 from unfreeze.training.finetune import finetune
@@ -90,7 +91,7 @@ def test_keeping_leaves_the_backbone_as_it_was(photos: tuple[Path, ...]) -> None
 def test_features_are_ordered_as_asked(photos: tuple[Path, ...]) -> None:
     backbone, renderer = tiny_cnn(), task(photos, train=9).renderer
     cache = compute_or_load(new_store(), backbone, PixelSource(renderer), 5, WANTED, "test")
-    found = features(cache, [0, 2], (2, 0))
+    found = pooled_features(cache, [0, 2], (2, 0))
     assert found.shape == (2, 2, 12)
     for row, photo in enumerate((0, 2)):
         for column, view in enumerate((2, 0)):
@@ -160,7 +161,7 @@ def test_what_an_earlier_run_kept_at_a_shallower_boundary_saves_the_pixels(
     direct = activations_at(new_store(), backbone, own, 4, WANTED, "test")
     assert torch.equal(everything(deeper), everything(direct))
     onward = compute_or_load(new_store(), backbone, direct, 5, {2: (0, 1)}, "test")
-    assert torch.equal(features(at_head, [2], (0, 1)), features(onward, [2], (0, 1)))
+    assert torch.equal(pooled_features(at_head, [2], (0, 1)), pooled_features(onward, [2], (0, 1)))
     with pytest.raises(DecodeError):
         activations_at(store, backbone, gone, 4, {2: (3,)}, "test")
 

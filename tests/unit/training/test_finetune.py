@@ -28,6 +28,7 @@ from unfreeze.training.activations import (
     PixelSource,
     activations_at,
     compute_or_load,
+    pooled_features,
 )
 from unfreeze.training.finetune import (
     PATIENCE,
@@ -251,7 +252,7 @@ def test_the_last_epochs_weights_are_kept_and_so_are_their_answers(photos: tuple
     wanted = dict.fromkeys(given.data.val.tolist(), (0,))
     with loaded(backbone, tuned.state) as head, torch.no_grad():
         source = compute_or_load(new_store(), backbone, PixelSource(given.renderer), 5, wanted, "test")
-        answers = head(features(source, given.data.val.tolist(), (0,))[:, 0]).numpy()
+        answers = head(pooled_features(source, given.data.val.tolist(), (0,))[:, 0]).numpy()
     np.testing.assert_allclose(answers, tuned.val_logits, atol=1e-5)
 
 
@@ -540,7 +541,7 @@ def test_an_anchor_keeps_what_the_original_classifier_says(
             after = kept_features(backbone, given, 2)
         own = given.data.val.tolist()
         with torch.no_grad():
-            now, then = (features(each, own, (0,))[:, 0] for each in (after, before))
+            now, then = (pooled_features(each, own, (0,))[:, 0] for each in (after, before))
             return float(distillation_loss(backbone.classifier, now, then)), tuned.history[-1].train_loss
 
     free, held = trained(0.0), trained(3.0)
