@@ -8,11 +8,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unfreeze.artifacts import PICTURED, RunFolder, write_bytes
+from unfreeze.artifacts import PICTURED, RunFolder
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.resampling import IntArray
 from unfreeze.evaluation.significance import changed
 from unfreeze.explain import as_photo, encoded, heatmaps, overlay, side_by_side
+from unfreeze.files import write_bytes
 from unfreeze.inputs import Inputs
 from unfreeze.models.state import ModelState, loaded
 from unfreeze.predict import photo_batches

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from unfreeze.artifacts import RunFolder, new_run, write_table, write_text
+from unfreeze.artifacts import RunFolder, new_run
 from unfreeze.comparison import ArmResult, Comparison, plot_accuracy_vs_forgetting, summarise
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.loaders import Renderer
@@ -16,6 +16,7 @@ from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import FOLDS, TEST_SIZE, Splits, split
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import balanced_accuracy
+from unfreeze.files import write_table, write_text
 from unfreeze.inputs import Inputs, open_backbone, open_photos, open_reference
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState

@@ -15,8 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from unfreeze.artifacts import RunFolder, open_run, read_table
+from unfreeze.artifacts import RunFolder, open_run
 from unfreeze.errors import MissingExtraError, RunError
+from unfreeze.files import read_table
 from unfreeze.verdict import Verdict
 
 Name = Literal["tensorboard", "mlflow"]

@@ -22,8 +22,9 @@ from tests.support.commands import start_server
 from tests.support.photos import noise, packed
 from tests.support.runs import verdict
 
-from unfreeze.artifacts import RunFolder, write_text
+from unfreeze.artifacts import RunFolder
 from unfreeze.cli import main
+from unfreeze.files import write_text
 from unfreeze.models.backbone import Architecture, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model

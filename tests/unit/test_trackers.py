@@ -14,11 +14,12 @@ import pytest
 from PIL import Image
 from tests.support.commands import command
 
-from unfreeze.artifacts import RunFolder, write_table, write_text
+from unfreeze.artifacts import RunFolder
 from unfreeze.errors import MissingExtraError, RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import gain
+from unfreeze.files import write_table, write_text
 from unfreeze.run import load
 from unfreeze.trackers import TRACKERS, Name, _without_password, check_tracker, read_record, track_run
 from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict

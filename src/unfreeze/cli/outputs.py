@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TextIO
 
-from unfreeze.artifacts import rows_into
 from unfreeze.data.folders import display_name
+from unfreeze.files import rows_into
 from unfreeze.predict import Prediction, Unread
 
 PAGE = 500  # photos whose answers are lined up together, and so held back, on a terminal

@@ -98,8 +98,8 @@ def _outputs(
     stack: ExitStack, csv: Path | None, json: Path | None, top: int, classes: tuple[str, ...]
 ) -> Iterator[Write]:
     """Yield what writes an answer, for each place that it goes to; ``stack`` ends them."""
-    from unfreeze.artifacts import rewriting
     from unfreeze.cli.outputs import lines, objects, pages, table
+    from unfreeze.files import rewriting
 
     out = sys.stdout  # a progress bar puts another in its place, which writes to stderr
     for file, write_into in ((csv, table(classes)), (json, objects(classes, top))):
@@ -136,10 +136,10 @@ def explain(
         label: The class; left out, each photo's most probable one.
         device: auto, cpu, cuda, mps.
     """
-    from unfreeze.artifacts import write_bytes
     from unfreeze.data.folders import display_name
     from unfreeze.data.places import find_photos
     from unfreeze.explain import encoded
+    from unfreeze.files import write_bytes
     from unfreeze.run import load
 
     finished = load(run, device)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from unfreeze.data.sources import read_photos
 from unfreeze.errors import UnfreezeError
-from unfreeze.paths import is_file, is_folder
+from unfreeze.files import is_file, is_folder
 
 
 def relocate_images(source: Path | None, names: Sequence[str]) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from unfreeze.data.folders import FolderWalk
 from unfreeze.errors import PhotosError
-from unfreeze.paths import exists, is_folder
+from unfreeze.files import exists, is_folder
 
 _WILD = frozenset("*?[")
 

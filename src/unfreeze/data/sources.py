@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from unfreeze.data.folders import FolderWalk, Skipped, display_name, quote_list
 from unfreeze.data.tables import read_cells
 from unfreeze.errors import PhotosError
-from unfreeze.paths import exists, is_file, is_folder
+from unfreeze.files import exists, is_file, is_folder
 
 __all__ = ["Skipped", "PhotoSet", "Sample", "Split", "read_photos"]
 

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from unfreeze.artifacts import read_table
 from unfreeze.data.locate import relocate_images
 from unfreeze.data.places import find_photos
 from unfreeze.errors import PhotosError, RunError
+from unfreeze.files import read_table
 from unfreeze.run import Run
 
 T = TypeVar("T")

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from unfreeze.errors import ModelError
+from unfreeze.files import exists
 from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, assemble
 from unfreeze.models.networks import (
     build,
@@ -25,7 +26,6 @@ from unfreeze.models.networks import (
     torchvision_preprocessing,
 )
 from unfreeze.models.weights import load_strict, read_weights
-from unfreeze.paths import exists
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 

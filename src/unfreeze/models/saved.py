@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unfreeze.artifacts import write_bytes, write_text
 from unfreeze.errors import ModelError
+from unfreeze.files import write_bytes, write_text
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.weights import load_state_dict_compat, read_weights

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from unfreeze.artifacts import RunFolder, write_bytes, write_text
+from unfreeze.artifacts import RunFolder
+from unfreeze.files import write_bytes, write_text
 from unfreeze.report import answers, origin, outcome, photos
 from unfreeze.report.material import RunData, read_run_data
 from unfreeze.report.parts import Plot, Section

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from unfreeze.artifacts import RunFolder, new_run, write_text
+from unfreeze.artifacts import RunFolder, new_run
 from unfreeze.card import write_card
 from unfreeze.config import TrainConfig
+from unfreeze.files import write_text
 from unfreeze.inputs import Inputs
 from unfreeze.models.saved import Classifier, save_model
 from unfreeze.models.state import loaded

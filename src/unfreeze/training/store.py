@@ -33,8 +33,8 @@ import PIL
 import torch
 from torch import Tensor
 
-from unfreeze.artifacts import replace_file
 from unfreeze.errors import CacheError
+from unfreeze.files import replace_file
 
 GIB = 2**30
 MAX_DECODE_INDEX = 1_000_000  # after so many the list starts anew

@@ -21,11 +21,12 @@ from tests.support.runs import verdict
 from torch import Tensor, nn
 
 import unfreeze
-from unfreeze.artifacts import RunFolder, write_table, write_text
+from unfreeze.artifacts import RunFolder
 from unfreeze.data.transforms import normalize
 from unfreeze.errors import ConfigError, MissingExtraError, ModelError, PhotosError, RunError
 from unfreeze.export import Exported, export, int8, onnx_file, torchscript_file
 from unfreeze.export.exporting import Format
+from unfreeze.files import write_table, write_text
 from unfreeze.models.backbone import Architecture, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model

@@ -14,12 +14,13 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tests.support.runs import CLASSES, FORGOTTEN, HOSTILE, TRIALS, finished_run
 
-from unfreeze.artifacts import RunFolder, write_bytes, write_text
+from unfreeze.artifacts import RunFolder
 from unfreeze.cli.train import _report
 from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.significance import changed
 from unfreeze.explain import encoded
+from unfreeze.files import write_bytes, write_text
 from unfreeze.report import answers, outcome, photos, write_report
 from unfreeze.report.material import NAMES, RunData, read_run_data
 from unfreeze.report.parts import Gallery, Plot, Section, Table, Text

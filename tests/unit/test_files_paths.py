@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from unfreeze.paths import exists, is_file, is_folder
+from unfreeze.files import exists, is_file, is_folder
 
 
 def test_what_is_there_is_told_apart(tmp_path: Path) -> None:
