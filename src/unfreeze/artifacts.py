@@ -114,12 +114,14 @@ class RunFolder:
         return self.model / "README.md"
 
 
-def refuse_used(out: Path) -> None:
-    """Refuse a place for a run that holds something already.
+def refuse_used(out: Path | None) -> None:
+    """Refuse a place for a run that holds something already; None is a place that will be made.
 
     Raises:
         RunError: It does, or can't be looked into.
     """
+    if out is None:
+        return
     try:
         used = out.is_dir() and any(out.iterdir())
     except OSError as error:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from unfreeze.artifacts import RunFolder, new_run
+from unfreeze.artifacts import RunFolder, new_run, refuse_used
 from unfreeze.comparison import ArmResult, Comparison, plot_accuracy_vs_forgetting, summarise
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.loaders import Renderer
@@ -84,6 +84,7 @@ def compare(config: CompareConfig) -> Comparison:
     Raises:
         UnfreezeError: Any mistake that the user can mend; no folder is made before the inputs have been checked.
     """
+    refuse_used(config.out)
     watch = Stopwatch()
     store, known, photos = open_photos(config, watch)
     backbone = open_backbone(config, watch)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from unfreeze.artifacts import refuse_used
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.checks import check, drop_unreadable
 from unfreeze.data.loaders import Renderer
@@ -90,10 +89,8 @@ def choose_recipe(config: TrainConfig, inputs: Inputs) -> Recipe:
 
 
 def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[FeatureCache, DecodeIndex, PhotoSet]:
-    """Prepare the process, refuse a used ``--out``, and read the photos; the store outlives the run."""
+    """Prepare the process and read the photos; the cache outlives the run."""
     prepare_process()
-    if config.out is not None:
-        refuse_used(config.out)
     store = open_cache(config.cache, config.cache_gib)
     known = store.decode_index()
     with watch.measure("decode"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from unfreeze.artifacts import refuse_used
 from unfreeze.changes import write_changed_heatmaps
 from unfreeze.config import TrainConfig
 from unfreeze.inputs import choose_recipe, open_inputs
@@ -26,6 +27,7 @@ def run(config: TrainConfig) -> Run:
     Raises:
         UnfreezeError: Any mistake that the user can mend; no folder is made before the inputs have been checked.
     """
+    refuse_used(config.out)
     watch = Stopwatch()
     inputs = open_inputs(config, watch)
     recipe = choose_recipe(config, inputs)
