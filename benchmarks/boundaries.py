@@ -24,12 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.data.checks import check
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.sources import read_photos
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.state import random_head
 from unfreeze.runtime import prepare_process

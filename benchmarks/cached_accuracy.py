@@ -21,13 +21,13 @@ import torch
 from benchmarks.peers.tables import SETS
 from benchmarks.real_photos import draw_table
 
+from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.config import make_config
 from unfreeze.data.checks import check
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision
 from unfreeze.models.state import ModelState
 from unfreeze.poses import IDENTITY_ONLY
 from unfreeze.runtime import deterministic, prepare_process

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode
 from unfreeze.data.device_views import SHARE, on_device
@@ -36,7 +37,6 @@ from unfreeze.data.loaders import DECODED_CACHE_BYTES, DecodedImageCache, Render
 from unfreeze.data.sources import PhotoSet, read_photos
 from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import apply, plan_from
 from unfreeze.models.state import random_head
 from unfreeze.predict import to_model_input

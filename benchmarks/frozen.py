@@ -26,6 +26,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from unfreeze.acceleration.folding import fuse_batchnorm
+from unfreeze.acceleration.frozen import COSINE, Part, Pipeline, choose_precision, frozen_forward
+from unfreeze.acceleration.openvino import convert_stages, openvino_version
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode
 from unfreeze.data.loaders import Renderer
@@ -33,9 +36,6 @@ from unfreeze.data.sources import read_photos
 from unfreeze.data.transforms import PLAIN_VIEW, plain
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import COSINE, Part, Pipeline, choose_precision, frozen_forward
-from unfreeze.models.folding import fuse_batchnorm
-from unfreeze.models.openvino_engine import convert_stages, openvino_version
 from unfreeze.predict import photo_batches, to_model_input
 from unfreeze.runtime import prepare_process
 from unfreeze.training.activations import BATCH, PixelSource, compute_or_load, pooled_features
@@ -101,7 +101,7 @@ def engine_arms(backbone: Backbone, x: Tensor) -> dict[str, Forward]:
     for precision in precisions:
         lowered = replace(backbone, precision=precision, compiled={})
         arms[f"unfreeze, {precision}"] = frozen_forward(lowered, 0, backbone.head_boundary)
-        with mock.patch("unfreeze.models.engine.openvino_version", return_value=None):
+        with mock.patch("unfreeze.acceleration.frozen.openvino_version", return_value=None):
             alone = replace(lowered, compiled={})
             arms[f"unfreeze without OpenVINO, {precision}"] = frozen_forward(alone, 0, backbone.head_boundary)
     if (runtime := onnx_runtime(stages, x)) is not None:

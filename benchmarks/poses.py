@@ -17,6 +17,7 @@ import torch
 from benchmarks.real_photos import SETS, draw_table
 from numpy.typing import NDArray
 
+from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.config import make_config
 from unfreeze.data.checks import check
 from unfreeze.data.sources import read_photos
@@ -25,7 +26,6 @@ from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision
 from unfreeze.poses import IDENTITY_ONLY
 from unfreeze.predict import Logits
 from unfreeze.runtime import deterministic, prepare_process

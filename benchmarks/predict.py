@@ -20,9 +20,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
+from unfreeze.acceleration.frozen import Forward, frozen_forward
+from unfreeze.acceleration.openvino import openvino_version
 from unfreeze.data.places import find_photos
-from unfreeze.models.engine import Forward, frozen_forward
-from unfreeze.models.openvino_engine import openvino_version
 from unfreeze.models.saved import load_model
 from unfreeze.predict import BATCH, WORTH_BUILDING, evaluation_mode, photo_batches, to_model_input
 from unfreeze.run import Run, load

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.config import TrainConfig
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision
 from unfreeze.models.state import ModelState, random_head
 from unfreeze.planning.throughput import random_activations
 from unfreeze.poses import IDENTITY_ONLY

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from unfreeze.acceleration.frozen import choose_precision
+from unfreeze.acceleration.trainable import trainable_forward
 from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision
 from unfreeze.models.freezing import apply, parameter_groups, plan_from
-from unfreeze.models.tuning import trainable_forward
 from unfreeze.runtime import prepare_process
 
 CLASSES = 10

@@ -66,8 +66,8 @@ def _frozen_stages() -> Iterator[Finding]:
     """Yield what computes the frozen stages of the packaged backbone, and why nothing faster does: takes seconds."""
     import torch
 
+    from unfreeze.acceleration.frozen import choose_engine, choose_precision
     from unfreeze.models.backbones import PACKAGED, load_backbone
-    from unfreeze.models.engine import choose_engine, choose_precision
     from unfreeze.runtime import choose_device
 
     device = choose_device("auto")

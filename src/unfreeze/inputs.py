@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.checks import check, drop_unreadable
 from unfreeze.data.loaders import Renderer
@@ -16,7 +17,6 @@ from unfreeze.data.splits import FOLDS, Splits, split
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import choose_precision
 from unfreeze.runtime import Stopwatch, choose_device, prepare_process
 from unfreeze.training.recipes import Recipe, recipe_for
 from unfreeze.training.rounds import TrainingSet

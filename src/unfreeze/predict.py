@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unfreeze.acceleration.frozen import Forward, frozen_forward
 from unfreeze.data.decode import decode
 from unfreeze.data.loaders import Renderer, prefetch
 from unfreeze.data.transforms import PLAIN_VIEW, normalize, plain, to_batch
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, Head
-from unfreeze.models.engine import Forward, frozen_forward
 from unfreeze.models.saved import Classifier
 from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
@@ -110,7 +110,7 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
     """Yield what the model says of each photo file, or why it can't be read: in order, in constant memory, without a halt.
 
     Threads decode ahead of the network.  ``WORTH_BUILDING`` photos or more are computed by the engine that computes frozen
-    layers in training (``models/engine.py``): it is checked against the plain network on drawn images, and differs from it
+    layers in training (``acceleration/frozen.py``): it is checked against the plain network on drawn images, and differs from it
     by rounding alone, 1e-5 of a probability or so.
     """
     backbone, queue = model.backbone, iter(paths)

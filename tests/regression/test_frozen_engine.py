@@ -8,10 +8,10 @@ import pytest
 import torch
 from tests.support.photos import real_photos
 
+from unfreeze.acceleration.frozen import backend_version, choose_precision
 from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
 from unfreeze.models.backbones import load_backbone
-from unfreeze.models.engine import backend_version, choose_precision
 from unfreeze.predict import photo_batches, to_model_input
 from unfreeze.training.activations import PixelSource, frozen_outputs
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
+from unfreeze.acceleration.frozen import EngineReport
 from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
-from unfreeze.models.engine import EngineReport
 from unfreeze.verdict import Cost, Data, FrozenEngine, Model, Point, ScoreSheet, TrialSummary, Verdict, frozen_engine
 
 HEAD_ONLY = Scores(200, 0.8, (0.74, 0.85), 0.79, (0.7, 0.86), 0.6, (0.5, 0.7), 0.05, (0.02, 0.09))

@@ -65,7 +65,7 @@ class Backbone:
         pooled: Whether the pooled features are all that the original classifier needs; most networks pool before it.
         batch_norm: Whether any layer keeps BatchNorm statistics.
         precision: What frozen stages are computed and kept in, and what others compute in while they learn.
-        compiled: What computes frozen stages, by what it was compiled from (see ``models/engine.py``): it takes a second.
+        compiled: What computes frozen stages, by what it was compiled from (see ``acceleration/frozen.py``): it takes a second.
     """
 
     name: str

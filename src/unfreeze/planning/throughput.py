@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unfreeze.acceleration.frozen import uses_reduced_precision
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone, new_head
-from unfreeze.models.engine import uses_reduced_precision
 from unfreeze.models.freezing import StagePlan
 from unfreeze.models.state import random_head
 from unfreeze.planning.timing import Clock, Lap, Timer

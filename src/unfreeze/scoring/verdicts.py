@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from unfreeze.acceleration.frozen import engine_used
 from unfreeze.config import TrainConfig
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.inputs import Inputs
-from unfreeze.models.engine import engine_used
 from unfreeze.scoring.evidence import HeldOutPredictions, paired_gain, score_sheet, summarise_trials
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult, select_shipped

@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from unfreeze.acceleration.frozen import EngineReport, choose_engine, frozen_forward
 from unfreeze.data.loaders import Renderer
 from unfreeze.models.backbone import Backbone, Head, pool
-from unfreeze.models.engine import EngineReport, choose_engine, frozen_forward
 from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input
 from unfreeze.runtime import progress_bar

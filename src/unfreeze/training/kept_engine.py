@@ -11,8 +11,8 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from unfreeze.acceleration.frozen import EngineReport, choice_inputs, choose_engine, known_engine, remember_engine
 from unfreeze.models.backbone import Backbone
-from unfreeze.models.engine import EngineReport, choice_inputs, choose_engine, known_engine, remember_engine
 from unfreeze.training.store import FeatureCache, read_rows
 
 FORMAT = "1"  # of what is kept; another one makes older choices unfindable

@@ -13,8 +13,7 @@ from tests.support.backbones import CPU, TinyCnn, shake, tiny_cnn, tiny_vit
 from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
-from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, in_float32
-from unfreeze.models.engine import (
+from unfreeze.acceleration.frozen import (
     EngineReport,
     choose_engine,
     engine_used,
@@ -23,8 +22,9 @@ from unfreeze.models.engine import (
     remember_engine,
     uses_reduced_precision,
 )
-from unfreeze.models.openvino_engine import openvino_version
-from unfreeze.models.probe import probe_images
+from unfreeze.acceleration.openvino import openvino_version
+from unfreeze.acceleration.probe import probe_images
+from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, in_float32
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -67,7 +67,7 @@ PRECISIONS = pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16
 def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     name = str(request.param)
     if name == "torch":
-        monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
+        monkeypatch.setattr("unfreeze.acceleration.frozen.openvino_version", lambda: None)
     assert name == "torch" or openvino_version() is not None, "the tests need OpenVINO"
     return name
 
@@ -109,7 +109,7 @@ def test_a_boundary_that_is_no_cut_is_no_source(precision: torch.dtype, engine: 
 def test_precisions_are_those_that_the_drawn_images_bear(
     precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)  # it adds in float32
+    monkeypatch.setattr("unfreeze.acceleration.frozen.openvino_version", lambda: None)  # it adds in float32
     report = choose_engine(replace(mixed_cnn(), precision=precision))
     low = [each != torch.float32 for each in report.precisions]
     assert low == [False, False, *[precision == torch.bfloat16] * 3]
@@ -169,7 +169,7 @@ def test_a_choice_that_can_no_longer_be_compiled_is_made_anew(monkeypatch: pytes
     backbone = tiny_cnn()
     remembered = replace(choose_engine(tiny_cnn()), way="openvino")
     remember_engine(backbone, backbone.fingerprint(), remembered)
-    monkeypatch.setattr("unfreeze.models.engine.convert_stages", fail)
+    monkeypatch.setattr("unfreeze.acceleration.frozen.convert_stages", fail)
     found = frozen_forward(backbone, 0, 5)(IMAGES)
     torch.testing.assert_close(found, backbone.run(IMAGES), rtol=1e-4, atol=1e-4)
     report = choose_engine(backbone)
@@ -178,7 +178,7 @@ def test_a_choice_that_can_no_longer_be_compiled_is_made_anew(monkeypatch: pytes
 
 
 def test_the_report_says_what_computes_and_what_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
+    monkeypatch.setattr("unfreeze.acceleration.frozen.openvino_version", lambda: None)
     report = choose_engine(tiny_cnn())
     assert (report.backend, report.way, report.precision) == (f"torch {torch.__version__}", "fused", "float32")
     assert report.rejected == (("openvino", "it is not installed"),)
@@ -196,7 +196,7 @@ def test_drawn_images_are_the_same_in_every_process() -> None:
     assert levels.max() <= 255.001
     code = (
         "import torch; from tests.support.backbones import CPU; from tests.support.photos import PREPROCESSING;"
-        "from unfreeze.models.probe import probe_images;"
+        "from unfreeze.acceleration.probe import probe_images;"
         "torch.manual_seed(5); print(probe_images(PREPROCESSING, CPU).double().sum().item())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

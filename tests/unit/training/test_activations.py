@@ -12,11 +12,11 @@ from tests.support.photos import CLASSES, PREPROCESSING, renderer
 from tests.support.training import new_store, schedule, task
 from torch import Tensor, nn
 
+from unfreeze.acceleration.frozen import remember_engine
 from unfreeze.data.device_views import choose_renderer, on_device
 from unfreeze.data.loaders import Renderer
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, pool
-from unfreeze.models.engine import remember_engine
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.state import random_head
 from unfreeze.predict import to_model_input
@@ -186,7 +186,7 @@ def test_a_full_a_partial_and_an_empty_cache_give_the_same_bits(
 ) -> None:
     """In any order of photos and boundaries, each time on a backbone that was opened anew."""
     if engine == "torch":
-        monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
+        monkeypatch.setattr("unfreeze.acceleration.frozen.openvino_version", lambda: None)
     own, partial = renderer(photos), new_store()
 
     def opened() -> Backbone:
@@ -227,7 +227,7 @@ def test_the_choice_of_an_engine_is_kept_and_what_it_chose_is_in_the_key(
     store, own = new_store(), renderer(photos)
     chosen = engine_of(store, tiny_cnn())
     compute_or_load(store, tiny_cnn(), PixelSource(own), 3, WANTED, "test")
-    monkeypatch.setattr("unfreeze.models.engine._choose", None)  # neither chosen nor compiled again
+    monkeypatch.setattr("unfreeze.acceleration.frozen._choose", None)  # neither chosen nor compiled again
     again = tiny_cnn()
     assert engine_of(store, again) == chosen
     assert n_missing(store, again, own, 3, WANTED) == 0
@@ -251,12 +251,12 @@ def test_where_the_chosen_engine_fails_another_computes_under_its_own_key(
     store, own = new_store(), renderer(photos)
     chosen = engine_of(store, tiny_cnn())
     assert chosen.way == "openvino"
-    monkeypatch.setattr("unfreeze.models.engine.convert_stages", fail)
+    monkeypatch.setattr("unfreeze.acceleration.frozen.convert_stages", fail)
     backbone = tiny_cnn()
     kept = compute_or_load(store, backbone, PixelSource(own), 3, WANTED, "test")
     assert engine_of(store, backbone).way == "fused"
     with monkeypatch.context() as alone:
-        alone.setattr("unfreeze.models.engine.openvino_version", lambda: None)
+        alone.setattr("unfreeze.acceleration.frozen.openvino_version", lambda: None)
         by_torch = compute_or_load(new_store(), tiny_cnn(), PixelSource(own), 3, WANTED, "test")
     assert torch.equal(everything(kept), everything(by_torch))
     monkeypatch.undo()
@@ -311,9 +311,9 @@ def test_what_decides_an_activation_decides_whether_it_is_found(
 @torch.no_grad()
 def test_activations_of_another_engine_are_not_found(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     store, backbone, own = new_store(), tiny_cnn(), renderer(photos)
-    monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
+    monkeypatch.setattr("unfreeze.acceleration.frozen.openvino_version", lambda: None)
     assert computed(store, backbone, own, 3, WANTED) == 7
-    monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: "another")
+    monkeypatch.setattr("unfreeze.acceleration.frozen.openvino_version", lambda: "another")
     assert [len(each.pairs) for each in misses(store, backbone, own, 3, WANTED)] == [7]
 
 

@@ -12,11 +12,11 @@ from tests.support.backbones import CPU, shake, tiny_cnn, tiny_vit
 from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
+from unfreeze.acceleration.frozen import Pipeline, backend_version, choose_precision, frozen_forward
+from unfreeze.acceleration.openvino import convert_stages, openvino_version
+from unfreeze.acceleration.probe import probe_images
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
-from unfreeze.models.engine import Pipeline, backend_version, choose_precision, frozen_forward
 from unfreeze.models.networks import build
-from unfreeze.models.openvino_engine import convert_stages, openvino_version
-from unfreeze.models.probe import probe_images
 from unfreeze.runtime import suppress_warnings
 
 pytestmark = [
@@ -176,8 +176,8 @@ import sys
 import torch
 import unfreeze.pipeline
 from torch import nn
-from unfreeze.models.probe import probe_images
-from unfreeze.models.openvino_engine import convert_stages
+from unfreeze.acceleration.probe import probe_images
+from unfreeze.acceleration.openvino import convert_stages
 assert "openvino" not in sys.modules
 images = torch.randn(2, 3, 8, 8)
 forward = convert_stages(nn.Conv2d(3, 4, 3).eval().requires_grad_(False), images)(torch.float32)

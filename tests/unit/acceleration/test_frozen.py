@@ -9,9 +9,8 @@ from tests.support.backbones import CPU, shake, tiny_cnn, tiny_vit
 from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
-from unfreeze.errors import ConfigError
-from unfreeze.models.backbone import Architecture, Backbone, BatchNorm, Network, assemble
-from unfreeze.models.engine import (
+from unfreeze.acceleration.folding import fuse_batchnorm
+from unfreeze.acceleration.frozen import (
     Forward,
     Pipeline,
     backend_version,
@@ -20,7 +19,8 @@ from unfreeze.models.engine import (
     frozen_forward,
     uses_reduced_precision,
 )
-from unfreeze.models.folding import fuse_batchnorm
+from unfreeze.errors import ConfigError
+from unfreeze.models.backbone import Architecture, Backbone, BatchNorm, Network, assemble
 from unfreeze.models.networks import build
 from unfreeze.torchvision_shim import ensure_torchvision
 
@@ -29,8 +29,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def torch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenVINO, where it is installed, would compute everything; test_openvino_engine.py has it."""
-    monkeypatch.setattr("unfreeze.models.engine.openvino_version", lambda: None)
+    """OpenVINO, where it is installed, would compute everything; test_openvino.py has it."""
+    monkeypatch.setattr("unfreeze.acceleration.frozen.openvino_version", lambda: None)
 
 
 IMAGES = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unfreeze.models.depthwise import depthwise, is_depthwise
+from unfreeze.acceleration.depthwise import depthwise, is_depthwise
 
 CHANNELS = 6
 

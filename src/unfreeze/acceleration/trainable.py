@@ -13,10 +13,10 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
+from unfreeze.acceleration.depthwise import depthwise, is_depthwise
+from unfreeze.acceleration.folding import replace_conv_bn
+from unfreeze.acceleration.frozen import CHECKED, outputs_match
 from unfreeze.models.backbone import Backbone, BatchNorm
-from unfreeze.models.depthwise import depthwise, is_depthwise
-from unfreeze.models.engine import CHECKED, outputs_match
-from unfreeze.models.folding import replace_conv_bn
 
 Forward = Callable[[Tensor], Tensor]
 

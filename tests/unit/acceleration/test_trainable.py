@@ -9,9 +9,9 @@ from tests.support.backbones import CPU, shake, tiny_cnn, tiny_vit
 from tests.support.photos import PREPROCESSING, SIZE
 from torch import Tensor, nn
 
+from unfreeze.acceleration.trainable import trainable_forward
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
 from unfreeze.models.freezing import apply, plan_from
-from unfreeze.models.tuning import trainable_forward
 from unfreeze.torchvision_shim import ensure_torchvision
 
 ensure_torchvision()

@@ -26,11 +26,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from unfreeze.acceleration.folding import fuse_batchnorm
+from unfreeze.acceleration.openvino import convert_stages, openvino_version
+from unfreeze.acceleration.probe import probe_images
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
-from unfreeze.models.folding import fuse_batchnorm
-from unfreeze.models.openvino_engine import convert_stages, openvino_version
-from unfreeze.models.probe import probe_images
 
 Forward = Callable[[Tensor], Tensor]
 Way = Literal["openvino", "fused", "plain"]
