@@ -22,8 +22,8 @@ from benchmarks.real_photos import draw_table, some_of, spread
 
 from unfreeze.config import make_config
 from unfreeze.data.checks import check, drop_unreadable
-from unfreeze.data.loaders import DecodedImageCache, Renderer
 from unfreeze.data.reference import read_reference
+from unfreeze.data.rendering.renderer import DecodedImageCache, Renderer
 from unfreeze.data.sources import read_photos
 from unfreeze.data.splits import split
 from unfreeze.evaluation.metrics import balanced_accuracy

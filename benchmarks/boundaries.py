@@ -26,7 +26,7 @@ from torch import Tensor
 
 from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.data.checks import check
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import read_photos
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone

@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode
-from unfreeze.data.device_views import SHARE, on_device
-from unfreeze.data.loaders import DECODED_CACHE_BYTES, DecodedImageCache, Renderer
+from unfreeze.data.rendering.device_renderer import SHARE, on_device
+from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES, DecodedImageCache, Renderer
 from unfreeze.data.sources import PhotoSet, read_photos
 from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.backbones import load_backbone

@@ -31,9 +31,9 @@ from unfreeze.acceleration.frozen import COSINE, Part, Pipeline, choose_precisio
 from unfreeze.acceleration.openvino import convert_stages, openvino_version
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
+from unfreeze.data.rendering.transforms import PLAIN_VIEW, plain
 from unfreeze.data.sources import read_photos
-from unfreeze.data.transforms import PLAIN_VIEW, plain
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.predict import photo_batches, to_model_input

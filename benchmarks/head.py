@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from unfreeze.data.checks import check
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import read_photos
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import prepare_process

@@ -17,7 +17,7 @@ import torch
 
 from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.config import TrainConfig
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.state import ModelState, random_head
 from unfreeze.planning.throughput import random_activations

@@ -11,7 +11,7 @@ import numpy as np
 from unfreeze.artifacts import RunFolder, new_run, refuse_used
 from unfreeze.comparison import ArmResult, Comparison, plot_accuracy_vs_forgetting, summarise
 from unfreeze.config import CompareConfig, TrainConfig
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import FOLDS, TEST_SIZE, Splits, split
 from unfreeze.evaluation.forgetting import Forgetting

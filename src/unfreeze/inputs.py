@@ -10,8 +10,8 @@ from pathlib import Path
 from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.checks import check, drop_unreadable
-from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import PhotoSet, Sample, read_photos
 from unfreeze.data.splits import FOLDS, Splits, split
 from unfreeze.errors import ConfigError

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from unfreeze.acceleration.frozen import Forward, frozen_forward
 from unfreeze.data.decode import decode
-from unfreeze.data.loaders import Renderer, prefetch
-from unfreeze.data.transforms import PLAIN_VIEW, normalize, plain, to_batch
+from unfreeze.data.rendering.renderer import Renderer, prefetch
+from unfreeze.data.rendering.transforms import PLAIN_VIEW, normalize, plain, to_batch
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.saved import Classifier

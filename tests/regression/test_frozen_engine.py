@@ -9,8 +9,8 @@ import torch
 from tests.support.photos import real_photos
 
 from unfreeze.acceleration.frozen import backend_version, choose_precision
-from unfreeze.data.loaders import Renderer
 from unfreeze.data.reference import read_reference
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbones import load_backbone
 from unfreeze.predict import photo_batches, to_model_input
 from unfreeze.training.activations import PixelSource, frozen_outputs

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data.loaders import Renderer
-from unfreeze.data.transforms import Augmentation
+from unfreeze.data.rendering.renderer import Renderer
+from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.preprocessing import Preprocessing
 
 CLASSES = 3

@@ -16,7 +16,7 @@ from tests.support.photos import CLASSES, CROPS, renderer
 from torch import Tensor
 
 from unfreeze.config import TrainConfig
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.models.state import ModelState

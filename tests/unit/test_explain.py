@@ -18,7 +18,7 @@ from tests.support.photos import CLASSES, PREPROCESSING, SIZE, draw
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unfreeze.data.transforms import normalize
+from unfreeze.data.rendering.transforms import normalize
 from unfreeze.errors import ModelError
 from unfreeze.explain import Explanation, explanations, heatmaps, overlay, side_by_side
 from unfreeze.models.backbone import Architecture, Backbone, Head, Library, Network, assemble, pool

@@ -11,8 +11,8 @@ from tests.support.backbones import bits, new_head, tiny_cnn
 from tests.support.photos import CLASSES, CROPS, PREPROCESSING, renderer
 from tests.support.training import candidate, new_store, recipe, task
 
-from unfreeze.data.device_views import on_device
-from unfreeze.data.transforms import Augmentation, plain, render, to_batch
+from unfreeze.data.rendering.device_renderer import on_device
+from unfreeze.data.rendering.transforms import Augmentation, plain, render, to_batch
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import loaded

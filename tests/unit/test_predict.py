@@ -9,7 +9,7 @@ import torch
 from tests.support.backbones import new_head, tiny_cnn, tiny_vit
 from tests.support.photos import CLASSES, PREPROCESSING, SIZE
 
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.saved import Classifier
 from unfreeze.poses import IDENTITY_ONLY, Orientation

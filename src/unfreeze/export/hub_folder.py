@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from unfreeze.artifacts import RunFolder
-from unfreeze.data.transforms import normalize
+from unfreeze.data.rendering.transforms import normalize
 from unfreeze.errors import reason
 from unfreeze.export.parity import Answers, Rows
 from unfreeze.models.saved import Classifier, load_model

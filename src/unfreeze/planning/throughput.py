@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unfreeze.acceleration.frozen import uses_reduced_precision
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.freezing import StagePlan
 from unfreeze.models.state import random_head

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from unfreeze.data.folders import display_name
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.evaluation.forgetting import Forgetting, divergence, forgetting, ranks
 from unfreeze.evaluation.similarity import linear_cka, probe
 from unfreeze.inputs import Inputs

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from unfreeze.data.decode import DecodeLimits, decode
-from unfreeze.data.transforms import plain, to_batch
+from unfreeze.data.rendering.transforms import plain, to_batch
 from unfreeze.errors import DecodeError, ModelError
 from unfreeze.explain import heatmaps, overlay
 from unfreeze.models.saved import Classifier, load_model

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.acceleration.frozen import EngineReport, choose_engine, frozen_forward
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, Head, pool
 from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unfreeze.data.device_views import choose_renderer
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.device_renderer import choose_renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import Sample
 from unfreeze.evaluation.calibration import calibrated_nll, significantly_lower
 from unfreeze.evaluation.resampling import FloatArray, IntArray

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from unfreeze.config import TrainConfig
-from unfreeze.data.transforms import Augmentation
+from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import BatchNormMode, StagePlan, plan_from
 from unfreeze.training.finetune import Schedule

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, in_float32
 from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing

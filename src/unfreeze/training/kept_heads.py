@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.activations import CachedActivations, cache_key, pooled_features
 from unfreeze.training.fit_head import HeadFit, Linear, fit_head

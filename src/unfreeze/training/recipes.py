@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from unfreeze.config import TrainConfig
-from unfreeze.data.loaders import Renderer
-from unfreeze.data.transforms import Augmentation
+from unfreeze.data.rendering.renderer import Renderer
+from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from

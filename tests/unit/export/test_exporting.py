@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import unfreeze
 from unfreeze.artifacts import RunFolder
-from unfreeze.data.transforms import normalize
+from unfreeze.data.rendering.transforms import normalize
 from unfreeze.errors import ConfigError, MissingExtraError, ModelError, PhotosError, RunError
 from unfreeze.export import Exported, export, int8, onnx_file, torchscript_file
 from unfreeze.export.exporting import Format

@@ -9,7 +9,7 @@ import torch
 from tests.support.backbones import tiny_cnn, tiny_vit
 from tests.support.training import new_store, papers, planned
 
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.planning.throughput import FEW, WORTH_TIMING, Throughput, measure_throughput
 from unfreeze.planning.timing import SystemClock

@@ -12,7 +12,7 @@ from tests.support.scoring import evaluation, inputs_of
 from tests.support.training import candidate, new_store, recipe, task
 
 from unfreeze.artifacts import RunFolder
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.evaluation.calibration import softmax
 from unfreeze.models.backbone import Architecture, assemble
 from unfreeze.models.freezing import plan_from

@@ -13,8 +13,8 @@ from tests.support.training import new_store, schedule, task
 from torch import Tensor, nn
 
 from unfreeze.acceleration.frozen import remember_engine
-from unfreeze.data.device_views import choose_renderer, on_device
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.device_renderer import choose_renderer, on_device
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, pool
 from unfreeze.models.freezing import plan_from

@@ -14,7 +14,7 @@ from tests.support.photos import CLASSES
 from tests.support.training import Task, candidate, new_store, recipe, setting, task, training_features
 from torch import Tensor
 
-from unfreeze.data.loaders import Renderer
+from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.state import ModelState
 from unfreeze.poses import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits

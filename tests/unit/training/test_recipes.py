@@ -9,8 +9,8 @@ import pytest
 from tests.support.backbones import tiny_cnn, tiny_vit
 
 from unfreeze.config import make_config
-from unfreeze.data.loaders import Renderer
-from unfreeze.data.transforms import Augmentation
+from unfreeze.data.rendering.renderer import Renderer
+from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.poses import Orientation

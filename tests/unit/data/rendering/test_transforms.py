@@ -9,7 +9,16 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from unfreeze.data.transforms import Augmentation, _lit, augment, draw_view, normalize, plain, render, to_batch
+from unfreeze.data.rendering.transforms import (
+    Augmentation,
+    _lit,
+    augment,
+    draw_view,
+    normalize,
+    plain,
+    render,
+    to_batch,
+)
 from unfreeze.poses import Orientation
 from unfreeze.preprocessing import Interpolation, Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision

@@ -13,10 +13,10 @@ from tests.support.backbones import CPU
 from tests.support.photos import CROPS, PREPROCESSING, draw, renderer
 from torch import Tensor
 
-from unfreeze.data import device_views
-from unfreeze.data.device_views import DeviceRenderer, choose_renderer, on_device, resample
-from unfreeze.data.loaders import DECODED_CACHE_BYTES
-from unfreeze.data.transforms import Augmentation, ViewParams, augment, draw_view
+from unfreeze.data.rendering import device_renderer
+from unfreeze.data.rendering.device_renderer import DeviceRenderer, choose_renderer, on_device, resample
+from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES
+from unfreeze.data.rendering.transforms import Augmentation, ViewParams, augment, draw_view
 from unfreeze.errors import DecodeError
 from unfreeze.preprocessing import Interpolation
 from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, TEXTBOOK_AUG
@@ -116,7 +116,7 @@ def test_photos_in_one_batch_dont_see_each_other(monkeypatch: pytest.MonkeyPatch
     together = resample(frames, PREPROCESSING.size, "bicubic")
     assert together.is_contiguous(memory_format=torch.channels_last)
     alone = torch.cat([resample([frame], PREPROCESSING.size, "bicubic") for frame in frames])
-    monkeypatch.setattr(device_views, "AT_ONCE", 3 * 4 * 100 * 100)
+    monkeypatch.setattr(device_renderer, "AT_ONCE", 3 * 4 * 100 * 100)
     by_turns = resample(frames, PREPROCESSING.size, "bicubic")
     for other in (alone, by_turns):
         difference = (together.int() - other.int()).abs()

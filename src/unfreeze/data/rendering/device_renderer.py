@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from unfreeze.data.decode import decode
-from unfreeze.data.loaders import DECODED_CACHE_BYTES, Chunks, DecodedImageCache, Renderer, prefetch
-from unfreeze.data.transforms import PLAIN_VIEW, ViewParams, draw_view, plain
+from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES, Chunks, DecodedImageCache, Renderer, prefetch
+from unfreeze.data.rendering.transforms import PLAIN_VIEW, ViewParams, draw_view, plain
 from unfreeze.poses import Orientation
 from unfreeze.preprocessing import Interpolation
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.support.photos import PREPROCESSING, draw, renderer
 
 from unfreeze.data.decode import decode
-from unfreeze.data.loaders import DECODED_CACHE_BYTES, DecodedImageCache
+from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES, DecodedImageCache
 from unfreeze.errors import DecodeError
 from unfreeze.training.recipes import TEXTBOOK_AUG
 

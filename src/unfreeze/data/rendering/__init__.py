@@ -1,0 +1,1 @@
+"""From decoded images to the views that a network sees."""
