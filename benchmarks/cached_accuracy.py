@@ -29,7 +29,7 @@ from unfreeze.data.splits import split
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.state import ModelState
-from unfreeze.poses import IDENTITY_ONLY
+from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.held_out import open_test_set, predict_held_out
 from unfreeze.training.activations import Activations, PixelSource

@@ -26,7 +26,7 @@ from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
-from unfreeze.poses import IDENTITY_ONLY
+from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.predict import Logits
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.held_out import open_test_set, predict_held_out

@@ -20,8 +20,8 @@ from unfreeze.config import TrainConfig
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.state import ModelState, random_head
+from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.planning.throughput import random_activations
-from unfreeze.poses import IDENTITY_ONLY
 from unfreeze.runtime import prepare_process
 from unfreeze.training.parallel import ProgressFn, run_parallel
 from unfreeze.training.phase_one import HeadOnlyResult

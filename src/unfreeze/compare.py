@@ -20,7 +20,7 @@ from unfreeze.files import write_table, write_text
 from unfreeze.inputs import Inputs, open_backbone, open_photos, open_reference
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState
-from unfreeze.poses import Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.records import write_arguments
 from unfreeze.runtime import Stopwatch, deterministic, echo
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter

@@ -28,7 +28,7 @@ from unfreeze.data.folders import display_name
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.stages import run_watched
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import evaluation_mode, photo_batches, probabilities, to_model_input
 
 Heatmaps = NDArray[np.float32]

@@ -20,7 +20,7 @@ from unfreeze.data.rendering.transforms import PLAIN_VIEW, normalize, plain, to_
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.saved import Classifier
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import limit_threads
 

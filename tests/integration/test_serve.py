@@ -28,7 +28,7 @@ from unfreeze.files import write_text
 from unfreeze.models.backbone import Architecture, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model
-from unfreeze.poses import Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.run import Run, load
 
 CLASSES = ("ant", "bee", "wasp")

@@ -14,7 +14,7 @@ from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.data.splits import Splits
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
-from unfreeze.poses import IDENTITY_ONLY
+from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set
 from unfreeze.training.store import FeatureCache

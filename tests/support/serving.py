@@ -17,7 +17,7 @@ from tests.support.runs import verdict
 from unfreeze.artifacts import RunFolder
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.saved import Classifier
-from unfreeze.poses import Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.run import Run
 from unfreeze.serve.model import Served
 from unfreeze.serve.server import listen

@@ -24,7 +24,7 @@ from unfreeze.explain import GAP, as_photo, encoded, heatmaps, overlay, side_by_
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded
-from unfreeze.poses import IDENTITY_ONLY
+from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.predict import photo_batches, predict_logits
 from unfreeze.scoring.evidence import HeldOutPredictions
 from unfreeze.training.phase_one import HeadOnlyResult

@@ -12,7 +12,7 @@ from tests.support.photos import CLASSES, PREPROCESSING, SIZE
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.saved import Classifier
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import (
     BATCH,
     WORTH_BUILDING,

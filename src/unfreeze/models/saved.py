@@ -20,7 +20,7 @@ from unfreeze.files import write_bytes, write_text
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.weights import load_state_dict_compat, read_weights
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

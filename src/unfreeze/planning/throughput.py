@@ -14,9 +14,9 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.freezing import StagePlan
 from unfreeze.models.state import random_head
+from unfreeze.orientations import Orientation
 from unfreeze.planning.timing import Clock, Lap, Timer
 from unfreeze.planning.workload import Workload
-from unfreeze.poses import Orientation
 from unfreeze.predict import predict_logits
 from unfreeze.runtime import limit_threads
 from unfreeze.training.activations import BATCH, Activations, PixelSource, group_by_image

@@ -13,7 +13,7 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, predict_logits
 from unfreeze.runtime import progress_bar
 from unfreeze.training.activations import EVALUATION_BATCH, Activations

@@ -20,7 +20,7 @@ from torch import Tensor
 from unfreeze.acceleration.frozen import EngineReport, choose_engine, frozen_forward
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, Head, pool
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input
 from unfreeze.runtime import progress_bar
 from unfreeze.training.kept_engine import engine_of

@@ -9,7 +9,7 @@ import torch
 
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, in_float32
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.training.activations import Activations, PixelSource, compute_or_load, namespaces
 from unfreeze.training.kept_engine import engine_of

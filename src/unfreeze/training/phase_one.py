@@ -16,7 +16,7 @@ from torch import Tensor
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.freezing import StagePlan
 from unfreeze.models.state import ModelState, random_head
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
 from unfreeze.training.activations import CachedActivations, pooled_features
 from unfreeze.training.augmentation import out_of_fold_tta_logits

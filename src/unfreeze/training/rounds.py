@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unfreeze.data.sources import Sample
 from unfreeze.data.splits import Splits
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
 
 Indices = NDArray[np.int64]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from unfreeze.models.backbone import Tensors
 from unfreeze.models.state import ModelState, interpolate, loaded
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
 from unfreeze.runtime import progress_bar
 from unfreeze.training.activations import Activations, logits_from

@@ -30,7 +30,7 @@ from unfreeze.files import write_table, write_text
 from unfreeze.models.backbone import Architecture, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import photo_batches, probabilities
 from unfreeze.run import Run
 from unfreeze.torchvision_shim import ensure_torchvision

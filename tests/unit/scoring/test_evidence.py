@@ -16,7 +16,7 @@ from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import Gain
 from unfreeze.models.freezing import StagePlan, StageRow
 from unfreeze.models.state import ModelState
-from unfreeze.poses import IDENTITY_ONLY
+from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.predict import Logits
 from unfreeze.scoring.evidence import cross_fitted, from_test, paired_gain, score_sheet, summarise_trials
 from unfreeze.training.fit_head import fit_head

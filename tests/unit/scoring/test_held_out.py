@@ -19,7 +19,7 @@ from unfreeze.models.freezing import plan_from
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, load_model, save_model
 from unfreeze.models.state import loaded, random_head
-from unfreeze.poses import Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.predict import photo_batches, probabilities
 from unfreeze.scoring.held_out import evaluation_set, predict_held_out
 from unfreeze.scoring.held_out import open_test_set as set_up_test

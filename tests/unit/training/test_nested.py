@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.state import ModelState
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
 from unfreeze.training.activations import CachedActivations
 from unfreeze.training.phase_one import train_head

@@ -17,7 +17,7 @@ from unfreeze.data.sources import Sample
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.state import ModelState, loaded, random_head
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import to_model_input
 from unfreeze.training.activations import CachedActivations, PixelSource, compute_or_load, pooled_features
 from unfreeze.training.augmentation import first_or_significantly_lower, make_renderers, select_augmentation

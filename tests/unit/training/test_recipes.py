@@ -13,7 +13,7 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
-from unfreeze.poses import Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.training.recipes import (
     COLOR_JITTER,
     LIGHT_AUG,

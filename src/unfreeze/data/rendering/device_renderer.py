@@ -20,7 +20,7 @@ from torch import Tensor
 from unfreeze.data.decode import decode
 from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES, Chunks, DecodedImageCache, Renderer, prefetch
 from unfreeze.data.rendering.transforms import PLAIN_VIEW, ViewParams, draw_view, plain
-from unfreeze.poses import Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Interpolation
 
 SHARE = 0.5  # of the card's free memory that photos may take: the rest is for training on them

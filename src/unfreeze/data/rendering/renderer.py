@@ -17,7 +17,7 @@ from PIL import Image
 from unfreeze.data.decode import decode
 from unfreeze.data.rendering.transforms import PLAIN_VIEW, Augmentation, render, to_batch
 from unfreeze.data.sources import Sample
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import limit_threads
 

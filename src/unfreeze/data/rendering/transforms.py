@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import generator
 

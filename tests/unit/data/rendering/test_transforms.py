@@ -19,7 +19,7 @@ from unfreeze.data.rendering.transforms import (
     render,
     to_batch,
 )
-from unfreeze.poses import Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Interpolation, Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 

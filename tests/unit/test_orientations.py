@@ -16,7 +16,7 @@ from unfreeze.data.rendering.transforms import Augmentation, plain, render, to_b
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import loaded
-from unfreeze.poses import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import predict_logits
 from unfreeze.training.activations import CachedActivations, PixelSource, compute_or_load, logits_from, pooled_features
 from unfreeze.training.fit_head import fit_head
