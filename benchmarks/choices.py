@@ -34,9 +34,9 @@ from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out
 from unfreeze.training.augmentation import make_renderers
+from unfreeze.training.folds import Fold, TrainingSet
 from unfreeze.training.phase_one import HeadOnlyResult, train_head
 from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, Recipe, recipe_for
-from unfreeze.training.rounds import Fold, TrainingSet
 from unfreeze.training.search import SearchContext
 from unfreeze.training.store import open_cache
 from unfreeze.training.training_features import TrainingFeatures, compute_features

@@ -30,8 +30,8 @@ from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.activations import PixelSource, compute_or_load, pooled_features
 from unfreeze.training.augmentation import make_renderers
 from unfreeze.training.fit_head import fit_head
+from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipes import recipe_for
-from unfreeze.training.rounds import TrainingSet
 from unfreeze.training.store import open_cache
 
 TURNED = ("aid150",)

@@ -25,11 +25,11 @@ from benchmarks.peers.tables import SETS
 from pydantic import TypeAdapter
 
 from unfreeze.evaluation.calibration import paired_z
+from unfreeze.evaluation.selection import ModelSelector, significantly_better
 from unfreeze.runtime import deterministic, prepare_process
+from unfreeze.training.folds import Folds, labels_by_fold
 from unfreeze.training.phase_two import fine_tune
 from unfreeze.training.recipes import MAX_FORGETTING, MIN_VALIDATION_IMAGES, recipe_for
-from unfreeze.training.rounds import Folds, labels_by_fold
-from unfreeze.training.selection import ModelSelector, significantly_better
 
 
 @dataclass(frozen=True)

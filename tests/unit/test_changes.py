@@ -27,9 +27,9 @@ from unfreeze.models.state import ModelState, loaded
 from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.predict import photo_batches, predict_logits
 from unfreeze.scoring.evidence import HeldOutPredictions
+from unfreeze.training.folds import Fold, Folds
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
-from unfreeze.training.rounds import Fold, Folds
 from unfreeze.training.search import Trial
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -22,9 +22,9 @@ from unfreeze.runtime import limit_threads
 from unfreeze.training.activations import BATCH, Activations, PixelSource, group_by_image
 from unfreeze.training.demand import CacheMisses, compute
 from unfreeze.training.finetune import Indices, Schedule, finetune
+from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.recipes import Candidate, Recipe
-from unfreeze.training.rounds import Folds, TrainingSet
 from unfreeze.training.store import FeatureCache
 
 N_TIMED = 2  # batches or steps, after one that warms up

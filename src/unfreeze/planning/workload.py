@@ -9,10 +9,10 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.augmentation import probe_requests
 from unfreeze.training.demand import CacheMisses, cache_misses, held_out_request
+from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.gather import training_requests
 from unfreeze.training.kept_heads import is_head_cached
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import Folds, TrainingSet
 from unfreeze.training.store import FeatureCache
 
 

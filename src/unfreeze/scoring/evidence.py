@@ -13,15 +13,15 @@ from unfreeze.evaluation.calibration import Calibration, calibrated_nll, fit_tem
 from unfreeze.evaluation.crossfit import widened_gain, widened_scores
 from unfreeze.evaluation.metrics import Scores, balanced_accuracy, calibration_scores, score
 from unfreeze.evaluation.resampling import FloatArray, Groups
+from unfreeze.evaluation.selection import ModelSelector
 from unfreeze.evaluation.significance import Gain, gain
 from unfreeze.inputs import Inputs
 from unfreeze.predict import Logits
 from unfreeze.scoring.held_out import EvaluationSet, predict_held_out
+from unfreeze.training.folds import Fold, TrainingSet, concat_folds, fold_labels, labels_by_fold
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult, select_shipped
-from unfreeze.training.rounds import Fold, TrainingSet, concat_folds, fold_labels, labels_by_fold
 from unfreeze.training.search import Trial
-from unfreeze.training.selection import ModelSelector
 from unfreeze.training.training_features import TrainingFeatures
 from unfreeze.verdict import Point, ScoreSheet, TrialSummary
 

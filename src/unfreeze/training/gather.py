@@ -8,8 +8,8 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.activations import Activations
 from unfreeze.training.demand import ActivationRequest, compute
+from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingSet
 from unfreeze.training.store import FeatureCache
 
 Sources = Mapping[int, Activations]  # what crosses each boundary that a training starts from

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import fit_temperature
+from unfreeze.evaluation.selection import ModelSelector
 from unfreeze.models.freezing import StagePlan
 from unfreeze.models.state import ModelState, random_head
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
@@ -22,10 +23,9 @@ from unfreeze.training.activations import CachedActivations, pooled_features
 from unfreeze.training.augmentation import out_of_fold_tta_logits
 from unfreeze.training.finetune import EpochRow, Indices, Schedule, finetune
 from unfreeze.training.fit_head import HeadFit, Linear
+from unfreeze.training.folds import TrainingSet, concat_folds, fold_labels
 from unfreeze.training.kept_heads import fit_head_cached
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingSet, concat_folds, fold_labels
-from unfreeze.training.selection import ModelSelector
 from unfreeze.training.training_features import FoldActivations, TrainingFeatures
 
 

@@ -19,7 +19,7 @@ from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.models.lora import attention_layers
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.training.finetune import Schedule
-from unfreeze.training.rounds import Fold
+from unfreeze.training.folds import Fold
 
 SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000
 LIGHT_AUG = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)

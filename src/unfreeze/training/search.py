@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from unfreeze.evaluation.selection import ModelSelector
 from unfreeze.models.backbone import Tensors
 from unfreeze.models.state import ModelState, interpolate, loaded
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
@@ -14,11 +15,10 @@ from unfreeze.predict import Logits
 from unfreeze.runtime import progress_bar
 from unfreeze.training.activations import Activations, logits_from
 from unfreeze.training.finetune import EpochRow, Failure, FineTuneResult, Indices, finetune
+from unfreeze.training.folds import Fold
 from unfreeze.training.parallel import ProgressFn, n_parallel, run_parallel
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.recipes import LR_BACKOFF, Candidate
-from unfreeze.training.rounds import Fold
-from unfreeze.training.selection import ModelSelector
 from unfreeze.training.training_features import TrainingFeatures
 
 TimeLeft = Callable[[int], bool]

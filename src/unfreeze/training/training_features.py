@@ -12,9 +12,9 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.activations import Activations
 from unfreeze.training.augmentation import select_augmentation
+from unfreeze.training.folds import Fold, Folds, TrainingSet
 from unfreeze.training.gather import compute_activations
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import Fold, Folds, TrainingSet
 from unfreeze.training.store import FeatureCache
 
 

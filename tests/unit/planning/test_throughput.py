@@ -16,8 +16,8 @@ from unfreeze.planning.timing import SystemClock
 from unfreeze.planning.workload import Workload, count_workload
 from unfreeze.training.activations import BATCH
 from unfreeze.training.finetune import FineTuneResult, finetune
+from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.rounds import TrainingSet
 from unfreeze.training.store import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")

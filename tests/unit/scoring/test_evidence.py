@@ -20,10 +20,10 @@ from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.predict import Logits
 from unfreeze.scoring.evidence import cross_fitted, from_test, paired_gain, score_sheet, summarise_trials
 from unfreeze.training.fit_head import fit_head
+from unfreeze.training.folds import Fold, Folds, TrainingSet
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
 from unfreeze.training.recipes import Candidate
-from unfreeze.training.rounds import Fold, Folds, TrainingSet
 from unfreeze.training.search import Trial
 
 CLASSES = 3

@@ -15,6 +15,7 @@ from tests.support.training import Task, candidate, new_store, recipe, setting, 
 from torch import Tensor
 
 from unfreeze.data.rendering.renderer import Renderer
+from unfreeze.evaluation.selection import FoldIds, LogitsByAlpha, ModelSelector
 from unfreeze.models.state import ModelState
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
@@ -23,7 +24,6 @@ from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import TwoPhaseResult, fine_tune
 from unfreeze.training.recipes import Candidate
 from unfreeze.training.search import SearchContext, Trial, search
-from unfreeze.training.selection import FoldIds, LogitsByAlpha, ModelSelector
 from unfreeze.training.store import RowRef
 from unfreeze.training.training_features import FoldActivations
 

@@ -12,6 +12,7 @@ from tests.support.backbones import bits, tiny_cnn, tiny_vit
 from tests.support.training import Task, candidate, poison, recipe, schedule, task, training_features
 
 from unfreeze.evaluation.calibration import fit_temperature
+from unfreeze.evaluation.selection import Choice, FoldIds, LogitsByAlpha, ModelSelector
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, interpolate, loaded
 from unfreeze.predict import to_model_input
@@ -20,7 +21,6 @@ from unfreeze.training.phase_one import HeadOnlyResult, train_head
 from unfreeze.training.phase_two import ForgettingFn, TwoPhaseResult, fine_tune, select_shipped
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.search import Trial
-from unfreeze.training.selection import Choice, FoldIds, LogitsByAlpha, ModelSelector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

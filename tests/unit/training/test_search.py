@@ -12,12 +12,12 @@ import torch
 from tests.support.backbones import bits, tiny_cnn, tiny_vit
 from tests.support.training import ALPHAS, candidate, poison, schedule, setting
 
+from unfreeze.evaluation.selection import FoldIds, ModelSelector
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import interpolate, loaded
 from unfreeze.predict import to_model_input
 from unfreeze.training.finetune import FineTuneResult, finetune
 from unfreeze.training.recipes import LR_BACKOFF
-from unfreeze.training.selection import FoldIds, ModelSelector
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

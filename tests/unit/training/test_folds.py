@@ -9,7 +9,7 @@ from tests.support.training import task
 
 from unfreeze.data.sources import Sample
 from unfreeze.data.splits import Splits
-from unfreeze.training.rounds import Folds, TrainingSet, concat_folds, fold_labels, labels_by_fold
+from unfreeze.training.folds import Folds, TrainingSet, concat_folds, fold_labels, labels_by_fold
 
 JUDGES = 100
 

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import ArrayLike
 
 from unfreeze.evaluation.calibration import calibrated_nll
-from unfreeze.training.rounds import TrainingSet
-from unfreeze.training.selection import Z_95, Choice, ModelSelector, SampleScores, significantly_better
+from unfreeze.evaluation.selection import Z_95, Choice, ModelSelector, SampleScores, significantly_better
+from unfreeze.training.folds import TrainingSet
 
 CLASSES = 3
 
