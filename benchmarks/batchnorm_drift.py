@@ -35,11 +35,11 @@ from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out
 from unfreeze.training.baselines import classic
+from unfreeze.training.features.cache import open_cache
+from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.store import open_cache
-from unfreeze.training.training_features import compute_features
 
 SETS = ("hymenoptera", "bccd_cells", "magnetic_tile")
 ARMS = ("frozen", "train mode", "train mode, original statistics put back")

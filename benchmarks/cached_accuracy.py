@@ -32,13 +32,13 @@ from unfreeze.models.state import ModelState
 from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.held_out import open_test_set, predict_held_out
-from unfreeze.training.activations import Activations, PixelSource
 from unfreeze.training.augmentation import make_renderers
+from unfreeze.training.features.activations import Activations, PixelSource
+from unfreeze.training.features.cache import open_cache
+from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.finetune import Schedule, finetune
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipes import CACHED_VIEWS, recipe_for
-from unfreeze.training.store import open_cache
-from unfreeze.training.training_features import compute_features
 
 
 @dataclass(frozen=True)

@@ -34,12 +34,12 @@ from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out
 from unfreeze.training.augmentation import make_renderers
+from unfreeze.training.features.cache import open_cache
+from unfreeze.training.features.training_features import TrainingFeatures, compute_features
 from unfreeze.training.folds import Fold, TrainingSet
 from unfreeze.training.phase_one import HeadOnlyResult, train_head
 from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, Recipe, recipe_for
 from unfreeze.training.search import SearchContext
-from unfreeze.training.store import open_cache
-from unfreeze.training.training_features import TrainingFeatures, compute_features
 
 POINTS = (0.5, 0.75, 1.0)
 Scored = tuple[float, float, float]

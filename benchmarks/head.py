@@ -32,10 +32,10 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import read_photos
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import prepare_process
-from unfreeze.training.activations import PixelSource, compute_or_load, pooled_features
+from unfreeze.training.features.activations import PixelSource, compute_or_load, pooled_features
+from unfreeze.training.features.cache import open_cache
 from unfreeze.training.fit_head import PATH_TOLERANCE, TOLERANCE, Linear, fit_head
 from unfreeze.training.recipes import LIGHT_AUG
-from unfreeze.training.store import open_cache
 
 VIEWS, DIMENSION, FOLDS = 4, 1280, 5
 CASES = ("80x2", "600x30", "3000x30")

@@ -27,12 +27,12 @@ from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import deterministic, prepare_process
-from unfreeze.training.activations import PixelSource, compute_or_load, pooled_features
 from unfreeze.training.augmentation import make_renderers
+from unfreeze.training.features.activations import PixelSource, compute_or_load, pooled_features
+from unfreeze.training.features.cache import open_cache
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipes import recipe_for
-from unfreeze.training.store import open_cache
 
 TURNED = ("aid150",)
 WAYS = ("plain", "plain, poses", "2", "2, poses", "3", "4", "4, poses")  # views that are learned from

@@ -31,10 +31,10 @@ from unfreeze.predict import Logits
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.held_out import open_test_set, predict_held_out
 from unfreeze.training.augmentation import make_renderers, select_augmentation
+from unfreeze.training.features.cache import open_cache
+from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipes import recipe_for
-from unfreeze.training.store import open_cache
-from unfreeze.training.training_features import compute_features
 
 
 def measure(table: Path, seed: int, name: str) -> None:

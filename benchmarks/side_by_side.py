@@ -23,13 +23,13 @@ from unfreeze.models.state import ModelState, random_head
 from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.planning.throughput import random_activations
 from unfreeze.runtime import prepare_process
+from unfreeze.training.features.cache import open_cache
+from unfreeze.training.features.training_features import FoldActivations, TrainingFeatures
 from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.parallel import ProgressFn, run_parallel
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.recipes import recipe_for
 from unfreeze.training.search import SearchContext
-from unfreeze.training.store import open_cache
-from unfreeze.training.training_features import FoldActivations, TrainingFeatures
 
 CLASSES, FOLDS = 2, 5
 

@@ -19,9 +19,9 @@ from unfreeze.models.state import ModelState, loaded
 from unfreeze.predict import photo_batches
 from unfreeze.runtime import echo
 from unfreeze.scoring.evidence import HeldOutPredictions
+from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
-from unfreeze.training.training_features import TrainingFeatures
 
 SIDE = 256  # pixels of a picture's longer side: a page holds dozens of them
 

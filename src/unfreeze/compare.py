@@ -27,11 +27,11 @@ from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out
 from unfreeze.training.augmentation import make_renderers
 from unfreeze.training.baselines import classic, layer_decay, naive
+from unfreeze.training.features.cache import open_cache
+from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune, select_shipped
 from unfreeze.training.recipes import Recipe, recipe_for
-from unfreeze.training.store import open_cache
-from unfreeze.training.training_features import compute_features
 
 HEAD_ONLY = "head-only"
 

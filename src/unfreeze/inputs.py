@@ -18,9 +18,9 @@ from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import Stopwatch, choose_device, prepare_process
+from unfreeze.training.features.cache import FeatureCache, open_cache
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipes import Recipe, recipe_for
-from unfreeze.training.store import FeatureCache, open_cache
 
 DecodeIndex = Mapping[str, int]  # the short side of photos that were read before, by digest
 

@@ -15,9 +15,9 @@ from unfreeze.scoring.forgetting import forgetting_meter, measure_forgetting
 from unfreeze.scoring.held_out import open_test_set
 from unfreeze.scoring.verdicts import build_verdict
 from unfreeze.training.augmentation import make_renderers
+from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune
-from unfreeze.training.training_features import compute_features
 from unfreeze.verdict import Cost
 
 

@@ -61,7 +61,7 @@ def test_renamed_and_moved_photos_are_found_again(own: Path, monkeypatch: pytest
     for path in sorted((own / "photos").rglob("*.*")):
         path.rename(path.with_name(f"renamed {path.name}"))  # in the same order, so that the same are test photos
     moved = own.rename(own.with_name("elsewhere"))
-    monkeypatch.setattr("unfreeze.training.activations.frozen_forward", refuse)
+    monkeypatch.setattr("unfreeze.training.features.activations.frozen_forward", refuse)
     assert train(moved, "after").replace("renamed ", "") == predictions(moved, "run")
 
 

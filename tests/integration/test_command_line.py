@@ -118,9 +118,9 @@ def test_training_gets_no_photo_of_the_test_set(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not even by number: what training is given holds the paths and labels of the training photos, and no others."""
+    from unfreeze.training.features.training_features import TrainingFeatures
     from unfreeze.training.phase_one import HeadOnlyResult, train_head
     from unfreeze.training.recipes import Recipe
-    from unfreeze.training.training_features import TrainingFeatures
 
     given: list[TrainingFeatures] = []
 
@@ -221,7 +221,7 @@ def test_a_second_run_on_the_same_photos_computes_no_frozen_layer(
     def refuse(*arguments: object) -> None:
         raise AssertionError("computed again")
 
-    monkeypatch.setattr("unfreeze.training.activations.frozen_forward", refuse)
+    monkeypatch.setattr("unfreeze.training.features.activations.frozen_forward", refuse)
     assert command("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again")) == 0
     first, again = (folder / "model" / "model.safetensors" for folder in (run, tmp_path / "again"))
     assert first.read_bytes() == again.read_bytes()

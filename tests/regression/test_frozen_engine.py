@@ -13,7 +13,7 @@ from unfreeze.data.reference import read_reference
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbones import load_backbone
 from unfreeze.predict import photo_batches, to_model_input
-from unfreeze.training.activations import PixelSource, frozen_outputs
+from unfreeze.training.features.activations import PixelSource, frozen_outputs
 
 pytestmark = pytest.mark.regression
 

@@ -17,7 +17,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set
-from unfreeze.training.store import FeatureCache
+from unfreeze.training.features.cache import FeatureCache
 
 
 def inputs_of(

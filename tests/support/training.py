@@ -21,14 +21,14 @@ from unfreeze.evaluation.selection import ModelSelector
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.models.state import ModelState
-from unfreeze.training.activations import Activations, activations_at
+from unfreeze.training.features.activations import Activations, activations_at
+from unfreeze.training.features.cache import FeatureCache, open_cache
+from unfreeze.training.features.training_features import FoldActivations, TrainingFeatures
 from unfreeze.training.finetune import FineTuneResult, Indices, Schedule, finetune
 from unfreeze.training.folds import Folds, TrainingSet, labels_by_fold
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipes import Candidate, Recipe, recipe_for
 from unfreeze.training.search import SearchContext, Trial, run_trial, search
-from unfreeze.training.store import FeatureCache, open_cache
-from unfreeze.training.training_features import FoldActivations, TrainingFeatures
 
 Array = NDArray[np.float64]
 ALPHAS = (0.25, 0.5, 1.0)

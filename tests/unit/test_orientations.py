@@ -18,11 +18,17 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import loaded
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import predict_logits
-from unfreeze.training.activations import CachedActivations, PixelSource, compute_or_load, logits_from, pooled_features
+from unfreeze.training.features.activations import (
+    CachedActivations,
+    PixelSource,
+    compute_or_load,
+    logits_from,
+    pooled_features,
+)
+from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.phase_one import HeadOnlyResult, train_head
 from unfreeze.training.phase_two import fine_tune
-from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

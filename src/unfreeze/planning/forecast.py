@@ -11,9 +11,9 @@ from unfreeze.planning.throughput import measure_throughput
 from unfreeze.planning.timing import Clock, SystemClock
 from unfreeze.planning.workload import count_workload, order_by_cache_hits
 from unfreeze.runtime import Stopwatch
+from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.store import FeatureCache
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,13 @@ from unfreeze.planning.timing import Clock, Lap, Timer
 from unfreeze.planning.workload import Workload
 from unfreeze.predict import predict_logits
 from unfreeze.runtime import limit_threads
-from unfreeze.training.activations import BATCH, Activations, PixelSource, group_by_image
-from unfreeze.training.demand import CacheMisses, compute
+from unfreeze.training.features.activations import BATCH, Activations, PixelSource, group_by_image
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.demand import CacheMisses, compute
 from unfreeze.training.finetune import Indices, Schedule, finetune
 from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.recipes import Candidate, Recipe
-from unfreeze.training.store import FeatureCache
 
 N_TIMED = 2  # batches or steps, after one that warms up
 WORTH_TIMING = 10 * (1 + N_TIMED) * BATCH  # images: of fewer, timing a few is no small part

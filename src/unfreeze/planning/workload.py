@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.augmentation import probe_requests
-from unfreeze.training.demand import CacheMisses, cache_misses, held_out_request
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.demand import CacheMisses, cache_misses, held_out_request
+from unfreeze.training.features.gather import training_requests
 from unfreeze.training.folds import Folds, TrainingSet
-from unfreeze.training.gather import training_requests
 from unfreeze.training.kept_heads import is_head_cached
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.store import FeatureCache
 
 
 @dataclass(frozen=True)

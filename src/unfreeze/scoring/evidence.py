@@ -18,11 +18,11 @@ from unfreeze.evaluation.significance import Gain, gain
 from unfreeze.inputs import Inputs
 from unfreeze.predict import Logits
 from unfreeze.scoring.held_out import EvaluationSet, predict_held_out
+from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.folds import Fold, TrainingSet, concat_folds, fold_labels, labels_by_fold
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult, select_shipped
 from unfreeze.training.search import Trial
-from unfreeze.training.training_features import TrainingFeatures
 from unfreeze.verdict import Point, ScoreSheet, TrialSummary
 
 Indices = NDArray[np.int64]

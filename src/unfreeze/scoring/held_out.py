@@ -16,10 +16,10 @@ from unfreeze.models.state import ModelState, loaded
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, predict_logits
 from unfreeze.runtime import progress_bar
-from unfreeze.training.activations import EVALUATION_BATCH, Activations
-from unfreeze.training.demand import ActivationRequest, compute, held_out_request
+from unfreeze.training.features.activations import EVALUATION_BATCH, Activations
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.demand import ActivationRequest, compute, held_out_request
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.store import FeatureCache
 
 Indices = NDArray[np.int64]
 

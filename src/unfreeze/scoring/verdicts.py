@@ -7,9 +7,9 @@ from unfreeze.config import TrainConfig
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.inputs import Inputs
 from unfreeze.scoring.evidence import HeldOutPredictions, paired_gain, score_sheet, summarise_trials
+from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult, select_shipped
-from unfreeze.training.training_features import TrainingFeatures
 from unfreeze.verdict import Cost, Data, Model, Verdict, frozen_engine
 from unfreeze.version import versions
 

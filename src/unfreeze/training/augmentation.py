@@ -17,13 +17,13 @@ from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.evaluation.selection import Z_95
 from unfreeze.models.backbone import Backbone
 from unfreeze.predict import Logits
-from unfreeze.training.activations import CachedActivations, pooled_features
-from unfreeze.training.demand import ActivationRequest, compute
+from unfreeze.training.features.activations import CachedActivations, pooled_features
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.demand import ActivationRequest, compute
 from unfreeze.training.fit_head import Linear
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.kept_heads import fit_head_cached
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.store import FeatureCache
 
 PROBE_ORIENTATIONS = 2  # poses, the plain one included, that tell whether photos may be turned so
 MAX_PROBE_IMAGES = (

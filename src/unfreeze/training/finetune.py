@@ -23,7 +23,7 @@ from unfreeze.models.lora import low_rank
 from unfreeze.models.state import ModelState, loaded, state_of
 from unfreeze.predict import Logits, to_model_input
 from unfreeze.runtime import generator, progress_bar
-from unfreeze.training.activations import Activations, logits_from
+from unfreeze.training.features.activations import Activations, logits_from
 from unfreeze.training.parallel import ProgressFn
 
 Z_COLLAPSED = 2.0  # standard errors by which validation must be below where it began to count as collapsed

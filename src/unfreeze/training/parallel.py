@@ -17,7 +17,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, apply, trainable_parameters
 from unfreeze.predict import to_model_input
 from unfreeze.runtime import progress_bar
-from unfreeze.training.activations import Activations
+from unfreeze.training.features.activations import Activations
 
 MEMORY = 2**30  # bytes for what each of the parallel trainings allocates, activations not counted
 MAX_IMAGES_PER_THREAD = 8  # images of a step for each thread; with 16, parallel trainings take 0.93 of the time and a training's memory more

@@ -13,12 +13,12 @@ from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.evaluation.selection import Choice, ModelSelector
 from unfreeze.models.state import ModelState, interpolate
 from unfreeze.predict import Logits
+from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.finetune import EpochRow
 from unfreeze.training.folds import concat_folds, fold_labels, labels_by_fold
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.recipes import Recipe
 from unfreeze.training.search import SearchContext, TimeLeft, Trial, search
-from unfreeze.training.training_features import TrainingFeatures
 
 ForgettingFn = Callable[[ModelState], float | None]
 

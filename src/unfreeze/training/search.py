@@ -13,13 +13,13 @@ from unfreeze.models.state import ModelState, interpolate, loaded
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
 from unfreeze.runtime import progress_bar
-from unfreeze.training.activations import Activations, logits_from
+from unfreeze.training.features.activations import Activations, logits_from
+from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.finetune import EpochRow, Failure, FineTuneResult, Indices, finetune
 from unfreeze.training.folds import Fold
 from unfreeze.training.parallel import ProgressFn, n_parallel, run_parallel
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.recipes import LR_BACKOFF, Candidate
-from unfreeze.training.training_features import TrainingFeatures
 
 TimeLeft = Callable[[int], bool]
 FAILURE_TEXT: dict[Failure, str] = {

@@ -12,7 +12,7 @@ from tests.support.training import new_store, schedule, task
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.lora import attention_layers, low_rank
 from unfreeze.models.state import loaded, random_head
-from unfreeze.training.activations import activations_at
+from unfreeze.training.features.activations import activations_at
 from unfreeze.training.finetune import finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,10 +11,10 @@ from tests.support.training import new_store, papers, planned
 
 from unfreeze.planning.forecast import Deadline, Forecast, duration, forecast_run
 from unfreeze.runtime import Stopwatch
-from unfreeze.training.demand import compute, held_out_request
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.demand import compute, held_out_request
+from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
-from unfreeze.training.store import FeatureCache
-from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,11 +14,11 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.planning.throughput import FEW, WORTH_TIMING, Throughput, measure_throughput
 from unfreeze.planning.timing import SystemClock
 from unfreeze.planning.workload import Workload, count_workload
-from unfreeze.training.activations import BATCH
+from unfreeze.training.features.activations import BATCH
+from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.finetune import FineTuneResult, finetune
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.store import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -19,11 +19,11 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.planning.forecast import Forecast, forecast_run
 from unfreeze.planning.workload import Workload, count_workload, order_by_cache_hits
 from unfreeze.run import Run
-from unfreeze.training.activations import BATCH, EVALUATION_BATCH, Activations, CachedActivations, PixelSource
-from unfreeze.training.demand import compute, held_out_request
-from unfreeze.training.gather import compute_activations
+from unfreeze.training.features.activations import BATCH, EVALUATION_BATCH, Activations, CachedActivations, PixelSource
+from unfreeze.training.features.demand import compute, held_out_request
+from unfreeze.training.features.gather import compute_activations
+from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
-from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -26,11 +26,11 @@ from unfreeze.scoring.forgetting import (
     original_outputs,
 )
 from unfreeze.scoring.held_out import EvaluationSet, predict_held_out
-from unfreeze.training.activations import PixelSource, activations_at
+from unfreeze.training.features.activations import PixelSource, activations_at
+from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.finetune import finetune
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune
-from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,8 +23,8 @@ from unfreeze.orientations import Orientation
 from unfreeze.predict import photo_batches, probabilities
 from unfreeze.scoring.held_out import evaluation_set, predict_held_out
 from unfreeze.scoring.held_out import open_test_set as set_up_test
-from unfreeze.training.activations import CachedActivations, PixelSource, compute_or_load, pooled_features
-from unfreeze.training.demand import held_out_request
+from unfreeze.training.features.activations import CachedActivations, PixelSource, compute_or_load, pooled_features
+from unfreeze.training.features.demand import held_out_request
 from unfreeze.training.finetune import finetune
 from unfreeze.training.fit_head import fit_head
 from unfreeze.training.phase_one import head_state

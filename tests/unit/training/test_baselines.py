@@ -12,9 +12,9 @@ from unfreeze.compare import arms
 from unfreeze.config import TrainConfig
 from unfreeze.models.state import loaded
 from unfreeze.training.baselines import classic, layer_decay, naive
+from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune
-from unfreeze.training.training_features import compute_features
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

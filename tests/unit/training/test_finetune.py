@@ -22,7 +22,7 @@ from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.models.state import ModelState, loaded, random_head
 from unfreeze.predict import Logits, to_model_input
 from unfreeze.runtime import deterministic, generator
-from unfreeze.training.activations import (
+from unfreeze.training.features.activations import (
     Activations,
     CachedActivations,
     PixelSource,

@@ -13,10 +13,10 @@ from tests.support.training import Task, at, new_store, task
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.training import kept_heads
-from unfreeze.training.activations import CachedActivations, compute_or_load
+from unfreeze.training.features.activations import CachedActivations, compute_or_load
+from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.fit_head import HeadFit, Linear, fit_head
 from unfreeze.training.kept_heads import fit_head_cached, is_head_cached
-from unfreeze.training.store import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

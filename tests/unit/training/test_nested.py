@@ -19,13 +19,13 @@ from unfreeze.evaluation.selection import FoldIds, LogitsByAlpha, ModelSelector
 from unfreeze.models.state import ModelState
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
-from unfreeze.training.activations import CachedActivations
+from unfreeze.training.features.activations import CachedActivations
+from unfreeze.training.features.cache import RowRef
+from unfreeze.training.features.training_features import FoldActivations
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import TwoPhaseResult, fine_tune
 from unfreeze.training.recipes import Candidate
 from unfreeze.training.search import SearchContext, Trial, search
-from unfreeze.training.store import RowRef
-from unfreeze.training.training_features import FoldActivations
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

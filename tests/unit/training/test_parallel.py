@@ -15,7 +15,7 @@ from torch import nn
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
-from unfreeze.training.activations import Activations
+from unfreeze.training.features.activations import Activations
 from unfreeze.training.parallel import ProgressFn, n_parallel, parallel_slowdown, run_parallel
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -19,13 +19,13 @@ from unfreeze.models.freezing import plan_from
 from unfreeze.models.state import ModelState, loaded, random_head
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import to_model_input
-from unfreeze.training.activations import CachedActivations, PixelSource, compute_or_load, pooled_features
 from unfreeze.training.augmentation import first_or_significantly_lower, make_renderers, select_augmentation
+from unfreeze.training.features.activations import CachedActivations, PixelSource, compute_or_load, pooled_features
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.gather import compute_activations
 from unfreeze.training.fit_head import fit_head
-from unfreeze.training.gather import compute_activations
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, Recipe
-from unfreeze.training.store import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

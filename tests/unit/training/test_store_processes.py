@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from unfreeze.training.store import ABANDONED_AFTER_S, CacheNamespace, FeatureCache, read_rows
+from unfreeze.training.features.cache import ABANDONED_AFTER_S, CacheNamespace, FeatureCache, read_rows
 
 WRITER = """
     import sys, time, torch
     from pathlib import Path
-    from unfreeze.training.store import Store
+    from unfreeze.training.features.cache import Store
     own = Store(Path(sys.argv[1]), 2**40).shelf("kind", "of", "rows")
     with own.write() as draft:
         for number in range(int(sys.argv[2])):
@@ -31,7 +31,7 @@ WRITER = """
 EVICTOR = """
     import sys, torch
     from pathlib import Path
-    from unfreeze.training.store import Store, read_rows
+    from unfreeze.training.features.cache import Store, read_rows
     store = Store(Path(sys.argv[1]), 20 * 4000)
     for book in range(20):
         own = store.shelf(str(book % 3))

@@ -10,9 +10,9 @@ from tests.support.photos import renderer
 from tests.support.training import new_store
 
 from unfreeze.models.backbone import pool
-from unfreeze.training.activations import CachedActivations, PixelSource
-from unfreeze.training.demand import ActivationRequest, CacheMisses, cache_misses, compute, held_out_request
-from unfreeze.training.store import FeatureCache
+from unfreeze.training.features.activations import CachedActivations, PixelSource
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.demand import ActivationRequest, CacheMisses, cache_misses, compute, held_out_request
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,8 +23,8 @@ from unfreeze.models.backbone import Backbone, Head, pool
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input
 from unfreeze.runtime import progress_bar
-from unfreeze.training.kept_engine import engine_of
-from unfreeze.training.store import CacheNamespace, FeatureCache, RowRef, read_rows
+from unfreeze.training.features.cache import CacheNamespace, FeatureCache, RowRef, read_rows
+from unfreeze.training.features.engine_cache import engine_of
 
 EVALUATION_BATCH = 64
 BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches

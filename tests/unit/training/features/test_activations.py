@@ -20,7 +20,7 @@ from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, 
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.state import random_head
 from unfreeze.predict import to_model_input
-from unfreeze.training.activations import (
+from unfreeze.training.features.activations import (
     Activations,
     CachedActivations,
     PixelSource,
@@ -29,11 +29,11 @@ from unfreeze.training.activations import (
     logits_from,
     pooled_features,
 )
-from unfreeze.training.demand import ActivationRequest, CacheMisses, cache_misses
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.demand import ActivationRequest, CacheMisses, cache_misses
+from unfreeze.training.features.engine_cache import engine_of
 from unfreeze.training.finetune import finetune
-from unfreeze.training.kept_engine import engine_of
 from unfreeze.training.recipes import TEXTBOOK_AUG
-from unfreeze.training.store import FeatureCache
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unfreeze.acceleration.frozen import EngineReport, choice_inputs, choose_engine, known_engine, remember_engine
 from unfreeze.models.backbone import Backbone
-from unfreeze.training.store import FeatureCache, read_rows
+from unfreeze.training.features.cache import FeatureCache, read_rows
 
 FORMAT = "1"  # of what is kept; another one makes older choices unfindable
 KEY = "engine"  # a shelf holds one

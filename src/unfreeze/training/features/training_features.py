@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
-from unfreeze.training.activations import Activations
 from unfreeze.training.augmentation import select_augmentation
+from unfreeze.training.features.activations import Activations
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.gather import compute_activations
 from unfreeze.training.folds import Fold, Folds, TrainingSet
-from unfreeze.training.gather import compute_activations
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.store import FeatureCache
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, in_float32
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
-from unfreeze.training.activations import Activations, PixelSource, compute_or_load, namespaces
-from unfreeze.training.kept_engine import engine_of
-from unfreeze.training.store import CacheNamespace, FeatureCache
+from unfreeze.training.features.activations import Activations, PixelSource, compute_or_load, namespaces
+from unfreeze.training.features.cache import CacheNamespace, FeatureCache
+from unfreeze.training.features.engine_cache import engine_of
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
-from unfreeze.training.activations import Activations
-from unfreeze.training.demand import ActivationRequest, compute
+from unfreeze.training.features.activations import Activations
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.demand import ActivationRequest, compute
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipes import Recipe
-from unfreeze.training.store import FeatureCache
 
 Sources = Mapping[int, Activations]  # what crosses each boundary that a training starts from
 

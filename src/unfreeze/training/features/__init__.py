@@ -1,0 +1,1 @@
+"""Activations of the training images: computed once, cached, found again."""
