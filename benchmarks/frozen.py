@@ -40,7 +40,7 @@ from unfreeze.predict import photo_batches, to_model_input
 from unfreeze.runtime import prepare_process
 from unfreeze.training.features.activations import BATCH, PixelSource, compute_or_load, pooled_features
 from unfreeze.training.features.cache import open_cache
-from unfreeze.training.fit_head import fit_head
+from unfreeze.training.head.regularisation_path import fit_head
 
 BATCHES = 6
 ROUNDED = 4  # batches of photos whose features are compared

@@ -34,7 +34,7 @@ from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import prepare_process
 from unfreeze.training.features.activations import PixelSource, compute_or_load, pooled_features
 from unfreeze.training.features.cache import open_cache
-from unfreeze.training.fit_head import PATH_TOLERANCE, TOLERANCE, Linear, fit_head
+from unfreeze.training.head.regularisation_path import PATH_TOLERANCE, TOLERANCE, Linear, fit_head
 from unfreeze.training.recipes import LIGHT_AUG
 
 VIEWS, DIMENSION, FOLDS = 4, 1280, 5

@@ -30,8 +30,8 @@ from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.augmentation import make_renderers
 from unfreeze.training.features.activations import PixelSource, compute_or_load, pooled_features
 from unfreeze.training.features.cache import open_cache
-from unfreeze.training.fit_head import fit_head
 from unfreeze.training.folds import TrainingSet
+from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.recipes import recipe_for
 
 TURNED = ("aid150",)

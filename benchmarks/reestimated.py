@@ -27,7 +27,7 @@ from unfreeze.models.backbone import Backbone, BatchNorm
 from unfreeze.models.backbones import load_backbone
 from unfreeze.predict import photo_batches, to_model_input
 from unfreeze.runtime import choose_device, generator, prepare_process
-from unfreeze.training.fit_head import fit_head
+from unfreeze.training.head.regularisation_path import fit_head
 
 BLENDS = (0.0, 0.1, 0.3, 1.0)
 AT_ONCE = 40  # photos whose mean is a batch's statistics

@@ -26,7 +26,7 @@ from unfreeze.training.features.activations import (
     pooled_features,
 )
 from unfreeze.training.features.training_features import compute_features
-from unfreeze.training.fit_head import fit_head
+from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import HeadOnlyResult, train_head
 from unfreeze.training.phase_two import fine_tune
 

@@ -12,7 +12,7 @@ from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import CacheMisses, cache_misses, held_out_request
 from unfreeze.training.features.gather import training_requests
 from unfreeze.training.folds import Folds, TrainingSet
-from unfreeze.training.kept_heads import is_head_cached
+from unfreeze.training.head.head_cache import is_head_cached
 from unfreeze.training.recipes import Recipe
 
 

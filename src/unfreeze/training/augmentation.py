@@ -20,9 +20,9 @@ from unfreeze.predict import Logits
 from unfreeze.training.features.activations import CachedActivations, pooled_features
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import ActivationRequest, compute
-from unfreeze.training.fit_head import Linear
 from unfreeze.training.folds import TrainingSet
-from unfreeze.training.kept_heads import fit_head_cached
+from unfreeze.training.head.head_cache import fit_head_cached
+from unfreeze.training.head.regularisation_path import Linear
 from unfreeze.training.recipes import Recipe
 
 PROBE_ORIENTATIONS = 2  # poses, the plain one included, that tell whether photos may be turned so

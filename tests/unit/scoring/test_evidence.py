@@ -19,8 +19,8 @@ from unfreeze.models.state import ModelState
 from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.predict import Logits
 from unfreeze.scoring.evidence import cross_fitted, from_test, paired_gain, score_sheet, summarise_trials
-from unfreeze.training.fit_head import fit_head
 from unfreeze.training.folds import Fold, Folds, TrainingSet
+from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
 from unfreeze.training.recipes import Candidate

@@ -23,7 +23,7 @@ from unfreeze.training.augmentation import first_or_significantly_lower, make_re
 from unfreeze.training.features.activations import CachedActivations, PixelSource, compute_or_load, pooled_features
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.gather import compute_activations
-from unfreeze.training.fit_head import fit_head
+from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, Recipe
 

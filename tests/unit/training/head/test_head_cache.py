@@ -12,11 +12,11 @@ from tests.support.backbones import tiny_cnn
 from tests.support.training import Task, at, new_store, task
 
 from unfreeze.models.backbone import Backbone
-from unfreeze.training import kept_heads
 from unfreeze.training.features.activations import CachedActivations, compute_or_load
 from unfreeze.training.features.cache import FeatureCache
-from unfreeze.training.fit_head import HeadFit, Linear, fit_head
-from unfreeze.training.kept_heads import fit_head_cached, is_head_cached
+from unfreeze.training.head import head_cache
+from unfreeze.training.head.head_cache import fit_head_cached, is_head_cached
+from unfreeze.training.head.regularisation_path import HeadFit, Linear, fit_head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -46,7 +46,7 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         count.append(1)
         return fit_head(*given)
 
-    monkeypatch.setattr(kept_heads, "fit_head", counted)
+    monkeypatch.setattr(head_cache, "fit_head", counted)
     return count
 
 

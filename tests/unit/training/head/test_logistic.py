@@ -6,9 +6,9 @@ import torch
 from tests.support.training import blobs, by_sklearn, centred
 from torch import Tensor
 
-from unfreeze.training import logistic
-from unfreeze.training.fit_head import GRADIENT_NORM, PATH_TOLERANCE, TOLERANCE, fit_head
-from unfreeze.training.logistic import BatchedLogisticProblem, batched_problem, logits, solve
+from unfreeze.training.head import logistic
+from unfreeze.training.head.logistic import BatchedLogisticProblem, batched_problem, logits, solve
+from unfreeze.training.head.regularisation_path import GRADIENT_NORM, PATH_TOLERANCE, TOLERANCE, fit_head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -12,8 +12,8 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.features.activations import CachedActivations, cache_key, pooled_features
 from unfreeze.training.features.cache import CacheNamespace, FeatureCache, read_rows
-from unfreeze.training.fit_head import HeadFit, Linear, fit_head
 from unfreeze.training.folds import TrainingSet
+from unfreeze.training.head.regularisation_path import HeadFit, Linear, fit_head
 
 FORMAT = "2"  # of what is kept, and of how it is solved; another one makes older heads unfindable
 KEY = "head"  # a shelf holds one

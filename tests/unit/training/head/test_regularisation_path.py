@@ -8,8 +8,8 @@ from tests.support.training import blobs, by_sklearn, centred
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import softmax
-from unfreeze.training import logistic
-from unfreeze.training.fit_head import GRADIENT_NORM, L2_PATH, PATIENCE, TOLERANCE, Linear, fit_head
+from unfreeze.training.head import logistic
+from unfreeze.training.head.regularisation_path import GRADIENT_NORM, L2_PATH, PATIENCE, TOLERANCE, Linear, fit_head
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

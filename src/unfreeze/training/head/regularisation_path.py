@@ -16,7 +16,7 @@ from torch import Tensor
 
 from unfreeze.evaluation.calibration import SMALLEST_PROBABILITY
 from unfreeze.runtime import limit_threads, progress_bar
-from unfreeze.training.logistic import BLOCK, batched_problem, logits, solve
+from unfreeze.training.head.logistic import BLOCK, batched_problem, logits, solve
 
 L2_PATH = tuple(10.0**exponent for exponent in range(-1, -8, -1))  # penalty on features of mean squared length 1
 PATIENCE = 2  # the cross-validated loss has one minimum along the path, up to noise

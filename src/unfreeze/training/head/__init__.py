@@ -1,0 +1,1 @@
+"""Phase 1's head, solved as a convex problem."""
