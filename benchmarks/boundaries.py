@@ -35,7 +35,7 @@ from unfreeze.models.state import random_head
 from unfreeze.runtime import prepare_process
 from unfreeze.training.features.activations import Activations, PixelSource, compute_or_load
 from unfreeze.training.features.cache import open_cache
-from unfreeze.training.finetune import Schedule, finetune
+from unfreeze.training.finetune.loop import Schedule, finetune
 from unfreeze.training.recipes import LIGHT_AUG
 
 ONE_EPOCH = Schedule(

@@ -43,7 +43,7 @@ from unfreeze.predict import to_model_input
 from unfreeze.runtime import choose_device, prepare_process
 from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.training.features.activations import PixelSource
-from unfreeze.training.finetune import Schedule, finetune
+from unfreeze.training.finetune.loop import Schedule, finetune
 from unfreeze.training.recipes import LIGHT_AUG
 
 RATE = 1e-5

@@ -24,7 +24,7 @@ from unfreeze.models.state import ModelState
 from unfreeze.training.features.activations import Activations, activations_at
 from unfreeze.training.features.cache import FeatureCache, open_cache
 from unfreeze.training.features.training_features import FoldActivations, TrainingFeatures
-from unfreeze.training.finetune import FineTuneResult, Indices, Schedule, finetune
+from unfreeze.training.finetune.loop import FineTuneResult, Indices, Schedule, finetune
 from unfreeze.training.folds import Folds, TrainingSet, labels_by_fold
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipes import Candidate, Recipe, recipe_for

@@ -22,7 +22,7 @@ from unfreeze.runtime import limit_threads
 from unfreeze.training.features.activations import BATCH, Activations, PixelSource, group_by_image
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import CacheMisses, compute
-from unfreeze.training.finetune import Indices, Schedule, finetune
+from unfreeze.training.finetune.loop import Indices, Schedule, finetune
 from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.recipes import Candidate, Recipe

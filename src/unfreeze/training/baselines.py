@@ -14,7 +14,7 @@ from unfreeze.config import TrainConfig
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import BatchNormMode, StagePlan, plan_from
-from unfreeze.training.finetune import Schedule
+from unfreeze.training.finetune.loop import Schedule
 from unfreeze.training.recipes import (
     CLASSIC_HEAD_LR,
     LIGHT_AUG,

@@ -14,7 +14,7 @@ from unfreeze.evaluation.selection import Choice, ModelSelector
 from unfreeze.models.state import ModelState, interpolate
 from unfreeze.predict import Logits
 from unfreeze.training.features.training_features import TrainingFeatures
-from unfreeze.training.finetune import EpochRow
+from unfreeze.training.finetune.loop import EpochRow
 from unfreeze.training.folds import concat_folds, fold_labels, labels_by_fold
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.recipes import Recipe

@@ -18,7 +18,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.models.lora import attention_layers
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
-from unfreeze.training.finetune import Schedule
+from unfreeze.training.finetune.loop import Schedule
 from unfreeze.training.folds import Fold
 
 SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000

@@ -13,7 +13,7 @@ from unfreeze.models.freezing import plan_from
 from unfreeze.models.lora import attention_layers, low_rank
 from unfreeze.models.state import loaded, random_head
 from unfreeze.training.features.activations import activations_at
-from unfreeze.training.finetune import finetune
+from unfreeze.training.finetune.loop import finetune
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

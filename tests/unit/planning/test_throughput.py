@@ -16,7 +16,7 @@ from unfreeze.planning.timing import SystemClock
 from unfreeze.planning.workload import Workload, count_workload
 from unfreeze.training.features.activations import BATCH
 from unfreeze.training.features.cache import FeatureCache
-from unfreeze.training.finetune import FineTuneResult, finetune
+from unfreeze.training.finetune.loop import FineTuneResult, finetune
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipes import Recipe
 

@@ -28,7 +28,7 @@ from unfreeze.scoring.forgetting import (
 from unfreeze.scoring.held_out import EvaluationSet, predict_held_out
 from unfreeze.training.features.activations import PixelSource, activations_at
 from unfreeze.training.features.training_features import compute_features
-from unfreeze.training.finetune import finetune
+from unfreeze.training.finetune.loop import finetune
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune
 

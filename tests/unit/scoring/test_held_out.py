@@ -25,7 +25,7 @@ from unfreeze.scoring.held_out import evaluation_set, predict_held_out
 from unfreeze.scoring.held_out import open_test_set as set_up_test
 from unfreeze.training.features.activations import CachedActivations, PixelSource, compute_or_load, pooled_features
 from unfreeze.training.features.demand import held_out_request
-from unfreeze.training.finetune import finetune
+from unfreeze.training.finetune.loop import finetune
 from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import head_state
 

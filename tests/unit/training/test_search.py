@@ -16,7 +16,7 @@ from unfreeze.evaluation.selection import FoldIds, ModelSelector
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import interpolate, loaded
 from unfreeze.predict import to_model_input
-from unfreeze.training.finetune import FineTuneResult, finetune
+from unfreeze.training.finetune.loop import FineTuneResult, finetune
 from unfreeze.training.recipes import LR_BACKOFF
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -181,7 +181,7 @@ def test_what_goes_wrong_at_a_tenth_too_has_no_answers(
 def test_a_training_that_collapses_is_told_apart(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny_cnn()
     own = setting(backbone, photos)
-    monkeypatch.setattr("unfreeze.training.finetune.is_collapsed", lambda *_: True)
+    monkeypatch.setattr("unfreeze.training.finetune.loop.is_collapsed", lambda *_: True)
     trial = own.try_out(candidate(backbone, 3, how=schedule(epochs=6)))
     assert trial.failure == "collapsed"
     (said,) = trial.warnings()

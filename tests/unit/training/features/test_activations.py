@@ -32,7 +32,7 @@ from unfreeze.training.features.activations import (
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import ActivationRequest, CacheMisses, cache_misses
 from unfreeze.training.features.engine_cache import engine_of
-from unfreeze.training.finetune import finetune
+from unfreeze.training.finetune.loop import finetune
 from unfreeze.training.recipes import TEXTBOOK_AUG
 
 pytestmark = pytest.mark.usefixtures("one_thread")

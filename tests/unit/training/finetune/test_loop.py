@@ -30,7 +30,7 @@ from unfreeze.training.features.activations import (
     compute_or_load,
     pooled_features,
 )
-from unfreeze.training.finetune import (
+from unfreeze.training.finetune.loop import (
     PATIENCE,
     FineTuneResult,
     Schedule,
@@ -314,7 +314,7 @@ def test_weights_that_the_very_last_step_ruined_are_noticed(
             head.weight.register_hook(lambda gradient: gradient * torch.nan)  # type: ignore[no-untyped-call]
             yield head
 
-    monkeypatch.setattr("unfreeze.training.finetune.loaded", without_gradient)
+    monkeypatch.setattr("unfreeze.training.finetune.loop.loaded", without_gradient)
     backbone = tiny_cnn()
     given, one_step = task(photos, train=12, val=val), schedule(epochs=1, batch_size=12)
     tuned = train(backbone, given, plan_from(backbone, 3, lr=LR, head_lr=LR), one_step)
@@ -353,7 +353,7 @@ def test_as_long_as_it_holds_the_floor_a_training_goes_on(photos: tuple[Path, ..
 
 def test_a_dip_that_is_made_good_is_no_collapse(photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     below = iter([True, True, False, True, True])  # of the second half
-    monkeypatch.setattr("unfreeze.training.finetune.is_collapsed", lambda *_: next(below))
+    monkeypatch.setattr("unfreeze.training.finetune.loop.is_collapsed", lambda *_: next(below))
     backbone, given = tiny_cnn(), task(photos, train=12, val=9)
     plan = plan_from(backbone, 4, lr=LR, head_lr=LR)
     tuned = train(backbone, given, plan, schedule(epochs=9), floor=knowing(given))

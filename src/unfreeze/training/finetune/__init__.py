@@ -1,0 +1,1 @@
+"""Training by gradient: one plain loop, and several of it in parallel."""
