@@ -25,7 +25,7 @@ from unfreeze.acceleration.openvino import openvino_version
 from unfreeze.data.places import find_photos
 from unfreeze.models.saved import load_model
 from unfreeze.predict import BATCH, WORTH_BUILDING, evaluation_mode, photo_batches, to_model_input
-from unfreeze.run import Run, load
+from unfreeze.runs.run import Run, load
 from unfreeze.runtime import choose_device, prepare_process
 
 BARE = "bare forward pass, torch as it is"

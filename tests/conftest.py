@@ -7,7 +7,7 @@ from tests.support.photos import draw
 
 import unfreeze
 from unfreeze.demo import draw_photos
-from unfreeze.run import Run
+from unfreeze.runs.run import Run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.version import __version__
 
 if TYPE_CHECKING:
-    from unfreeze.run import Run
+    from unfreeze.runs.run import Run
 
 __all__ = ["UnfreezeError", "__version__", "load", "train"]
 
@@ -45,6 +45,6 @@ def load(folder: str | Path, device: str = "auto") -> Run:
     Raises:
         UnfreezeError: There is no finished run in it.
     """
-    from unfreeze.run import load
+    from unfreeze.runs.run import load
 
     return load(folder, device)

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from unfreeze.artifacts import RunFolder, new_run, refuse_used
 from unfreeze.comparison import ArmResult, Comparison, plot_accuracy_vs_forgetting, summarise
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.rendering.renderer import Renderer
@@ -21,7 +20,8 @@ from unfreeze.inputs import Inputs, open_backbone, open_photos, open_reference
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState
 from unfreeze.orientations import Orientation
-from unfreeze.records import write_arguments
+from unfreeze.runs.folder import RunFolder, new_run, refuse_used
+from unfreeze.runs.writers import write_arguments
 from unfreeze.runtime import Stopwatch, deterministic, echo
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out

@@ -12,11 +12,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.evaluation.repeated import corrected_t, holm
 from unfreeze.evaluation.resampling import Groups, Interval, group_codes, mean_interval
 from unfreeze.evaluation.significance import sign_flip_exact
 from unfreeze.files import write_bytes
+from unfreeze.runs.folder import RunFolder
 from unfreeze.verdict import counted
 
 Indices = NDArray[np.int64]

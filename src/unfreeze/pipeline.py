@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from unfreeze.artifacts import refuse_used
-from unfreeze.changes import write_changed_heatmaps
 from unfreeze.config import TrainConfig
 from unfreeze.inputs import choose_recipe, open_inputs
 from unfreeze.planning.forecast import Deadline, forecast_run
-from unfreeze.run import Run
+from unfreeze.runs.changed_heatmaps import write_changed_heatmaps
+from unfreeze.runs.folder import refuse_used
+from unfreeze.runs.run import Run
 from unfreeze.runs.writing import start_run, write_run
 from unfreeze.runtime import Stopwatch, deterministic, echo, peak_rss_mib
 from unfreeze.scoring.evidence import collect_predictions

@@ -16,7 +16,7 @@ from tests.support.commands import command
 import unfreeze
 from unfreeze.demo import DEFECTS, draw_photos
 from unfreeze.predict import photo_batches
-from unfreeze.run import Run
+from unfreeze.runs.run import Run
 
 
 @pytest.fixture(scope="module")

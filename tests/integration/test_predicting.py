@@ -19,7 +19,7 @@ from tests.support.commands import PROGRAM, command
 
 import unfreeze
 from unfreeze.predict import Prediction, Unread
-from unfreeze.run import Run
+from unfreeze.runs.run import Run
 
 
 @pytest.fixture

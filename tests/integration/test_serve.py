@@ -22,14 +22,14 @@ from tests.support.commands import start_server
 from tests.support.photos import noise, packed
 from tests.support.runs import verdict
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.cli import main
 from unfreeze.files import write_text
 from unfreeze.models.backbone import Architecture, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model
 from unfreeze.orientations import Orientation
-from unfreeze.run import Run, load
+from unfreeze.runs.folder import RunFolder
+from unfreeze.runs.run import Run, load
 
 CLASSES = ("ant", "bee", "wasp")
 MIB = 2**20

@@ -20,7 +20,7 @@ from tests.support.commands import PROGRAM, command, small
 import unfreeze
 from unfreeze.models.backbone import Architecture
 from unfreeze.models.networks import build
-from unfreeze.run import Run
+from unfreeze.runs.run import Run
 
 CLASSES, A_CLASS, SIDE = 3, 8, 32
 TINY: dict[str, tuple[str, dict[str, Any]]] = {

@@ -10,13 +10,13 @@ import numpy as np
 import tomli_w
 from PIL import Image
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.resampling import FloatArray
 from unfreeze.evaluation.significance import gain
 from unfreeze.files import write_table, write_text
+from unfreeze.runs.folder import RunFolder
 from unfreeze.verdict import Arm, Cost, Data, Model, Point, ScoreSheet, TrialSummary, Verdict
 
 HOSTILE = "<img src=x onerror=alert(1)>"

@@ -14,11 +14,11 @@ from starlette.types import ASGIApp
 from tests.support.backbones import new_head, tiny_cnn
 from tests.support.runs import verdict
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.saved import Classifier
 from unfreeze.orientations import Orientation
-from unfreeze.run import Run
+from unfreeze.runs.folder import RunFolder
+from unfreeze.runs.run import Run
 from unfreeze.serve.model import Served
 from unfreeze.serve.server import listen
 

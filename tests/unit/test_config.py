@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import tomli_w
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.config import HIGHEST_LR, TrainConfig, make_comparison, make_config, read_config
 from unfreeze.errors import ConfigError
-from unfreeze.records import write_arguments
+from unfreeze.runs.folder import RunFolder
+from unfreeze.runs.writers import write_arguments
 
 
 def config(**settings: Any) -> TrainConfig:

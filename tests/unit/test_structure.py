@@ -29,12 +29,12 @@ def from_tests(source: str) -> list[str]:
 @pytest.mark.parametrize(
     "source",
     [
-        "from tests.unit.test_run import run",
+        "from tests.unit.runs.test_run import run",
         "from tests.unit import test_run",
         "from . import test_run",
         "from .test_run import run",
-        "import tests.unit.test_run",
-        "def run():\n    from tests.unit.test_run import run",
+        "import tests.unit.runs.test_run",
+        "def run():\n    from tests.unit.runs.test_run import run",
     ],
 )
 def test_an_import_of_a_test_module_is_found(source: str) -> None:

@@ -42,8 +42,8 @@ def report(run: Path, /) -> None:
     Args:
         run: The run's folder; photos are shown where they still are where they were.
     """
-    from unfreeze.artifacts import open_run
     from unfreeze.report import write_report
+    from unfreeze.runs.folder import open_run
 
     print(write_report(open_run(run)))
 
@@ -56,7 +56,7 @@ def track(run: Path, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
         run: The run's folder.
         to: tensorboard writes into the run's folder; mlflow to MLFLOW_TRACKING_URI, or else to mlflow.db in this folder.
     """
-    from unfreeze.trackers import track_run
+    from unfreeze.runs.trackers import track_run
 
     print(track_run(run, to))
 

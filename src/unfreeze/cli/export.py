@@ -34,7 +34,7 @@ def export(
     """
     from unfreeze.export import export as export_run
     from unfreeze.export.exporting import Format
-    from unfreeze.run import load
+    from unfreeze.runs.run import load
 
     asked: dict[Format, bool] = {"onnx": onnx, "torchscript": torchscript, "safetensors": safetensors, "int8": int8}
     formats = [name for name, wanted in asked.items() if wanted] or ["onnx"]

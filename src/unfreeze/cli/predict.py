@@ -45,7 +45,7 @@ def predict(
     """
     from unfreeze.data.places import each_photo, expand_globs, listed, no_photo
     from unfreeze.predict import Unread
-    from unfreeze.run import load
+    from unfreeze.runs.run import load
     from unfreeze.runtime import echo, prepare_process, progress_bar
 
     for place in (*places, csv or STANDARD, json or STANDARD):
@@ -140,7 +140,7 @@ def explain(
     from unfreeze.data.places import find_photos
     from unfreeze.explain import encoded
     from unfreeze.files import write_bytes
-    from unfreeze.run import load
+    from unfreeze.runs.run import load
 
     finished = load(run, device)
     paths = find_photos(places)
@@ -161,7 +161,7 @@ def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
         photos: Labelled photos, as for train; all that can be read are scored, whatever their split.
         device: auto, cpu, cuda, mps.
     """
-    from unfreeze.run import load
+    from unfreeze.runs.run import load
 
     scores = load(run, device).evaluate(photos)
     print(f"{scores.n} photos, with 95 % intervals")

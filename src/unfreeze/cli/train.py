@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.config import CompareSettings, Settings, TrainConfig, make_comparison, make_config, read_config
 from unfreeze.errors import ConfigError
+from unfreeze.runs.folder import RunFolder
 from unfreeze.runtime import echo
 
 Tracker = Literal["tensorboard", "mlflow"]
@@ -41,7 +41,7 @@ def train(
     validated = make_config(chosen)
 
     if track is not None:
-        from unfreeze.trackers import check_tracker
+        from unfreeze.runs.trackers import check_tracker
 
         check_tracker(track)
     _train(validated, next_photos="PHOTO...", tracker=track)
@@ -79,7 +79,7 @@ def demo() -> None:
 
 def _train(config: TrainConfig, next_photos: str, tracker: Tracker | None = None) -> None:
     from unfreeze.pipeline import run
-    from unfreeze.summary import summary
+    from unfreeze.runs.summary import summary
 
     finished = run(config)
     folder = finished.folder
@@ -110,7 +110,7 @@ def _report(folder: RunFolder) -> Path | None:
 def _track(folder: RunFolder, tracker: Tracker) -> str | None:
     """Write the run into a tracker; a run that finished has not failed where that can't be done."""
     try:
-        from unfreeze.trackers import track_run
+        from unfreeze.runs.trackers import track_run
 
         return track_run(folder.root, tracker)
     except Exception as error:

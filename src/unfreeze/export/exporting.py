@@ -22,7 +22,7 @@ from unfreeze.export.photos import ParityImages, find_parity_images, spread
 from unfreeze.files import write_text
 from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import Probabilities, photo_batches, predict_logits, probabilities
-from unfreeze.run import Run
+from unfreeze.runs.run import Run
 from unfreeze.version import __version__
 
 Format = Literal["onnx", "torchscript", "safetensors", "int8"]

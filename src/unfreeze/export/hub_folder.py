@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.data.rendering.transforms import normalize
 from unfreeze.errors import reason
 from unfreeze.export.parity import Answers, Rows
 from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import predict_logits
+from unfreeze.runs.folder import RunFolder
 from unfreeze.torchvision_shim import ensure_torchvision
 
 

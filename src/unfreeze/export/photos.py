@@ -14,7 +14,7 @@ from unfreeze.data.locate import relocate_images
 from unfreeze.data.places import find_photos
 from unfreeze.errors import PhotosError, RunError
 from unfreeze.files import read_table
-from unfreeze.run import Run
+from unfreeze.runs.run import Run
 
 T = TypeVar("T")
 COMPARED = 64  # photos that the answers to are compared

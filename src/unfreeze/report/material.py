@@ -12,12 +12,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.errors import RunError
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.resampling import FloatArray
 from unfreeze.files import read_table
-from unfreeze.run import load
+from unfreeze.runs.folder import RunFolder
+from unfreeze.runs.run import load
 from unfreeze.verdict import Arm, Verdict
 
 T = TypeVar("T")

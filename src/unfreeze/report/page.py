@@ -7,11 +7,11 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.files import write_bytes, write_text
 from unfreeze.report import answers, origin, outcome, photos
 from unfreeze.report.material import RunData, read_run_data
 from unfreeze.report.parts import Plot, Section
+from unfreeze.runs.folder import RunFolder
 from unfreeze.version import __version__
 
 SECTIONS: tuple[Callable[[RunData], Section | None], ...] = (

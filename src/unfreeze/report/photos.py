@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unfreeze.artifacts import PICTURED
 from unfreeze.data.decode import decode
 from unfreeze.data.locate import relocate_images
 from unfreeze.errors import UnfreezeError
@@ -18,6 +17,7 @@ from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.evaluation.significance import changed
 from unfreeze.report.material import NAMES, Predictions, RunData
 from unfreeze.report.parts import Gallery, Photo, Section, Text
+from unfreeze.runs.folder import PICTURED
 from unfreeze.verdict import counted
 
 SIDE = 160  # pixels

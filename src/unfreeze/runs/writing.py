@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from unfreeze.artifacts import RunFolder, new_run
-from unfreeze.card import write_card
 from unfreeze.config import TrainConfig
 from unfreeze.files import write_text
 from unfreeze.inputs import Inputs
 from unfreeze.models.saved import Classifier, save_model
 from unfreeze.models.state import loaded
-from unfreeze.records import (
+from unfreeze.runs.folder import RunFolder, new_run
+from unfreeze.runs.model_card import write_card
+from unfreeze.runs.writers import (
     describe,
     write_arguments,
     write_checks,

@@ -19,7 +19,7 @@ from unfreeze.errors import DecodeError, ModelError
 from unfreeze.explain import heatmaps, overlay
 from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import probabilities
-from unfreeze.run import Run, load
+from unfreeze.runs.run import Run, load
 from unfreeze.runtime import choose_device
 
 QUALITY = 85  # JPEG quality of views and heatmaps

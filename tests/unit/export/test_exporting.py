@@ -21,7 +21,6 @@ from tests.support.runs import verdict
 from torch import Tensor, nn
 
 import unfreeze
-from unfreeze.artifacts import RunFolder
 from unfreeze.data.rendering.transforms import normalize
 from unfreeze.errors import ConfigError, MissingExtraError, ModelError, PhotosError, RunError
 from unfreeze.export import Exported, export, int8, onnx_file, torchscript_file
@@ -32,7 +31,8 @@ from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import photo_batches, probabilities
-from unfreeze.run import Run
+from unfreeze.runs.folder import RunFolder
+from unfreeze.runs.run import Run
 from unfreeze.torchvision_shim import ensure_torchvision
 
 pytestmark = pytest.mark.usefixtures("one_thread")

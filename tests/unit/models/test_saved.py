@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from tests.support.backbones import CPU
 from torch import Tensor
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, load_model, save_model
+from unfreeze.runs.folder import RunFolder
 from unfreeze.torchvision_shim import ensure_torchvision
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -18,7 +18,7 @@ import unfreeze
 from unfreeze.models.backbone import Backbone
 from unfreeze.planning.forecast import Forecast, forecast_run
 from unfreeze.planning.workload import Workload, count_workload, order_by_cache_hits
-from unfreeze.run import Run
+from unfreeze.runs.run import Run
 from unfreeze.training.features.activations import BATCH, EVALUATION_BATCH, Activations, CachedActivations, PixelSource
 from unfreeze.training.features.demand import compute, held_out_request
 from unfreeze.training.features.gather import compute_activations

@@ -14,7 +14,6 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tests.support.runs import CLASSES, FORGOTTEN, HOSTILE, TRIALS, finished_run
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.cli.train import _report
 from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
@@ -24,6 +23,7 @@ from unfreeze.files import write_bytes, write_text
 from unfreeze.report import answers, outcome, photos, write_report
 from unfreeze.report.material import NAMES, RunData, read_run_data
 from unfreeze.report.parts import Gallery, Plot, Section, Table, Text
+from unfreeze.runs.folder import RunFolder
 
 ALL = [
     "Verdict", "Scores", "What was tried", "Forgetting", "Training", "Confusion", "Classes", "Reliability", "Photos",

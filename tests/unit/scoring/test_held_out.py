@@ -11,7 +11,6 @@ from tests.support.photos import CLASSES, renderer
 from tests.support.scoring import evaluation, inputs_of
 from tests.support.training import candidate, new_store, recipe, task
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.evaluation.calibration import softmax
 from unfreeze.models.backbone import Architecture, assemble
@@ -21,6 +20,7 @@ from unfreeze.models.saved import Classifier, load_model, save_model
 from unfreeze.models.state import loaded, random_head
 from unfreeze.orientations import Orientation
 from unfreeze.predict import photo_batches, probabilities
+from unfreeze.runs.folder import RunFolder
 from unfreeze.scoring.held_out import evaluation_set, predict_held_out
 from unfreeze.scoring.held_out import open_test_set as set_up_test
 from unfreeze.training.features.activations import CachedActivations, PixelSource, compute_or_load, pooled_features

@@ -8,7 +8,7 @@ from tests.support.backbones import tiny_cnn
 from unfreeze.config import make_config
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.data.splits import FOLDS, split
-from unfreeze.records import describe
+from unfreeze.runs.writers import describe
 from unfreeze.training.recipes import recipe_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")

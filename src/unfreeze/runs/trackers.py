@@ -15,9 +15,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from unfreeze.artifacts import RunFolder, open_run
 from unfreeze.errors import MissingExtraError, RunError
 from unfreeze.files import read_table
+from unfreeze.runs.folder import RunFolder, open_run
 from unfreeze.verdict import Verdict
 
 Name = Literal["tensorboard", "mlflow"]

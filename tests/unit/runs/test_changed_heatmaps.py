@@ -14,8 +14,6 @@ from tests.support.backbones import new_head, tiny_cnn
 from tests.support.photos import CLASSES, SIZE
 from tests.support.training import candidate, recipe, task, training_features
 
-from unfreeze.artifacts import RunFolder
-from unfreeze.changes import write_changed_heatmaps
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.data.splits import Splits
 from unfreeze.evaluation.calibration import softmax
@@ -26,6 +24,8 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded
 from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.predict import photo_batches, predict_logits
+from unfreeze.runs.changed_heatmaps import write_changed_heatmaps
+from unfreeze.runs.folder import RunFolder
 from unfreeze.scoring.evidence import HeldOutPredictions
 from unfreeze.training.folds import Fold, Folds
 from unfreeze.training.phase_one import HeadOnlyResult

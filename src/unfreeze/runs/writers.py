@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 import tomli_w
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.config import Common
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
 from unfreeze.files import write_table, write_text
 from unfreeze.models.backbone import Backbone
+from unfreeze.runs.folder import RunFolder
 from unfreeze.scoring.evidence import HeldOutPredictions
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult

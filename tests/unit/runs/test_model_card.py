@@ -9,12 +9,12 @@ from tests.support.backbones import tiny_cnn
 from tests.support.runs import verdict
 from tests.support.training import recipe
 
-from unfreeze.artifacts import RunFolder
-from unfreeze.card import plain, write_card
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.data.splits import Splits
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.models.backbone import Architecture
+from unfreeze.runs.folder import RunFolder
+from unfreeze.runs.model_card import plain, write_card
 from unfreeze.verdict import Verdict
 
 HOSTILE = (

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.artifacts import RunFolder, new_run, open_run
 from unfreeze.errors import RunError
 from unfreeze.files import Cell, read_table, write_bytes, write_table, write_text
+from unfreeze.runs.folder import RunFolder, new_run, open_run
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unfreeze.artifacts import RunFolder, open_run
 from unfreeze.errors import DecodeError
+from unfreeze.runs.folder import RunFolder, open_run
 from unfreeze.verdict import Verdict
 
 if TYPE_CHECKING:

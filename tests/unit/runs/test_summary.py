@@ -8,7 +8,7 @@ import pytest
 from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
-from unfreeze.summary import summary
+from unfreeze.runs.summary import summary
 from unfreeze.verdict import Cost, Data, Model, ScoreSheet, TrialSummary, Verdict
 
 LABELS = np.arange(60) % 3

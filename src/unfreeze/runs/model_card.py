@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
 from unfreeze.files import write_text
 from unfreeze.models.backbone import Architecture
+from unfreeze.runs.folder import RunFolder
 from unfreeze.training.recipes import Recipe
 from unfreeze.verdict import Verdict, counted
 from unfreeze.version import __version__

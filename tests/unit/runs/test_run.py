@@ -12,7 +12,7 @@ from tests.support.commands import command
 
 import unfreeze
 from unfreeze.errors import DecodeError, PhotosError
-from unfreeze.run import Run
+from unfreeze.runs.run import Run
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ import pytest
 from PIL import Image
 from tests.support.commands import command
 
-from unfreeze.artifacts import RunFolder
 from unfreeze.errors import MissingExtraError, RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import gain
 from unfreeze.files import write_table, write_text
-from unfreeze.run import load
-from unfreeze.trackers import TRACKERS, Name, _without_password, check_tracker, read_record, track_run
+from unfreeze.runs.folder import RunFolder
+from unfreeze.runs.run import load
+from unfreeze.runs.trackers import TRACKERS, Name, _without_password, check_tracker, read_record, track_run
 from unfreeze.verdict import Cost, Data, Model, ScoreSheet, Verdict
 
 LABELS = np.arange(60) % 3
@@ -62,7 +62,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
 def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
     """Let packages look as if they weren't installed."""
     found: Callable[..., ModuleSpec | None] = importlib.util.find_spec
-    monkeypatch.setattr("unfreeze.trackers.find_spec", lambda name: None if name in missing else found(name))
+    monkeypatch.setattr("unfreeze.runs.trackers.find_spec", lambda name: None if name in missing else found(name))
 
 
 def test_every_number_of_the_verdict_is_told_by_its_place(folder: RunFolder) -> None:

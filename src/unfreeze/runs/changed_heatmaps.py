@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from unfreeze.artifacts import PICTURED, RunFolder
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.resampling import IntArray
 from unfreeze.evaluation.significance import changed
@@ -17,6 +16,7 @@ from unfreeze.files import write_bytes
 from unfreeze.inputs import Inputs
 from unfreeze.models.state import ModelState, loaded
 from unfreeze.predict import photo_batches
+from unfreeze.runs.folder import PICTURED, RunFolder
 from unfreeze.runtime import echo
 from unfreeze.scoring.evidence import HeldOutPredictions
 from unfreeze.training.features.training_features import TrainingFeatures
