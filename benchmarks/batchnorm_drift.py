@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from benchmarks.real_photos import draw_table, some_of, spread
 
+from unfreeze.compare.baselines import classic
 from unfreeze.config import make_config
 from unfreeze.data.checks import check, drop_unreadable
 from unfreeze.data.reference import read_reference
@@ -34,7 +35,6 @@ from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out
-from unfreeze.training.baselines import classic
 from unfreeze.training.features.cache import open_cache
 from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from unfreeze.compare import compare
-from unfreeze.comparison import Comparison
+from unfreeze.compare.arms import compare
+from unfreeze.compare.results import Comparison
 from unfreeze.config import make_comparison
 
 SIGNIFICANT = 0.05

@@ -52,11 +52,11 @@ def small() -> Iterator[None]:
 
     The packaged weights themselves are what ``test_command_line.py`` trains.
     """
-    from unfreeze import compare
+    from unfreeze.compare.arms import arms
     from unfreeze.models import backbones, networks
     from unfreeze.training import recipes
 
-    usual, contenders = networks.timm_preprocessing, compare.arms
+    usual, contenders = networks.timm_preprocessing, arms.arms
 
     def tiny(cfg: dict[str, Any]) -> Preprocessing:
         return replace(usual(cfg), size=(64, 64), resize=72)
@@ -67,13 +67,13 @@ def small() -> Iterator[None]:
             torch.manual_seed(0)
             return assemble("efficientnet_lite0", architecture, networks.build(architecture), device)
 
-    def quick(config: TrainConfig, _: int, *rest: Any) -> tuple[compare.Arm, ...]:
+    def quick(config: TrainConfig, _: int, *rest: Any) -> tuple[arms.Arm, ...]:
         return contenders(config, 2, *rest)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "timm_preprocessing", tiny)
         patch.setitem(backbones.FAMILIES, "efficientnet_lite0", stand_in)
-        patch.setattr(compare, "arms", quick)
+        patch.setattr(arms, "arms", quick)
         patch.setattr(recipes, "EPOCHS", (2, 2))
         patch.setattr(recipes, "CLASSIC_EPOCHS", 1)
         patch.setattr(recipes, "CACHED_VIEWS", 2)

@@ -58,7 +58,7 @@ def compare(
     Args:
         photos: As for train; the test photos are the same for all.
     """
-    from unfreeze.compare import compare as run
+    from unfreeze.compare.arms import compare as run
 
     chosen = settings.model_dump(include=settings.model_fields_set) | {"photos": photos}
     comparison = run(make_comparison(chosen))

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from unfreeze.comparison import ArmResult, Comparison, plot_accuracy_vs_forgetting, summarise
+from unfreeze.compare.baselines import classic, layer_decay, naive
+from unfreeze.compare.results import ArmResult, Comparison, plot_accuracy_vs_forgetting, summarise
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import PhotoSet
@@ -26,7 +27,6 @@ from unfreeze.runtime import Stopwatch, deterministic, echo
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out
 from unfreeze.training.augmentation import make_renderers
-from unfreeze.training.baselines import classic, layer_decay, naive
 from unfreeze.training.features.cache import open_cache
 from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head

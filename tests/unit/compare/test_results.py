@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.comparison import ArmResult, Comparison, plot_accuracy_vs_forgetting, summarise
+from unfreeze.compare.results import ArmResult, Comparison, plot_accuracy_vs_forgetting, summarise
 from unfreeze.evaluation.repeated import corrected_t
 from unfreeze.evaluation.significance import gain
 from unfreeze.runs.folder import RunFolder

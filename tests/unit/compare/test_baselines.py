@@ -8,10 +8,10 @@ import torch
 from tests.support.backbones import tiny_cnn, tiny_vit
 from tests.support.training import new_store, task
 
-from unfreeze.compare import arms
+from unfreeze.compare.arms import arms
+from unfreeze.compare.baselines import classic, layer_decay, naive
 from unfreeze.config import TrainConfig
 from unfreeze.models.state import loaded
-from unfreeze.training.baselines import classic, layer_decay, naive
 from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune

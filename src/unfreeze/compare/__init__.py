@@ -1,0 +1,1 @@
+"""Ways to fine-tune, trained side by side on the same photos."""
