@@ -18,7 +18,7 @@ from unfreeze.errors import ConfigError, PhotosError, RunError
 from unfreeze.export import hub_folder, int8, onnx_file, torchscript_file
 from unfreeze.export.deployed import metadata
 from unfreeze.export.parity import BATCH, max_abs_difference, run_all
-from unfreeze.export.photos import ParityImages, find_parity_images, spread
+from unfreeze.export.parity_images import ParityImages, find_parity_images, spread
 from unfreeze.files import write_text
 from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import Probabilities, photo_batches, predict_logits, probabilities

@@ -8,24 +8,24 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from unfreeze.files import write_bytes, write_text
-from unfreeze.report import answers, origin, outcome, photos
-from unfreeze.report.material import RunData, read_run_data
-from unfreeze.report.parts import Plot, Section
+from unfreeze.report import data_sections, photos, prediction_sections, result_sections
+from unfreeze.report.elements import Plot, Section
+from unfreeze.report.run_data import RunData, read_run_data
 from unfreeze.runs.folder import RunFolder
 from unfreeze.version import __version__
 
 SECTIONS: tuple[Callable[[RunData], Section | None], ...] = (
-    outcome.verdict,
-    outcome.scores,
-    outcome.tried,
-    outcome.forgetting,
-    outcome.training,
-    answers.confusion,
-    answers.classes,
-    answers.reliability,
+    result_sections.verdict,
+    result_sections.scores,
+    result_sections.tried,
+    result_sections.forgetting,
+    result_sections.training,
+    prediction_sections.confusion,
+    prediction_sections.classes,
+    prediction_sections.reliability,
     photos.photos,
-    origin.data_section,
-    origin.settings_section,
+    data_sections.data_section,
+    data_sections.settings_section,
 )
 
 

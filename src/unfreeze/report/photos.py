@@ -15,8 +15,8 @@ from unfreeze.data.locate import relocate_images
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.evaluation.significance import changed
-from unfreeze.report.material import NAMES, Predictions, RunData
-from unfreeze.report.parts import Gallery, Photo, Section, Text
+from unfreeze.report.elements import Gallery, Photo, Section, Text
+from unfreeze.report.run_data import NAMES, Predictions, RunData
 from unfreeze.runs.folder import PICTURED
 from unfreeze.verdict import counted
 

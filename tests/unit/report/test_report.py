@@ -20,9 +20,10 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.significance import changed
 from unfreeze.explain import encoded
 from unfreeze.files import write_bytes, write_text
-from unfreeze.report import answers, outcome, photos, write_report
-from unfreeze.report.material import NAMES, RunData, read_run_data
-from unfreeze.report.parts import Gallery, Plot, Section, Table, Text
+from unfreeze.report import photos, result_sections, write_report
+from unfreeze.report import prediction_sections as answers
+from unfreeze.report.elements import Gallery, Plot, Section, Table, Text
+from unfreeze.report.run_data import NAMES, RunData, read_run_data
 from unfreeze.runs.folder import RunFolder
 
 ALL = [
@@ -147,7 +148,7 @@ def test_what_is_gone_from_the_folder_is_not_shown(tmp_path: Path) -> None:
 
 def test_where_the_folds_chose_differently_what_is_chosen_has_a_column(tmp_path: Path) -> None:
     run = read_run_data(finished_run(tmp_path, cross_fitted=True, drawn=False))
-    scores = outcome.scores(run)
+    scores = result_sections.scores(run)
     assert tables(scores)[0].header == ("score", "head-only", "two-phase", "as it is chosen")
     assert tables(scores)[0].rows[0][-1].startswith("0.715 (")
     assert "each answered by a model that never saw it" in tables(scores)[0].caption
@@ -160,14 +161,14 @@ def test_where_the_folds_chose_differently_what_is_chosen_has_a_column(tmp_path:
 def test_the_gain_is_the_verdicts(run: RunData) -> None:
     gained = run.verdict.gain
     assert gained is not None
-    accuracy, *_ = tables(outcome.scores(run))[1].rows
+    accuracy, *_ = tables(result_sections.scores(run))[1].rows
     assert accuracy[1].startswith(f"{gained.accuracy * 100:+.1f} (")
     assert accuracy[2] == f"{gained.p_value:.2g}"
-    assert f"answers {gained.fixed} rightly" in texts(outcome.scores(run))
+    assert f"answers {gained.fixed} rightly" in texts(result_sections.scores(run))
 
 
 def test_what_ships_is_marked_among_what_was_tried(run: RunData) -> None:
-    section = outcome.tried(run)
+    section = result_sections.tried(run)
     (table,) = tables(section)
     assert [row[:4] for row in table.rows][1:4] == [
         ("blocks.6", "0.0003", "12", "0.5"), ("blocks.5", "0.0003", "20", "0"), ("blocks.5", "0.0003", "20", "0.5"),
@@ -182,7 +183,7 @@ def test_a_search_that_nobody_judged_has_no_plot(run: RunData) -> None:
     unjudged = run.verdict.model_copy(
         update={"trials": (TRIALS[0].model_copy(update={"points": ()}),), "shipped": "head_only"}
     )
-    section = outcome.tried(replace(run, verdict=unjudged))
+    section = result_sections.tried(replace(run, verdict=unjudged))
     assert section is not None
     assert not [part for part in section.parts if isinstance(part, Plot)]
     assert tables(section)[0].rows == (("blocks.6", "0.0003", "12", "-", "-", "-", "-", "-"),)
@@ -200,7 +201,7 @@ def test_a_search_that_nobody_judged_has_no_plot(run: RunData) -> None:
 def test_only_what_was_measured_of_forgetting_is_shown(
     run: RunData, found: Forgetting, rows: int, plotted: int
 ) -> None:
-    section = outcome.forgetting(replace(run, verdict=run.verdict.model_copy(update={"forgetting": found})))
+    section = result_sections.forgetting(replace(run, verdict=run.verdict.model_copy(update={"forgetting": found})))
     assert section is not None
     assert sum(len(table.rows) for table in tables(section)) == rows
     assert sum(isinstance(part, Plot) for part in section.parts) == plotted
@@ -208,7 +209,10 @@ def test_only_what_was_measured_of_forgetting_is_shown(
 
 
 def test_forgetting_that_was_not_measured_is_no_section(run: RunData) -> None:
-    assert outcome.forgetting(replace(run, verdict=run.verdict.model_copy(update={"forgetting": Forgetting()}))) is None
+    assert (
+        result_sections.forgetting(replace(run, verdict=run.verdict.model_copy(update={"forgetting": Forgetting()})))
+        is None
+    )
 
 
 def test_the_confusion_is_sklearns(run: RunData) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from unfreeze.report.material import RunData
-from unfreeze.report.parts import ABSENT, Part, Section, Table, Text
+from unfreeze.report.elements import ABSENT, Part, Section, Table, Text
+from unfreeze.report.run_data import RunData
 from unfreeze.verdict import counted
 
 LEFT_OUT = 50  # files that are listed

@@ -10,8 +10,8 @@ from unfreeze.evaluation.metrics import ECE_BINS, correct_predictions
 from unfreeze.evaluation.per_class import confusion_matrix
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.report import plots
-from unfreeze.report.material import RunData
-from unfreeze.report.parts import Part, Plot, Section, Table, Text, estimate
+from unfreeze.report.elements import Part, Plot, Section, Table, Text, estimate
+from unfreeze.report.run_data import RunData
 from unfreeze.verdict import counted
 
 LARGEST_MATRIX = 40  # classes; above it, nobody finds a cell

@@ -8,8 +8,8 @@ import math
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.selection import IMBALANCE_RATIO, Z_95
 from unfreeze.report import plots
-from unfreeze.report.material import Epoch, RunData
-from unfreeze.report.parts import ABSENT, Part, Plot, Points, Section, Table, Text, estimate, percent, points
+from unfreeze.report.elements import ABSENT, Part, Plot, Points, Section, Table, Text, estimate, percent, points
+from unfreeze.report.run_data import Epoch, RunData
 from unfreeze.verdict import TrialSummary
 
 LOWER_IS_BETTER = ("log-loss", "calibration error")
