@@ -35,8 +35,9 @@ from unfreeze.models.state import random_head
 from unfreeze.runtime import prepare_process
 from unfreeze.training.features.activations import Activations, PixelSource, compute_or_load
 from unfreeze.training.features.cache import open_cache
-from unfreeze.training.finetune.loop import Schedule, finetune
+from unfreeze.training.finetune.loop import finetune
 from unfreeze.training.recipes import LIGHT_AUG
+from unfreeze.training.schedule import Schedule
 
 ONE_EPOCH = Schedule(
     epochs=1, batch_size=32, n_views=1, new_views_per_epoch=0, optimizer="adamw", weight_decay=0.0, warmup=0.2, cosine=True, clip=1.0,

@@ -36,9 +36,10 @@ from unfreeze.training.augmentation import make_renderers
 from unfreeze.training.features.activations import Activations, PixelSource
 from unfreeze.training.features.cache import open_cache
 from unfreeze.training.features.training_features import compute_features
-from unfreeze.training.finetune.loop import Schedule, finetune
+from unfreeze.training.finetune.loop import finetune
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipes import CACHED_VIEWS, recipe_for
+from unfreeze.training.schedule import Schedule
 
 
 @dataclass(frozen=True)

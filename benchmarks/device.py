@@ -43,8 +43,9 @@ from unfreeze.predict import to_model_input
 from unfreeze.runtime import choose_device, prepare_process
 from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.training.features.activations import PixelSource
-from unfreeze.training.finetune.loop import Schedule, finetune
+from unfreeze.training.finetune.loop import finetune
 from unfreeze.training.recipes import LIGHT_AUG
+from unfreeze.training.schedule import Schedule
 
 RATE = 1e-5
 

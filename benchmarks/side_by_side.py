@@ -25,8 +25,8 @@ from unfreeze.planning.throughput import random_activations
 from unfreeze.runtime import prepare_process
 from unfreeze.training.features.cache import open_cache
 from unfreeze.training.features.training_features import FoldActivations, TrainingFeatures
+from unfreeze.training.finetune.parallel import ProgressFn, run_parallel
 from unfreeze.training.folds import Folds, TrainingSet
-from unfreeze.training.parallel import ProgressFn, run_parallel
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.recipes import recipe_for
 from unfreeze.training.search import SearchContext

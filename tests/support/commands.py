@@ -52,11 +52,11 @@ def small() -> Iterator[None]:
 
     The packaged weights themselves are what ``test_command_line.py`` trains.
     """
-    from unfreeze.compare.arms import arms
+    from unfreeze.compare import arms
     from unfreeze.models import backbones, networks
     from unfreeze.training import recipes
 
-    usual, contenders = networks.timm_preprocessing, arms.arms
+    usual, contenders = networks.timm_preprocessing, arms.all_arms
 
     def tiny(cfg: dict[str, Any]) -> Preprocessing:
         return replace(usual(cfg), size=(64, 64), resize=72)
@@ -73,7 +73,7 @@ def small() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "timm_preprocessing", tiny)
         patch.setitem(backbones.FAMILIES, "efficientnet_lite0", stand_in)
-        patch.setattr(arms, "arms", quick)
+        patch.setattr(arms, "all_arms", quick)
         patch.setattr(recipes, "EPOCHS", (2, 2))
         patch.setattr(recipes, "CLASSIC_EPOCHS", 1)
         patch.setattr(recipes, "CACHED_VIEWS", 2)

@@ -24,10 +24,11 @@ from unfreeze.models.state import ModelState
 from unfreeze.training.features.activations import Activations, activations_at
 from unfreeze.training.features.cache import FeatureCache, open_cache
 from unfreeze.training.features.training_features import FoldActivations, TrainingFeatures
-from unfreeze.training.finetune.loop import FineTuneResult, Indices, Schedule, finetune
+from unfreeze.training.finetune.loop import FineTuneResult, Indices, finetune
 from unfreeze.training.folds import Folds, TrainingSet, labels_by_fold
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipes import Candidate, Recipe, recipe_for
+from unfreeze.training.schedule import Schedule
 from unfreeze.training.search import SearchContext, Trial, run_trial, search
 
 Array = NDArray[np.float64]

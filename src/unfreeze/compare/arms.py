@@ -53,7 +53,7 @@ class Arm:
     shipped_name: str | None = None
 
 
-def arms(config: TrainConfig, epochs: int, backbone: Backbone, photos: int, classes: int) -> tuple[Arm, ...]:
+def all_arms(config: TrainConfig, epochs: int, backbone: Backbone, photos: int, classes: int) -> tuple[Arm, ...]:
     """Return everything that is compared, ours first.
 
     Args:
@@ -121,7 +121,7 @@ def _one_seed(inputs: Inputs, config: CompareConfig) -> Iterator[ArmResult]:
     backbone, data, seed = inputs.backbone, inputs.data, inputs.seed
     defaults = TrainConfig(photos=config.photos, model=config.model, seed=seed)
     evaluations: dict[int, Evaluation] = {}
-    for each in arms(defaults, config.epochs, backbone, len(data.train), data.n_classes):
+    for each in all_arms(defaults, config.epochs, backbone, len(data.train), data.n_classes):
         recipe = each.recipe
         renderers = make_renderers(recipe, backbone, inputs.training_samples, seed)
         if recipe.boundary not in evaluations:

@@ -14,7 +14,6 @@ from unfreeze.config import TrainConfig
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import BatchNormMode, StagePlan, plan_from
-from unfreeze.training.finetune.loop import Schedule
 from unfreeze.training.recipes import (
     CLASSIC_HEAD_LR,
     LIGHT_AUG,
@@ -24,6 +23,7 @@ from unfreeze.training.recipes import (
     textbook_schedule,
     usual_batch_size,
 )
+from unfreeze.training.schedule import Schedule
 
 LAYER_DECAY = 0.7  # BEiT's and MAE's are 0.65 to 0.75 for a network of this size
 LAYER_DECAY_LR = 5e-4

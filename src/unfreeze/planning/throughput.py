@@ -22,10 +22,11 @@ from unfreeze.runtime import limit_threads
 from unfreeze.training.features.activations import BATCH, Activations, PixelSource, group_by_image
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import CacheMisses, compute
-from unfreeze.training.finetune.loop import Indices, Schedule, finetune
+from unfreeze.training.finetune.loop import Indices, finetune
+from unfreeze.training.finetune.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.folds import Folds, TrainingSet
-from unfreeze.training.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.recipes import Candidate, Recipe
+from unfreeze.training.schedule import Schedule
 
 N_TIMED = 2  # batches or steps, after one that warms up
 WORTH_TIMING = 10 * (1 + N_TIMED) * BATCH  # images: of fewer, timing a few is no small part

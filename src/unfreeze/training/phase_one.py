@@ -22,11 +22,12 @@ from unfreeze.predict import Logits
 from unfreeze.training.augmentation import out_of_fold_tta_logits
 from unfreeze.training.features.activations import CachedActivations, pooled_features
 from unfreeze.training.features.training_features import FoldActivations, TrainingFeatures
-from unfreeze.training.finetune.loop import EpochRow, Indices, Schedule, finetune
+from unfreeze.training.finetune.loop import EpochRow, Indices, finetune
 from unfreeze.training.folds import TrainingSet, concat_folds, fold_labels
 from unfreeze.training.head.head_cache import fit_head_cached
 from unfreeze.training.head.regularisation_path import HeadFit, Linear
 from unfreeze.training.recipes import Recipe
+from unfreeze.training.schedule import Schedule
 
 
 @dataclass(frozen=True)

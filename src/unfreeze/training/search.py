@@ -16,8 +16,8 @@ from unfreeze.runtime import progress_bar
 from unfreeze.training.features.activations import Activations, logits_from
 from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.finetune.loop import EpochRow, Failure, FineTuneResult, Indices, finetune
+from unfreeze.training.finetune.parallel import ProgressFn, n_parallel, run_parallel
 from unfreeze.training.folds import Fold
-from unfreeze.training.parallel import ProgressFn, n_parallel, run_parallel
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.recipes import LR_BACKOFF, Candidate
 

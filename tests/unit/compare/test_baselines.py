@@ -8,7 +8,7 @@ import torch
 from tests.support.backbones import tiny_cnn, tiny_vit
 from tests.support.training import new_store, task
 
-from unfreeze.compare.arms import arms
+from unfreeze.compare.arms import all_arms
 from unfreeze.compare.baselines import classic, layer_decay, naive
 from unfreeze.config import TrainConfig
 from unfreeze.models.state import loaded
@@ -54,7 +54,7 @@ def test_lower_layers_learn_slower() -> None:
 def test_every_contender_trains_its_model_and_leaves_the_backbone(photos: tuple[Path, ...], name: str) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     before = backbone.fingerprint()
-    [contender] = [each for each in arms(CONFIG, 2, backbone, 12, 3) if name in (each.phase1_name, each.phase2_name)]
+    [contender] = [each for each in all_arms(CONFIG, 2, backbone, 12, 3) if name in (each.phase1_name, each.phase2_name)]
     recipe = contender.recipe
     renderer = replace(given.renderer, augmentation=recipe.augmentations[0])
     features = compute_features(new_store(), backbone, [renderer], given.data, recipe, 0)
@@ -72,7 +72,7 @@ def test_every_contender_trains_its_model_and_leaves_the_backbone(photos: tuple[
 
 
 def test_without_batch_norm_there_is_one_classic() -> None:
-    names = [(each.phase1_name, each.phase2_name) for each in arms(CONFIG, 4, tiny_vit(), 12, 3)]
+    names = [(each.phase1_name, each.phase2_name) for each in all_arms(CONFIG, 4, tiny_vit(), 12, 3)]
     assert names == [
         ("head-only", "two-phase"), (None, "classic, as in textbooks"), ("naive: all at 1e-3", None),
         ("layer decay, one phase", None),
@@ -80,4 +80,4 @@ def test_without_batch_norm_there_is_one_classic() -> None:
 
 
 def test_only_ours_chooses_what_ships() -> None:
-    assert [each.shipped_name for each in arms(CONFIG, 4, tiny_cnn(), 12, 3)] == ["auto", None, None, None, None]
+    assert [each.shipped_name for each in all_arms(CONFIG, 4, tiny_cnn(), 12, 3)] == ["auto", None, None, None, None]

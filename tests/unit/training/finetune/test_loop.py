@@ -33,13 +33,12 @@ from unfreeze.training.features.activations import (
 from unfreeze.training.finetune.loop import (
     PATIENCE,
     FineTuneResult,
-    Schedule,
     distillation_loss,
     finetune,
     is_collapsed,
     loss_and_accuracy,
-    view_schedule,
 )
+from unfreeze.training.schedule import Schedule, view_schedule
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -16,7 +16,7 @@ from torch import nn
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.training.features.activations import Activations
-from unfreeze.training.parallel import ProgressFn, n_parallel, parallel_slowdown, run_parallel
+from unfreeze.training.finetune.parallel import ProgressFn, n_parallel, parallel_slowdown, run_parallel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -100,7 +100,7 @@ def test_there_are_no_more_than_rounds_threads_and_memory(
     assert n_parallel(backbone, source, how, 16, 3) == 3
     assert n_parallel(backbone, source, how, 16, 9) == 4
     learned = sum(value.nbytes for stage in backbone.stages[3:] for value in stage.module.parameters())
-    monkeypatch.setattr("unfreeze.training.parallel.MEMORY", 9 * learned)
+    monkeypatch.setattr("unfreeze.training.finetune.parallel.MEMORY", 9 * learned)
     assert n_parallel(backbone, source, how, 16, 9) == 2
 
 
