@@ -1,8 +1,8 @@
-"""How many views of a photo a solved head should learn from, and whether its mirrored or turned poses are as good.
+"""How many views of a photo a solved head should learn from, and whether its mirrored or turned orientations are as good.
 
     python -m benchmarks.head_views DATA [--sets hymenoptera ...] [--seeds 7 8] [--a-class 20]
 
-DATA is as for real_photos.py, which draws the photos.  Test photos are asked about in all poses that mean the same:
+DATA is as for real_photos.py, which draws the photos.  Test photos are asked about in all orientations that mean the same:
 aerial photos are turned, all others mirrored.  Balanced accuracy, and log-loss at the temperature that suits the answers;
 means over the seeds.
 """
@@ -35,7 +35,15 @@ from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.recipes import recipe_for
 
 TURNED = ("aid150",)
-WAYS = ("plain", "plain, poses", "2", "2, poses", "3", "4", "4, poses")  # views that are learned from
+WAYS = (
+    "plain",
+    "plain, orientations",
+    "2",
+    "2, orientations",
+    "3",
+    "4",
+    "4, orientations",
+)  # views that are learned from
 
 
 def measure(table: Path, seed: int, turned: bool) -> NDArray[np.float64]:
@@ -50,14 +58,14 @@ def measure(table: Path, seed: int, turned: bool) -> NDArray[np.float64]:
     data, truth = TrainingSet.of(learning, splits, len(photos.classes)), np.array([sample.label for sample in test])
     train, labels = data.train.tolist(), data.labels[torch.from_numpy(data.train)]
     (renderer,) = make_renderers(recipe, backbone, learning, seed)
-    poses, store = renderer.tta_orientations, open_cache(None, 0)
+    orientations, store = renderer.tta_orientations, open_cache(None, 0)
     found = []
     with deterministic(seed):
-        wanted = data.requested_views(4, poses)
+        wanted = data.requested_views(4, orientations)
         learned = compute_or_load(
             store, backbone, PixelSource(renderer), backbone.head_boundary, wanted, "reading training photos"
         )
-        asked = dict.fromkeys(range(len(test)), poses)
+        asked = dict.fromkeys(range(len(test)), orientations)
         tested = compute_or_load(
             store,
             backbone,
@@ -66,11 +74,11 @@ def measure(table: Path, seed: int, turned: bool) -> NDArray[np.float64]:
             asked,
             "reading test photos",
         )
-        shown = pooled_features(tested, range(len(test)), poses).mean(dim=1)
+        shown = pooled_features(tested, range(len(test)), orientations).mean(dim=1)
         for way in WAYS:
-            first = way.removesuffix(", poses")
+            first = way.removesuffix(", orientations")
             augmented = range(1 if first == "plain" else int(first))
-            views = (*augmented, *poses[1:]) if way != first else tuple(augmented)
+            views = (*augmented, *orientations[1:]) if way != first else tuple(augmented)
             fit = fit_head(pooled_features(learned, train, views), labels, data.fold, data.n_classes)
             said = fit.head.logits(shown).numpy()
             right = (said.argmax(axis=1) == truth).astype(float)

@@ -195,11 +195,11 @@ def explanations(
     paths: Sequence[Path],
     classes: Sequence[str],
     label: str | None = None,
-    poses: Sequence[Orientation] = IDENTITY_ONLY,
+    orientations: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Iterator[Explanation]:
     """Yield one ``Explanation`` a photo file, in order: of the class ``label``, or of the most probable one.
 
-    The probability is of all ``poses`` together, the heatmap of the plain one.
+    The probability is of all ``orientations`` together, the heatmap of the plain one.
 
     Raises:
         DecodeError: A photo can't be read.
@@ -207,7 +207,7 @@ def explanations(
     """
     done = 0
     for views in photo_batches(backbone, paths):
-        answers = probabilities(backbone, head, [views], poses=poses)
+        answers = probabilities(backbone, head, [views], orientations=orientations)
         chosen = answers.argmax(axis=1) if label is None else np.full(len(views), classes.index(label))
         maps = heatmaps(backbone, head, views, torch.from_numpy(chosen))
         for view, answer, number, heat in zip(views, answers, chosen, maps, strict=True):

@@ -1,4 +1,4 @@
-"""Poses: a photo's plain view, mirrored or turned to the pixel; what a model says of several may be averaged."""
+"""Orientations: an image's plain view, flipped or turned exactly; a model's logits for several of them may be averaged."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ class Orientation(IntEnum):
         return -1 - self if self < Orientation.FLIPPED else 0
 
     def apply(self, views: Tensor) -> Tensor:
-        """Return plain views, shape (N, 3, height, width), in this pose; quarter turns need square ones."""
+        """Return plain views, shape (N, 3, height, width), in this orientation; quarter turns need square ones."""
         if self is Orientation.FLIPPED:
             return views.flip(3)
         return views.rot90(self.turns, (2, 3)) if self.turns else views
 
 
 IDENTITY_ONLY = (Orientation.IDENTITY,)
+FORMER_ORIENTATIONS = {"plain": "identity", "mirrored": "flipped", "left": "rot90", "over": "rot180", "right": "rot270"}
+"""Names in files that earlier versions wrote."""

@@ -84,25 +84,28 @@ def predict_logits(
     head: Head,
     batches: Iterable[Tensor],
     start: int = 0,
-    poses: Sequence[Orientation] = IDENTITY_ONLY,
+    orientations: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Logits:
     """Return the head's logits, shape (N, C), for batches of what crosses boundary ``start`` (0: rendered photos).
 
-    PixelSource photos may be shown in several ``poses``: their logits are averaged.
+    PixelSource photos may be shown in several ``orientations``: their logits are averaged.
     """
-    assert start == 0 or poses == IDENTITY_ONLY, "only photos can be turned"
+    assert start == 0 or orientations == IDENTITY_ONLY, "only photos can be turned"
     evaluation_mode(backbone)
     forward = partial(backbone.run, start=start)
     with torch.inference_mode():
-        pieces = [_averaged(backbone, head, forward, x, start, poses) for x in batches]
+        pieces = [_averaged(backbone, head, forward, x, start, orientations) for x in batches]
     return torch.cat(pieces).numpy() if pieces else np.empty((0, head.out_features), dtype=np.float32)
 
 
 def _averaged(
-    backbone: Backbone, head: Head, forward: Forward, x: Tensor, start: int, poses: Sequence[Orientation]
+    backbone: Backbone, head: Head, forward: Forward, x: Tensor, start: int, orientations: Sequence[Orientation]
 ) -> Tensor:
-    """Return the logits of one batch, averaged over the poses; ``forward`` computes the stages from ``start`` on."""
-    said = [head(forward(to_model_input(pose.apply(x), backbone, start))).float().cpu() for pose in poses]
+    """Return the logits of one batch, averaged over the orientations; ``forward`` computes the stages from ``start`` on."""
+    said = [
+        head(forward(to_model_input(orientation.apply(x), backbone, start))).float().cpu()
+        for orientation in orientations
+    ]
     return torch.stack(said).mean(dim=0)
 
 
@@ -149,11 +152,11 @@ def probabilities(
     head: Head,
     batches: Iterable[Tensor],
     start: int = 0,
-    poses: Sequence[Orientation] = IDENTITY_ONLY,
+    orientations: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Probabilities:
     """Return class probabilities; see ``predict_logits``."""
     found: Probabilities = torch.softmax(
-        torch.from_numpy(predict_logits(backbone, head, batches, start, poses)), dim=1
+        torch.from_numpy(predict_logits(backbone, head, batches, start, orientations)), dim=1
     ).numpy()
     return found
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-ORIENTATIONS = {"plain": "identity", "mirrored": "flipped", "left": "rot90", "over": "rot180", "right": "rot270"}
+from unfreeze.orientations import FORMER_ORIENTATIONS
+
 POINT = ("alpha", "accuracy", "balanced_accuracy", "log_loss")
 
 
@@ -18,7 +19,7 @@ def upgraded(verdict: Mapping[str, Any]) -> dict[str, Any]:
     figures = {**verdict, "schema": 2}
     figures["model"] = _renamed(figures["model"], {"poses": "orientations"})
     if "orientations" in figures["model"]:
-        figures["model"]["orientations"] = [ORIENTATIONS[name] for name in figures["model"]["orientations"]]
+        figures["model"]["orientations"] = [FORMER_ORIENTATIONS[name] for name in figures["model"]["orientations"]]
     figures["scores"] = _renamed(figures["scores"], {"evidence": "protocol"})
     figures["trials"] = [_trial(trial) for trial in figures.pop("tried", ())]
     figures["warnings"] = figures.pop("setbacks", ())

@@ -65,8 +65,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.manual_seed(0)
     architecture = Architecture("timm", "test_efficientnet")
     backbone = assemble("timm/test_efficientnet", architecture, build(architecture), CPU)
-    poses = (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)
-    save_model(folder.model, Classifier(backbone, new_head(backbone, len(CLASSES), 0), CLASSES, poses))
+    orientations = (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)
+    save_model(folder.model, Classifier(backbone, new_head(backbone, len(CLASSES), 0), CLASSES, orientations))
     write_text(folder.verdict, verdict(CLASSES).to_json())
     return load(folder.root, "cpu")
 

@@ -215,17 +215,19 @@ def test_varied_light_changes_the_views_that_train_and_none_that_scores(home: Pa
 
 
 @pytest.mark.parametrize(
-    ("symmetry", "poses"),
+    ("symmetry", "orientations"),
     [
-        ("none", {"plain"}),
-        ("flip", {"plain", "mirrored"}),
-        ("rotate", {"plain", "left", "over", "right", "mirrored"}),
+        ("none", {"identity"}),
+        ("flip", {"identity", "flipped"}),
+        ("rotate", {"identity", "rot90", "rot180", "rot270", "flipped"}),
     ],
 )
-def test_a_photo_is_turned_as_its_symmetry_allows(home: Path, tmp_path: Path, symmetry: str, poses: set[str]) -> None:
+def test_a_photo_is_turned_as_its_symmetry_allows(
+    home: Path, tmp_path: Path, symmetry: str, orientations: set[str]
+) -> None:
     run = train(home, tmp_path / "run", recipe="head-only", test_size=0, symmetry=symmetry)
     assert run.verdict.model.symmetry == symmetry
-    assert set(run.verdict.model.orientations) <= poses
+    assert set(run.verdict.model.orientations) <= orientations
 
 
 def test_without_tta_the_plain_view_answers_alone(home: Path, tmp_path: Path) -> None:
@@ -233,8 +235,8 @@ def test_without_tta_the_plain_view_answers_alone(home: Path, tmp_path: Path) ->
         train(home, tmp_path / str(tta), recipe="head-only", test_size=0, symmetry="flip", tta=tta)
         for tta in (True, False)
     )
-    assert usual.verdict.model.orientations == ("plain", "mirrored")
-    assert plain.verdict.model.orientations == ("plain",)
+    assert usual.verdict.model.orientations == ("identity", "flipped")
+    assert plain.verdict.model.orientations == ("identity",)
     assert usual.verdict.scores.head_only != plain.verdict.scores.head_only
     photo = home / "photos" / "class 0" / "00.png"
     told = [run.predict([photo])[0].probabilities for run in (usual, plain)]

@@ -29,14 +29,14 @@ def served(
     root: Path,
     classes: tuple[str, ...],
     make: Callable[[], Backbone] = tiny_cnn,
-    poses: tuple[Orientation, ...] = (Orientation.IDENTITY, Orientation.FLIPPED),
+    orientations: tuple[Orientation, ...] = (Orientation.IDENTITY, Orientation.FLIPPED),
 ) -> Served:
-    """Return a tiny model whose answers differ from photo to photo, and from pose to pose."""
+    """Return a tiny model whose answers differ from photo to photo, and from orientation to orientation."""
     backbone = make()
     head = new_head(backbone, len(classes), 0)
     with torch.no_grad():
         head.weight.normal_(generator=torch.Generator().manual_seed(0))
-    model = Classifier(backbone, head.eval().requires_grad_(False), classes, poses)
+    model = Classifier(backbone, head.eval().requires_grad_(False), classes, orientations)
     return Served(Run(RunFolder(root), verdict(classes), "cpu"), model)
 
 

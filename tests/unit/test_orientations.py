@@ -46,14 +46,16 @@ def test_a_pose_is_the_plain_view_to_the_pixel_wherever_it_is_rendered(photos: t
     for photo, path in enumerate(own.paths):
         with Image.open(path) as opened:
             upright = plain(opened.convert("RGB"), PREPROCESSING)
-        for pose in Orientation:
-            expected = to_batch([upright if pose is Orientation.IDENTITY else upright.transpose(TRANSPOSED[pose])])
+        for orientation in Orientation:
+            expected = to_batch(
+                [upright if orientation is Orientation.IDENTITY else upright.transpose(TRANSPOSED[orientation])]
+            )
             with Image.open(path) as opened:
-                shown = render(opened.convert("RGB"), PREPROCESSING, None, 0, [pose], 0)[0]
+                shown = render(opened.convert("RGB"), PREPROCESSING, None, 0, [orientation], 0)[0]
             assert torch.equal(to_batch([shown]), expected)
-            assert torch.equal(own.views(photo, [pose]), expected)
-            assert torch.equal(pose.apply(own.views(photo, [0])), expected)
-            (batch,) = card.batches([[(photo, [pose])]])
+            assert torch.equal(own.views(photo, [orientation]), expected)
+            assert torch.equal(orientation.apply(own.views(photo, [0])), expected)
+            (batch,) = card.batches([[(photo, [orientation])]])
             assert torch.equal(batch, expected)
 
 
@@ -87,18 +89,18 @@ def test_what_is_said_of_several_poses_is_averaged_alike_from_pixels_and_from_wh
     photos: tuple[Path, ...],
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=6)
-    head, poses = new_head(backbone, CLASSES, 0), (Orientation.IDENTITY, Orientation.FLIPPED, Orientation.ROT270)
+    head, orientations = new_head(backbone, CLASSES, 0), (Orientation.IDENTITY, Orientation.FLIPPED, Orientation.ROT270)
     chosen = np.arange(6)
     pixels = torch.cat([given.renderer.views(photo, [0]) for photo in range(6)])
-    apart = [predict_logits(backbone, head, [pose.apply(pixels)]) for pose in poses]
-    whole = predict_logits(backbone, head, [pixels[:4], pixels[4:]], poses=poses)
+    apart = [predict_logits(backbone, head, [orientation.apply(pixels)]) for orientation in orientations]
+    whole = predict_logits(backbone, head, [pixels[:4], pixels[4:]], orientations=orientations)
     np.testing.assert_allclose(whole, np.mean(apart, axis=0), atol=1e-5)
     assert not np.allclose(whole, apart[0], atol=1e-3)
     kept = compute_or_load(
-        new_store(), backbone, PixelSource(given.renderer), 2, given.data.requested_views(1, poses), "test"
+        new_store(), backbone, PixelSource(given.renderer), 2, given.data.requested_views(1, orientations), "test"
     )
     for source in (PixelSource(given.renderer), kept):
-        np.testing.assert_allclose(logits_from(backbone, head, source, chosen, poses), whole, atol=1e-4)
+        np.testing.assert_allclose(logits_from(backbone, head, source, chosen, orientations), whole, atol=1e-4)
 
 
 def drawn(folder: Path, *, tells: bool) -> tuple[Path, ...]:
@@ -124,10 +126,12 @@ def trained(paths: tuple[Path, ...], *, averages: bool, val: int = 0) -> tuple[B
     held = [given.data.train[given.data.fold == fold] for fold in range(3)] if not val else [given.data.val]
     for phase in (first, second):
         rounds = zip(phase.fold_states, first.fold_orientations, phase.fold_logits, held, strict=True)
-        for state, poses, said, judged in rounds:
+        for state, orientations, said, judged in rounds:
             pixels = torch.cat([given.renderer.views(int(photo), [0]) for photo in judged])
             with loaded(backbone, state) as head:
-                np.testing.assert_allclose(predict_logits(backbone, head, [pixels], poses=poses), said, atol=1e-3)
+                np.testing.assert_allclose(
+                    predict_logits(backbone, head, [pixels], orientations=orientations), said, atol=1e-3
+                )
     if not val:
         truth = given.data.labels[torch.from_numpy(np.concatenate(held))].numpy()
         assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.fold_logits), truth), rel=1e-3)
@@ -141,7 +145,7 @@ def test_poses_are_averaged_where_that_is_better_on_photos_that_were_held_out(tm
     assert first.orientations == (Orientation.IDENTITY, Orientation.FLIPPED)
     _, alone, _ = trained(paths, averages=False, val=val)
     assert alone.orientations == IDENTITY_ONLY
-    assert bits(first.state) != bits(alone.state), "poses that may be asked about are learned from"
+    assert bits(first.state) != bits(alone.state), "orientations that may be asked about are learned from"
 
 
 def test_the_solved_head_is_fitted_on_the_poses_too(tmp_path: Path) -> None:

@@ -85,30 +85,33 @@ def test_photo_files_are_rendered_as_in_training(photos: tuple[Path, ...], backb
     assert torch.equal(torch.cat(batches), torch.cat([expected.views(photo, (0,)) for photo in (4, 1, 4)]))
 
 
-def classifier(backbone: Backbone, poses: tuple[Orientation, ...] = IDENTITY_ONLY) -> Classifier:
+def classifier(backbone: Backbone, orientations: tuple[Orientation, ...] = IDENTITY_ONLY) -> Classifier:
     head = new_head(backbone, CLASSES, 0)
     with torch.no_grad():
         head.weight.mul_(20)
-    return Classifier(backbone, head, NAMES, poses)
+    return Classifier(backbone, head, NAMES, orientations)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("poses", [IDENTITY_ONLY, (Orientation.IDENTITY, Orientation.FLIPPED), EVERY_WAY])
+@pytest.mark.parametrize("orientations", [IDENTITY_ONLY, (Orientation.IDENTITY, Orientation.FLIPPED), EVERY_WAY])
 def test_every_engine_answers_in_order_and_averages_the_poses(
     photos: tuple[Path, ...],
     backbone: Backbone,
     engine: str,
-    poses: tuple[Orientation, ...],
+    orientations: tuple[Orientation, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("unfreeze.predict.WORTH_BUILDING", ENGINES[engine])
     monkeypatch.setattr("unfreeze.predict.BATCH", 7)
     backbone.network.module.train()
-    model = classifier(backbone, poses)
+    model = classifier(backbone, orientations)
     answers = list(predictions(model, iter(photos)))
     assert bool(backbone.compiled) == (engine == "built")
     views = torch.cat(list(photo_batches(backbone, photos)))
-    turned = [torch.from_numpy(predict_logits(backbone, model.head, [pose.apply(views)])) for pose in poses]
+    turned = [
+        torch.from_numpy(predict_logits(backbone, model.head, [orientation.apply(views)]))
+        for orientation in orientations
+    ]
     expected = torch.softmax(torch.stack(turned).mean(dim=0), dim=1).numpy()
     assert expected.std(axis=0).max() > 0.01  # the photos differ, so that an order can be seen
     assert [answer.path for answer in answers] == list(photos)

@@ -125,8 +125,10 @@ def _one_seed(inputs: Inputs, config: CompareConfig) -> Iterator[ArmResult]:
         recipe = each.recipe
         renderers = make_renderers(recipe, backbone, inputs.training_samples, seed)
         if recipe.boundary not in evaluations:
-            poses = tuple(dict.fromkeys(pose for renderer in renderers for pose in recipe.orientations(renderer)))
-            test = open_test_set(inputs, recipe, renderers[0], poses)
+            orientations = tuple(
+                dict.fromkeys(orientation for renderer in renderers for orientation in recipe.orientations(renderer))
+            )
+            test = open_test_set(inputs, recipe, renderers[0], orientations)
             assert test is not None, "a comparison has a test set"
             evaluations[recipe.boundary] = Evaluation(test, forgetting_meter(inputs, recipe, renderers[0], test))
         with deterministic(seed):
@@ -149,7 +151,7 @@ class Model:
 
     arm: str
     state: ModelState
-    poses: tuple[Orientation, ...]
+    orientations: tuple[Orientation, ...]
     seconds: float
 
 
@@ -174,7 +176,7 @@ def _models(inputs: Inputs, renderers: Sequence[Renderer], contender: Arm, meter
 def _row(inputs: Inputs, evaluation: Evaluation, model: Model) -> ArmResult:
     """Return a model's scores."""
     truth = np.array([sample.label for sample in inputs.test_samples])
-    right = predict_held_out(inputs.backbone, model.state, evaluation.test, model.poses).argmax(1) == truth
+    right = predict_held_out(inputs.backbone, model.state, evaluation.test, model.orientations).argmax(1) == truth
     own = evaluation.meter.on_test_images(model.state)
     forgotten = evaluation.meter.measure(model.state, own, inputs.seed, diagnose=False) or Forgetting()
     return ArmResult(

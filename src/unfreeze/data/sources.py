@@ -12,7 +12,7 @@ from unfreeze.data.tables import read_cells
 from unfreeze.errors import PhotosError
 from unfreeze.files import exists, is_file, is_folder
 
-__all__ = ["Skipped", "PhotoSet", "Sample", "Split", "read_photos"]
+__all__ = ["PhotoSet", "Sample", "Skipped", "Split", "read_photos"]
 
 Split = Literal["train", "val", "test"]
 

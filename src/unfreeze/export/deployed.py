@@ -16,7 +16,7 @@ INPUT, OUTPUT = "images", "probabilities"
 
 
 class ExportModule(nn.Module):
-    """Everything between a rendered photo and its probabilities: poses, normalisation, backbone, head, softmax.
+    """Everything between a rendered photo and its probabilities: orientations, normalisation, backbone, head, softmax.
 
     Resizing and cropping stay outside: ``metadata`` says how they are done.
     """
@@ -30,16 +30,16 @@ class ExportModule(nn.Module):
         preprocessing = model.backbone.network.preprocessing
         self.backbone = nn.Sequential(*(stage.module for stage in model.backbone.stages))
         self.head = model.head
-        self.poses = model.orientations
+        self.orientations = model.orientations
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1))
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return probabilities, shape (N, classes), of plain views, uint8, shape (N, 3, height, width)."""
-        views = torch.cat([pose.apply(images) for pose in self.poses])
+        views = torch.cat([orientation.apply(images) for orientation in self.orientations])
         logits = self.head(self.backbone((views.float() / 255 - self.mean) / self.std))
-        averaged: Tensor = logits.view(len(self.poses), -1, logits.shape[1]).mean(dim=0)
+        averaged: Tensor = logits.view(len(self.orientations), -1, logits.shape[1]).mean(dim=0)
         return averaged.softmax(dim=1)
 
 
@@ -64,7 +64,7 @@ def metadata(model: Classifier, sha256: str) -> dict[str, str]:
         **asdict(preprocessing),
         "crop": f"centre, {height} high and {width} wide",
         "input": "uint8, N x 3 x height x width; mean and std are subtracted and divided by inside the graph",
-        "poses": [pose.name.lower() for pose in model.orientations],
+        "orientations": [orientation.name.lower() for orientation in model.orientations],
     }
     return {
         "labels": json.dumps(list(model.classes), ensure_ascii=False),

@@ -107,7 +107,7 @@ def export(
         )
     views = torch.cat(list(photo_batches(model.backbone, material.compared())))
     sha256 = hashlib.sha256(run.folder.weights.read_bytes()).hexdigest()
-    expected = probabilities(model.backbone, model.head, torch.split(views, BATCH), poses=model.orientations)
+    expected = probabilities(model.backbone, model.head, torch.split(views, BATCH), orientations=model.orientations)
     work = _Work(run, model, material, views, expected, metadata(model, sha256))
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """A finished model on disk, in timm's hub format: ``config.json`` and ``model.safetensors``.
 
 Where the backbone is timm's and has a single classifier, ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives
-the same logits for a photo's plain view; averaging over poses is ours.
+the same logits for a photo's plain view; averaging over orientations is ours.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unfreeze.files import write_bytes, write_text
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.weights import load_state_dict_compat, read_weights
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import FORMER_ORIENTATIONS, IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -34,7 +34,7 @@ class Classifier:
         backbone: From photos to features.
         head: From features to logits.
         classes: Their names, in the order of the logits.
-        orientations: In which poses a photo is shown, to average the logits.
+        orientations: In which orientations a photo is shown, to average the logits.
     """
 
     backbone: Backbone
@@ -71,8 +71,9 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         architecture = Architecture(own["library"], own["name"], own["arguments"])
         name = str(own["model"])
         preprocessing = Preprocessing.from_dict(own["preprocessing"])
-        poses = tuple(
-            Orientation[pose.upper()] for pose in own.get("poses", ("plain",))
+        orientations = tuple(
+            Orientation[FORMER_ORIENTATIONS.get(name, name).upper()]
+            for name in own.get("orientations", own.get("poses", ("identity",)))
         )  # older runs know the plain one alone
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged from error
@@ -93,7 +94,7 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         head.load_state_dict({"weight": weight.flatten(1), "bias": bias})
     except RuntimeError as error:
         raise damaged from error
-    return Classifier(backbone, head.eval().requires_grad_(False), classes, poses)
+    return Classifier(backbone, head.eval().requires_grad_(False), classes, orientations)
 
 
 def _config(model: Classifier) -> dict[str, Any]:
@@ -129,6 +130,6 @@ def _config(model: Classifier) -> dict[str, Any]:
             "name": backbone.architecture.name,
             "arguments": arguments,
             "preprocessing": asdict(preprocessing),
-            "poses": [pose.name.lower() for pose in model.orientations],
+            "orientations": [orientation.name.lower() for orientation in model.orientations],
         },
     }

@@ -43,10 +43,10 @@ class EvaluationSet:
         """The first stage that still has to run."""
         return self.activations.boundary
 
-    def batches(self, description: str, pose: Orientation = Orientation.IDENTITY) -> Iterator[Tensor]:
+    def batches(self, description: str, orientation: Orientation = Orientation.IDENTITY) -> Iterator[Tensor]:
         """Yield the images in one orientation, or what crosses the boundary of them, ``EVALUATION_BATCH`` at a time."""
         images = self.images.tolist()
-        batches = self.activations.batches(images, [pose] * len(images), EVALUATION_BATCH)
+        batches = self.activations.batches(images, [orientation] * len(images), EVALUATION_BATCH)
         return progress_bar(batches, description, total=-(-len(images) // EVALUATION_BATCH))
 
 
@@ -59,23 +59,25 @@ def evaluation_set(
 
 
 def open_test_set(
-    inputs: Inputs, recipe: Recipe, renderer: Renderer, poses: Sequence[Orientation]
+    inputs: Inputs, recipe: Recipe, renderer: Renderer, orientations: Sequence[Orientation]
 ) -> EvaluationSet | None:
     """Compute what the models need of the test images in every orientation; None where there are none."""
     if not inputs.test_samples:
         return None
-    request = held_out_request(renderer.for_samples(inputs.test_samples), recipe.boundary, poses, "reading test photos")
+    request = held_out_request(
+        renderer.for_samples(inputs.test_samples), recipe.boundary, orientations, "reading test photos"
+    )
     return evaluation_set(inputs.cache, inputs.backbone, request)
 
 
 def predict_held_out(
-    backbone: Backbone, state: ModelState, held_out: EvaluationSet, poses: Sequence[Orientation] = IDENTITY_ONLY
+    backbone: Backbone, state: ModelState, held_out: EvaluationSet, orientations: Sequence[Orientation] = IDENTITY_ONLY
 ) -> Logits:
-    """Return a model's logits for held-out images, shape (N, C): the mean over ``poses``."""
+    """Return a model's logits for held-out images, shape (N, C): the mean over ``orientations``."""
     with loaded(backbone, state) as head:
         by_pose = [
-            predict_logits(backbone, head, held_out.batches("predicting test photos", pose), held_out.boundary)
-            for pose in poses
+            predict_logits(backbone, head, held_out.batches("predicting test photos", orientation), held_out.boundary)
+            for orientation in orientations
         ]
     mean: Logits = np.stack(by_pose).mean(axis=0)
     return mean

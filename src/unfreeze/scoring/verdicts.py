@@ -54,7 +54,7 @@ def build_verdict(
             depth=inputs.backbone.depths()[boundary],
             alpha=phase2.alpha if phase2 is not None and shipped is phase2 else 0.0,
             bn=config.bn,
-            orientations=tuple(pose.name.lower() for pose in phase1.orientations),
+            orientations=tuple(orientation.name.lower() for orientation in phase1.orientations),
             symmetry=augmentation.symmetry if augmentation is not None else None,
         ),
         scores=score_sheet(predictions, groups, shipped.temperature, inputs.seed),

@@ -94,7 +94,7 @@ class Served:
             views.append(self._view(upload, accepted))
         batch = to_batch(views)
         backbone, head = self.model.backbone, self.model.head
-        rows = probabilities(backbone, head, [batch], poses=self.model.orientations)
+        rows = probabilities(backbone, head, [batch], orientations=self.model.orientations)
         answers = [Answer(upload.name, tuple(map(float, row))) for upload, row in zip(uploads, rows, strict=True)]
         if not explain:
             return answers

@@ -25,7 +25,7 @@ from unfreeze.training.head.head_cache import fit_head_cached
 from unfreeze.training.head.regularisation_path import Linear
 from unfreeze.training.recipes import Recipe
 
-PROBE_ORIENTATIONS = 2  # poses, the plain one included, that tell whether photos may be turned so
+PROBE_ORIENTATIONS = 2  # orientations, the plain one included, that tell whether photos may be turned so
 MAX_PROBE_IMAGES = (
     400  # photos to tell it by: 200 found it on all aerial photos, too, with less to spare (benchmarks/RESULTS.md)
 )
@@ -65,10 +65,11 @@ def select_augmentation(
     assert isinstance(at_head, CachedActivations), "features are kept"
 
     def losses(renderer: Renderer) -> FloatArray:
-        poses = renderer.tta_orientations[:PROBE_ORIENTATIONS]
-        fit = fit_head_cached(store, backbone, at_head, some, poses)
+        orientations = renderer.tta_orientations[:PROBE_ORIENTATIONS]
+        fit = fit_head_cached(store, backbone, at_head, some, orientations)
         return calibrated_nll(
-            out_of_fold_tta_logits(fit.fold_heads, pooled_features(at_head, some.train.tolist(), poses), some), labels
+            out_of_fold_tta_logits(fit.fold_heads, pooled_features(at_head, some.train.tolist(), orientations), some),
+            labels,
         )
 
     by_renderer = [losses(renderer) for renderer in renderers]
@@ -110,7 +111,9 @@ def probe_requests(
     if len(renderers) < 2:
         return ()
     orientations = tuple(
-        dict.fromkeys(pose for renderer in renderers for pose in renderer.tta_orientations[:PROBE_ORIENTATIONS])
+        dict.fromkeys(
+            orientation for renderer in renderers for orientation in renderer.tta_orientations[:PROBE_ORIENTATIONS]
+        )
     )
     views = dict.fromkeys(data.subsample(MAX_PROBE_IMAGES).train.tolist(), orientations)
     first = recipe.cache_boundary
@@ -121,7 +124,7 @@ def probe_requests(
 
 
 def out_of_fold_tta_logits(fold_heads: Sequence[Linear], found: Tensor, data: TrainingSet) -> Logits:
-    """Return each training photo's logits by the head of the other folds (N, C), the mean over its poses (N, poses, D)."""
+    """Return each training photo's logits by the head of the other folds (N, C), the mean over its orientations (N, orientations, D)."""
     mean = found.mean(dim=1)  # the head is linear
     answers = np.empty((len(mean), data.n_classes), np.float32)
     for fold, head in enumerate(fold_heads):

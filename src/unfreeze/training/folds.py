@@ -69,9 +69,11 @@ class TrainingSet:
         some = np.linspace(0, len(self.train) - 1, min(count, len(self.train)), dtype=np.int64)
         return replace(self, train=self.train[some], fold=self.fold[some])
 
-    def requested_views(self, count: int, poses: Sequence[Orientation] = IDENTITY_ONLY) -> dict[int, Sequence[int]]:
-        """Return the views that training asks for: ``count`` of photos to learn from, and every photo in all ``poses``."""
-        turned = [pose for pose in poses if pose is not Orientation.IDENTITY]
+    def requested_views(
+        self, count: int, orientations: Sequence[Orientation] = IDENTITY_ONLY
+    ) -> dict[int, Sequence[int]]:
+        """Return the views that training asks for: ``count`` of photos to learn from, and every photo in all ``orientations``."""
+        turned = [orientation for orientation in orientations if orientation is not Orientation.IDENTITY]
         learn: dict[int, Sequence[int]] = dict.fromkeys(self.train.tolist(), (*range(count), *turned))
         return learn | dict.fromkeys(self.val.tolist(), (Orientation.IDENTITY, *turned))
 

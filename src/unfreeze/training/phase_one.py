@@ -115,21 +115,21 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
     out_of_fold = np.empty_like(final.plain)
     for fold, mask in enumerate(masks):
         out_of_fold[mask] = averaged[fold] if takes[fold] else plain[fold]
-    poses = final.poses if takes_all else IDENTITY_ONLY
+    orientations = final.orientations if takes_all else IDENTITY_ONLY
     if folds.final is None:  # the user gave a validation set
         (given,) = folds.validation
-        seen = features_at_head(features.final, given.val, poses).mean(dim=1)
+        seen = features_at_head(features.final, given.val, orientations).mean(dim=1)
         validation = [final.fit.head.logits(seen).numpy()]
-        finals, starts, fold_poses = [final.fit.head], [final.fit.init_for_phase2], [poses]
+        finals, starts, fold_poses = [final.fit.head], [final.fit.init_for_phase2], [orientations]
     else:
         count = len(folds.validation)
         validation = [out_of_fold[mask] for mask in masks[:count]]
         finals = [each.fit.fold_heads[fold] for fold, each in enumerate(by_fold[:count])]
         starts = [each.fit.fold_inits[fold] for fold, each in enumerate(by_fold[:count])]
-        fold_poses = [each.poses if takes[fold] else IDENTITY_ONLY for fold, each in enumerate(by_fold[:count])]
+        fold_poses = [each.orientations if takes[fold] else IDENTITY_ONLY for fold, each in enumerate(by_fold[:count])]
     return HeadOnlyResult(
         state=head_state(final.fit.head),
-        orientations=poses,
+        orientations=orientations,
         fold_logits=tuple(validation),
         temperature=fit_temperature(out_of_fold, labels),
         n_calibration=len(labels),
@@ -143,10 +143,10 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
 
 @dataclass(frozen=True)
 class _Solution:
-    """A solved head with the out-of-fold logits (N, C) of plain views, and of the mean over ``poses``."""
+    """A solved head with the out-of-fold logits (N, C) of plain views, and of the mean over ``orientations``."""
 
     fit: HeadFit
-    poses: tuple[Orientation, ...]
+    orientations: tuple[Orientation, ...]
     plain: Logits
     averaged: Logits
 
@@ -162,19 +162,19 @@ def _averages_for(
 def _fit(features: TrainingFeatures, activations: FoldActivations, recipe: Recipe) -> _Solution:
     data, at_head = features.data, activations.for_head
     assert isinstance(at_head, CachedActivations), "a solved head is fitted on cached features"
-    poses = recipe.orientations(activations.renderer)
+    orientations = recipe.orientations(activations.renderer)
     views = recipe.head_views(activations.renderer)
     fit = fit_head_cached(features.cache, features.backbone, at_head, data, views, recipe.smoothing)
     plain = averaged = fit.out_of_fold.astype(np.float32)
-    if poses != IDENTITY_ONLY:  # otherwise rounding alone would differ, and could pass for a gain
-        averaged = out_of_fold_tta_logits(fit.fold_heads, features_at_head(activations, data.train, poses), data)
-    return _Solution(fit, poses, plain, averaged)
+    if orientations != IDENTITY_ONLY:  # otherwise rounding alone would differ, and could pass for a gain
+        averaged = out_of_fold_tta_logits(fit.fold_heads, features_at_head(activations, data.train, orientations), data)
+    return _Solution(fit, orientations, plain, averaged)
 
 
-def features_at_head(activations: FoldActivations, images: Indices, poses: Sequence[Orientation]) -> Tensor:
+def features_at_head(activations: FoldActivations, images: Indices, orientations: Sequence[Orientation]) -> Tensor:
     """Return pooled features, shape (N, orientations, D)."""
     assert isinstance(activations.for_head, CachedActivations), "a solved head is fitted on cached features"
-    return pooled_features(activations.for_head, images.tolist(), poses)
+    return pooled_features(activations.for_head, images.tolist(), orientations)
 
 
 def head_state(head: Linear) -> ModelState:

@@ -34,7 +34,7 @@ COLOR_JITTER = 0.3  # of views in varied light; what it gains and costs stands i
 TEXTBOOK_AUG = Augmentation(
     area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0
 )  # torchvision's RandomResizedCrop
-HEAD_VIEWS = 2  # the plain view and an augmented one, next to its poses; 4 gain no more (benchmarks/RESULTS.md)
+HEAD_VIEWS = 2  # the plain view and an augmented one, next to its orientations; 4 gain no more (benchmarks/RESULTS.md)
 CACHED_VIEWS = 8  # of phase 2, which learns more from each of them; 16 gain no more (benchmarks/RESULTS.md)
 STEPS = 80  # a scarce set is seen until it has taken so many steps, within the epochs below
 EPOCHS = (15, 20)  # 10 are few for 100 photos a class (benchmarks/RESULTS.md, "What could be added to phase 2")
@@ -103,13 +103,13 @@ class Recipe:
     Attributes:
         name: As asked for.
         augmentations: Of views other than the plain one; of several, the one that serves phase 1 best on the folds.
-        n_head_views: How many views of each training photo phase 1 sees, the plain one included, next to its other poses.
+        n_head_views: How many views of each training photo phase 1 sees, the plain one included, next to its other orientations.
         head_plan: Phase 1 by gradient, together with ``head_schedule``; None where the head is solved.
         head_schedule: See ``head_plan``.
         candidates: Ways to unfreeze, in the order in which they are tried; none where the recipe ends with the head.
         alphas: Points between the phases that may ship, from the nearest to phase 1 on; phase 2's own end is 1.
         max_forgetting: Points of the original task's accuracy that may be lost; None: any.
-        allow_tta: Whether the models may be asked about several poses of a photo; phase 1 tells whether that is better.
+        allow_tta: Whether the models may be asked about several orientations of a photo; phase 1 tells whether that is better.
         min_validation_images: Validation photos that are wanted, rounded up to whole folds; 0 where nothing is to be chosen.
         boundary: Everything below is a fixed function throughout the run, and is computed once.
         cross_fit: Whether every fold is validated on, and its predictions are the evidence: there is no test set.
@@ -142,7 +142,7 @@ class Recipe:
         return max(self.n_head_views, *(each.schedule.n_cached_views for each in self.candidates), 0)
 
     def orientations(self, renderer: Renderer) -> tuple[Orientation, ...]:
-        """Return the poses that photos may be shown in, as ``renderer`` turns them."""
+        """Return the orientations that photos may be shown in, as ``renderer`` turns them."""
         return renderer.tta_orientations if self.allow_tta else IDENTITY_ONLY
 
     def head_views(self, renderer: Renderer) -> tuple[int, ...]:

@@ -97,10 +97,12 @@ class SearchContext:
             pretrained_features=distilled, baseline_logits=baseline, progress=progress,
         )  # fmt: skip
 
-    def logits(self, state: ModelState, source: Activations, images: Indices, poses: Sequence[Orientation]) -> Logits:
-        """Return a model's logits for ``images``, shape (V, C): the mean over ``poses``."""
+    def logits(
+        self, state: ModelState, source: Activations, images: Indices, orientations: Sequence[Orientation]
+    ) -> Logits:
+        """Return a model's logits for ``images``, shape (V, C): the mean over ``orientations``."""
         with loaded(self.features.backbone, state) as head:
-            return logits_from(self.features.backbone, head, source, images, poses)
+            return logits_from(self.features.backbone, head, source, images, orientations)
 
     def logits_by_alpha(
         self, candidate: Candidate, start: ModelState, tuned: FineTuneResult, on: Fold
@@ -109,12 +111,12 @@ class SearchContext:
         if not len(on.val) or tuned.failure is not None:
             return {}
         source = self.features.of(on).by_boundary[candidate.plan.boundary]
-        poses = self.phase1.fold_orientations[on.fold or 0]  # a validation set of the user has no number
+        orientations = self.phase1.fold_orientations[on.fold or 0]  # a validation set of the user has no number
         by_alpha: dict[float, Logits] = {}
         for alpha in self.alphas:
             state = interpolate(self.pretrained, start, tuned.state, alpha)
-            known = alpha == 1 and poses == IDENTITY_ONLY
-            by_alpha[alpha] = tuned.val_logits if known else self.logits(state, source, on.val, poses)
+            known = alpha == 1 and orientations == IDENTITY_ONLY
+            by_alpha[alpha] = tuned.val_logits if known else self.logits(state, source, on.val, orientations)
         return by_alpha
 
     def replicas(self, count: int) -> list[SearchContext]:

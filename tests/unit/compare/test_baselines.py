@@ -54,7 +54,9 @@ def test_lower_layers_learn_slower() -> None:
 def test_every_contender_trains_its_model_and_leaves_the_backbone(photos: tuple[Path, ...], name: str) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     before = backbone.fingerprint()
-    [contender] = [each for each in all_arms(CONFIG, 2, backbone, 12, 3) if name in (each.phase1_name, each.phase2_name)]
+    [contender] = [
+        each for each in all_arms(CONFIG, 2, backbone, 12, 3) if name in (each.phase1_name, each.phase2_name)
+    ]
     recipe = contender.recipe
     renderer = replace(given.renderer, augmentation=recipe.augmentations[0])
     features = compute_features(new_store(), backbone, [renderer], given.data, recipe, 0)

@@ -42,7 +42,7 @@ ROUND = (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientatio
 EXACT: tuple[Format, ...] = ("onnx", "torchscript", "safetensors")
 
 
-def classifier(name: str, poses: tuple[Orientation, ...] = ROUND) -> Classifier:
+def classifier(name: str, orientations: tuple[Orientation, ...] = ROUND) -> Classifier:
     """Return a model with random weights."""
     library, _, short = name.partition("/")
     architecture = Architecture(library, short)  # type: ignore[arg-type]
@@ -51,7 +51,7 @@ def classifier(name: str, poses: tuple[Orientation, ...] = ROUND) -> Classifier:
         backbone = tiny_cnn() if name == "tiny_cnn" else assemble(name, architecture, build(architecture), CPU)
         head = Head(backbone.feature_dim, len(CLASSES))
         nn.init.normal_(head.weight)
-    return Classifier(backbone, head, CLASSES, poses)
+    return Classifier(backbone, head, CLASSES, orientations)
 
 
 def make(root: Path, model: Classifier, *, tested: bool = True) -> Run:
@@ -85,8 +85,8 @@ def views(run: Run) -> Tensor:
     return torch.cat(list(photo_batches(run._model.backbone, paths)))
 
 
-def expected(run: Run, images: Tensor, poses: tuple[Orientation, ...] = ROUND) -> Any:
-    return probabilities(run._model.backbone, run._model.head, [images], poses=poses)
+def expected(run: Run, images: Tensor, orientations: tuple[Orientation, ...] = ROUND) -> Any:
+    return probabilities(run._model.backbone, run._model.head, [images], orientations=orientations)
 
 
 def by_onnx(place: Path, images: Tensor) -> Any:
@@ -175,7 +175,7 @@ def test_a_file_tells_how_to_use_it(case: Case) -> None:
         assert tuple(json.loads(labels)) == CLASSES
         assert tuple(json.loads(recipe)["size"]) == preprocessing.size
         assert tuple(json.loads(recipe)["mean"]) == preprocessing.mean
-        assert json.loads(recipe)["poses"] == ["plain", "left", "over", "right"]
+        assert json.loads(recipe)["orientations"] == ["identity", "rot90", "rot180", "rot270"]
     assert told["unfreeze_version"] == unfreeze.__version__
     assert len(told["unfreeze_run_sha256"]) == 64
     assert str(Path(unfreeze.__file__).parent).encode() not in case.exported["onnx"].path.read_bytes()

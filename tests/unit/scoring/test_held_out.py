@@ -63,14 +63,14 @@ def test_test_photos_are_seen_in_their_plain_view_alone(photos: tuple[Path, ...]
 
 
 def test_orientations_are_averaged(photos: tuple[Path, ...]) -> None:
-    backbone, given, poses = tiny_cnn(), task(photos, train=12), (Orientation.IDENTITY, Orientation.ROT180)
+    backbone, given, orientations = tiny_cnn(), task(photos, train=12), (Orientation.IDENTITY, Orientation.ROT180)
     how = recipe(backbone, candidate(backbone, 2))
-    test = set_up_test(inputs_of(backbone, photos, given), how, given.renderer, poses)
+    test = set_up_test(inputs_of(backbone, photos, given), how, given.renderer, orientations)
     assert test is not None
     state = random_head(backbone, CLASSES, 0)
-    apart = [predict_held_out(backbone, state, test, (pose,)) for pose in poses]
+    apart = [predict_held_out(backbone, state, test, (orientation,)) for orientation in orientations]
     assert not np.allclose(apart[0], apart[1], atol=1e-4)
-    np.testing.assert_allclose(predict_held_out(backbone, state, test, poses), np.mean(apart, axis=0), atol=1e-6)
+    np.testing.assert_allclose(predict_held_out(backbone, state, test, orientations), np.mean(apart, axis=0), atol=1e-6)
 
 
 def test_without_test_photos_there_is_no_test_set(photos: tuple[Path, ...]) -> None:

@@ -75,17 +75,17 @@ def test_orientations_that_only_one_folds_images_like_are_averaged_for_the_other
     first = train_head(replace(features, final=planted, by_fold=(planted,) * FOLDS), how)
     assert first.orientations == BOTH
     assert first.fold_orientations == tuple(IDENTITY_ONLY if fold == liked_by else BOTH for fold in range(FOLDS))
-    for fold, (model, said, poses) in enumerate(
+    for fold, (model, said, orientations) in enumerate(
         zip(first.fold_states, first.fold_logits, first.fold_orientations, strict=True)
     ):
         own = torch.from_numpy(given.data.fold == fold)
 
-        def answers(poses: Sequence[Orientation], model: ModelState = model, own: Tensor = own) -> Logits:
-            mean = torch.stack([by_view[pose][own] for pose in poses]).mean(dim=0)
+        def answers(orientations: Sequence[Orientation], model: ModelState = model, own: Tensor = own) -> Logits:
+            mean = torch.stack([by_view[orientation][own] for orientation in orientations]).mean(dim=0)
             return (mean @ model.head["weight"].T + model.head["bias"]).numpy()
 
-        np.testing.assert_allclose(said, answers(poses), atol=1e-4)
-        assert not np.allclose(said, answers(IDENTITY_ONLY if poses == BOTH else BOTH), atol=1e-3)
+        np.testing.assert_allclose(said, answers(orientations), atol=1e-4)
+        assert not np.allclose(said, answers(IDENTITY_ONLY if orientations == BOTH else BOTH), atol=1e-3)
 
 
 @pytest.mark.parametrize("solved", [True, False])

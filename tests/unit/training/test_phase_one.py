@@ -314,10 +314,14 @@ def test_ways_to_augment_are_judged_on_photos_of_other_folds_in_two_poses(
     select_augmentation(new_store(), backbone, renderers, given.data, replace(recipe(backbone), allow_tta=averages))
     some = given.data.subsample(enough)
     labels, fold = given.data.labels[torch.from_numpy(some.train)], some.fold
-    for own, pose, (logits, truth) in zip(renderers, (Orientation.FLIPPED, Orientation.ROT90), seen, strict=True):
-        poses = (Orientation.IDENTITY, pose)
-        source = compute_or_load(new_store(), backbone, PixelSource(own), 5, dict.fromkeys(range(18), poses), "test")
-        shown = pooled_features(source, some.train.tolist(), poses)
+    for own, orientation, (logits, truth) in zip(
+        renderers, (Orientation.FLIPPED, Orientation.ROT90), seen, strict=True
+    ):
+        orientations = (Orientation.IDENTITY, orientation)
+        source = compute_or_load(
+            new_store(), backbone, PixelSource(own), 5, dict.fromkeys(range(18), orientations), "test"
+        )
+        shown = pooled_features(source, some.train.tolist(), orientations)
         fit = fit_head(shown, labels, fold, CLASSES)
         expected = [fit.fold_heads[each].logits(shown[photo].mean(dim=0)).numpy() for photo, each in enumerate(fold)]
         np.testing.assert_allclose(logits, expected, rtol=1e-3, atol=1e-4)

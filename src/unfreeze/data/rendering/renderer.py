@@ -87,7 +87,7 @@ class Renderer:
 
     @property
     def tta_orientations(self) -> tuple[Orientation, ...]:
-        """In which poses a photo means the same, the plain one first."""
+        """In which orientations a photo means the same, the plain one first."""
         return (
             self.augmentation.tta_orientations(self.preprocessing.size)
             if self.augmentation is not None

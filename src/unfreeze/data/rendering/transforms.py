@@ -2,7 +2,7 @@
 
 View 0 is the plain one: the evaluation rendering that the backbone's source prescribes.  View v > 0 is drawn from
 (seed, v, content) alone, so that it is the same in whichever order, thread, epoch or run it is rendered.  View v < 0 is a
-pose: the plain view, mirrored or turned to the pixel.
+orientation: the plain view, mirrored or turned to the pixel.
 
 torchvision's random transforms are not used: they draw from one generator that all threads share, by which a view
 would depend on those rendered before it and could not be cached.  Pillow does the work in both, in 1.6 ms a view here
@@ -64,7 +64,7 @@ class Augmentation:
         return "rotate" if self.turns else "flip" if self.flip else "none"
 
     def tta_orientations(self, size: tuple[int, int]) -> tuple[Orientation, ...]:
-        """Return in which poses views of ``size`` mean the same, the plain one first."""
+        """Return in which orientations views of ``size`` mean the same, the plain one first."""
         if self.turns:
             return (
                 (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)
@@ -82,12 +82,12 @@ def render(
     views: Sequence[int],
     content: int,
 ) -> list[Image.Image]:
-    """Return views of a photo, in RGB, as large as the backbone's input; poses are turned from one plain view.
+    """Return views of a photo, in RGB, as large as the backbone's input; orientations are turned from one plain view.
 
     Args:
         photo: An upright RGB photo.
         preprocessing: The backbone's own.
-        augmentation: What views other than the plain one and its poses may change.
+        augmentation: What views other than the plain one and its orientations may change.
         seed: Decides, with the view and the content, how.
         views: Which ones.
         content: The photo's content as a number.
@@ -119,10 +119,10 @@ def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     return canvas.crop((left, top, left + crop_width, top + crop_height))
 
 
-def _in_pose(view: Image.Image, pose: Orientation) -> Image.Image:
-    if pose is Orientation.FLIPPED:
+def _in_pose(view: Image.Image, orientation: Orientation) -> Image.Image:
+    if orientation is Orientation.FLIPPED:
         return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return view.transpose(TURNS[pose.turns]) if pose.turns else view
+    return view.transpose(TURNS[orientation.turns]) if orientation.turns else view
 
 
 def _middle(photo: Image.Image) -> Image.Image:

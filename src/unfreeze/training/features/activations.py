@@ -207,11 +207,11 @@ def logits_from(
     head: Head,
     source: Activations,
     photos: NDArray[np.int64],
-    poses: Sequence[Orientation] = IDENTITY_ONLY,
+    orientations: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Logits:
-    """Return the head's logits for ``photos``, shape (N, C): the mean over ``poses``."""
+    """Return the head's logits for ``photos``, shape (N, C): the mean over ``orientations``."""
     chosen = photos.tolist()
-    batches = (source.batches(chosen, [pose] * len(chosen), EVALUATION_BATCH) for pose in poses)
+    batches = (source.batches(chosen, [orientation] * len(chosen), EVALUATION_BATCH) for orientation in orientations)
     said = np.stack([predict_logits(backbone, head, batch, source.boundary) for batch in batches])
     found: Logits = said.mean(axis=0)
     return found

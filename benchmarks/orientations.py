@@ -1,6 +1,6 @@
 """What it is worth to show a photo mirrored or turned, too, and to average what the head says of it.
 
-    python -m benchmarks.poses DATA [--sets hymenoptera ...] [--seeds 0] [--a-class 20]
+    python -m benchmarks.orientations DATA [--sets hymenoptera ...] [--seeds 0] [--a-class 20]
 
 DATA is as for real_photos.py, which draws the photos.  Head-only, trained on mirrored views or on turned ones, on its test
 photos; log-losses are at the temperature that suits the answers.  "Taken" is what a run takes, by the folds.
@@ -38,7 +38,7 @@ from unfreeze.training.recipes import recipe_for
 
 
 def measure(table: Path, seed: int, name: str) -> None:
-    """Print a row for each way to turn training views, asked about the plain view alone and in all poses."""
+    """Print a row for each way to turn training views, asked about the plain view alone and in all orientations."""
     config = make_config({"photos": table, "recipe": "head-only", "seed": seed})
     photos = check(read_photos(table))
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
@@ -50,14 +50,14 @@ def measure(table: Path, seed: int, name: str) -> None:
     with deterministic(seed):
         selected = select_augmentation(inputs.cache, backbone, renderers, inputs.data, recipe).final
     for renderer in renderers:
-        poses = recipe.orientations(renderer)
+        orientations = recipe.orientations(renderer)
         with deterministic(seed):
             features = compute_features(inputs.cache, backbone, [renderer], inputs.data, recipe, seed)
             first = train_head(features, recipe)
-        test = open_test_set(inputs, recipe, renderer, poses)
+        test = open_test_set(inputs, recipe, renderer, orientations)
         assert test is not None, "there are test photos"
         assert renderer.augmentation is not None
-        for shown in (IDENTITY_ONLY, poses):
+        for shown in (IDENTITY_ONLY, orientations):
             said = predict_held_out(backbone, first.state, test, shown)
             taken = "taken" if shown == first.orientations and renderer is selected else ""
             cells = [name, seed, renderer.augmentation.symmetry, len(shown), _scores(said, truth), taken]
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--a-class", type=int, default=20)
     arguments = parser.parse_args()
     prepare_process()
-    print("| set | seed | views | poses | accuracy | balanced | log-loss | |")
+    print("| set | seed | views | orientations | accuracy | balanced | log-loss | |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as work:
         for name in arguments.sets:
