@@ -1,4 +1,4 @@
-"""A finished run's model for other runtimes: one file each, whose answers on real photos are compared before it is there."""
+"""Export a finished run's model for other runtimes; each file's outputs are compared with the run's on real images."""
 
 from unfreeze.export.exporting import Exported, export
 

@@ -1,4 +1,4 @@
-"""The model as it is handed out: rendered photos as bytes in, probabilities out, and what else must be known beside it."""
+"""The exported module, from uint8 images to probabilities, and the metadata of its file."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ INPUT, OUTPUT = "images", "probabilities"
 
 
 class ExportModule(nn.Module):
-    """Everything between a rendered photo and its probabilities: orientations, normalisation, backbone, head, softmax.
+    """Orientations, normalisation, backbone, head, mean over orientations and softmax in one module.
 
-    Resizing and cropping stay outside: ``metadata`` says how they are done.
+    Resizing and cropping stay outside; ``metadata`` describes them.
     """
 
     mean: Tensor
@@ -36,30 +36,30 @@ class ExportModule(nn.Module):
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return probabilities, shape (N, classes), of plain views, uint8, shape (N, 3, height, width)."""
+        """Return probabilities, shape (N, classes), for plain views, uint8, shape (N, 3, height, width)."""
         views = torch.cat([orientation.apply(images) for orientation in self.orientations])
         logits = self.head(self.backbone((views.float() / 255 - self.mean) / self.std))
-        averaged: Tensor = logits.view(len(self.orientations), -1, logits.shape[1]).mean(dim=0)
-        return averaged.softmax(dim=1)
+        mean_logits: Tensor = logits.view(len(self.orientations), -1, logits.shape[1]).mean(dim=0)
+        return mean_logits.softmax(dim=1)
 
 
 def example(model: Classifier) -> Tensor:
-    """Return two views, to trace with."""
+    """Return two random views, uint8, shape (2, 3, height, width), for tracing."""
     height, width = model.backbone.network.preprocessing.size
     generator = torch.Generator().manual_seed(0)
     return torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
 def metadata(model: Classifier, sha256: str) -> dict[str, str]:
-    """Return what a file tells of itself: whoever renders photos as it says gets the run's answers.
+    """Return an exported file's metadata: labels, preprocessing and origin; structured values as JSON.
 
     Args:
-        model: The run's.
-        sha256: Of the run's weights.
+        model: The run's model.
+        sha256: Digest of the run's weights.
     """
     preprocessing = model.backbone.network.preprocessing
     height, width = preprocessing.size
-    recipe = {
+    steps = {
         "color": "RGB, upright",
         **asdict(preprocessing),
         "crop": f"centre, {height} high and {width} wide",
@@ -68,7 +68,7 @@ def metadata(model: Classifier, sha256: str) -> dict[str, str]:
     }
     return {
         "labels": json.dumps(list(model.classes), ensure_ascii=False),
-        "preprocessing": json.dumps(recipe),
+        "preprocessing": json.dumps(steps),
         "unfreeze_version": __version__,
         "unfreeze_model": model.backbone.name,
         "unfreeze_run_sha256": sha256,

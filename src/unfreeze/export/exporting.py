@@ -1,4 +1,4 @@
-"""The story of an export: write a file, ask it about real photos in its own runtime, and only then put it in place."""
+"""Export a run: write each file, compare its outputs on real images in its own runtime, then move it into place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unfreeze.errors import ConfigError, PhotosError, RunError
 from unfreeze.export import hub_folder, int8, onnx_file, torchscript_file
 from unfreeze.export.deployed import metadata
 from unfreeze.export.parity import BATCH, max_abs_difference, run_all
-from unfreeze.export.parity_images import ParityImages, find_parity_images, spread
+from unfreeze.export.parity_images import ParityImages, evenly_spaced, find_parity_images
 from unfreeze.files import write_text
 from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import Probabilities, photo_batches, predict_logits, probabilities
@@ -26,27 +26,27 @@ from unfreeze.runs.run import Run
 from unfreeze.version import __version__
 
 Format = Literal["onnx", "torchscript", "safetensors", "int8"]
-NAMES: dict[Format, str] = {
+FILE_NAMES: dict[Format, str] = {
     "onnx": "model.onnx",
     "torchscript": "model.pt",
     "safetensors": "model",
     "int8": "model.int8.onnx",
 }
-TABLE = "export.json"
+INDEX = "export.json"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that says what the run says.
+    """An exported file whose outputs match the run's.
 
     Attributes:
-        format: Which kind.
-        path: The file; of safetensors, the folder.
-        size: In bytes.
-        photos: How many the answers were compared on.
-        difference: The largest between a probability of its and the run's; of safetensors, between plain views' logits.
-        note: What else must be known.
-        cost: Of int8, what it costs.
+        format: Format of the file.
+        path: The file; for safetensors, the folder.
+        size: Size in bytes.
+        photos: Number of images on which outputs were compared.
+        difference: Largest difference from the run's probabilities; for safetensors, from the logits of plain views.
+        note: A note for the user.
+        cost: The change in accuracy; int8 only.
     """
 
     format: Format
@@ -58,129 +58,129 @@ class Exported:
     cost: int8.Cost | None = None
 
     def lines(self) -> list[str]:
-        """Return it for people."""
-        told = f"largest difference {self.difference:.1g} on {self.photos} photos"
-        first = f"{self.format:12} {self.path}  {self.size / 2**20:.1f} MiB  {told}"
-        return [first, *([self.note] if self.note else []), *([self.cost.sentence()] if self.cost else [])]
+        """Return the lines that the terminal shows."""
+        compared = f"largest difference {self.difference:.1g} on {self.photos} photos"
+        line = f"{self.format:12} {self.path}  {self.size / 2**20:.1f} MiB  {compared}"
+        return [line, *([self.note] if self.note else []), *([self.cost.sentence()] if self.cost else [])]
 
 
 def export(
     run: Run, formats: Sequence[Format] = ("onnx",), *, photos: str | Path | None = None, out: str | Path | None = None
 ) -> list[Exported]:
-    """Write a run's model for other runtimes; each file is removed unless it says of real photos what the run says.
+    """Export a run's model for other runtimes; a file whose outputs on real images differ from the run's is removed.
 
     Args:
         run: A finished run.
-        formats: ``onnx``: one file for ONNX Runtime and others.  ``torchscript``: one for torch without our code.
-            ``safetensors``: a folder in timm's and the model hubs' format.  ``int8``: the ONNX file at a third of its
-            size, with 8-bit integers, and what they cost; it comes with ``onnx``.  On a CPU without instructions for them
+        formats: ``onnx``: one file for ONNX Runtime and others.  ``torchscript``: one file for torch without our code.
+            ``safetensors``: a folder in timm's and the model hubs' format.  ``int8``: the ONNX file in 8-bit integers,
+            a third of the size, with its change in accuracy; includes ``onnx``.  On a CPU without instructions for them
             (VNNI) it is slower.
-        photos: Where the run's photos are now, or others like them; None: where they were.
-        out: The folder; None: ``export`` in the run's.
+        photos: Present folder of the run's images, or one of similar images; None: the folder that it was trained on.
+        out: The folder to write to; None: ``export`` in the run's folder.
 
     Returns:
-        One for each format.
+        One entry per format.
 
     Raises:
         ConfigError: There is no such format.
         MissingExtraError: The packages for a format are not installed.
         ModelError: The network can't be exported, or the answers differ.
         PhotosError: There are no photos to compare on.
-        RunError: The folder can't be written, or holds files of somebody else's.
+        RunError: The folder can't be written, or has files that no export wrote.
     """
-    strangers = [each for each in formats if each not in NAMES]
-    if strangers:
-        mend = "It can be: " + ", ".join(NAMES)
-        raise ConfigError(f"There is no format called {strangers[0]!r}.", where="formats", mend=mend)
-    wanted: list[Format] = [each for each in NAMES if each in formats or (each == "onnx" and "int8" in formats)]
-    if "onnx" in wanted:
+    unknown = [name for name in formats if name not in FILE_NAMES]
+    if unknown:
+        mend = "It can be: " + ", ".join(FILE_NAMES)
+        raise ConfigError(f"There is no format called {unknown[0]!r}.", where="formats", mend=mend)
+    requested: list[Format] = [name for name in FILE_NAMES if name in formats or (name == "onnx" and "int8" in formats)]
+    if "onnx" in requested:
         onnx_file.require()
     folder = Path(out) if out is not None else run.folder.export
-    _refuse_foreign(folder, wanted)
+    _refuse_foreign(folder, requested)
     model = load_model(run.folder.model, torch.device("cpu"))
-    material = find_parity_images(run, Path(photos) if photos is not None else None)
-    if "int8" in wanted and not material.learnt:
+    images = find_parity_images(run, Path(photos) if photos is not None else None)
+    if "int8" in requested and not images.train_and_val:
         raise PhotosError(
             "int8 is fitted on training photos and measured on test photos, and the run's are not where they were.",
             where="--int8",
             mend="Say with --photos where they are now.",
         )
-    views = torch.cat(list(photo_batches(model.backbone, material.compared())))
+    views = torch.cat(list(photo_batches(model.backbone, images.to_compare())))
     sha256 = hashlib.sha256(run.folder.weights.read_bytes()).hexdigest()
     expected = probabilities(model.backbone, model.head, torch.split(views, BATCH), orientations=model.orientations)
-    work = _Work(run, model, material, views, expected, metadata(model, sha256))
+    exporter = _Exporter(run, model, images, views, expected, metadata(model, sha256))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
-            done = [work.write(each, Path(scratch), folder) for each in wanted]
-            for each in done:
-                _move(Path(scratch, NAMES[each.format]), each.path)
-        _remember(folder, done, sha256)
+            exported = [exporter.write(name, Path(scratch), folder) for name in requested]
+            for file in exported:
+                _move(Path(scratch, FILE_NAMES[file.format]), file.path)
+        _write_index(folder, exported, sha256)
     except OSError as error:
         raise RunError(f"The file can't be written: {error}", where=folder, mend="Take another --out.") from error
-    return done
+    return exported
 
 
 @dataclass(frozen=True)
-class _Work:
-    """What every format needs."""
+class _Exporter:
+    """Writes one format at a time; ``expected`` are the run's probabilities (N, C) of ``views``."""
 
     run: Run
     model: Classifier
-    material: ParityImages
+    images: ParityImages
     views: Tensor
     expected: Probabilities
-    told: dict[str, str]
+    metadata: dict[str, str]
 
-    def write(self, kind: Format, scratch: Path, folder: Path) -> Exported:
-        """Write one format into ``scratch``, and compare."""
-        place, model, views, expected = scratch / NAMES[kind], self.model, self.views, self.expected
+    def write(self, name: Format, scratch: Path, folder: Path) -> Exported:
+        """Write one format into ``scratch`` and compare its outputs; ``folder`` is where it will be moved."""
+        path, model, views, expected = scratch / FILE_NAMES[name], self.model, self.views, self.expected
         batches, cost, note = torch.split(views, BATCH), None, None
-        if kind == "onnx":
-            onnx_file.write(model, place, self.told)
-            worst = max_abs_difference(onnx_file.answers(place), views, expected, place)
-        elif kind == "torchscript":
-            torchscript_file.write(model, place, self.told)
-            worst = max_abs_difference(torchscript_file.answers(place), views, expected, place)
-        elif kind == "safetensors":
-            hub_folder.write(self.run.folder, place)
-            answers, note = hub_folder.answers(model, place)
-            worst = max_abs_difference(answers, views, predict_logits(model.backbone, model.head, batches), place)
+        if name == "onnx":
+            onnx_file.write(model, path, self.metadata)
+            difference = max_abs_difference(onnx_file.load_predict_fn(path), views, expected, path)
+        elif name == "torchscript":
+            torchscript_file.write(model, path, self.metadata)
+            difference = max_abs_difference(torchscript_file.load_predict_fn(path), views, expected, path)
+        elif name == "safetensors":
+            hub_folder.write(self.run.folder, path)
+            predict, note = hub_folder.load_predict_fn(model, path)
+            logits = predict_logits(model.backbone, model.head, batches)
+            difference = max_abs_difference(predict, views, logits, path)
         else:
-            cost = self._int8(scratch / NAMES["onnx"], place)
-            worst = float(np.abs(run_all(onnx_file.answers(place), batches) - expected).max())
-        size = sum(file.stat().st_size for file in ([place] if place.is_file() else place.iterdir()))
-        return Exported(kind, folder / NAMES[kind], size, len(views), worst, note, cost)
+            cost = self._write_int8(scratch / FILE_NAMES["onnx"], path)
+            difference = float(np.abs(run_all(onnx_file.load_predict_fn(path), batches) - expected).max())
+        size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
+        return Exported(name, folder / FILE_NAMES[name], size, len(views), difference, note, cost)
 
-    def _int8(self, source: Path, place: Path) -> int8.Cost:
-        """Write the int8 form of the ONNX file, and measure on all test photos what it costs."""
-        material, backbone = self.material, self.model.backbone
-        scored = material.test or material.learnt
-        seen = [photo.path for photo in spread(material.learnt, int8.CALIBRATED)]
-        int8.write(source, place, photo_batches(backbone, seen, int8.BATCH))
-        files = onnx_file.answers(source), onnx_file.answers(place)
-        said = [
-            (before(batch), after(batch))
-            for before, after in [files]
+    def _write_int8(self, source: Path, path: Path) -> int8.Cost:
+        """Write the int8 form of the ONNX file, and measure its change in accuracy on all test images."""
+        images, backbone = self.images, self.model.backbone
+        scored = images.test or images.train_and_val
+        calibration = [photo.path for photo in evenly_spaced(images.train_and_val, int8.N_CALIBRATION)]
+        int8.write(source, path, photo_batches(backbone, calibration, int8.BATCH))
+        predict_float32, predict_int8 = onnx_file.load_predict_fn(source), onnx_file.load_predict_fn(path)
+        outputs = [
+            (predict_float32(batch), predict_int8(batch))
             for batch in photo_batches(backbone, [photo.path for photo in scored])
         ]
-        before, after = (np.concatenate(each).astype(np.float64) for each in zip(*said, strict=True))
+        before, after = (np.concatenate(batches).astype(np.float64) for batches in zip(*outputs, strict=True))
         labels = np.array([photo.label for photo in scored])
         groups = [photo.group for photo in scored]
-        cost = int8.cost(labels, before, after, groups, unseen=bool(material.test))
-        onnx_file.set_metadata(place, {**self.told, "int8_cost": json.dumps(_known(asdict(cost)))})
+        cost = int8.cost(labels, before, after, groups, unseen=bool(images.test))
+        onnx_file.set_metadata(path, {**self.metadata, "int8_cost": json.dumps(_without_none(asdict(cost)))})
         return cost
 
 
 def _refuse_foreign(folder: Path, formats: Sequence[Format]) -> None:
-    """Refuse to overwrite what no export wrote.
+    """Refuse to overwrite files that no export wrote.
 
     Raises:
-        RunError: It would.
+        RunError: There are such files.
     """
-    taken = [folder / NAMES[each] for each in formats if (folder / NAMES[each]).exists()]
-    if taken and not (folder / TABLE).exists():
-        raise RunError("This is there already, and no export wrote it.", where=taken[0], mend="Take another --out.")
+    existing = [folder / FILE_NAMES[name] for name in formats if (folder / FILE_NAMES[name]).exists()]
+    if existing and not (folder / INDEX).exists():
+        raise RunError("This is there already, and no export wrote it.", where=existing[0], mend="Take another --out.")
 
 
 def _move(source: Path, target: Path) -> None:
@@ -192,23 +192,25 @@ def _move(source: Path, target: Path) -> None:
         file.replace(target / file.name)
 
 
-def _remember(folder: Path, done: Sequence[Exported], sha256: str) -> None:
-    """Write what is in the folder, beside what earlier exports of the same model wrote."""
+def _write_index(folder: Path, exported: Sequence[Exported], sha256: str) -> None:
+    """Write the index of the folder's files; entries of earlier exports of the same weights are kept."""
     rows: dict[str, Any] = {}
     try:
-        old = json.loads((folder / TABLE).read_text("utf-8"))
+        old = json.loads((folder / INDEX).read_text("utf-8"))
         if old["run_sha256"] == sha256:
             rows = {name: row for name, row in old["files"].items() if (folder / row["file"]).exists()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         pass
-    for each in done:
-        row = {**asdict(each), "file": each.path.name}
-        rows[each.format] = _known({name: value for name, value in row.items() if name not in ("path", "format")})
-    told = {"schema": 1, "unfreeze": __version__, "run_sha256": sha256, "files": rows}
-    write_text(folder / TABLE, json.dumps(told, indent=2) + "\n")
+    for file in exported:
+        row = {**asdict(file), "file": file.path.name}
+        rows[file.format] = _without_none(
+            {name: value for name, value in row.items() if name not in ("path", "format")}
+        )
+    index = {"schema": 1, "unfreeze": __version__, "run_sha256": sha256, "files": rows}
+    write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
 
 
-def _known(fields: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what is absent."""
+def _without_none(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that are not None, also of nested dictionaries."""
     known = {name: value for name, value in fields.items() if value is not None}
-    return {name: _known(value) if isinstance(value, dict) else value for name, value in known.items()}
+    return {name: _without_none(value) if isinstance(value, dict) else value for name, value in known.items()}

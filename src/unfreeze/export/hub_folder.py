@@ -1,4 +1,4 @@
-"""The model as a folder in the format of timm and of model hubs: config.json, model.safetensors and the model card."""
+"""A folder in the format of timm and of model hubs: config.json, model.safetensors and the model card."""
 
 from __future__ import annotations
 
@@ -10,50 +10,53 @@ from torch import Tensor
 
 from unfreeze.data.rendering.transforms import normalize
 from unfreeze.errors import reason
-from unfreeze.export.parity import Answers, Rows
+from unfreeze.export.parity import Outputs, PredictFn
 from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import predict_logits
 from unfreeze.runs.folder import RunFolder
 from unfreeze.torchvision_shim import ensure_torchvision
 
 
-def write(folder: RunFolder, place: Path) -> None:
-    """Copy the run's model into the new folder ``place``."""
-    place.mkdir()
+def write(folder: RunFolder, path: Path) -> None:
+    """Copy the run's model into the new folder ``path``."""
+    path.mkdir()
     for file in (folder.model_config, folder.weights, folder.model_card):
         if file.exists():
-            shutil.copyfile(file, place / file.name)
+            shutil.copyfile(file, path / file.name)
 
 
-def answers(model: Classifier, place: Path) -> tuple[Answers, str | None]:
-    """Return the logits for plain views of what is in the folder ``model``, and why it isn't timm that says them.
+def load_predict_fn(model: Classifier, path: Path) -> tuple[PredictFn, str | None]:
+    """Load an exported folder, with timm where possible.
 
-    A network of torchvision's, or one with several classifiers, is for unfreeze alone to open.
+    timm can't open torchvision's networks, nor those with several classifiers; then unfreeze loads the folder.
+
+    Returns:
+        A function from plain views to logits, and a note for the user where timm can't open the folder.
     """
     preprocessing = model.backbone.network.preprocessing
     try:
-        network = _by_timm(model, place)
+        network = _load_with_timm(model, path)
     except (RuntimeError, ValueError) as error:
-        own = load_model(place, torch.device("cpu"))
-        note = f"timm can't open {place.name}/ ({reason(error)}); unfreeze can, for one: "
-        return (
-            lambda views: predict_logits(own.backbone, own.head, [views]),
-            f"{note}unfreeze.train(photos, model=FOLDER)",
+        loaded = load_model(path, torch.device("cpu"))
+        note = (
+            f"timm can't open {path.name}/ ({reason(error)}). unfreeze can, for example with "
+            "unfreeze.train(photos, model=FOLDER)"
         )
+        return lambda views: predict_logits(loaded.backbone, loaded.head, [views]), note
 
-    def ask(views: Tensor) -> Rows:
+    def predict(views: Tensor) -> Outputs:
         with torch.inference_mode():
-            found: Rows = network(normalize(views, preprocessing)).numpy()
-        return found
+            logits: Outputs = network(normalize(views, preprocessing)).numpy()
+        return logits
 
-    return ask, None
+    return predict, None
 
 
-def _by_timm(model: Classifier, place: Path) -> torch.nn.Module:
+def _load_with_timm(model: Classifier, path: Path) -> torch.nn.Module:
     if model.backbone.architecture.library != "timm":
         raise ValueError("it has no network of torchvision's")
     ensure_torchvision()
     import timm
 
-    network: torch.nn.Module = timm.create_model(f"local-dir:{place}", pretrained=True)
+    network: torch.nn.Module = timm.create_model(f"local-dir:{path}", pretrained=True)
     return network.eval()

@@ -1,4 +1,4 @@
-"""Whether a file says of real photos what the run says of them."""
+"""Compare the outputs of an exported file with the run's on real images."""
 
 from __future__ import annotations
 
@@ -12,47 +12,45 @@ from torch import Tensor
 
 from unfreeze.errors import ModelError, reason
 
-LARGEST = 1e-4
-"""How far a probability may be off; of logits, as a share of the largest.  Float32 of two runtimes differs by 1e-6."""
+TOLERANCE = 1e-4
+"""Accepted difference of a probability; of logits, relative to the largest.  Float32 runtimes differ by 1e-6."""
 
 BATCH = 32
 
-Rows = NDArray[np.float32]
-Answers = Callable[[Tensor], Rows]
+Outputs = NDArray[np.float32]
+PredictFn = Callable[[Tensor], Outputs]
 
 
-def run_all(answers: Answers, batches: Sequence[Tensor]) -> Rows:
-    """Return the answers to all photos, shape (N, C)."""
-    return np.concatenate([answers(batch) for batch in batches])
+def run_all(predict: PredictFn, batches: Sequence[Tensor]) -> Outputs:
+    """Return the outputs for all batches, shape (N, C)."""
+    return np.concatenate([predict(batch) for batch in batches])
 
 
-def max_abs_difference(answers: Answers, views: Tensor, expected: Rows, place: Path) -> float:
-    """Compare a file's answers with the run's, on one photo and on many at a time.
+def max_abs_difference(predict: PredictFn, views: Tensor, expected: Outputs, path: Path) -> float:
+    """Compare a file's outputs with the run's, for a single view and for batches.
 
     Args:
-        answers: What the file's own runtime says.
-        views: Photos, rendered: two or more.
-        expected: What the run says of them (N, C).
-        place: The file, for the error.
+        predict: Runs the file in its own runtime.
+        views: Two or more rendered images, uint8, shape (N, 3, height, width).
+        expected: The run's outputs (N, C).
+        path: The file, for error messages.
 
     Returns:
-        The largest difference.
+        The largest absolute difference.
 
     Raises:
-        ModelError: It is larger than ``LARGEST``, or no number.
+        ModelError: The file can't be run, or the difference exceeds ``TOLERANCE`` or is NaN.
     """
     try:
-        alone, together = answers(views[:1]), run_all(answers, torch.split(views, BATCH))
+        single, batched = predict(views[:1]), run_all(predict, torch.split(views, BATCH))
     except Exception as error:  # a foreign runtime: it may fail in any way
+        raise ModelError(f"The exported file can't be run, and is removed: {reason(error)}", where=path.name) from error
+    difference = max(float(np.abs(single - expected[:1]).max()), float(np.abs(batched - expected).max()))
+    if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise ModelError(
-            f"The exported file can't be run, and is removed: {reason(error)}", where=place.name
-        ) from error
-    worst = max(float(np.abs(alone - expected[:1]).max()), float(np.abs(together - expected).max()))
-    if not worst <= LARGEST * max(1.0, float(np.abs(expected).max())):
-        raise ModelError(
-            f"The exported file's answers differ from the run's by up to {worst:.2g}, more than {LARGEST:g}: "
+            f"The exported file's answers differ from the run's by up to {difference:.2g}, more than {TOLERANCE:g}: "
             "it is removed.",
-            where=place.name,
+            where=path.name,
             mend="Take another format, and please report which backbone it was.",
         )
-    return worst
+    return difference

@@ -1,4 +1,4 @@
-"""The real photos that exported files are asked about: the run's own, or any others where those are gone."""
+"""The real images on which exported files are compared: the run's own, or others where those are missing."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from unfreeze.files import read_table
 from unfreeze.runs.run import Run
 
 T = TypeVar("T")
-COMPARED = 64  # photos that the answers to are compared
+MAX_COMPARED = 64  # images on which outputs are compared
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A labelled photo of the run: its file, its class's number, and what it belongs together with."""
+    """A labelled image of the run: its file, the index of its class, and its group."""
 
     path: Path
     label: int
@@ -31,73 +31,73 @@ class Photo:
 
 @dataclass(frozen=True)
 class ParityImages:
-    """What was found.
+    """The images that were found.
 
     Attributes:
-        learnt: Photos that the shipped model was trained or chosen on.
-        test: Photos that it never saw; none where the run was cross-fitted.
-        others: Photos that are none of the run's.
+        train_and_val: Images that the shipped model was trained or selected on.
+        test: Images that it never saw; empty for a cross-fitted run.
+        others: Images that do not belong to the run.
     """
 
-    learnt: tuple[Photo, ...] = ()
+    train_and_val: tuple[Photo, ...] = ()
     test: tuple[Photo, ...] = ()
     others: tuple[Path, ...] = ()
 
-    def compared(self) -> tuple[Path, ...]:
-        """Return the photos to compare answers on: up to 64, from all over the list, test photos where there are any.
+    def to_compare(self) -> tuple[Path, ...]:
+        """Return up to ``MAX_COMPARED`` paths, evenly spaced over the list; test images where there are any.
 
         Raises:
-            PhotosError: There are fewer than two, so that there is no comparing one at a time with many.
+            PhotosError: There are fewer than two images, too few to compare a single one with a batch.
         """
-        paths = tuple(photo.path for photo in self.test or self.learnt) or self.others
+        paths = tuple(photo.path for photo in self.test or self.train_and_val) or self.others
         if len(paths) < 2:
             raise PhotosError(
                 "The answers of an exported file are compared on real photos, and the run's are not where they were.",
                 mend="Say with --photos where they are now, or name a folder with two photos or more like them.",
             )
-        return tuple(spread(paths, COMPARED))
+        return tuple(evenly_spaced(paths, MAX_COMPARED))
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
-    """Return at most ``count`` items, from all over a list."""
-    return [items[int(place)] for place in np.linspace(0, len(items) - 1, min(count, len(items))).round()]
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
+    """Return at most ``count`` items, evenly spaced over a list."""
+    return [items[int(index)] for index in np.linspace(0, len(items) - 1, min(count, len(items))).round()]
 
 
 def find_parity_images(run: Run, photos: Path | None) -> ParityImages:
-    """Find the run's photos.
+    """Find the run's images.
 
     Args:
         run: Its tables name them.
-        photos: Where they are now, or other photos; None: where they were.
+        photos: Their present folder, or one of other images; None: the folder that the run was trained on.
 
     Raises:
-        PhotosError: ``photos`` doesn't exist, or holds none.
+        PhotosError: ``photos`` doesn't exist, or has no images.
         RunError: The run's tables are damaged.
     """
-    source = photos if photos is not None else _source(run)
+    folder = photos if photos is not None else _photos_folder(run)
     header, rows = read_table(run.folder.splits)
     try:
         columns = [header.index(name) for name in ("file_name", "label", "group", "split")] if header else []
-        named = [tuple(row[column] for column in columns) for row in rows]
-        number = {name: place for place, name in enumerate(run.classes)}
-        found = relocate_images(source, [name for name, *_ in named])
-        known = [
-            (Photo(found[name], number[label], group or None), side)
-            for name, label, group, side in named
-            if name in found
+        listed = [tuple(row[column] for column in columns) for row in rows]
+        class_index = {name: index for index, name in enumerate(run.classes)}
+        paths = relocate_images(folder, [name for name, *_ in listed])
+        found = [
+            (Photo(paths[name], class_index[label], group or None), split)
+            for name, label, group, split in listed
+            if name in paths
         ]
     except (ValueError, KeyError) as error:
         raise RunError("The table is damaged.", where=run.folder.splits) from error
-    learnt = tuple(photo for photo, side in known if side != "test")
-    test = tuple(photo for photo, side in known if side == "test")
-    others = tuple(find_photos([photos])) if photos is not None and not known else ()
-    return ParityImages(learnt, test, others)
+    train_and_val = tuple(photo for photo, split in found if split != "test")
+    test = tuple(photo for photo, split in found if split == "test")
+    others = tuple(find_photos([photos])) if photos is not None and not found else ()
+    return ParityImages(train_and_val, test, others)
 
 
-def _source(run: Run) -> Path | None:
-    """Return where the photos were when the run was trained."""
+def _photos_folder(run: Run) -> Path | None:
+    """Return the folder or table that the run was trained on; None where it is not known."""
     try:
-        place = tomllib.loads(run.folder.args.read_text("utf-8")).get("photos")
+        path = tomllib.loads(run.folder.args.read_text("utf-8")).get("photos")
     except (OSError, ValueError):
         return None
-    return Path(place) if isinstance(place, str) else None
+    return Path(path) if isinstance(path, str) else None

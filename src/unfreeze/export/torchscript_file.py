@@ -1,4 +1,4 @@
-"""TorchScript: one file that torch alone runs, with labels and preprocessing as extra files in it."""
+"""TorchScript: one file that runs with torch alone, with labels and preprocessing as extra files in it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 from unfreeze.errors import ModelError, reason
 from unfreeze.export.deployed import ExportModule, example
-from unfreeze.export.parity import Answers
+from unfreeze.export.parity import PredictFn
 from unfreeze.models.saved import Classifier
 from unfreeze.runtime import suppress_warnings
 
 
-def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
+def write(model: Classifier, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the model as a TorchScript file; for arguments see ``onnx_file.write``.
 
     Raises:
@@ -25,7 +25,8 @@ def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
     """
     try:
         with _quiet(), torch.no_grad():
-            traced = torch.jit.trace(ExportModule(model), example(model), check_trace=False)  # type: ignore[no-untyped-call]
+            module = ExportModule(model)
+            traced = torch.jit.trace(module, example(model), check_trace=False)  # type: ignore[no-untyped-call]
             frozen = torch.jit.freeze(traced)
     except Exception as error:  # it runs foreign code on recorded tensors: it may fail in any way
         raise ModelError(
@@ -34,24 +35,24 @@ def write(model: Classifier, place: Path, told: Mapping[str, str]) -> None:
             mend="Export it with --onnx or --safetensors.",
         ) from error
     with _quiet():
-        torch.jit.save(frozen, str(place), _extra_files={f"{name}.json": text for name, text in told.items()})
+        torch.jit.save(frozen, str(path), _extra_files={f"{name}.json": text for name, text in metadata.items()})
 
 
-def answers(place: Path) -> Answers:
-    """Return what torch computes from the file, without our code."""
+def load_predict_fn(path: Path) -> PredictFn:
+    """Return a function that runs the file in torch, without our code."""
     with _quiet():
-        loaded = torch.jit.load(str(place), "cpu")  # type: ignore[no-untyped-call]
+        loaded = torch.jit.load(str(path), "cpu")  # type: ignore[no-untyped-call]
 
-    def ask(views: Tensor) -> Any:
+    def predict(views: Tensor) -> Any:
         with torch.inference_mode():
             return loaded(views.contiguous()).numpy()
 
-    return ask
+    return predict
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence that TorchScript is deprecated, and that a trace holds for one path through the network: that is checked."""
+    """Suppress the warnings that TorchScript is deprecated, and that a trace records one path: outputs are compared."""
     deprecated = suppress_warnings(message="`torch.jit", category=DeprecationWarning)
     with deprecated, suppress_warnings(category=torch.jit._trace.TracerWarning):
         yield

@@ -1,4 +1,4 @@
-"""The report: a finished run's folder to one page for people, and its plots."""
+"""The report of a finished run: one HTML page, and its plots as PNG files."""
 
 from unfreeze.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""The report's sections on what the run stands on: its photos, its settings, its versions, and what it took."""
+"""The report's sections on the run's inputs: images by class and split, settings, versions and run time."""
 
 from __future__ import annotations
 
@@ -8,38 +8,36 @@ from unfreeze.report.elements import ABSENT, Part, Section, Table, Text
 from unfreeze.report.run_data import RunData
 from unfreeze.verdict import counted
 
-LEFT_OUT = 50  # files that are listed
-SIDES = {"train": "to train on", "val": "to choose by", "test": "to test on"}
+MAX_SKIPPED_ROWS = 50
+SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}
 
 
 def data_section(run: RunData) -> Section:
-    """How many photos of which class were on which side, and which were left out."""
-    about = run.verdict.data
-    tested = counted(about.n_test, "photo") + " to test on"
+    """Return the number of images by class and split, and the skipped files."""
+    data = run.verdict.data
+    tested = counted(data.n_test, "photo") + " for testing"
     if run.verdict.scores.protocol == "cross_fitted":
         tested = "and each is scored by models that never saw it"
-    parts: list[Part] = [
-        Text(f"{len(about.classes)} classes: {counted(about.n_train, 'photo')} to train on, {tested}.")
-    ]
-    if run.sides:
-        counts = Counter(run.sides)
-        sides = [side for side in SIDES if any(own == side for _, own in counts)]
-        rows = [(name, *(counts[name, side] for side in sides)) for name in about.classes]
-        totals = ("all", *(sum(counts[name, side] for name in about.classes) for side in sides))
+    parts: list[Part] = [Text(f"{len(data.classes)} classes: {counted(data.n_train, 'photo')} for training, {tested}.")]
+    if run.splits:
+        counts = Counter(run.splits)
+        splits = [name for name in SPLIT_NAMES if any(split == name for _, split in counts)]
+        rows = [(label, *(counts[label, split] for split in splits)) for label in data.classes]
+        totals = ("all", *(sum(counts[label, split] for label in data.classes) for split in splits))
         parts.append(
             Table(
                 caption="Photos by class",
-                header=("class", *(SIDES[side] for side in sides)),
+                header=("class", *(SPLIT_NAMES[split] for split in splits)),
                 rows=tuple(tuple(map(str, row)) for row in (*rows, totals)),
             )
         )
-    if run.left_out:
-        first = f", the first {LEFT_OUT}; checks.csv has all" if len(run.left_out) > LEFT_OUT else ""
+    if run.skipped:
+        rest = f", the first {MAX_SKIPPED_ROWS}; checks.csv has all" if len(run.skipped) > MAX_SKIPPED_ROWS else ""
         parts.append(
             Table(
-                caption=f"{counted(len(run.left_out), 'file')} left out, and why{first}",
+                caption=f"{counted(len(run.skipped), 'file')} left out, and why{rest}",
                 header=("file", "reason"),
-                rows=run.left_out[:LEFT_OUT],
+                rows=run.skipped[:MAX_SKIPPED_ROWS],
                 numbers=False,
             )
         )
@@ -49,7 +47,7 @@ def data_section(run: RunData) -> Section:
 
 
 def settings_section(run: RunData) -> Section:
-    """What the run was asked, by what it was done, and what it took."""
+    """Return the settings, the versions, the seconds of each part, the peak memory and the weights' digest."""
     cost = run.verdict.cost
     parts: list[Part] = []
     if run.args:
@@ -57,16 +55,16 @@ def settings_section(run: RunData) -> Section:
         parts.append(Table("Settings", ("setting", "value"), rows, numbers=False))
     if run.verdict.versions:
         parts.append(
-            Table("Versions", ("of", "version"), tuple(run.verdict.versions.items()), numbers=False),
+            Table("Versions", ("software", "version"), tuple(run.verdict.versions.items()), numbers=False),
         )
-    planned = cost.forecast or {}
+    forecast = cost.forecast or {}
     parts.append(
         Table(
             caption="Seconds",
             header=("part", "took", "forecast"),
             rows=tuple(
-                (part, f"{took:.1f}", f"{planned[part]:.1f}" if part in planned else ABSENT)
-                for part, took in cost.seconds.items()
+                (part, f"{seconds:.1f}", f"{forecast[part]:.1f}" if part in forecast else ABSENT)
+                for part, seconds in cost.seconds.items()
             ),
         )
     )

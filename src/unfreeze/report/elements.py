@@ -1,4 +1,4 @@
-"""What a report is made of: sections of texts, tables, plots and photos, which know no HTML; and how numbers are written."""
+"""The report's elements (texts, tables, plots, galleries; independent of HTML) and the formatting of numbers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ABSENT = "-"
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A paragraph; ``lead``: the one to read first."""
+    """A paragraph; ``lead`` marks the most important one of its section."""
 
     kind: ClassVar = "text"
     text: str
@@ -30,14 +30,14 @@ class Points:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Rows of text under a caption; the first cell of each says what the row is about.
+    """A table of text; the first cell of each row is its heading.
 
     Attributes:
-        caption: What the table says.
-        header: One cell a column.
-        rows: As long as the header.
-        marked: Numbers of the rows to show first to the eye.
-        numbers: Whether all cells but the first are numbers, which stand right.
+        caption: The subject of the table.
+        header: One cell per column.
+        rows: Each as long as the header.
+        marked: Indices of the highlighted rows.
+        numbers: Whether all cells but the first are numbers, which are aligned to the right.
     """
 
     kind: ClassVar = "table"
@@ -50,13 +50,13 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A drawing.
+    """A plot.
 
     Attributes:
-        name: Of its file in the run's ``plots`` folder, without the suffix.
-        alt: What it shows, for those who can't see it.
-        png: The file.
-        wide: Whether it must not shrink to a phone's width.
+        name: Name of its file in the run's ``plots`` folder, without the suffix.
+        alt: Alternative text for readers who can't see it.
+        png: The content of the PNG file.
+        wide: Whether it must not shrink to the width of a phone.
     """
 
     kind: ClassVar = "plot"
@@ -67,37 +67,37 @@ class Plot:
 
     @property
     def base64(self) -> str:
-        """The file as a data URI wants it."""
+        """The PNG file in base64, for a data URI."""
         return base64.b64encode(self.png).decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One photo and what was said of it.
+    """One image with its label and predictions.
 
     Attributes:
-        file_name: As the run's tables have it.
-        label: Its class.
-        answers: A line for each model that answered.
-        jpeg: Its thumbnail, or its heatmaps; None where the photo can't be shown any more.
-        columns: Of heatmaps, what each of the pictures that stand side by side is; of a thumbnail, none.
+        file_name: Name in the run's tables.
+        label: Name of its class.
+        predictions: One line per model; empty where ``columns`` has them.
+        jpeg: Its thumbnail or its heatmaps; None where the file is missing or unreadable.
+        columns: Captions of the pictures side by side in ``jpeg``, for heatmaps; empty for a thumbnail.
     """
 
     file_name: str
     label: str
-    answers: tuple[str, ...]
+    predictions: tuple[str, ...]
     jpeg: bytes | None
     columns: tuple[str, ...] = ()
 
     @property
     def base64(self) -> str:
-        """The thumbnail as a data URI wants it."""
+        """The JPEG file in base64, for a data URI."""
         return base64.b64encode(self.jpeg or b"").decode("ascii")
 
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Photos under a heading."""
+    """Images under a heading."""
 
     kind: ClassVar = "gallery"
     heading: str
@@ -106,7 +106,7 @@ class Gallery:
 
     @property
     def wide(self) -> bool:
-        """Whether its photos need room, as heatmaps do."""
+        """Whether some images are heatmaps, which are three pictures wide."""
         return any(photo.columns for photo in self.photos)
 
 
@@ -115,19 +115,19 @@ Part = Text | Points | Table | Plot | Gallery
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One subject of the report."""
+    """A titled part of the report."""
 
     title: str
     parts: tuple[Part, ...]
 
     @property
     def anchor(self) -> str:
-        """Its name in links."""
+        """The HTML id of the section, the target of links."""
         return self.title.lower().replace(" ", "-")
 
 
 def estimate(value: float | None, interval: Interval | None, digits: int = 3) -> str:
-    """Write a value with its 95 % interval, as the terminal does."""
+    """Format a value with its 95 % interval, as on the terminal."""
     if value is None:
         return ABSENT
     if interval is None:
@@ -136,12 +136,12 @@ def estimate(value: float | None, interval: Interval | None, digits: int = 3) ->
 
 
 def percent(fraction: float | None) -> str:
-    """Write a fraction in hundredths."""
+    """Format a fraction as a percentage."""
     return ABSENT if fraction is None else f"{fraction * 100:.1f} %"
 
 
 def points(fraction: float | None, interval: Interval | None, *, sign: bool = False) -> str:
-    """Write a difference of fractions in points, with its 95 % interval."""
+    """Format a difference of fractions in percentage points, with its 95 % interval."""
     if fraction is None:
         return ABSENT
     plus = "+" if sign else ""

@@ -1,4 +1,4 @@
-"""The page: sections in order, rendered into one file that needs no network, no script and no other file."""
+"""The report page: the sections in order, rendered into one HTML file without scripts or external resources."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unfreeze.version import __version__
 SECTIONS: tuple[Callable[[RunData], Section | None], ...] = (
     result_sections.verdict,
     result_sections.scores,
-    result_sections.tried,
+    result_sections.trials,
     result_sections.forgetting,
     result_sections.training,
     prediction_sections.confusion,
@@ -30,13 +30,13 @@ SECTIONS: tuple[Callable[[RunData], Section | None], ...] = (
 
 
 def write_report(folder: RunFolder) -> Path:
-    """Write a finished run's report and plots, in place of what is there, and return the page's path.
+    """Write a finished run's report and plots, overwriting former ones, and return the page's path.
 
     Raises:
         RunError: There is no finished run in the folder, a file of it is damaged, or the report can't be written.
     """
     run = read_run_data(folder)
-    sections = [section for section in (make(run) for make in SECTIONS) if section is not None]
+    sections = [section for section in (make_section(run) for make_section in SECTIONS) if section is not None]
     for section in sections:
         for part in section.parts:
             if isinstance(part, Plot):
@@ -46,7 +46,7 @@ def write_report(folder: RunFolder) -> Path:
 
 
 def render(run: RunData, sections: list[Section]) -> str:
-    """Return the page; whatever a class or a file is called, it is text."""
+    """Return the page as HTML; names of classes and files are escaped."""
     environment = Environment(
         loader=PackageLoader("unfreeze.report"),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""The report's photos: what phase 2 put right, what it broke, and where the shipped model is surest and wrong."""
+"""The report's images: those that phase 2 fixed or broke, and the shipped model's most confident errors."""
 
 from __future__ import annotations
 
@@ -16,102 +16,113 @@ from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.evaluation.significance import changed
 from unfreeze.report.elements import Gallery, Photo, Section, Text
-from unfreeze.report.run_data import NAMES, Predictions, RunData
+from unfreeze.report.run_data import ARM_NAMES, Predictions, RunData
 from unfreeze.runs.folder import PICTURED
 from unfreeze.verdict import counted
 
-SIDE = 160  # pixels
-QUALITY = 80
-HEATMAPS = (
-    "Of a photo that phase 2 fixed or broke there are three pictures: what the models see of it, and where each of them, "
-    "head-only and two-phase, finds what speaks for its own answer. Grey is nothing, red a little, yellow the most. "
-    "Every picture is scaled to its own strongest place: its brightness does not tell how sure a model is, and what is "
-    "marked need not be the cause (Grad-CAM, Selvaraju et al. 2017)."
+THUMBNAIL_SIDE = 160  # pixels
+JPEG_QUALITY = 80
+HEATMAP_NOTE = (
+    "Photos that phase 2 fixed or broke are shown three times: as the models see them, and with the evidence that the "
+    "head-only and the two-phase model find for their own prediction (Grad-CAM, Selvaraju et al. 2017). Grey: none, "
+    "red: a little, yellow: the most. Each picture is scaled to its own maximum, so its brightness does not show how "
+    "sure a model is; and a marked region need not be the cause."
 )
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """Photos that belong together, the most telling first, and their heatmaps where they have any."""
+class _Group:
+    """Images of one gallery.
 
-    what: str
+    Attributes:
+        title: The gallery's heading, without the number of images.
+        order: The order of the images, in words.
+        rows: Indices among the predictions, in that order.
+        heatmaps: JPEG files of heatmaps by index.
+    """
+
+    title: str
     order: str
-    photos: IntArray
+    rows: IntArray
     heatmaps: Mapping[int, bytes]
 
     @property
-    def first(self) -> list[int]:
-        """Those that are shown."""
-        return [int(i) for i in self.photos[:PICTURED]]
+    def shown(self) -> list[int]:
+        """Indices of the images that the report shows."""
+        return [int(row) for row in self.rows[:PICTURED]]
 
 
 def photos(run: RunData) -> Section | None:
-    """Up to twelve photos of each kind, with what both models say."""
-    said = run.predictions
-    if said is None or run.answers is None:
+    """Return up to ``PICTURED`` images of each group, with both models' predictions."""
+    predictions = run.predictions
+    if predictions is None or run.probabilities is None:
         return None
-    wrong = f"that the {run.arm} model gets wrong"
-    kinds = [_Kind(wrong, "the ones first that it is surest of", _surest(run.answers, said), {})]
-    if len(said.arms) == 2:
-        fixed, broken = changed(said.labels, said.arms["head_only"], said.arms["two_phase"])
-        most = "the ones first whose own class moved most"
-        kinds = [
-            _Kind("that phase 2 fixed", most, fixed, run.heatmaps),
-            _Kind("that phase 2 broke", most, broken, run.heatmaps),
-            *kinds,
+    errors = _most_confident_errors(run.probabilities, predictions)
+    groups = [_Group(f"that the {run.arm} model gets wrong", "most confident first", errors, {})]
+    if len(predictions.arms) == 2:
+        fixed, broken = changed(predictions.labels, predictions.arms["head_only"], predictions.arms["two_phase"])
+        order = "the largest change in the label's probability first"
+        groups = [
+            _Group("that phase 2 fixed", order, fixed, run.heatmaps),
+            _Group("that phase 2 broke", order, broken, run.heatmaps),
+            *groups,
         ]
-    plain = sorted({i for kind in kinds for i in kind.first if i not in kind.heatmaps})
-    files = relocate_images(_source(run), [said.file_names[i] for i in plain])
-    thumbnails = {i: thumbnail(files.get(said.file_names[i])) for i in plain}
+    without_heatmap = sorted({row for group in groups for row in group.shown if row not in group.heatmaps})
+    files = relocate_images(_photos_folder(run), [predictions.file_names[row] for row in without_heatmap])
+    thumbnails = {row: thumbnail(files.get(predictions.file_names[row])) for row in without_heatmap}
     galleries = [
         Gallery(
-            heading=f"{counted(len(kind.photos), 'photo')} {kind.what}",
-            note=f"The first {PICTURED} of them, {kind.order}." if len(kind.photos) > PICTURED else "",
-            photos=tuple(_card(run, said, i, kind.heatmaps.get(i), thumbnails.get(i)) for i in kind.first),
+            heading=f"{counted(len(group.rows), 'photo')} {group.title}",
+            note=f"The first {PICTURED} of them, {group.order}." if len(group.rows) > PICTURED else "",
+            photos=tuple(
+                _photo(run, predictions, row, group.heatmaps.get(row), thumbnails.get(row)) for row in group.shown
+            ),
         )
-        for kind in kinds
+        for group in groups
     ]
-    notes = [Text(HEATMAPS)] if any(gallery.wide for gallery in galleries) else []
+    notes = [Text(HEATMAP_NOTE)] if any(gallery.wide for gallery in galleries) else []
     if None in thumbnails.values():
-        gone = sum(jpeg is None for jpeg in thumbnails.values())
-        notes.append(Text(f"{gone} of {len(thumbnails)} photos are not where they were any more, or can't be read."))
+        missing = sum(jpeg is None for jpeg in thumbnails.values())
+        notes.append(Text(f"{missing} of {len(thumbnails)} photos are not shown: they were moved, or can't be read."))
     return Section("Photos", (*notes, *galleries))
 
 
 def thumbnail(path: Path | None) -> bytes | None:
-    """Return a photo as a small JPEG; None where it can't be read."""
+    """Return an image as a small JPEG; None where it can't be read."""
     if path is None:
         return None
     try:
-        photo = decode(path, min_side=SIDE)
+        image = decode(path, min_side=THUMBNAIL_SIDE)
     except UnfreezeError:
         return None
-    photo.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    packed = io.BytesIO()
-    photo.save(packed, "JPEG", quality=QUALITY)
-    return packed.getvalue()
+    image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
 
 
-def _surest(answers: FloatArray, said: Predictions) -> IntArray:
-    wrong = np.flatnonzero(answers.argmax(axis=1) != said.labels)
-    surest: IntArray = wrong[np.argsort(-answers.max(axis=1)[wrong], kind="stable")]
-    return surest
+def _most_confident_errors(probabilities: FloatArray, predictions: Predictions) -> IntArray:
+    """Return the indices of wrong predictions, the highest probability first."""
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != predictions.labels)
+    ordered: IntArray = wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")]
+    return ordered
 
 
-def _source(run: RunData) -> Path | None:
-    place = run.args.get("photos")
-    return Path(place) if isinstance(place, str) else None
+def _photos_folder(run: RunData) -> Path | None:
+    path = run.args.get("photos")
+    return Path(path) if isinstance(path, str) else None
 
 
-def _card(run: RunData, said: Predictions, i: int, heatmaps: bytes | None, jpeg: bytes | None) -> Photo:
+def _photo(run: RunData, predictions: Predictions, row: int, heatmaps: bytes | None, jpeg: bytes | None) -> Photo:
     classes = run.verdict.data.classes
-    answers = tuple(
-        f"{NAMES[arm]}: {classes[answers[i].argmax()]} {answers[i].max():.3f}" for arm, answers in said.arms.items()
+    lines = tuple(
+        f"{ARM_NAMES[arm]}: {classes[probabilities[row].argmax()]} {probabilities[row].max():.3f}"
+        for arm, probabilities in predictions.arms.items()
     )
     return Photo(
-        file_name=said.file_names[i],
-        label=classes[said.labels[i]],
-        answers=() if heatmaps else answers,
+        file_name=predictions.file_names[row],
+        label=classes[predictions.labels[row]],
+        predictions=() if heatmaps else lines,
         jpeg=heatmaps or jpeg,
-        columns=("the photo", *answers) if heatmaps else (),
+        columns=("the photo", *lines) if heatmaps else (),
     )

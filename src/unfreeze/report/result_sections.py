@@ -1,4 +1,4 @@
-"""The report's sections on what came of the run: verdict, scores, what was tried, forgetting, training curves."""
+"""The report's sections on the run's results: verdict, scores, trials of phase 2, forgetting, training curves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from unfreeze.evaluation.selection import IMBALANCE_RATIO, Z_95
 from unfreeze.report import plots
 from unfreeze.report.elements import ABSENT, Part, Plot, Points, Section, Table, Text, estimate, percent, points
 from unfreeze.report.run_data import Epoch, RunData
-from unfreeze.verdict import TrialSummary
+from unfreeze.verdict import TrialSummary, counted
 
 LOWER_IS_BETTER = ("log-loss", "calibration error")
-PANELS = 6  # of training curves
+MAX_PANELS = 6  # of training curves
 RULE = (
-    "Standard errors: by how many the log-loss is below phase 1's, photo by photo; where one class has over "
-    f"{IMBALANCE_RATIO:g} times the photos of another, they all weigh the same in it. To ship, a point must be below by more "
-    f"than {Z_95:g}, not be clearly less often right, and not forget too much; of those that pass, the one with the "
-    "lowest log-loss, so weighed, ships."
+    "Standard errors: how far the log-loss is below phase 1's, paired photo by photo; where one class has over "
+    f"{IMBALANCE_RATIO:g} times the photos of another, all classes weigh the same. To ship, a point needs more than "
+    f"{Z_95:g} standard errors, no significant loss of accuracy, and no more forgetting than allowed. Of the points "
+    "that pass, the one with the lowest log-loss, so weighed, ships."
 )
 TESTS = {
     "mcnemar_exact": "McNemar's exact test",
@@ -29,43 +29,44 @@ TESTS = {
 
 
 def verdict(run: RunData) -> Section:
-    """What ships, what phase 2 gained and forgot, what went wrong on the way."""
-    said = run.verdict
-    first, *rest = said.sentences()
-    parts: list[Part] = [Text(first, lead=True), *(Text(sentence) for sentence in rest)]
-    model = said.model
+    """Return the verdict's sentences, the shipped model and the warnings."""
+    lead, *rest = run.verdict.sentences()
+    parts: list[Part] = [Text(lead, lead=True), *(Text(sentence) for sentence in rest)]
+    model = run.verdict.model
     ships = f"Ships: {model.name}, {run.arm}"
-    if said.shipped == "two_phase":
+    if run.verdict.shipped == "two_phase":
         ships += f", trained from {model.depth} up, alpha {model.alpha:g}, BatchNorm {model.bn}"
     parts.append(Text(ships + "."))
-    if said.warnings:
-        parts += [Text("Warnings:"), Points(said.warnings)]
+    if run.verdict.warnings:
+        parts += [Text("Warnings:"), Points(run.verdict.warnings)]
     return Section("Verdict", tuple(parts))
 
 
 def scores(run: RunData) -> Section:
-    """Both models side by side, and the paired gain."""
-    sheet = run.verdict.scores
-    arms = {"head-only": sheet.head_only}
-    if sheet.two_phase is not None:
-        arms["two-phase"] = sheet.two_phase
-    if sheet.shipped not in arms.values():
-        arms["as it is chosen"] = sheet.shipped
-    found = {arm: {name: (value, interval) for name, value, interval in of.rows()} for arm, of in arms.items()}
-    names = list(dict.fromkeys(name for of in found.values() for name in of))
+    """Return both models' scores side by side, and the paired gain."""
+    all_scores = run.verdict.scores
+    arms = {"head-only": all_scores.head_only}
+    if all_scores.two_phase is not None:
+        arms["two-phase"] = all_scores.two_phase
+    if all_scores.shipped not in arms.values():
+        arms["as it is chosen"] = all_scores.shipped
+    by_arm = {arm: {name: (value, interval) for name, value, interval in of.rows()} for arm, of in arms.items()}
+    names = list(dict.fromkeys(name for values in by_arm.values() for name in values))
     table = Table(
-        caption=f"On {run.seen}, with 95 % intervals",
+        caption=f"On {run.scored_on}, with 95 % intervals",
         header=("score", *arms),
-        rows=tuple((name, *(estimate(*of.get(name, (None, None))) for of in found.values())) for name in names),
+        rows=tuple(
+            (name, *(estimate(*values.get(name, (None, None))) for values in by_arm.values())) for name in names
+        ),
     )
-    rows = [(name, {arm: of[name] for arm, of in found.items() if name in of}) for name in names]
+    rows = [(name, {arm: values[name] for arm, values in by_arm.items() if name in values}) for name in names]
     high = [row for row in rows if row[0] not in LOWER_IS_BETTER]
     low = [row for row in rows if row[0] in LOWER_IS_BETTER]
     alt = "Scores with 95 % intervals; the table above has the same numbers."
     parts: list[Part] = [table, Plot("scores", alt, plots.intervals(high, low))]
     if "as it is chosen" in arms:
         parts.append(
-            Text("“As it is chosen” counts the choice between the two as well: the folds did not all choose the same.")
+            Text("“As it is chosen” includes the choice between the two models: not all folds chose the same one.")
         )
     return Section("Scores", (*parts, *_gain(run)))
 
@@ -73,7 +74,7 @@ def scores(run: RunData) -> Section:
 def _gain(run: RunData) -> tuple[Part, ...]:
     gain = run.verdict.gain
     if gain is None:
-        return (Text("Phase 2 did not run, so there is no gain to speak of."),)
+        return (Text("Phase 2 did not run, so there is no gain to report."),)
     low, high = gain.log_loss_ci95
     table = Table(
         caption="What phase 2 gained over head-only on the same photos, with 95 % intervals",
@@ -88,81 +89,94 @@ def _gain(run: RunData) -> tuple[Part, ...]:
             ("log-loss (negative is better)", f"{gain.log_loss:+.3f} ({low:+.3f} to {high:+.3f})", ABSENT),
         ),
     )
-    said = (
-        f"Phase 2 answers {gain.fixed} rightly that head-only had wrong, and {gain.broken} the other way round. "
-        f"p is of {TESTS[gain.test]}: the gain is {'proven' if gain.proven else 'not proven'}."
+    text = (
+        f"Phase 2 fixed {counted(gain.fixed, 'photo')} that head-only got wrong, and broke {gain.broken} that it got "
+        f"right. The gain is {'proven' if gain.proven else 'not proven'}; p is from {TESTS[gain.test]}."
     )
-    return table, Text(said)
+    return table, Text(text)
 
 
-def tried(run: RunData) -> Section | None:
-    """Every way to unfreeze that was tried, and every point between the phases."""
-    ways = run.verdict.trials
-    if not ways:
+def trials(run: RunData) -> Section | None:
+    """Return the validation scores of every trial of phase 2 at every alpha."""
+    trials = run.verdict.trials
+    if not trials:
         return None
     model = run.verdict.model
     ships = run.verdict.shipped == "two_phase"
-    last = max((number for number, way in enumerate(ways) if way.depth == model.depth), default=None)
+    last = max((index for index, trial in enumerate(trials) if trial.depth == model.depth), default=None)
 
-    def is_chosen(number: int, alpha: float) -> bool:
-        return ships and number == last and alpha == model.alpha
+    def is_shipped(index: int, alpha: float) -> bool:
+        return ships and index == last and alpha == model.alpha
 
     rows: list[tuple[str, ...]] = []
     marked = set()
-    for number, way in enumerate(ways):
-        own = (way.depth, f"{way.lr:g}", f"{way.seconds:.0f}")
-        for point in way.points:
-            if is_chosen(number, point.alpha):
+    for index, trial in enumerate(trials):
+        settings = (trial.depth, f"{trial.lr:g}", f"{trial.seconds:.0f}")
+        for point in trial.points:
+            if is_shipped(index, point.alpha):
                 marked.add(len(rows))
             z = ABSENT if point.z is None or not point.alpha else f"{point.z:+.1f}"
             scores = point.accuracy, point.balanced_accuracy, point.log_loss
-            rows.append((*own, f"{point.alpha:g}", *(f"{score:.3f}" for score in scores), z))
-        if not way.points:
-            rows.append((*own, *[ABSENT] * 5))
-    judged = [(number, way) for number, way in enumerate(ways) if way.points]
-    parts: list[Part] = [
-        Text(f"{_ended(run)} Alpha says how far the weights stand from phase 1 (0) to phase 2 (1)."),
-    ]
-    if judged:
-        parts.append(Text("The photos behind these numbers chose among them, so that what they say flatters a little."))
-    if any(point.z is not None for way in ways for point in way.points):
+            rows.append((*settings, f"{point.alpha:g}", *(f"{score:.3f}" for score in scores), z))
+        if not trial.points:
+            rows.append((*settings, *[ABSENT] * 5))
+    validated = [(index, trial) for index, trial in enumerate(trials) if trial.points]
+    parts: list[Part] = [Text(f"{_outcome(run)} Alpha blends the weights of phase 1 (0) and phase 2 (1).")]
+    if validated:
+        parts.append(
+            Text(
+                "These scores are on the validation photos that chose among the candidates, so they are slightly "
+                "optimistic."
+            )
+        )
+    if any(point.z is not None for trial in trials for point in trial.points):
         parts.append(Text(RULE))
     parts.append(
         Table(
-            caption="From the head downwards; what ships is marked, and has a ring below"
+            caption="From the head downwards; the model that ships is marked, and has a ring in the plot below"
             if marked
             else "From the head downwards",
-            header=("from", "rate", "seconds", "alpha", "accuracy", "balanced accuracy", "log-loss", "standard errors"),
+            header=(
+                "depth",
+                "learning rate",
+                "seconds",
+                "alpha",
+                "accuracy",
+                "balanced accuracy",
+                "log-loss",
+                "standard errors",
+            ),
             rows=tuple(rows),
             marked=frozenset(marked),
         )
     )
-    if judged:
-        paths = {
-            _way(way, number): [(point.alpha, point.accuracy, point.log_loss) for point in way.points]
-            for number, way in judged
+    if validated:
+        curves = {
+            _trial_name(trial, index): [(point.alpha, point.accuracy, point.log_loss) for point in trial.points]
+            for index, trial in validated
         }
-        chosen = next(((_way(way, n), model.alpha) for n, way in judged if is_chosen(n, model.alpha)), None)
-        ring = " A ring marks the point that ships." if marked else ""
-        alt = (
-            f"Accuracy and log-loss against alpha, a line for each way that was tried.{ring} The table has the numbers."
+        shipped = next(
+            ((_trial_name(trial, index), model.alpha) for index, trial in validated if is_shipped(index, model.alpha)),
+            None,
         )
-        parts.append(Plot("tried", alt, plots.alphas(paths, chosen)))
+        ring = " A ring marks the model that ships." if marked else ""
+        alt = f"Accuracy and log-loss against alpha, a line for each trial.{ring} Numbers in the table above."
+        parts.append(Plot("tried", alt, plots.alphas(curves, shipped)))
     return Section("What was tried", tuple(parts))
 
 
-def _way(way: TrialSummary, number: int) -> str:
-    return f"{number + 1}: {plots.short(way.depth)} at {way.lr:g}"
+def _trial_name(trial: TrialSummary, index: int) -> str:
+    return f"{index + 1}: {plots.short(trial.depth)} at {trial.lr:g}"
 
 
-def _ended(run: RunData) -> str:
+def _outcome(run: RunData) -> str:
     if run.verdict.shipped == "head_only":
         return "Phase 2 does not ship."
     return f"Phase 2 ships from {run.verdict.model.depth} up, at alpha {run.verdict.model.alpha:g}."
 
 
 def forgetting(run: RunData) -> Section | None:
-    """What the backbone lost of the original task: only what was measured."""
+    """Return how much of the original task phase 2 lost, as far as it was measured."""
     found = run.verdict.forgetting
     if found is None or found == Forgetting():
         return None
@@ -171,78 +185,82 @@ def forgetting(run: RunData) -> Section | None:
         parts.append(Text("Phase 2 did not run: the backbone is the pretrained one."))
     elif run.verdict.shipped == "head_only":
         parts.append(Text("These figures are of the two-phase model, which does not ship."))
+    measures = (
+        ("original classifier", found.before, found.after, found.drop, found.drop_ci95),
+        ("- by changed weights", None, None, found.weights_drop, found.weights_drop_ci95),
+        ("- by BatchNorm statistics", None, None, found.batch_norm_drop, found.batch_norm_drop_ci95),
+        ("original classifier, top-5", found.top5_before, found.top5_after, found.top5_drop, found.top5_drop_ci95),
+        ("linear probe", found.probe_before, found.probe_after, found.probe_drop, found.probe_drop_ci95),
+    )
     rows = tuple(
         (name, percent(before), percent(after), points(drop, interval))
-        for name, before, after, drop, interval in (
-            ("original classifier", found.before, found.after, found.drop, found.drop_ci95),
-            ("of it by moved weights", None, None, found.weights_drop, found.weights_drop_ci95),
-            ("of it by BatchNorm's statistics", None, None, found.batch_norm_drop, found.batch_norm_drop_ci95),
-            ("label among its first five", found.top5_before, found.top5_after, found.top5_drop, found.top5_drop_ci95),
-            (
-                "linear reader, fitted anew",
-                found.probe_before,
-                found.probe_after,
-                found.probe_drop,
-                found.probe_drop_ci95,
-            ),
-        )
+        for name, before, after, drop, interval in measures
         if drop is not None
     )
     if rows:
-        where = f" ({found.reference})" if found.reference else ""
-        caption = f"Accuracy on {found.n} reference photos{where}; points lost with 95 % intervals"
+        reference = f" ({found.reference})" if found.reference else ""
+        caption = f"Accuracy on {found.n} reference photos{reference}; points lost with 95 % intervals"
         parts.append(Table(caption, ("measured by", "before", "after", "lost"), rows))
     if found.probe_drop is not None:
         parts.append(
-            Text("What the linear reader lost, no linear head can find any more; what it still finds is not lost.")
+            Text(
+                "The linear probe is a new linear head for the original classes: no linear head can recover what it "
+                "lost; the rest is still in the features."
+            )
         )
     if found.agreement is not None:
-        kl = "" if found.kl is None else f" Its answers moved by a KL divergence of {found.kl:.3f} (0: not at all)."
-        said = f"On {found.agreement_n} of your photos, the original classifier says the same as before in "
-        parts.append(Text(f"{said}{percent(found.agreement)}.{kl}"))
+        text = (
+            f"On {found.agreement_n} of your photos, the original classifier gives the same answer as before in "
+            f"{percent(found.agreement)}."
+        )
+        kl = (
+            ""
+            if found.kl is None
+            else f" Its probabilities moved by a KL divergence of {found.kl:.3f} (0: not at all)."
+        )
+        parts.append(Text(text + kl))
     if found.cka:
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in found.cka.items())
-        alt = f"How alike each trained stage's output is before and after (CKA, 1 is the same): {numbers}."
+        alt = f"Similarity of each trained stage's output before and after (CKA, 1 is the same): {numbers}."
         parts.append(Plot("cka", alt, plots.bars(found.cka, "CKA of before and after: 1 is the same")))
     return Section("Forgetting", tuple(parts))
 
 
 def training(run: RunData) -> Section | None:
-    """Losses by epoch; a head that was solved has none."""
+    """Return the losses by epoch; None for a head that was fitted without epochs."""
     panels: dict[str, list[plots.Curve]] = {}
     for name, epochs in itertools.groupby(run.history, key=lambda row: row.phase):
         phase, _, _ = name.partition(", validating")
-        for part in _trainings(list(epochs)):
-            held_out = any(row.val_loss is not None for row in part)
-            panels.setdefault(
-                f"{phase}, {'some photos held out' if held_out else 'on all training photos'}", []
-            ).append(
+        for fit in _split_repeats(list(epochs)):
+            validated = any(row.val_loss is not None for row in fit)
+            title = f"{phase}, {'some photos held out' if validated else 'on all training photos'}"
+            panels.setdefault(title, []).append(
                 plots.Curve(
-                    [row.epoch for row in part],
-                    [_finite(row.train_loss) for row in part],
-                    [_finite(row.val_loss) for row in part],
+                    [row.epoch for row in fit],
+                    [_finite(row.train_loss) for row in fit],
+                    [_finite(row.val_loss) for row in fit],
                 )
             )
     if not panels:
         return None
-    shown = dict(list(panels.items())[-PANELS:])
+    shown = dict(list(panels.items())[-MAX_PANELS:])
     alt = "Training and validation loss against the epoch, for " + "; ".join(shown) + "."
     parts: list[Part] = [
         Plot("training", alt, plots.curves(shown)),
         Text(
-            "Training photos are augmented and their labels may be smoothed; validation photos are neither: the lines need "
+            "Training photos are augmented and their labels may be smoothed, validation photos are not: the lines need "
             "not meet."
         ),
     ]
-    if any(len(drawn) > 1 for drawn in shown.values()):
-        parts.append(Text("A line for each part that was held out; each model learns from the rest."))
+    if any(len(fits) > 1 for fits in shown.values()):
+        parts.append(Text("One line per fold: each model trains on the other folds."))
     if len(shown) < len(panels):
         parts.append(Text(f"The last {len(shown)} of {len(panels)} trainings; history.csv has all."))
     return Section("Training", tuple(parts))
 
 
-def _trainings(epochs: list[Epoch]) -> list[list[Epoch]]:
-    """Part where the epochs start anew: a training that went wrong is repeated under the same name."""
+def _split_repeats(epochs: list[Epoch]) -> list[list[Epoch]]:
+    """Split where the epoch number starts again: a failed training is repeated under the same name."""
     parts: list[list[Epoch]] = []
     for row in epochs:
         if not parts or row.epoch <= parts[-1][-1].epoch:

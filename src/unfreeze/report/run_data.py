@@ -1,4 +1,4 @@
-"""What a report is made from: a finished run's files, read once."""
+"""The data of a report: a finished run's files, read once."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from unfreeze.verdict import Arm, Verdict
 T = TypeVar("T")
 
 ARMS: tuple[Arm, ...] = ("head_only", "two_phase")
-NAMES: dict[Arm, str] = {"head_only": "head-only", "two_phase": "two-phase"}
+ARM_NAMES: dict[Arm, str] = {"head_only": "head-only", "two_phase": "two-phase"}
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What both models said of the scored photos.
+    """Predictions of both models for the N scored images of C classes.
 
     Attributes:
-        file_names: Of the photos (N).
-        labels: Their classes (N,).
-        arms: The probabilities (N, C) of each model that answered.
+        file_names: Names of the images (N).
+        labels: Indices of their classes (N,).
+        arms: The probabilities (N, C) of each model.
     """
 
     file_names: tuple[str, ...]
@@ -43,7 +43,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Epoch:
-    """A row of ``history.csv``; a loss is absent where none was measured."""
+    """A row of ``history.csv``; a loss that was not measured is None."""
 
     phase: str
     epoch: int
@@ -53,26 +53,26 @@ class Epoch:
 
 @dataclass(frozen=True)
 class RunData:
-    """A finished run's files; what is no longer in the folder is empty.
+    """A finished run's files; fields whose file is missing are empty.
 
     Attributes:
-        name: The folder's.
-        verdict: The figures.
-        predictions: Of every scored photo.
+        name: Name of the folder.
+        verdict: The run's verdict.
+        predictions: Predictions for every scored image.
         history: The epochs, in the order of training.
-        sides: Class and side of every photo that was used.
-        left_out: Files that weren't, and why.
-        args: The configuration.
-        sha256: Of the shipped weights.
-        heatmaps: What both models saw in photos where they differ, JPEG, by the photo's place among the predictions.
+        splits: Class and split of every image that was used.
+        skipped: Name of every file that was left out, and the reason.
+        args: The settings.
+        sha256: Digest of the shipped weights.
+        heatmaps: JPEG files with both models' heatmaps, by the image's index among the predictions.
     """
 
     name: str
     verdict: Verdict
     predictions: Predictions | None = None
     history: tuple[Epoch, ...] = ()
-    sides: tuple[tuple[str, str], ...] = ()
-    left_out: tuple[tuple[str, str], ...] = ()
+    splits: tuple[tuple[str, str], ...] = ()
+    skipped: tuple[tuple[str, str], ...] = ()
     args: Mapping[str, object] = field(default_factory=dict)
     sha256: str | None = None
     heatmaps: Mapping[int, bytes] = field(default_factory=dict)
@@ -80,23 +80,23 @@ class RunData:
     @property
     def arm(self) -> str:
         """The name of the model that ships."""
-        return NAMES[self.verdict.shipped]
+        return ARM_NAMES[self.verdict.shipped]
 
     @property
-    def answers(self) -> FloatArray | None:
-        """What it said, shape (N, C)."""
+    def probabilities(self) -> FloatArray | None:
+        """The shipped model's probabilities, shape (N, C)."""
         return self.predictions.arms.get(self.verdict.shipped) if self.predictions is not None else None
 
     @property
     def scores(self) -> Scores:
-        """Its scores, without the choice between the models that cross-fitting counts in."""
+        """The shipped model's scores, without the choice between the models, which cross-fitting includes."""
         scores = self.verdict.scores
-        chosen = scores.two_phase if self.verdict.shipped == "two_phase" else scores.head_only
-        return chosen if chosen is not None else scores.shipped
+        own = scores.two_phase if self.verdict.shipped == "two_phase" else scores.head_only
+        return own if own is not None else scores.shipped
 
     @property
-    def seen(self) -> str:
-        """What it was scored on."""
+    def scored_on(self) -> str:
+        """The number and the kind of the images that the model was scored on."""
         if self.verdict.scores.protocol == "test":
             return f"{self.scores.n} test photos"
         return f"{self.scores.n} photos, each answered by a model that never saw it"
@@ -106,55 +106,57 @@ def read_run_data(folder: RunFolder) -> RunData:
     """Read a finished run.
 
     Raises:
-        RunError: There is none, or one of its files is damaged.
+        RunError: There is no finished run in the folder, or one of its files is damaged.
     """
     verdict = load(folder.root).verdict
     try:
         args = tomllib.loads(folder.args.read_text("utf-8")) if folder.args.is_file() else {}
     except (OSError, ValueError) as error:
         raise RunError(f"The configuration can't be read: {error}", where=folder.args) from error
-    predictions = _sound(folder.predictions, lambda header, rows: _predictions(header, rows, verdict.data.classes))
-    pictures = {row: folder.heatmap(row) for row in range(len(predictions.labels) if predictions is not None else 0)}
+    predictions = _parse(
+        folder.predictions, lambda header, rows: _parse_predictions(header, rows, verdict.data.classes)
+    )
+    heatmaps = {row: folder.heatmap(row) for row in range(len(predictions.labels) if predictions is not None else 0)}
     return RunData(
         name=folder.root.resolve().name,
         verdict=verdict,
         predictions=predictions,
-        history=_sound(folder.history, _history) or (),
-        sides=_sound(folder.splits, _pairs("label", "split")) or (),
-        left_out=_sound(folder.checks, _pairs("file_name", "reason")) or (),
+        history=_parse(folder.history, _parse_history) or (),
+        splits=_parse(folder.splits, _pairs("label", "split")) or (),
+        skipped=_parse(folder.checks, _pairs("file_name", "reason")) or (),
         args=args,
-        sha256=_digest(folder.weights),
-        heatmaps={row: path.read_bytes() for row, path in pictures.items() if path.is_file()},
+        sha256=_sha256(folder.weights),
+        heatmaps={row: path.read_bytes() for row, path in heatmaps.items() if path.is_file()},
     )
 
 
-def _sound(path: Path, made: Callable[[list[str], list[list[str]]], T]) -> T | None:
-    """Return what is made of a table's header and rows, or None where it has none."""
+def _parse(path: Path, parse_table: Callable[[list[str], list[list[str]]], T]) -> T | None:
+    """Return a table's content as ``parse_table`` converts its header and rows; None where it has no rows."""
     header, rows = read_table(path)
     if not rows:
         return None
     try:
-        return made(header, rows)
+        return parse_table(header, rows)
     except ValueError as error:
         raise RunError(f"The table is damaged: {error}.", where=path) from error
 
 
-def _predictions(header: list[str], rows: list[list[str]], classes: tuple[str, ...]) -> Predictions:
+def _parse_predictions(header: list[str], rows: list[list[str]], classes: tuple[str, ...]) -> Predictions:
     arms = [arm for arm in ARMS if any(column.startswith(f"{arm}:") for column in header)]
-    number = {name: label for label, name in enumerate(classes)}
-    names, label = header.index("file_name"), header.index("label")
-    strangers = {row[label] for row in rows} - set(classes)
-    if strangers:
-        raise ValueError(f"the verdict knows no class {min(strangers)!r}")
-    places = {arm: [header.index(f"{arm}:{name}") for name in classes] for arm in arms}
+    class_index = {name: index for index, name in enumerate(classes)}
+    name_column, label_column = header.index("file_name"), header.index("label")
+    unknown = {row[label_column] for row in rows} - set(classes)
+    if unknown:
+        raise ValueError(f"the verdict has no class {min(unknown)!r}")
+    columns = {arm: [header.index(f"{arm}:{name}") for name in classes] for arm in arms}
     return Predictions(
-        file_names=tuple(row[names] for row in rows),
-        labels=np.array([number[row[label]] for row in rows]),
-        arms={arm: np.array([[float(row[place]) for place in of] for row in rows]) for arm, of in places.items()},
+        file_names=tuple(row[name_column] for row in rows),
+        labels=np.array([class_index[row[label_column]] for row in rows]),
+        arms={arm: np.array([[float(row[i]) for i in indices] for row in rows]) for arm, indices in columns.items()},
     )
 
 
-def _history(header: list[str], rows: list[list[str]]) -> tuple[Epoch, ...]:
+def _parse_history(header: list[str], rows: list[list[str]]) -> tuple[Epoch, ...]:
     phase, epoch, train, val = (header.index(name) for name in ("phase", "epoch", "train_loss", "val_loss"))
     return tuple(Epoch(row[phase], int(row[epoch]), _number(row[train]), _number(row[val])) for row in rows)
 
@@ -164,14 +166,16 @@ def _number(cell: str) -> float | None:
 
 
 def _pairs(first: str, second: str) -> Callable[[list[str], list[list[str]]], tuple[tuple[str, str], ...]]:
-    def made(header: list[str], rows: list[list[str]]) -> tuple[tuple[str, str], ...]:
-        left, right = header.index(first), header.index(second)
-        return tuple((row[left], row[right]) for row in rows)
+    """Return a parser for two columns of a table."""
 
-    return made
+    def parse_table(header: list[str], rows: list[list[str]]) -> tuple[tuple[str, str], ...]:
+        i, j = header.index(first), header.index(second)
+        return tuple((row[i], row[j]) for row in rows)
+
+    return parse_table
 
 
-def _digest(path: Path) -> str | None:
+def _sha256(path: Path) -> str | None:
     if not path.is_file():
         return None
     with path.open("rb") as file:

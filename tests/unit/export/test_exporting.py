@@ -317,7 +317,7 @@ def test_a_missing_package_is_named_before_any_work(small: Run, monkeypatch: pyt
 
 
 def test_a_model_that_is_too_large_for_onnx_is_refused(small: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_file, "LARGEST", 1000)
+    monkeypatch.setattr(onnx_file, "MAX_BYTES", 1000)
     with pytest.raises(ModelError, match="2 GiB"):
         export(small, ["onnx"])
     assert list(small.folder.export.iterdir()) == []

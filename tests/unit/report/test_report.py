@@ -20,10 +20,9 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.significance import changed
 from unfreeze.explain import encoded
 from unfreeze.files import write_bytes, write_text
-from unfreeze.report import photos, result_sections, write_report
-from unfreeze.report import prediction_sections as answers
+from unfreeze.report import photos, prediction_sections, result_sections, write_report
 from unfreeze.report.elements import Gallery, Plot, Section, Table, Text
-from unfreeze.report.run_data import NAMES, RunData, read_run_data
+from unfreeze.report.run_data import ARM_NAMES, RunData, read_run_data
 from unfreeze.runs.folder import RunFolder
 
 ALL = [
@@ -134,7 +133,7 @@ def test_the_page_is_the_same_when_it_is_written_again(folder: RunFolder) -> Non
 def test_head_only_has_neither_gain_nor_search_nor_curves(tmp_path: Path) -> None:
     shown = page(finished_run(tmp_path, second=False, shipped="head_only", forgotten=None))
     assert shown.headings == [name for name in ALL if name not in ("What was tried", "Forgetting", "Training")]
-    assert any("no gain to speak of" in text for text in shown.text)
+    assert any("no gain to report" in text for text in shown.text)
     assert not any("that phase 2 fixed" in text for text in shown.text)
 
 
@@ -152,10 +151,10 @@ def test_where_the_folds_chose_differently_what_is_chosen_has_a_column(tmp_path:
     assert tables(scores)[0].header == ("score", "head-only", "two-phase", "as it is chosen")
     assert tables(scores)[0].rows[0][-1].startswith("0.715 (")
     assert "each answered by a model that never saw it" in tables(scores)[0].caption
-    assert "counts the choice" in texts(scores)
+    assert "includes the choice" in texts(scores)
     assert run.verdict.scores.two_phase is not None
     assert run.scores == run.verdict.scores.two_phase  # what confusion and classes are of
-    assert "test photos" not in texts(answers.reliability(run))
+    assert "test photos" not in texts(prediction_sections.reliability(run))
 
 
 def test_the_gain_is_the_verdicts(run: RunData) -> None:
@@ -164,11 +163,11 @@ def test_the_gain_is_the_verdicts(run: RunData) -> None:
     accuracy, *_ = tables(result_sections.scores(run))[1].rows
     assert accuracy[1].startswith(f"{gained.accuracy * 100:+.1f} (")
     assert accuracy[2] == f"{gained.p_value:.2g}"
-    assert f"answers {gained.fixed} rightly" in texts(result_sections.scores(run))
+    assert f"fixed {gained.fixed} photo" in texts(result_sections.scores(run))
 
 
 def test_what_ships_is_marked_among_what_was_tried(run: RunData) -> None:
-    section = result_sections.tried(run)
+    section = result_sections.trials(run)
     (table,) = tables(section)
     assert [row[:4] for row in table.rows][1:4] == [
         ("blocks.6", "0.0003", "12", "0.5"), ("blocks.5", "0.0003", "20", "0"), ("blocks.5", "0.0003", "20", "0.5"),
@@ -176,14 +175,14 @@ def test_what_ships_is_marked_among_what_was_tried(run: RunData) -> None:
     assert table.marked == {3}
     assert [row[-1] for row in table.rows] == ["-", "-", "-", "+2.3", "+1.2"]  # the first way is an earlier version's
     assert "more than 1.645" in texts(section)
-    assert "flatters a little" in texts(section)
+    assert "slightly optimistic" in texts(section)
 
 
 def test_a_search_that_nobody_judged_has_no_plot(run: RunData) -> None:
     unjudged = run.verdict.model_copy(
         update={"trials": (TRIALS[0].model_copy(update={"points": ()}),), "shipped": "head_only"}
     )
-    section = result_sections.tried(replace(run, verdict=unjudged))
+    section = result_sections.trials(replace(run, verdict=unjudged))
     assert section is not None
     assert not [part for part in section.parts if isinstance(part, Plot)]
     assert tables(section)[0].rows == (("blocks.6", "0.0003", "12", "-", "-", "-", "-", "-"),)
@@ -217,9 +216,9 @@ def test_forgetting_that_was_not_measured_is_no_section(run: RunData) -> None:
 
 def test_the_confusion_is_sklearns(run: RunData) -> None:
     assert run.predictions is not None
-    assert run.answers is not None
-    expected = confusion_matrix(run.predictions.labels, run.answers.argmax(axis=1), labels=range(3))
-    (table,) = tables(answers.confusion(run))
+    assert run.probabilities is not None
+    expected = confusion_matrix(run.predictions.labels, run.probabilities.argmax(axis=1), labels=range(3))
+    (table,) = tables(prediction_sections.confusion(run))
     counted = np.array([[int(cell.split()[0]) for cell in row[1:]] for row in table.rows])
     assert np.array_equal(counted, expected)
     assert table.header[1:] == CLASSES
@@ -230,9 +229,9 @@ def test_the_confusion_is_sklearns(run: RunData) -> None:
 
 def test_classes_are_sklearns_and_the_weakest_first(run: RunData) -> None:
     assert run.predictions is not None
-    assert run.answers is not None
-    (table,) = tables(answers.classes(run))
-    labels, answer = run.predictions.labels, run.answers.argmax(axis=1)
+    assert run.probabilities is not None
+    (table,) = tables(prediction_sections.classes(run))
+    labels, answer = run.predictions.labels, run.probabilities.argmax(axis=1)
     precision, recall, f1, n = precision_recall_fscore_support(labels, answer)
     order = np.argsort(f1, kind="stable")
     assert [row[0] for row in table.rows] == [CLASSES[label] for label in order]
@@ -243,7 +242,7 @@ def test_classes_are_sklearns_and_the_weakest_first(run: RunData) -> None:
 
 def test_reliability_bins_are_those_of_the_hand() -> None:
     stated = np.array([[0.55, 0.45], [0.58, 0.42], [0.3, 0.7], [0.05, 0.95], [1.0, 0.0]])
-    bins = answers.binned(np.array([0, 1, 1, 1, 0]), stated)
+    bins = prediction_sections.binned(np.array([0, 1, 1, 1, 0]), stated)
     assert bins.counts.tolist() == [0, 0, 0, 0, 0, 2, 1, 0, 0, 2]  # 0.7 is the end of the bin from 0.6 on
     assert bins.confidence.tolist() == pytest.approx([0, 0, 0, 0, 0, 0.565, 0.7, 0, 0, 0.975])
     assert bins.accuracy.tolist() == [0, 0, 0, 0, 0, 0.5, 1, 0, 0, 1]
@@ -276,7 +275,7 @@ def test_photos_are_those_that_changed(run: RunData) -> None:
 def test_heatmaps_stand_beside_the_photos_that_phase_two_changed(tmp_path: Path) -> None:
     folder = finished_run(tmp_path)
     before = page(folder)
-    assert not [a for a in before.named("img") if "what speaks for" in (a["alt"] or "")]
+    assert not [a for a in before.named("img") if "with the evidence for" in (a["alt"] or "")]
     run = read_run_data(folder)
     said = run.predictions
     assert said is not None
@@ -293,20 +292,20 @@ def test_heatmaps_stand_beside_the_photos_that_phase_two_changed(tmp_path: Path)
     number = {name: i for i, name in enumerate(said.file_names)}
     for photo in (*fixed.photos, *broken.photos):
         row = number[photo.file_name]
-        answers = [f"{name}: {CLASSES[said.arms[arm][row].argmax()]}" for arm, name in NAMES.items()]
+        answers = [f"{name}: {CLASSES[said.arms[arm][row].argmax()]}" for arm, name in ARM_NAMES.items()]
         if row == rows[0]:  # it has none, and is shown as before
             assert photo.jpeg is not None
             assert photo.jpeg.startswith(b"\xff\xd8")
-            assert (photo.columns, len(photo.answers)) == ((), 2)
+            assert (photo.columns, len(photo.predictions)) == ((), 2)
         else:
             assert photo.jpeg == f"heat {row}".encode()
             assert photo.columns[0] == "the photo"
             assert [column.rpartition(" ")[0] for column in photo.columns[1:]] == answers
-            assert photo.answers == ()
+            assert photo.predictions == ()
     assert not any(photo.columns for photo in wrong.photos)
-    assert texts(section).startswith("Of a photo that phase 2 fixed or broke there are three pictures")
+    assert texts(section).startswith("Photos that phase 2 fixed or broke are shown three times")
     shown = page(folder)
-    assert sum("what speaks for" in (a["alt"] or "") for a in shown.named("img")) == len(rows) - 1
+    assert sum("with the evidence for" in (a["alt"] or "") for a in shown.named("img")) == len(rows) - 1
 
 
 def test_a_photo_that_is_gone_or_damaged_becomes_a_text(tmp_path: Path) -> None:
@@ -318,20 +317,20 @@ def test_a_photo_that_is_gone_or_damaged_becomes_a_text(tmp_path: Path) -> None:
     (tmp_path / "photos" / damaged).write_bytes(b"no photo")
     shown = page(folder)
     assert sum("no photo to show" in text for text in shown.text) >= 2
-    assert any("are not where they were any more" in text for text in shown.text)
+    assert any("shown: they were moved" in text for text in shown.text)
 
 
 def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
     classes = [f"a kind of bird that has a long name, number {number}" for number in range(100)]
     folder = finished_run(tmp_path, classes=classes, count=5000, drawn=False)
     run = read_run_data(folder)
-    (table,) = tables(answers.confusion(run))
+    (table,) = tables(prediction_sections.confusion(run))
     assert len(table.rows) == 20
     counts = [int(row[2]) for row in table.rows]
     assert counts == sorted(counts, reverse=True)
     assert run.predictions is not None
-    assert run.answers is not None
-    most = confusion_matrix(run.predictions.labels, run.answers.argmax(axis=1))
+    assert run.probabilities is not None
+    most = confusion_matrix(run.predictions.labels, run.probabilities.argmax(axis=1))
     np.fill_diagonal(most, 0)
     assert counts[0] == most.max()
     section = photos.photos(run)
@@ -353,7 +352,9 @@ def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
 
 def test_a_matrix_of_forty_classes_is_drawn(tmp_path: Path) -> None:
     classes = [f"{number:02} 雪" for number in range(40)]  # the plots' font lacks the letter: that is no warning
-    section = answers.confusion(read_run_data(finished_run(tmp_path, classes=classes, count=400, drawn=False)))
+    section = prediction_sections.confusion(
+        read_run_data(finished_run(tmp_path, classes=classes, count=400, drawn=False))
+    )
     assert section is not None
     (drawn,) = (part for part in section.parts if isinstance(part, Plot))
     assert drawn.wide
