@@ -18,15 +18,15 @@ SIGNIFICANT = 0.05
 def conclusions(comparison: Comparison) -> list[str]:
     """Say what the table allows to be said: an arm that isn't proven to differ is not called better."""
     said = []
-    for line in comparison.lines:
-        if line.p_value is None or line.gain_ci95 is None:
+    for arm in comparison.summaries:
+        if arm.p_value is None or arm.gain_ci95 is None:
             continue
-        if line.p_value < SIGNIFICANT:
-            word = "better" if line.gain > 0 else "worse"
-            said.append(f"{line.arm} is {word} than {comparison.baseline} by {abs(line.gain) * 100:.1f} points")
+        if arm.p_value < SIGNIFICANT:
+            word = "better" if arm.gain > 0 else "worse"
+            said.append(f"{arm.arm} is {word} than {comparison.baseline} by {abs(arm.gain) * 100:.1f} points")
         else:
-            low, high = (end * 100 for end in line.gain_ci95)
-            said.append(f"{line.arm} can't be told from {comparison.baseline}: {low:+.1f} to {high:+.1f} points")
+            low, high = (end * 100 for end in arm.gain_ci95)
+            said.append(f"{arm.arm} can't be told from {comparison.baseline}: {low:+.1f} to {high:+.1f} points")
     return said
 
 

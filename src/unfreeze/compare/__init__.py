@@ -1,1 +1,1 @@
-"""Ways to fine-tune, trained side by side on the same photos."""
+"""Train several fine-tuning recipes on the same images and compare them."""

@@ -1,4 +1,4 @@
-"""Ways to fine-tune, side by side: the same photos, the same test set, several seeds, and a paired test of every gain."""
+"""Train and score every arm of a comparison: the same images and test set for all, several seeds, paired tests."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ HEAD_ONLY = "head-only"
 
 @dataclass(frozen=True)
 class Arm:
-    """A recipe, and what to call the models that it ends with.
+    """A recipe, and the names of the models that it produces.
 
     Attributes:
-        recipe: How.
-        phase1_name: The name of phase 1's model; None where nobody would use it by itself.
-        phase2_name: The name of phase 2's model; None where there is no phase 2.
-        shipped_name: The name of the one of both that would ship; None where nothing chooses.
+        recipe: The recipe.
+        phase1_name: Name of phase 1's model; None where it is not scored.
+        phase2_name: Name of phase 2's model; None where there is no phase 2.
+        shipped_name: Name of the one of both that would ship; None where the recipe does not choose.
     """
 
     recipe: Recipe
@@ -54,18 +54,18 @@ class Arm:
 
 
 def all_arms(config: TrainConfig, epochs: int, backbone: Backbone, photos: int, classes: int) -> tuple[Arm, ...]:
-    """Return everything that is compared, ours first.
+    """Return all arms of a comparison, ours first.
 
     Args:
-        config: A run with our defaults.
-        epochs: Of every other recipe.
-        backbone: What they fine-tune.
-        photos: Photos to train on.
-        classes: How many there are.
+        config: Settings of a run with our defaults.
+        epochs: Epochs of every other recipe.
+        backbone: The backbone to fine-tune.
+        photos: Number of training images.
+        classes: Number of classes.
     """
     halves = {"recipe": "classic", "head_epochs": epochs // 2, "epochs": epochs - epochs // 2}
     textbook = config.model_copy(update=halves)
-    found = [
+    arms = [
         Arm(recipe_for(config, backbone, photos, classes), HEAD_ONLY, "two-phase", "auto"),
         Arm(classic(textbook, backbone, photos, classes, "frozen"), None, "classic, BatchNorm frozen"),
         Arm(classic(textbook, backbone, photos, classes, "train"), None, "classic, as in textbooks"),
@@ -73,41 +73,41 @@ def all_arms(config: TrainConfig, epochs: int, backbone: Backbone, photos: int, 
         Arm(layer_decay(backbone, epochs, photos), "layer decay, one phase", None),
     ]
     if not backbone.batch_norm:
-        found.pop(2)  # both classics are the same
-        found[1] = replace(found[1], phase2_name="classic, as in textbooks")
-    return tuple(found)
+        arms.pop(2)  # without BatchNorm, both classics are the same
+        arms[1] = replace(arms[1], phase2_name="classic, as in textbooks")
+    return tuple(arms)
 
 
 def compare(config: CompareConfig) -> Comparison:
-    """Train every contender with every seed, and write the comparison's folder.
+    """Train every arm with every seed, and write the comparison's folder.
 
     Raises:
-        UnfreezeError: Any mistake that the user can mend; no folder is made before the inputs have been checked.
+        UnfreezeError: Any mistake that the user can mend; no folder is made before the inputs are checked.
     """
     refuse_used(config.out)
     watch = Stopwatch()
-    store, known, photos = open_photos(config, watch)
+    cache, index, photos = open_photos(config, watch)
     backbone = open_backbone(config, watch)
-    reference = open_reference(config.reference, backbone, photos, store, known)
+    reference = open_reference(config.reference, backbone, photos, cache, index)
     by_seed = [
-        Inputs(photos, _split(photos, config.test_size, seed), backbone, reference, store, seed)
+        Inputs(photos, _split(photos, config.test_size, seed), backbone, reference, cache, seed)
         for seed in range(config.seeds)
     ]
     folder = new_run(config.out, "compare")
     write_arguments(folder, config)
-    first = by_seed[0].splits
-    sides = f"{len(first.train)} to train on, {len(first.test)} to test on"
-    echo(f"{len(photos.samples)} photos of {len(photos.classes)} classes: {sides}")
+    n_train, n_test = len(by_seed[0].splits.train), len(by_seed[0].splits.test)
+    echo(f"{len(photos.samples)} photos of {len(photos.classes)} classes: {n_train} for training, {n_test} for testing")
 
-    rows: list[ArmResult] = []
+    results: list[ArmResult] = []
     for inputs in by_seed:
-        for row in _one_seed(inputs, config):
-            echo(f"seed {inputs.seed}: {row.arm}: {row.accuracy * 100:.1f} % right, {row.seconds:.0f} s")
-            rows.append(row)
-            _write_rows(folder, rows)  # an interrupted comparison keeps what it measured
+        for result in _run_seed(inputs, config):
+            accuracy = f"{result.accuracy * 100:.1f} % accuracy"
+            echo(f"seed {inputs.seed}: {result.arm}: {accuracy}, {result.seconds:.0f} s")
+            results.append(result)
+            _write_rows(folder, results)  # after every result, so that an interrupted comparison keeps its results
     tests = [inputs.splits.test for inputs in by_seed]
     groups = [[photos.samples[i].group for i in test] for test in tests]
-    comparison = summarise(folder, rows, tests, groups, len(first.train), HEAD_ONLY)
+    comparison = summarise(folder, results, tests, groups, n_train, HEAD_ONLY)
     _write(folder, comparison)
     return comparison
 
@@ -116,13 +116,13 @@ def _split(photos: PhotoSet, test_size: float | None, seed: int) -> Splits:
     return split(photos, test_size=test_size or TEST_SIZE, folds=FOLDS, seed=seed)
 
 
-def _one_seed(inputs: Inputs, config: CompareConfig) -> Iterator[ArmResult]:
-    """Yield a row for every model of every contender."""
+def _run_seed(inputs: Inputs, config: CompareConfig) -> Iterator[ArmResult]:
+    """Yield the result of every model of every arm."""
     backbone, data, seed = inputs.backbone, inputs.data, inputs.seed
     defaults = TrainConfig(photos=config.photos, model=config.model, seed=seed)
     evaluations: dict[int, Evaluation] = {}
-    for each in all_arms(defaults, config.epochs, backbone, len(data.train), data.n_classes):
-        recipe = each.recipe
+    for arm in all_arms(defaults, config.epochs, backbone, len(data.train), data.n_classes):
+        recipe = arm.recipe
         renderers = make_renderers(recipe, backbone, inputs.training_samples, seed)
         if recipe.boundary not in evaluations:
             orientations = tuple(
@@ -133,72 +133,74 @@ def _one_seed(inputs: Inputs, config: CompareConfig) -> Iterator[ArmResult]:
             evaluations[recipe.boundary] = Evaluation(test, forgetting_meter(inputs, recipe, renderers[0], test))
         with deterministic(seed):
             evaluation = evaluations[recipe.boundary]
-            for model in _models(inputs, renderers, each, evaluation.meter):
-                yield _row(inputs, evaluation, model)
+            for model in _train_models(inputs, renderers, arm, evaluation.meter):
+                yield _score(inputs, evaluation, model)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What every model of a seed is scored on."""
+    """The test set and the forgetting meter of a seed and a boundary."""
 
     test: EvaluationSet
     meter: ForgettingMeter
 
 
 @dataclass(frozen=True)
-class Model:
-    """A trained model, what the comparison calls it, and the seconds that it took from photos on."""
+class TrainedModel:
+    """A trained model, its name in the comparison, and the seconds from image files to its weights."""
 
-    arm: str
+    name: str
     state: ModelState
     orientations: tuple[Orientation, ...]
     seconds: float
 
 
-def _models(inputs: Inputs, renderers: Sequence[Renderer], contender: Arm, meter: ForgettingMeter) -> Iterator[Model]:
-    """Train a contender, from photos on with nothing cached from before, and yield its models."""
-    recipe, watch = contender.recipe, Stopwatch()
-    with watch.measure("one"):
+def _train_models(
+    inputs: Inputs, renderers: Sequence[Renderer], arm: Arm, meter: ForgettingMeter
+) -> Iterator[TrainedModel]:
+    """Train an arm with an empty feature cache, and yield its models."""
+    recipe, watch = arm.recipe, Stopwatch()
+    with watch.measure("phase1"):
         cache = open_cache(None, 0)
         features = compute_features(cache, inputs.backbone, renderers, inputs.data, recipe, inputs.seed)
-        first = train_head(features, recipe)
-    if contender.phase1_name is not None:
-        yield Model(contender.phase1_name, first.state, first.orientations, watch.seconds["one"])
-    if contender.phase2_name is not None:
-        with watch.measure("two"):
-            second = fine_tune(features, first, recipe, forgetting=meter.drop)
-        took = watch.seconds["one"] + watch.seconds["two"]
-        yield Model(contender.phase2_name, second.state, first.orientations, took)
-        if contender.shipped_name is not None:
-            yield Model(contender.shipped_name, select_shipped(first, second).state, first.orientations, took)
+        phase1 = train_head(features, recipe)
+    if arm.phase1_name is not None:
+        yield TrainedModel(arm.phase1_name, phase1.state, phase1.orientations, watch.seconds["phase1"])
+    if arm.phase2_name is not None:
+        with watch.measure("phase2"):
+            phase2 = fine_tune(features, phase1, recipe, forgetting=meter.drop)
+        seconds = watch.seconds["phase1"] + watch.seconds["phase2"]
+        yield TrainedModel(arm.phase2_name, phase2.state, phase1.orientations, seconds)
+        if arm.shipped_name is not None:
+            yield TrainedModel(arm.shipped_name, select_shipped(phase1, phase2).state, phase1.orientations, seconds)
 
 
-def _row(inputs: Inputs, evaluation: Evaluation, model: Model) -> ArmResult:
-    """Return a model's scores."""
-    truth = np.array([sample.label for sample in inputs.test_samples])
-    right = predict_held_out(inputs.backbone, model.state, evaluation.test, model.orientations).argmax(1) == truth
-    own = evaluation.meter.on_test_images(model.state)
-    forgotten = evaluation.meter.measure(model.state, own, inputs.seed, diagnose=False) or Forgetting()
+def _score(inputs: Inputs, evaluation: Evaluation, model: TrainedModel) -> ArmResult:
+    """Return a model's scores on the test images, and its forgetting."""
+    labels = np.array([sample.label for sample in inputs.test_samples])
+    correct = predict_held_out(inputs.backbone, model.state, evaluation.test, model.orientations).argmax(1) == labels
+    on_test_images = evaluation.meter.on_test_images(model.state)
+    forgetting = evaluation.meter.measure(model.state, on_test_images, inputs.seed, diagnose=False) or Forgetting()
     return ArmResult(
         seed=inputs.seed,
-        arm=model.arm,
+        arm=model.name,
         seconds=model.seconds,
-        accuracy=float(right.mean()),
-        balanced_accuracy=balanced_accuracy(truth, right.astype(float)),
-        drop=forgotten.drop,
-        batch_norm_drop=forgotten.batch_norm_drop,
-        agreement=forgotten.agreement,
-        right=right.astype(np.int64),
+        accuracy=float(correct.mean()),
+        balanced_accuracy=balanced_accuracy(labels, correct.astype(float)),
+        drop=forgetting.drop,
+        batch_norm_drop=forgetting.batch_norm_drop,
+        agreement=forgetting.agreement,
+        correct=correct.astype(np.int64),
     )
 
 
-def _write_rows(folder: RunFolder, rows: Sequence[ArmResult]) -> None:
+def _write_rows(folder: RunFolder, results: Sequence[ArmResult]) -> None:
     cells = [
         (
-            row.seed, row.arm, row.accuracy, row.balanced_accuracy, row.drop, row.batch_norm_drop, row.agreement,
-            round(row.seconds, 3),
+            result.seed, result.arm, result.accuracy, result.balanced_accuracy, result.drop, result.batch_norm_drop,
+            result.agreement, round(result.seconds, 3),
         )
-        for row in rows
+        for result in results
     ]  # fmt: skip
     write_table(
         folder.rows,
@@ -210,5 +212,5 @@ def _write_rows(folder: RunFolder, rows: Sequence[ArmResult]) -> None:
 def _write(folder: RunFolder, comparison: Comparison) -> None:
     plot_accuracy_vs_forgetting(comparison, folder.plot)
     figures = {"schema": 1, "n_test": comparison.n_test, "seeds": comparison.seeds, "test": comparison.test}
-    lines = [asdict(line) for line in comparison.lines]
-    write_text(folder.comparison, json.dumps(figures | {"arms": lines}, indent=2) + "\n")
+    arms = [asdict(summary) for summary in comparison.summaries]
+    write_text(folder.comparison, json.dumps(figures | {"arms": arms}, indent=2) + "\n")

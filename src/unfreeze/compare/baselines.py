@@ -1,9 +1,9 @@
-"""What people do instead: recipes that ``unfreeze compare`` trains beside its own, and that ``train`` doesn't offer.
+"""Common recipes that ``unfreeze compare`` trains beside its own; ``unfreeze train`` doesn't offer them all.
 
 classic      Adam 1e-3 on the head, then Adam 1e-5 on everything (the transfer-learning tutorials of Keras and PyTorch)
 naive        Adam 1e-3 on everything from a random head on: no phase 1, no low rate
-layer decay  AdamW on everything from a random head on, lower layers slower: one phase (BEiT, Bao et al. 2022, table 8;
-             timm's --layer-decay)
+layer decay  AdamW on everything from a random head on, lower rates for lower layers, one phase (BEiT, Bao et al. 2022,
+             table 8; timm's --layer-decay)
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ LAYER_DECAY_WEIGHT_DECAY = 0.05
 
 
 def classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int, bn: BatchNormMode) -> Recipe:
-    """Return the textbooks' two phases; their BatchNorm's mode is the only thing that ``bn`` changes."""
+    """Return the two phases of textbooks; ``bn`` changes the mode of BatchNorm and nothing else."""
     return replace(recipe_for(config.model_copy(update={"bn": bn}), backbone, photos, classes), min_validation_images=0)
 
 
 def naive(backbone: Backbone, epochs: int) -> Recipe:
-    """Return the classic mistake: everything at the head's rate at once, BatchNorm in train mode, as people run it."""
+    """Return a recipe that trains every layer at the head's rate at once, BatchNorm in train mode: a common mistake."""
     plan = plan_from(backbone, 0, lr=CLASSIC_HEAD_LR, head_lr=CLASSIC_HEAD_LR, bn="train")
     return _one_phase("naive", TEXTBOOK_AUG, plan, textbook_schedule(epochs))
 
 
 def layer_decay(backbone: Backbone, epochs: int, photos: int) -> Recipe:
-    """Return the strongest recipe of one phase; BatchNorm frozen, so that it differs from ours in the phases alone."""
+    """Return the strongest one-phase recipe; BatchNorm is frozen, so that it differs from ours in the phases alone."""
     schedule = Schedule(
         epochs=epochs,
         batch_size=usual_batch_size(photos),
