@@ -177,7 +177,7 @@ def test_open_to_others_it_warns(run: Run, capsys: pytest.CaptureFixture[str], m
     with pytest.raises(SystemExit) as end:
         main(["serve", str(run.folder.root), "--host", "0.0.0.0", "--port", "0", "--device", "cpu"])
     assert end.value.code == 0
-    assert "warning: whoever can reach this machine can use it" in capsys.readouterr().err
+    assert "warning: anyone who can reach this machine can use it" in capsys.readouterr().err
 
 
 def test_others_go_on_logging(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

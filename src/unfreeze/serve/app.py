@@ -16,7 +16,7 @@ from unfreeze.errors import FormatError, SizeError
 from unfreeze.serve.guard import OriginGuard
 from unfreeze.serve.limits import Limits, LimitsMiddleware
 from unfreeze.serve.metrics import CONTENT_TYPE, Metrics, MetricsMiddleware
-from unfreeze.serve.model import Answer, RefusedError, Served, Upload
+from unfreeze.serve.model import ImagePrediction, RefusedError, Served, Upload
 from unfreeze.serve.worker import BusyError, open_worker
 from unfreeze.version import __version__
 
@@ -24,7 +24,7 @@ PREDICT = "/predict"
 
 
 class ServedModel(BaseModel):
-    """The model that answers."""
+    """The served model."""
 
     name: str = Field(description="The backbone.")
     depth: str = Field(description="The first stage of this model that phase 2 trained; head: none.")
@@ -38,26 +38,28 @@ class ClassProbability(BaseModel):
     probability: float = Field(ge=0, le=1, description="Calibrated on photos that the model hadn't seen.")
 
 
-class PhotoAnswer(BaseModel):
-    """What the model says of one photo."""
+class PhotoPrediction(BaseModel):
+    """The prediction for one photo."""
 
     file_name: str = Field(description="As it was sent.")
     label: str = Field(description="The most probable class.")
     probabilities: list[ClassProbability] = Field(description="The most probable class first.")
-    view: str | None = Field(None, description="What the network sees of the photo: a JPEG in base64.")
-    heatmap: str | None = Field(None, description="The same, coloured where the label's evidence is: a JPEG in base64.")
+    view: str | None = Field(None, description="The network's input: a JPEG in base64.")
+    heatmap: str | None = Field(
+        None, description="The same with the evidence for the label in colour: a JPEG in base64."
+    )
 
 
 class Predictions(BaseModel):
-    """The answers to one request, in the order of its photos."""
+    """The predictions for one request, in the order of its photos."""
 
     model: ServedModel
     seconds: float = Field(ge=0, description="For all photos, waiting included.")
-    photos: list[PhotoAnswer]
+    photos: list[PhotoPrediction]
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """The reason why a request failed."""
 
     detail: str = Field(description="A sentence for people.")
     file_name: str | None = Field(None, description="The photo that it is about, where it is about one.")
@@ -141,16 +143,16 @@ def create_app(served: Served, names: frozenset[str], limits: Limits | None = No
         start = time.monotonic()
         uploads = [Upload(_name(photo, number), photo.file) for number, photo in enumerate(photos, 1)]
         try:
-            answers = await request.state.worker.run(
-                served.answer, uploads, limits.accepted, explain=heatmap, until=start + limits.seconds
+            predictions = await request.state.worker.run(
+                served.predict, uploads, limits.accepted, explain=heatmap, until=start + limits.seconds
             )
         except BusyError:
             raise HTTPException(503, "The server is busy. Try again in a moment.", {"Retry-After": "1"}) from None
-        metrics.photos.inc(len(answers))
+        metrics.photos.inc(len(predictions))
         return Predictions(
             model=model,
             seconds=time.monotonic() - start,
-            photos=[_photo_answer(answer, classes, top) for answer in answers],
+            photos=[_photo_prediction(prediction, classes, top) for prediction in predictions],
         )
 
     @app.get("/health", responses=WRONG_HOST)
@@ -195,14 +197,14 @@ def _name(photo: UploadFile, number: int) -> str:
     return (photo.filename or f"photo {number}").encode("utf-8", "replace").decode("utf-8")
 
 
-def _photo_answer(answer: Answer, classes: tuple[str, ...], top: int) -> PhotoAnswer:
-    ranked = sorted(zip(answer.probabilities, classes, strict=True), key=lambda pair: -pair[0])
-    return PhotoAnswer(
-        file_name=answer.name,
+def _photo_prediction(prediction: ImagePrediction, classes: tuple[str, ...], top: int) -> PhotoPrediction:
+    ranked = sorted(zip(prediction.probabilities, classes, strict=True), key=lambda pair: -pair[0])
+    return PhotoPrediction(
+        file_name=prediction.name,
         label=ranked[0][1],
         probabilities=[ClassProbability(label=name, probability=value) for value, name in ranked[:top]],
-        view=answer.view,
-        heatmap=answer.heatmap,
+        view=prediction.view,
+        heatmap=prediction.heatmap,
     )
 
 

@@ -13,18 +13,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from unfreeze.data.decode import DecodeLimits
 
-LINGER = 1.0  # seconds a refused upload is still read: if closed at once, some systems discard the answer unread
+LINGER = 1.0  # seconds for which a refused upload is still read: if closed at once, some systems discard the response
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits that a request must keep.
+    """Limits of a request.
 
     Attributes:
         upload: Bytes of a request's body.
         photos: Images in one request.
         accepted: File formats, and pixels of one image: enough for any camera, too few for a decompression bomb.
-        seconds: From a request's first line to its answer.
+        seconds: From a request's first line to its response.
         max_queue: Requests that may wait or run.
     """
 
@@ -36,14 +36,14 @@ class Limits:
 
 
 class LimitsMiddleware:
-    """Limits the bytes and seconds of every request while it arrives; a body needs no Content-Length (ASGI middleware)."""
+    """Limits bytes and seconds of every request while it arrives, with or without Content-Length (ASGI middleware)."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self.app = app
         self.limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, answer 413 when its body is too long, or 504 when time is up."""
+        """Pass the request on; respond with 413 when its body is too long, with 504 when time is up."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -59,13 +59,13 @@ class LimitsMiddleware:
                 else:
                     await self.app(scope, body.receive, body.send)
         except TimeoutError:
-            if not body.answered:
+            if not body.response_started:
                 detail = f"It took longer than {self.limits.seconds:g} seconds. Send fewer photos, or try again."
                 await JSONResponse({"detail": detail}, 504, {"Connection": "close"})(scope, receive, send)
 
 
 class _Body:
-    """Counts the bytes of a request's body, and delays the end of the answer after a refusal."""
+    """Counts the bytes of a request's body, and delays the end of the response after a refusal."""
 
     def __init__(self, receive: Receive, send: Send, limit: int) -> None:
         self._receive = receive
@@ -73,7 +73,7 @@ class _Body:
         self._limit = limit
         self._length = 0
         self._refused = False
-        self.answered = False
+        self.response_started = False
 
     def refuse(self) -> HTTPException:
         """Return the refusal, and note that the request was refused."""
@@ -94,8 +94,8 @@ class _Body:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send a part of the answer; after a refusal, read the body for up to ``LINGER`` seconds before the last one."""
-        self.answered = True
+        """Send a part of the response; after a refusal, read the body for up to ``LINGER`` seconds before the last."""
+        self.response_started = True
         if self._refused and message["type"] == "http.response.body" and not message.get("more_body"):
             await self._send({**message, "more_body": True})
             with contextlib.suppress(TimeoutError):

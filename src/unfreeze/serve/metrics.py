@@ -15,16 +15,16 @@ SERIES = (
     "unfreeze_predict_seconds_sum",
     "unfreeze_predict_seconds_count",
 )
-"""What is shown: without the creation times, which prometheus_client adds and can leave out only for a whole process."""
+"""Exported series: without creation times, which prometheus_client can leave out only for a whole process."""
 
 
 class Metrics:
     """Counters since the start of the server.
 
     Attributes:
-        requests: Answered prediction requests, by HTTP status.
+        requests: Finished prediction requests, by HTTP status.
         photos: Images predicted.
-        seconds: Duration of each prediction request, from its first line to the end of its answer, queueing included.
+        seconds: Duration of each prediction request, from its first line to the end of its response, queueing included.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Metrics:
         self.photos = Counter("unfreeze_predict_photos", "Photos that were predicted.", registry=self._registry)
         self.seconds = Summary(
             "unfreeze_predict_seconds",
-            "Time from a request's first line to the end of its answer.",
+            "Time from a request's first line to the end of its response.",
             registry=self._registry,
         )
 

@@ -30,7 +30,7 @@ class Upload:
     """An uploaded image file.
 
     Attributes:
-        name: File name; it is only repeated in the answer.
+        name: File name; it is only repeated in the response.
         file: Its content.
     """
 
@@ -39,7 +39,7 @@ class Upload:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ImagePrediction:
     """The prediction for one image.
 
     Attributes:
@@ -72,9 +72,9 @@ class Served:
     run: Run
     model: Classifier
 
-    def answer(
+    def predict(
         self, uploads: Sequence[Upload], accepted: DecodeLimits, *, explain: bool = False, until: float | None = None
-    ) -> list[Answer]:
+    ) -> list[ImagePrediction]:
         """Predict images, decoded and preprocessed as in training.
 
         Args:
@@ -95,17 +95,21 @@ class Served:
         batch = to_batch(views)
         backbone, head = self.model.backbone, self.model.head
         rows = probabilities(backbone, head, [batch], orientations=self.model.orientations)
-        answers = [Answer(upload.name, tuple(map(float, row))) for upload, row in zip(uploads, rows, strict=True)]
+        predictions = [
+            ImagePrediction(upload.name, tuple(map(float, row))) for upload, row in zip(uploads, rows, strict=True)
+        ]
         if not explain:
-            return answers
-        with_views = [replace(answer, view=_jpeg(view)) for answer, view in zip(answers, views, strict=True)]
+            return predictions
+        with_views = [
+            replace(prediction, view=_jpeg(view)) for prediction, view in zip(predictions, views, strict=True)
+        ]
         try:
             maps = heatmaps(backbone, head, batch, torch.from_numpy(rows.argmax(axis=1)))
         except ModelError:  # the network has no spatial features
             return with_views
         return [
-            replace(answer, heatmap=_jpeg(overlay(view, heatmap)))
-            for answer, view, heatmap in zip(with_views, views, maps, strict=True)
+            replace(prediction, heatmap=_jpeg(overlay(view, heatmap)))
+            for prediction, view, heatmap in zip(with_views, views, maps, strict=True)
         ]
 
     def _view(self, upload: Upload, accepted: DecodeLimits) -> Image.Image:

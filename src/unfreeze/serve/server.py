@@ -62,7 +62,7 @@ def serve(folder: Path, host: str, port: int, device: str) -> None:
             echo(f"API      curl -F photos=@PHOTO {address}{PREDICT}; described in {address}/openapi.json")
             echo("Ctrl-C ends it")
             if not is_loopback(host):
-                echo("warning: whoever can reach this machine can use it, for there is no authentication")
+                echo("warning: anyone who can reach this machine can use it: there is no authentication")
             uvicorn.Server(config).run(sockets=[listener])
         echo("ended")
 
@@ -83,7 +83,7 @@ def listen(host: str, port: int) -> socket.socket:
             where="--host, --port",
             mend="Take another --port; 0 takes any that is free.",
         ) from error
-    # Connections inherit it.  Without it, the body of an answer waits 40 ms for the client's delayed ACK of the headers.
+    # Connections inherit it.  Without it, a response's body waits 40 ms for the client's delayed ACK of the headers.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

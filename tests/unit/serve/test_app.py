@@ -171,11 +171,11 @@ class Stuck(Served):
     began = threading.Event()
     turns: list[str] = []  # noqa: RUF012
 
-    def answer(self, uploads, *rest, **named):  # type: ignore[no-untyped-def]
+    def predict(self, uploads, *rest, **named):  # type: ignore[no-untyped-def]
         self.turns.append(uploads[0].name)
         self.began.set()
         assert self.go.wait(30)
-        return super().answer(uploads, *rest, **named)
+        return super().predict(uploads, *rest, **named)
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_an_error_of_ours_is_counted_and_says_nothing_of_the_inside(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(Served, "answer", fail)
+    monkeypatch.setattr(Served, "predict", fail)
     app = create_app(model, own_names("127.0.0.1"))
     with TestClient(app, base_url=LOCAL, raise_server_exceptions=False) as client:
         reply = client.post("/predict", files={"photos": packed(noise())})

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_photos_of_someone_who_has_given_up_are_not_decoded(tmp_path: Path) -> None:
     upload = Upload("a.png", io.BytesIO(packed(noise())))
     with pytest.raises(TimeoutError):
-        served(tmp_path, ("a", "b")).answer([upload], Limits().accepted, until=time.monotonic() - 1)
+        served(tmp_path, ("a", "b")).predict([upload], Limits().accepted, until=time.monotonic() - 1)
     assert upload.file.tell() == 0
 
 
@@ -29,6 +29,6 @@ def test_a_network_without_places_answers_without_a_heatmap(tmp_path: Path, monk
 
     monkeypatch.setattr(module, "heatmaps", refuse)
     upload = Upload("a.png", io.BytesIO(packed(noise())))
-    (answer,) = served(tmp_path, ("a", "b")).answer([upload], Limits().accepted, explain=True)
+    (answer,) = served(tmp_path, ("a", "b")).predict([upload], Limits().accepted, explain=True)
     assert answer.view is not None
     assert answer.heatmap is None
