@@ -1,4 +1,4 @@
-"""Two-phase fine-tuning of pretrained image classifiers on your own photos, with proof of what the second phase was worth.
+"""Fine-tune pretrained image classifiers on your own photos in two phases, and prove what phase 2 gained.
 
 import unfreeze
 run = unfreeze.train("photos/")
@@ -31,7 +31,7 @@ def train(photos: str | Path, **settings: Any) -> Run:
         The finished run, with its verdict, its folder, and its model ready to predict.
 
     Raises:
-        UnfreezeError: Any mistake that you can mend; it says how.
+        UnfreezeError: Any mistake that you can mend; the message says how.
     """
     from unfreeze.config import make_config
     from unfreeze.pipeline import run

@@ -1,4 +1,4 @@
-"""Drawn photos of a brushed metal surface and its defects: a main job for a machine that has no photos at hand."""
+"""Synthetic images of a brushed metal surface with defects, to try unfreeze without photos of your own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from PIL import Image, ImageDraw, ImageFilter
 from unfreeze.runtime import generator
 
 SIDE = 160  # pixels
-PHOTOS_A_CLASS = 40
+IMAGES_PER_CLASS = 40
 
 
-def draw_photos(folder: Path, a_class: int = PHOTOS_A_CLASS, seed: int = 0) -> None:
-    """Draw ``a_class`` photos of each class into ``folder/CLASS/NNN.jpg``; photos that are there already are kept."""
+def draw_photos(folder: Path, a_class: int = IMAGES_PER_CLASS, seed: int = 0) -> None:
+    """Draw ``a_class`` images of each class into ``folder/CLASS/NNN.jpg``; existing files are not overwritten."""
     for label, (name, defect) in enumerate(DEFECTS.items()):
-        place = folder / name
-        place.mkdir(parents=True, exist_ok=True)
+        class_folder = folder / name
+        class_folder.mkdir(parents=True, exist_ok=True)
         for number in range(a_class):
-            file = place / f"{number:03}.jpg"
+            file = class_folder / f"{number:03}.jpg"
             if not file.exists():
                 random = generator(seed, label, number)
                 photo = _surface(random)
@@ -30,7 +30,7 @@ def draw_photos(folder: Path, a_class: int = PHOTOS_A_CLASS, seed: int = 0) -> N
 
 
 def _surface(random: np.random.Generator) -> Image.Image:
-    """Return brushed metal: streaks along one axis, uneven light, and marks that every class has."""
+    """Return an image of brushed metal: streaks along one axis, uneven light, and small dots as in every class."""
     streaks = random.normal(0, random.uniform(6, 14), (SIDE, 1)) + random.normal(0, 4, (SIDE, SIDE))
     across, down = np.meshgrid(np.linspace(-1, 1, SIDE), np.linspace(-1, 1, SIDE))
     light = random.uniform(-25, 25) * across + random.uniform(-25, 25) * down

@@ -1,4 +1,4 @@
-"""What this machine offers a run: versions, cores, cards, optional packages, and known traps."""
+"""Examine this machine: versions, cores, graphics cards, optional packages, and known problems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.version import __version__
 
 EXTRAS = {"pydicom": "dicom", "tifffile": "tiff", "pyarrow": "parquet", "openvino": "openvino"}
-WHAT_NEEDS_EXTRAS = {
+USES_OF_EXTRAS = {
     "dicom": "DICOM scans need",
     "tiff": "multi-band TIFF needs",
     "parquet": "Parquet tables need",
@@ -23,14 +23,14 @@ WHAT_NEEDS_EXTRAS = {
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """One line of the result."""
 
     name: str
     text: str
 
 
 def examine() -> Iterator[Finding]:
-    """Yield what was found, the most basic first."""
+    """Yield the findings, the most basic first."""
     yield Finding("unfreeze", __version__)
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     shim = ensure_torchvision()
@@ -40,8 +40,8 @@ def examine() -> Iterator[Finding]:
     if shim:
         yield Finding(
             "torchvision",
-            f"{version('torchvision')}: its compiled operators don't match this build of torch, so `import torchvision` "
-            "fails here; unfreeze declares the missing ones, and models and transforms work",
+            f"{version('torchvision')}: its compiled operators don't match this build of torch, and `import torchvision` "
+            "fails. unfreeze works: it declares the missing operators",
         )
     else:
         yield Finding("torchvision", version("torchvision"))
@@ -57,13 +57,13 @@ def examine() -> Iterator[Finding]:
         try:
             text = version(package)
         except PackageNotFoundError:
-            text = f'not installed; {WHAT_NEEDS_EXTRAS[extra]} it: pip install "unfreeze[{extra}]"'
+            text = f'not installed; {USES_OF_EXTRAS[extra]} it: pip install "unfreeze[{extra}]"'
         yield Finding(package, text)
     yield from _frozen_stages()
 
 
 def _frozen_stages() -> Iterator[Finding]:
-    """Yield what computes the frozen stages of the packaged backbone, and why nothing faster does: takes seconds."""
+    """Yield the engine of the packaged backbone's frozen stages, and why faster ones are rejected; takes seconds."""
     import torch
 
     from unfreeze.acceleration.frozen import choose_engine, choose_precision

@@ -1,4 +1,4 @@
-"""The command line: parse, make one call, print.  Nothing here computes, and torch is imported only by what needs it."""
+"""The command line: parse the arguments, make one call, print.  torch is imported only by commands that need it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,22 @@ USER_MISTAKE, OUR_MISTAKE, INTERRUPTED = 2, 1, 130
 
 app = App(
     name="unfreeze",
-    help="Two-phase fine-tuning of pretrained image classifiers on your own photos, with proof of what phase 2 was worth.",
+    help="Fine-tune pretrained image classifiers on your own photos in two phases, and prove what phase 2 gained.",
     version=__version__,
     help_format="plaintext",
-    suppress_keyboard_interrupt=False,  # ``main`` says what is left
+    suppress_keyboard_interrupt=False,  # ``main`` handles it
 )
 
 
-# They are loaded when they are called: training needs pydantic, which takes as long to import as everything else here.
+# These commands are imported when they are called: pydantic takes as long to import as everything else here.
 app.command("unfreeze.cli.train:train", help="Train on a folder of labelled photos, and print the verdict.")
-app.command("unfreeze.cli.train:compare", help="Train our way and others on the same photos: one table, one plot.")
+app.command(
+    "unfreeze.cli.train:compare", help="Train our recipe and common ones on the same photos: one table, one plot."
+)
 app.command("unfreeze.cli.train:demo", help="Draw photos of metal surfaces with defects, and train on them.")
-app.command("unfreeze.cli.export:export", help="Write the model of a finished run for other runtimes: ONNX and others.")
+app.command("unfreeze.cli.export:export", help="Export the model of a finished run: ONNX and other formats.")
 app.command("unfreeze.cli.predict:predict", help="Predict photos with the model of a finished run.")
-app.command("unfreeze.cli.predict:explain", help="Draw where in photos the evidence for a class is.")
+app.command("unfreeze.cli.predict:explain", help="Draw heatmaps: where in photos the evidence for a class is.")
 app.command("unfreeze.cli.predict:evaluate", name="eval", help="Score the model of a finished run on other photos.")
 
 
@@ -40,7 +42,7 @@ def report(run: Path, /) -> None:
     """Write the report of a finished run again, and print its path.
 
     Args:
-        run: The run's folder; photos are shown where they still are where they were.
+        run: The run's folder. Photos that were moved since are not shown.
     """
     from unfreeze.report import write_report
     from unfreeze.runs.folder import open_run
@@ -50,11 +52,11 @@ def report(run: Path, /) -> None:
 
 @app.command
 def track(run: Path, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
-    """Write a finished run into a tracker, and print where it is there.
+    """Write a finished run into a tracker, and print its address there.
 
     Args:
         run: The run's folder.
-        to: tensorboard writes into the run's folder; mlflow to MLFLOW_TRACKING_URI, or else to mlflow.db in this folder.
+        to: tensorboard writes into the run's folder; mlflow to MLFLOW_TRACKING_URI, or to mlflow.db in this folder.
     """
     from unfreeze.runs.trackers import track_run
 
@@ -67,7 +69,7 @@ def serve(run: Path, /, *, host: str = "127.0.0.1", port: int = 8000, device: st
 
     Args:
         run: The run's folder.
-        host: The address to listen on; anything but 127.0.0.1 lets other machines in, and there is no authentication.
+        host: The address to listen on. With any but 127.0.0.1, other machines can use it: there is no authentication.
         port: 0 takes any that is free.
         device: auto, cpu, cuda, mps.
     """
@@ -78,10 +80,10 @@ def serve(run: Path, /, *, host: str = "127.0.0.1", port: int = 8000, device: st
 
 @app.command
 def models(name: str = "", /) -> None:
-    """List the backbones whose names contain NAME; for a whole name, what --depth may be.
+    """List the backbones whose names contain NAME; for a full name, also the values of --depth.
 
     Args:
-        name: Part of a name, or a whole one, such as efficientnet_lite0.
+        name: Part of a name, or a full one, such as efficientnet_lite0.
     """
     from unfreeze.models.backbones import list_models, stage_names
 
@@ -90,7 +92,7 @@ def models(name: str = "", /) -> None:
         for member in members:
             print(f"{family:12} {member}")
     names = [member for members in found.values() for member in members]
-    if name in names or (not names and "/" in name):  # a name with a tag of its weights is not listed
+    if name in names or (not names and "/" in name):  # names with a weights tag are not listed
         print("depths       " + ", ".join(stage_names(name)))
     elif not names:
         raise ConfigError(f"No model's name contains {name!r}.", mend="unfreeze models")
@@ -98,7 +100,7 @@ def models(name: str = "", /) -> None:
 
 @app.command
 def doctor() -> None:
-    """Say what unfreeze finds on this machine, and what is wrong with it."""
+    """Show what unfreeze finds on this machine, and what is wrong with it."""
     from unfreeze.doctor import examine
 
     for finding in examine():
@@ -106,10 +108,10 @@ def doctor() -> None:
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the command line on ``words`` (None: the process's own); exit with 2 for the user's mistakes and 1 for ours."""
+    """Run the command line on ``words`` (None: ``sys.argv``); exit with 2 for the user's mistakes and 1 for ours."""
     try:
-        given = sys.argv[1:] if words is None else words
-        app([_in_todays_names(word) for word in given], exit_on_error=False, print_error=False)
+        arguments = sys.argv[1:] if words is None else words
+        app([_rename_flag(word) for word in arguments], exit_on_error=False, print_error=False)
     except CycloptsError as error:
         print(f"unfreeze: {_reason(error)}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
@@ -120,17 +122,17 @@ def main(words: Sequence[str] | None = None) -> None:
         print("unfreeze: interrupted; an unfinished run has no verdict.json", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
-        # Python flushes what is left once more as it ends, and would complain again.
+        # At exit Python flushes stdout again, which would raise again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(OUR_MISTAKE)
     except Exception:
         traceback.print_exc()
-        print("unfreeze: this is our mistake, not yours; please report it with the lines above", file=sys.stderr)
+        print("unfreeze: this is our mistake, not yours. Please report it with the lines above.", file=sys.stderr)
         sys.exit(OUR_MISTAKE)
 
 
-def _in_todays_names(word: str) -> str:
-    """Return a flag under its present name, with its value where one is attached."""
+def _rename_flag(word: str) -> str:
+    """Return a flag with a former name under its present name, with its value where one is attached."""
     from unfreeze.config import FORMER_NAMES
 
     flags = {f"--{former}".replace("_", "-"): f"--{name}".replace("_", "-") for former, name in FORMER_NAMES.items()}
@@ -139,7 +141,7 @@ def _in_todays_names(word: str) -> str:
 
 
 def _reason(error: CycloptsError) -> str:
-    """Return what is wrong with the words; a value that pydantic refuses is named by its flag, without pydantic's jargon."""
+    """Return the error message; a value that pydantic refuses is named by its flag, without pydantic's jargon."""
     if type(error.__cause__).__module__.partition(".")[0] != "pydantic_core":
         return str(error)
     from pydantic import ValidationError

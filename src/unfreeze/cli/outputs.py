@@ -1,4 +1,4 @@
-"""Predictions as they are printed: lines for other programs, a table for people, CSV, JSON Lines."""
+"""Output formats of predictions: lines for other programs, a table for people, CSV and JSON Lines."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from unfreeze.data.folders import display_name
 from unfreeze.files import rows_into
 from unfreeze.predict import Prediction, Unread
 
-PAGE = 500  # photos whose answers are lined up together, and so held back, on a terminal
+PAGE = 500  # predictions that a terminal shows as one table, which is printed when it is full
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 Write = Callable[[Prediction | Unread], None]
 
 
 def lines(classes: Sequence[str], top: int) -> Callable[[TextIO], Write]:
-    """Return what writes a photo's name and its most probable classes, with tabs between."""
+    """Return a writer of tab-separated lines: an image's name and its most probable classes."""
 
     def into(file: TextIO) -> Write:
-        def write(answer: Prediction | Unread) -> None:
-            if isinstance(answer, Prediction):
-                print(*_cells(answer, classes, top), sep="\t", file=file, flush=True)
+        def write(prediction: Prediction | Unread) -> None:
+            if isinstance(prediction, Prediction):
+                print(*_cells(prediction, classes, top), sep="\t", file=file, flush=True)
 
         return write
 
@@ -31,16 +31,16 @@ def lines(classes: Sequence[str], top: int) -> Callable[[TextIO], Write]:
 
 
 def table(classes: Sequence[str]) -> Callable[[TextIO], Write]:
-    """Return what writes a row of CSV: a photo's name, its class, and every class's probability."""
+    """Return a writer of CSV rows: an image's name, its class, and every class's probability."""
 
     def into(file: TextIO) -> Write:
         row = rows_into(file)
         row(["file_name", "label", *classes])
 
-        def write(answer: Prediction | Unread) -> None:
-            if isinstance(answer, Prediction):
-                probabilities = (round(value, 6) for value in answer.probabilities)
-                row([display_name(str(answer.path)), answer.label, *probabilities])
+        def write(prediction: Prediction | Unread) -> None:
+            if isinstance(prediction, Prediction):
+                probabilities = (round(value, 6) for value in prediction.probabilities)
+                row([display_name(str(prediction.path)), prediction.label, *probabilities])
                 file.flush()
 
         return write
@@ -49,17 +49,19 @@ def table(classes: Sequence[str]) -> Callable[[TextIO], Write]:
 
 
 def objects(classes: Sequence[str], top: int) -> Callable[[TextIO], Write]:
-    """Return what writes a JSON object: a photo's name with its most probable classes, or with why it can't be read."""
+    """Return a writer of JSON objects: an image's name and its most probable classes, or the reading error."""
 
     def into(file: TextIO) -> Write:
-        def write(answer: Prediction | Unread) -> None:
-            told: dict[str, object] = {"file_name": display_name(str(answer.path))}
-            if isinstance(answer, Prediction):
-                best = [{"label": label, "probability": round(value, 6)} for label, value in answer.top(classes, top)]
-                told |= {**best[0], "top": best}
+        def write(prediction: Prediction | Unread) -> None:
+            record: dict[str, object] = {"file_name": display_name(str(prediction.path))}
+            if isinstance(prediction, Prediction):
+                best = [
+                    {"label": label, "probability": round(value, 6)} for label, value in prediction.top(classes, top)
+                ]
+                record |= {**best[0], "top": best}
             else:
-                told["error"] = answer.error.what
-            print(json.dumps(told, ensure_ascii=False), file=file, flush=True)
+                record["error"] = prediction.error.what
+            print(json.dumps(record, ensure_ascii=False), file=file, flush=True)
 
         return write
 
@@ -68,19 +70,19 @@ def objects(classes: Sequence[str], top: int) -> Callable[[TextIO], Write]:
 
 @contextmanager
 def pages(file: TextIO, classes: Sequence[str], top: int) -> Iterator[Write]:
-    """Give what shows answers on a terminal, in columns, ``PAGE`` of them at a time."""
-    held: list[list[str]] = []
+    """Yield a writer of tables for a terminal, of up to ``PAGE`` predictions each."""
+    rows: list[list[str]] = []
 
-    def write(answer: Prediction | Unread) -> None:
-        if isinstance(answer, Prediction):
-            held.append(_cells(answer, classes, top))
-            if len(held) == PAGE:
-                _show(file, held)
-                held.clear()
+    def write(prediction: Prediction | Unread) -> None:
+        if isinstance(prediction, Prediction):
+            rows.append(_cells(prediction, classes, top))
+            if len(rows) == PAGE:
+                _show(file, rows)
+                rows.clear()
 
     yield write
-    if held:
-        _show(file, held)
+    if rows:
+        _show(file, rows)
 
 
 def _show(file: TextIO, rows: Sequence[Sequence[str]]) -> None:
@@ -89,21 +91,21 @@ def _show(file: TextIO, rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    columns = Table(box=SIMPLE_HEAD)
-    columns.add_column("photo", overflow="fold")
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("photo", overflow="fold")
     for _ in rows[0][1::2]:
-        columns.add_column("class", style="bold", overflow="fold")
-        columns.add_column("probability", justify="right")
+        table.add_column("class", style="bold", overflow="fold")
+        table.add_column("probability", justify="right")
     for row in rows:
-        columns.add_row(*(Text(cell) for cell in row))  # brackets in a name are no markup
-    Console(file=file).print(columns)
+        table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a name are not markup
+    Console(file=file).print(table)
 
 
-def _cells(answer: Prediction, classes: Sequence[str], top: int) -> list[str]:
-    best = [text for label, value in answer.top(classes, top) for text in (_on_a_line(label), f"{value:.3f}")]
-    return [_on_a_line(display_name(str(answer.path))), *best]
+def _cells(prediction: Prediction, classes: Sequence[str], top: int) -> list[str]:
+    best = [text for label, value in prediction.top(classes, top) for text in (_escape_control(label), f"{value:.3f}")]
+    return [_escape_control(display_name(str(prediction.path))), *best]
 
 
-def _on_a_line(name: str) -> str:
-    """Return a name without the characters that would end the line or the cell, or command the terminal."""
+def _escape_control(name: str) -> str:
+    """Return a name with control characters escaped, which could end a line or a cell, or command the terminal."""
     return name.translate(_CONTROL)

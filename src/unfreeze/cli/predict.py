@@ -1,4 +1,4 @@
-"""The commands that use a finished run's model."""
+"""The commands that use the model of a finished run: predict, explain, eval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from unfreeze.errors import ConfigError, PhotosError
 if TYPE_CHECKING:
     from unfreeze.cli.outputs import Write
 
-STANDARD = Path("-")  # in place of a file: stdin, stdout
+STANDARD = Path("-")  # stdin or stdout in place of a file
 Output = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
 
 
@@ -32,15 +32,15 @@ def predict(
     null: Annotated[bool, Parameter(name=["--null", "-0"], negative=())] = False,
     device: str = "auto",
 ) -> None:
-    """Predict photos with the model of a finished run: a line a photo, a CSV table, or a JSON object a line.
+    """Predict photos with the model of a finished run: one line per photo, a CSV table, or JSON Lines.
 
     Args:
         run: The run's folder.
         places: Photos, folders to search for them, quoted patterns such as "photos/**/*.jpg", or - for a list on stdin.
         csv: Write every class's probability to this file; - prints them.
-        json: Write an object a photo, each on a line of its own, to this file; - prints them.
-        top: So many of the most probable classes of each photo. Default: 1.
-        null: The list on stdin ends each name with a NUL, as find -print0 does.
+        json: Write one JSON object per photo and line to this file; - prints them.
+        top: How many of the most probable classes to write for each photo. Default: 1.
+        null: Names on stdin end with a NUL, as find -print0 writes them.
         device: auto, cpu, cuda, mps.
     """
     from unfreeze.data.places import each_photo, expand_globs, listed, no_photo
@@ -67,24 +67,24 @@ def predict(
     if from_stdin:
         paths = listed(cast(BufferedIOBase, sys.stdin.buffer), null=null)
     else:
-        given = expand_globs(places)
-        paths, total = each_photo(given), sum(1 for _ in each_photo(given))
+        expanded = expand_globs(places)
+        paths, total = each_photo(expanded), sum(1 for _ in each_photo(expanded))
         if not total:
             raise no_photo(places)
     read = unread = 0
     with ExitStack() as stack:
         writes = list(_outputs(stack, csv, json, top or 1, finished.classes))
-        answers = finished.answers(paths)
+        predictions = finished.answers(paths)
         if not _fills_the_terminal(csv, json, total):
-            answers = progress_bar(answers, "predicting", total=total)
-        for answer in answers:
-            if isinstance(answer, Unread):
-                echo(f"left out: {answer.error}")
+            predictions = progress_bar(predictions, "predicting", total=total)
+        for prediction in predictions:
+            if isinstance(prediction, Unread):
+                echo(f"left out: {prediction.error}")
                 unread += 1
             else:
                 read += 1
             for write in writes:
-                write(answer)
+                write(prediction)
         if not read + unread:
             raise no_photo(places)
     for file in (csv, json):
@@ -97,11 +97,11 @@ def predict(
 def _outputs(
     stack: ExitStack, csv: Path | None, json: Path | None, top: int, classes: tuple[str, ...]
 ) -> Iterator[Write]:
-    """Yield what writes an answer, for each place that it goes to; ``stack`` ends them."""
+    """Yield a writer of predictions for each output; ``stack`` closes them."""
     from unfreeze.cli.outputs import lines, objects, pages, table
     from unfreeze.files import rewriting
 
-    out = sys.stdout  # a progress bar puts another in its place, which writes to stderr
+    out = sys.stdout  # while a progress bar is shown, sys.stdout is replaced by one that writes to stderr
     for file, write_into in ((csv, table(classes)), (json, objects(classes, top))):
         if file is not None:
             yield write_into(out if file == STANDARD else stack.enter_context(rewriting(file)))
@@ -110,7 +110,7 @@ def _outputs(
 
 
 def _fills_the_terminal(csv: Path | None, json: Path | None, total: int | None) -> bool:
-    """Return whether answers come to the terminal all the while, where a progress bar would be in their way."""
+    """Return whether predictions are printed continuously on a terminal, where a progress bar would disturb them."""
     from unfreeze.cli.outputs import PAGE
 
     if not sys.stdout.isatty():
@@ -127,13 +127,13 @@ def explain(
     label: str | None = None,
     device: str = "auto",
 ) -> None:
-    """Draw where in photos the evidence for a class is: a PNG a photo, whose path is printed.
+    """Draw heatmaps of the evidence for a class: one PNG per photo, whose path is printed.
 
     Args:
         run: The run's folder.
         places: Photos, folders to search for them, or quoted patterns such as "photos/**/*.jpg".
-        out: The folder for the pictures; left out, explained in the run's folder.
-        label: The class; left out, each photo's most probable one.
+        out: The folder for the pictures. Default: explained in the run's folder.
+        label: The class. Default: each photo's most probable one.
         device: auto, cpu, cuda, mps.
     """
     from unfreeze.data.folders import display_name
@@ -144,13 +144,13 @@ def explain(
 
     finished = load(run, device)
     paths = find_photos(places)
-    folder, drawn = out or finished.folder.explained, 0
-    for found in finished.explain(paths, label=label, skip_damaged=True):
-        write_bytes(folder / found.file_name, encoded(found.picture(), "PNG"))
-        print(display_name(str(folder / found.file_name)))
-        drawn += 1
-    if drawn < len(paths):
-        raise PhotosError(f"{len(paths) - drawn} of {len(paths)} photos can't be read; the others were drawn.")
+    folder, n_drawn = out or finished.folder.explained, 0
+    for explanation in finished.explain(paths, label=label, skip_damaged=True):
+        write_bytes(folder / explanation.file_name, encoded(explanation.picture(), "PNG"))
+        print(display_name(str(folder / explanation.file_name)))
+        n_drawn += 1
+    if n_drawn < len(paths):
+        raise PhotosError(f"{len(paths) - n_drawn} of {len(paths)} photos can't be read; the others were drawn.")
 
 
 def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
@@ -158,7 +158,7 @@ def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
 
     Args:
         run: The run's folder.
-        photos: Labelled photos, as for train; all that can be read are scored, whatever their split.
+        photos: Labelled photos, as for train. All readable photos are scored, whatever their split.
         device: auto, cpu, cuda, mps.
     """
     from unfreeze.runs.run import load

@@ -1,4 +1,4 @@
-"""The commands that train."""
+"""The commands that train: train, compare, demo."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def train(
     """Train on a folder of labelled photos, and print the verdict.
 
     Args:
-        photos: Folders PHOTOS/CLASS or PHOTOS/{train,val,test}/CLASS, or a CSV or Parquet table with file_name and label.
-        config: A TOML file with any of these settings, such as a run's args.toml; flags win over it.
-        track: Write the finished run into this tracker, too: its folder's tensorboard, or MLFLOW_TRACKING_URI.
+        photos: Folders PHOTOS/CLASS or PHOTOS/{train,val,test}/CLASS, or a CSV or Parquet table (file_name, label).
+        config: A TOML file with any of these settings, such as a run's args.toml; flags override it.
+        track: Also write the finished run into this tracker: tensorboard in its folder, or MLFLOW_TRACKING_URI.
     """
-    chosen = read_config(config) if config is not None else {}
-    chosen |= settings.model_dump(include=settings.model_fields_set)
+    values = read_config(config) if config is not None else {}
+    values |= settings.model_dump(include=settings.model_fields_set)
     if photos is not None:
-        chosen["photos"] = photos
-    if "photos" not in chosen:
+        values["photos"] = photos
+    if "photos" not in values:
         raise ConfigError("Which photos?", where="PHOTOS", mend="unfreeze train PHOTOS")
-    validated = make_config(chosen)
+    validated = make_config(values)
 
     if track is not None:
         from unfreeze.runs.trackers import check_tracker
@@ -53,15 +53,15 @@ def compare(
     *,
     settings: Annotated[CompareSettings, Parameter(name="*")] = COMPARE_DEFAULTS,
 ) -> None:
-    """Train head-only, two-phase and what people do instead on the same photos, and print one table.
+    """Train head-only, two-phase and common recipes on the same photos, and print one table.
 
     Args:
-        photos: As for train; the test photos are the same for all.
+        photos: As for train. The test photos are the same for all recipes.
     """
     from unfreeze.compare.arms import compare as run
 
-    chosen = settings.model_dump(include=settings.model_fields_set) | {"photos": photos}
-    comparison = run(make_comparison(chosen))
+    values = settings.model_dump(include=settings.model_fields_set) | {"photos": photos}
+    comparison = run(make_comparison(values))
     print(*comparison.table(), sep="\n")
     print(f"rows     {comparison.folder.rows}")
     print(f"plot     {comparison.folder.plot}")
@@ -90,14 +90,14 @@ def _train(config: TrainConfig, next_photos: str, tracker: Tracker | None = None
     report = _report(folder)
     if report is not None:
         print(f"report   {report}")
-    tracked = _track(folder, tracker) if tracker is not None else None
-    if tracked is not None:
-        print(f"tracked  {tracked}")
+    address = _track(folder, tracker) if tracker is not None else None
+    if address is not None:
+        print(f"tracked  {address}")
     print(f"next     unfreeze predict {folder.root} {next_photos}")
 
 
 def _report(folder: RunFolder) -> Path | None:
-    """Write the report; a run that finished has not failed where it can't be written."""
+    """Write the report and return its path; an error is shown but does not fail the finished run."""
     try:
         from unfreeze.report import write_report
 
@@ -108,7 +108,7 @@ def _report(folder: RunFolder) -> Path | None:
 
 
 def _track(folder: RunFolder, tracker: Tracker) -> str | None:
-    """Write the run into a tracker; a run that finished has not failed where that can't be done."""
+    """Write the run into a tracker and return its address; an error is shown but does not fail the finished run."""
     try:
         from unfreeze.runs.trackers import track_run
 
