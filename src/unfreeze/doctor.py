@@ -40,8 +40,8 @@ def examine() -> Iterator[Finding]:
     if shim:
         yield Finding(
             "torchvision",
-            f"{version('torchvision')}: its compiled operators don't match this build of torch, and `import torchvision` "
-            "fails. unfreeze works: it declares the missing operators",
+            f"{version('torchvision')}: its compiled operators don't match this build of torch, and `import "
+            "torchvision` fails. unfreeze works: it declares the missing operators",
         )
     else:
         yield Finding("torchvision", version("torchvision"))

@@ -183,7 +183,7 @@ def test_compare_trains_every_arm_on_the_same_photos(
         "layer decay, one phase",
     ]  # fmt: skip
     assert [line[:27].rstrip() for line in lines[1:8]] == arms
-    assert "corrected for divisions that overlap" in lines[9]
+    assert "corrected for overlapping training photos" in lines[9]
     with (out / "compare.csv").open(encoding="utf-8") as file:
         table = list(csv.DictReader(file))
     assert [(row["seed"], row["arm"]) for row in table] == [(str(seed), arm) for seed in range(2) for arm in arms]

@@ -77,7 +77,15 @@ def alphas(trials: Mapping[str, Sequence[tuple[float, float, float]]], shipped: 
             )
             for point in points:
                 if (name, point[0]) == shipped:
-                    axes.plot([point[0]], [point[column]], "o", markersize=14, markerfacecolor="none", color="black")
+                    axes.plot(
+                        [point[0]],
+                        [point[column]],
+                        "o",
+                        markersize=14,
+                        markerfacecolor="none",
+                        color="black",
+                        clip_on=False,
+                    )
     panels[0].set_ylabel("accuracy")
     panels[1].set_ylabel("log-loss")
     panels[1].set_xlabel("alpha: 0 is phase 1, 1 is phase 2")
@@ -156,7 +164,7 @@ def reliability(confidence: FloatArray, accuracy: FloatArray, counts: FloatArray
     filled = counts > 0
     upper.plot([0, 1], [0, 1], "--", color=GREY, linewidth=1, label="perfect calibration")
     upper.bar(edges[filled], accuracy[filled], 1 / len(counts), align="edge", color=BLUE, alpha=0.35, edgecolor=BLUE)
-    upper.plot(confidence[filled], accuracy[filled], "o", color=BLUE, markersize=5, label="the model")
+    upper.plot(confidence[filled], accuracy[filled], "o", color=BLUE, markersize=5, label="the model", clip_on=False)
     upper.set_ylabel("accuracy")
     upper.set_xlim(0, 1)
     upper.set_ylim(0, 1.02)

@@ -210,8 +210,8 @@ def forgetting(run: RunData) -> Section | None:
         )
     if found.agreement is not None:
         text = (
-            f"On {found.agreement_n} of your photos, the original classifier gives the same answer as before in "
-            f"{percent(found.agreement)}."
+            f"The original classifier still gives the same answer on {percent(found.agreement)} of {found.agreement_n} "
+            "of your photos."
         )
         kl = (
             ""
