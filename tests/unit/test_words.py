@@ -32,7 +32,6 @@ REPLACED = {
     "likeliest_first": "order_by_cache_hits",
     "not_worse": "accepted",
     "own_looks": "original_outputs",
-    "panel": "selector",
     "Panel": "ModelSelector",
     "papers": "held-out images",
     "Pose": "Orientation",
@@ -75,7 +74,7 @@ def searched() -> Iterator[Path]:
     yield from (*sorted(code), *sorted(pages), ROOT / "README.md", ROOT / "CONTRIBUTING.md")
 
 
-@pytest.mark.parametrize("line", ["panel.heard(x, judges)", "class Panel:", "n_judges = 3", "run with `--anchor 2`"])
+@pytest.mark.parametrize("line", ["selector.heard(x)", "class Panel:", "n_judges = 3", "run with `--anchor 2`"])
 def test_a_former_name_is_found(line: str) -> None:
     assert next(former_names(f"\n{line}", "a.py")).startswith("a.py:2: ")
 
