@@ -41,7 +41,7 @@ def main(arm: str) -> None:
     shown = verdict.scores.two_phase if arm == "uncached" else verdict.scores.shipped
     assert shown is not None
     assert verdict.forgetting is not None
-    report.points.append(point(seconds["total"] - seconds["exam"], shown))
+    report.points.append(point(seconds["total"] - seconds["evaluation"], shown))
     kept = verdict.shipped == "head_only" and arm != "uncached"
     report.original = verdict.forgetting.before if kept else verdict.forgetting.after
     report.write()
