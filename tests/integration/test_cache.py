@@ -94,7 +94,9 @@ def test_a_full_disk_ends_a_run_with_a_clear_error(
     assert str(cache) in told
     assert "Traceback" not in told
     assert {path.name for path in run.iterdir()} == {"args.toml", "checks.csv", "splits.csv"}  # each of them whole
-    assert not list(cache.glob("*/*"))
+    kept = [path.stat().st_size for path in cache.glob("*/*")]  # what computes the frozen layers is small enough
+    assert len(kept) <= 2
+    assert all(size < 2**16 for size in kept)
     assert command("predict", run, first / "photos") == 2
     assert "never finished" in capsys.readouterr().err
 

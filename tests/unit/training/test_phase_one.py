@@ -255,7 +255,7 @@ def by_folds_and_all(
     """Return which of the renderers all images choose, and which the other folds choose for each fold."""
     renderers = [replace(given.renderer, seed=seed) for seed in range(len(losses))]
     planted(monkeypatch, *losses)
-    selected = select_augmentation(store, backbone, renderers, given.data, recipe(backbone))
+    selected = select_augmentation(store, backbone, renderers, given.data, replace(recipe(backbone), cross_fit=True))
     return renderers.index(selected.final), [renderers.index(each) for each in selected.by_fold]
 
 
