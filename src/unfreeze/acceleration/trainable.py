@@ -47,11 +47,7 @@ def trainable_forward(backbone: Backbone, start: int, example: Tensor) -> Forwar
             try:
                 if outputs_match(_trial(forward, example), _trial(plain, example), precision):
                     return forward
-            except (
-                AttributeError,
-                RuntimeError,
-                TypeError,
-            ):  # reads other attributes of its BatchNorm, or needs float32
+            except (AttributeError, RuntimeError, TypeError):  # uses its BatchNorm otherwise, or needs float32
                 continue
     return plain
 

@@ -463,7 +463,7 @@ def test_a_source_above_the_boundary_is_refused(photos: tuple[Path, ...]) -> Non
     source = compute_or_load(
         new_store(), backbone, PixelSource(given.renderer), 3, given.data.requested_views(2), "test"
     )
-    with pytest.raises(AssertionError, match="above the kept activations"):
+    with pytest.raises(AssertionError, match="above the cached activations"):
         train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), schedule(), source=source)
 
 
@@ -550,7 +550,7 @@ def test_an_anchor_keeps_what_the_original_classifier_says(
 
 def test_an_anchor_without_anything_to_hold_to_is_refused(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
-    with pytest.raises(AssertionError, match="holds to something"):
+    with pytest.raises(AssertionError, match="needs the pretrained features"):
         train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), replace(schedule(), distill=1.0))
 
 
