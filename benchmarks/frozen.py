@@ -27,8 +27,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unfreeze.acceleration.folding import fuse_batchnorm
-from unfreeze.acceleration.frozen import COSINE, Part, Pipeline, choose_precision, frozen_forward
+from unfreeze.acceleration.frozen import Part, Pipeline, choose_precision, frozen_forward
 from unfreeze.acceleration.openvino import convert_stages, openvino_version
+from unfreeze.acceleration.tolerance import MIN_COSINE
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode
 from unfreeze.data.rendering.renderer import Renderer
@@ -174,7 +175,7 @@ def rounding(model: str, arch: str | None, photos: Path, rounds: int) -> None:
             alike = nn.functional.cosine_similarity(torch.cat(found), torch.cat(exact))
             speed = spread([rate(forward, batches[0]) for _ in range(rounds)])
             name = "nowhere" if boundary == backbone.head_boundary else backbone.depths()[boundary]
-            print(f"| {name} | {speed} | {alike.min():.4f} | {(alike > COSINE).float().mean():.0%} |")
+            print(f"| {name} | {speed} | {alike.min():.4f} | {(alike > MIN_COSINE).float().mean():.0%} |")
 
 
 def whole_phase_one(photos: Path, model: str, arch: str | None, rounds: int) -> None:

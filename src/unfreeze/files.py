@@ -1,4 +1,4 @@
-"""Files: every write is whole or not there at all, and a path that can't be looked into counts as missing."""
+"""Files: a write is complete or leaves no file, and a path that can't be accessed counts as missing."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from typing import BinaryIO, TextIO
 from unfreeze.errors import RunError
 
 Cell = str | int | float | None
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
+FORMULA_PREFIXES = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet runs a cell that begins so as a formula
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that readers see the old one or the new one, and a crash leaves no half of it."""
+    """Write a file atomically: readers see the old or the new content, even after a crash.
+
+    Raises:
+        RunError: The disk is full, or the folder can't be written.
+    """
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """See ``write_text``.
+    """Write a file atomically, as ``write_text`` does.
 
     Raises:
         RunError: The disk is full, or the folder can't be written.
@@ -38,10 +42,10 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, in a folder that exists.
+    """Write a file atomically, in a folder that exists.
 
     Raises:
-        OSError: It can't be written; nothing new is left.
+        OSError: It can't be written; the old file, if any, is unchanged.
     """
     with _replacing(path) as file:
         file.write(content)
@@ -49,10 +53,10 @@ def replace_file(path: Path, content: bytes) -> None:
 
 @contextmanager
 def rewriting(path: Path) -> Iterator[TextIO]:
-    """Give a text file to write into piece by piece; it is there, whole, once the block is left without an error.
+    """Open a text file for writing in a block; the file appears when the block ends without an error.
 
     Raises:
-        RunError: The disk is full, or the folder can't be written: where it can't, nothing in the block is run.
+        RunError: The disk is full, or the folder can't be written; in the latter case the block is not run.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +64,7 @@ def rewriting(path: Path) -> Iterator[TextIO]:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="")
             yield text
             text.detach()
-    except BrokenPipeError:  # of the standard output, while the file is open
+    except BrokenPipeError:  # raised by writing to stdout within the block
         raise
     except OSError as error:
         raise RunError(f"The file can't be written: {error}", where=path, mend="Make room, or take another.") from error
@@ -82,33 +86,33 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Write a CSV file; see ``rows_into``."""
+    """Write a CSV file atomically; cells are quoted as ``rows_into`` does."""
     buffer = io.StringIO()
-    write = rows_into(buffer)
+    write_row = rows_into(buffer)
     for row in (header, *rows):
-        write(row)
+        write_row(row)
     write_text(path, buffer.getvalue())
 
 
 def rows_into(file: TextIO) -> Callable[[Sequence[Cell]], None]:
-    """Return what writes a row of CSV; a cell that a spreadsheet would run as a formula gets a quote in front."""
+    """Return a function that writes one CSV row; a cell that looks like a formula gets an apostrophe in front."""
     writer = csv.writer(file, lineterminator="\n")
 
-    def write(row: Sequence[Cell]) -> None:
-        writer.writerow([_inert(cell) for cell in row])
+    def write_row(row: Sequence[Cell]) -> None:
+        writer.writerow([_escape(cell) for cell in row])
 
-    return write
+    return write_row
 
 
 def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Read what ``write_table`` wrote: the header and the rows, without the quotes in front; a missing file is empty.
+    """Read the header and the rows of a file by ``write_table``, apostrophes removed; a missing file is empty.
 
     Raises:
         RunError: It can't be read, or its rows aren't as long as its header.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = [[_plain(cell) for cell in row] for row in csv.reader(file)] or [[]]
+            header, *rows = [[_unescape(cell) for cell in row] for row in csv.reader(file)] or [[]]
     except FileNotFoundError:
         return [], []
     except (OSError, csv.Error, UnicodeDecodeError) as error:
@@ -118,24 +122,24 @@ def read_table(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def _inert(cell: Cell) -> Cell:
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+def _escape(cell: Cell) -> Cell:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA_PREFIXES) else cell
 
 
-def _plain(cell: str) -> str:
-    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA) else cell
+def _unescape(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and cell[1:].startswith(FORMULA_PREFIXES) else cell
 
 
 def exists(path: str | Path) -> bool:
-    """Return whether anything is there; False too where it can't be looked up."""
+    """Return whether the path exists; False if it can't be accessed."""
     return os.path.exists(path)  # noqa: PTH110
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether the path is a folder; likewise."""
+    """Return whether the path is a folder; False if it can't be accessed."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def is_file(path: Path) -> bool:
-    """Return whether the path is a file; likewise."""
+    """Return whether the path is a file; False if it can't be accessed."""
     return os.path.isfile(path)  # noqa: PTH113

@@ -1,4 +1,4 @@
-"""What a run stands on: device, precision, seeds, progress, cost.  Nothing here knows about photos or models."""
+"""The process of a run: device, threads, random numbers, warnings, progress and time; no images or models."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-WORTH_SHARING = 2**24  # multiplications: about 2 ms of one core, and many times what threads take to find together
+MIN_PARALLEL_OPERATIONS = 2**24  # multiply-adds, 2 ms on a core; below, synchronising threads costs more than it saves
 T = TypeVar("T")
 
 
 def choose_device(name: str) -> torch.device:
-    """Return the device that ``name`` asks for; ``auto`` takes a CUDA card, then Apple's, then the CPU.
+    """Return the device called ``name``; ``auto`` is a CUDA GPU, else Apple's GPU, else the CPU.
 
     Raises:
         ConfigError: The device doesn't exist on this machine.
@@ -45,19 +45,19 @@ def choose_device(name: str) -> torch.device:
 
 
 def generator(*key: int) -> np.random.Generator:
-    """Return random numbers that depend on ``key`` alone, so that no worker, order or earlier draw can change them."""
+    """Return a generator that depends on ``key`` alone, not on workers, order or earlier random numbers."""
     import numpy as np
 
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def prepare_process() -> None:
-    """Spare this process two costs that have nothing to do with learning; call it before torch starts its threads.
+    """Set up memory reuse and flushing of denormal numbers for this process; call it before torch starts its threads.
 
-    glibc maps every block over a few MiB anew, and the kernel fills it with zeros page by page: that took 40 % of a forward
-    pass's time where it was measured (benchmarks/process.py).  Freed blocks are kept instead, for the next layer's
-    activations; other systems' allocators are left alone.  And where a loss has all but vanished, gradients and the
-    optimizer's moments can be too small for normal floating point numbers, with which a CPU is slow: they are taken as 0.
+    glibc maps every block over a few MiB anew, and the kernel zeroes it page by page: 40 % of a forward pass's time
+    when measured (benchmarks/process.py).  Freed blocks are reused for the next layer's activations instead; other
+    systems' allocators are not changed.  When a loss is nearly 0, gradients and the optimizer's moments can be
+    denormal numbers, which are slow on a CPU: they are flushed to 0.
     """
     import ctypes
     import platform
@@ -76,77 +76,77 @@ def prepare_process() -> None:
 
 @contextmanager
 def deterministic(seed: int) -> Iterator[None]:
-    """Seed torch (dropout, initial weights) and ask for deterministic kernels; put everything back on leaving."""
+    """Seed torch (dropout, initial weights) and select deterministic kernels; restore both on exit."""
     import torch
 
-    before = torch.are_deterministic_algorithms_enabled()
+    enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     benchmark = torch.backends.cudnn.benchmark
-    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=cards):
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(seed)
         torch.use_deterministic_algorithms(True, warn_only=True)
         torch.backends.cudnn.benchmark = False
         try:
             yield
         finally:
-            torch.use_deterministic_algorithms(before, warn_only=warn_only)
+            torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
             torch.backends.cudnn.benchmark = benchmark
 
 
 @contextmanager
 def limit_threads(operations: float) -> Iterator[None]:
-    """Compute on one thread where a step has so few multiplications that threads would mostly wait for each other.
+    """Compute on one thread if a step has fewer than ``MIN_PARALLEL_OPERATIONS`` multiply-adds.
 
-    OpenMP's threads wait by turning round and round, which takes a core from what decodes photos or computes frozen layers.
+    OpenMP's threads busy-wait, which takes cores from the decoding of images and the frozen layers.
     """
     import torch
 
-    before = torch.get_num_threads()
-    if operations < WORTH_SHARING:
+    threads = torch.get_num_threads()
+    if operations < MIN_PARALLEL_OPERATIONS:
         torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(threads)
 
 
-class _Quiet:
-    """Silence some warnings while a block runs, whatever other threads silence meanwhile.
+class _SuppressWarnings:
+    """Suppress some warnings in a block, whatever other threads suppress at the same time.
 
-    ``warnings.catch_warnings`` alone swaps one list for the whole process: of two blocks that overlap, the first to end
-    would take the other's silence away, and the second leave the first's behind.  Here the first one in swaps the list and
-    the last one out puts it back; so long everything stays silent that any of them asked for.
+    ``warnings.catch_warnings`` alone replaces the filters of the whole process: if two blocks overlap, the first to
+    end restores the other's filters, and the second leaves the first's.  Here the first block to begin replaces the
+    filters, and the last to end restores them; until then, warnings that any of them suppresses are suppressed.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
+        self._n_blocks = 0
         self._catcher = warnings.catch_warnings()
 
     @contextmanager
     def __call__(self, *, message: str = "", category: type[Warning] = Warning, module: str = "") -> Iterator[None]:
-        """Silence what ``message`` and ``module``, regular expressions, and ``category`` all fit."""
+        """Suppress warnings that match the regular expressions ``message`` and ``module``, and ``category``."""
         with self._lock:
-            if self._inside == 0:
+            if self._n_blocks == 0:
                 self._catcher = warnings.catch_warnings()
                 self._catcher.__enter__()
             warnings.filterwarnings("ignore", message, category, module)
-            self._inside += 1
+            self._n_blocks += 1
         try:
             yield
         finally:
             with self._lock:
-                self._inside -= 1
-                if self._inside == 0:
+                self._n_blocks -= 1
+                if self._n_blocks == 0:
                     self._catcher.__exit__(None, None, None)
 
 
-suppress_warnings = _Quiet()
+suppress_warnings = _SuppressWarnings()
 
 
 def progress_bar(items: Iterable[T], description: str, total: int | None = None) -> Generator[T]:
-    """Yield ``items`` behind a progress bar with an ETA; a terminal shows it, a log file stays clean."""
+    """Yield ``items`` and show a progress bar with the time left, if stderr is a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -170,20 +170,20 @@ def progress_bar(items: Iterable[T], description: str, total: int | None = None)
 
 
 def echo(message: str) -> None:
-    """Tell the user what happens now: on stderr, so that stdout holds results alone."""
+    """Print a message for the user to stderr; stdout is for results."""
     print(message, file=sys.stderr, flush=True)
 
 
 @dataclass
 class Stopwatch:
-    """Seconds spent in each named part of a run."""
+    """Measures the seconds of each named part of a run."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
 
     @contextmanager
     def measure(self, part: str) -> Iterator[None]:
-        """Add the time of the enclosed block to ``part``."""
+        """Add the seconds of the enclosed block to ``part``."""
         start = time.perf_counter()
         try:
             yield
@@ -191,12 +191,12 @@ class Stopwatch:
             self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
     def report(self) -> dict[str, float]:
-        """Return the parts and the total since the watch was made, in seconds."""
+        """Return the seconds of each part, and in total since the stopwatch was created."""
         return {**self.seconds, "total": time.perf_counter() - self.started}
 
 
 def peak_rss_mib() -> float | None:
-    """Return this process's peak resident memory in MiB, or None where the system doesn't tell (Windows)."""
+    """Return this process's peak resident memory in MiB, or None on Windows."""
     if sys.platform == "win32":
         return None
     import resource

@@ -16,7 +16,7 @@ from unfreeze.evaluation.significance import Gain
 from unfreeze.verdict_schema1 import upgraded
 
 if TYPE_CHECKING:
-    from unfreeze.acceleration.frozen import EngineReport
+    from unfreeze.acceleration.engine_report import EngineReport
 
 Arm = Literal["two_phase", "head_only"]
 SMALLEST_USEFUL_GAIN = 0.005  # gain below which nobody would gather photos to prove it

@@ -9,7 +9,7 @@ import torch
 
 from unfreeze.errors import ConfigError
 from unfreeze.runtime import (
-    WORTH_SHARING,
+    MIN_PARALLEL_OPERATIONS,
     Stopwatch,
     choose_device,
     deterministic,
@@ -78,7 +78,7 @@ def test_an_error_in_a_deterministic_block_leaves_no_trace() -> None:
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-@pytest.mark.parametrize(("operations", "expected"), [(WORTH_SHARING - 1, 1), (WORTH_SHARING, 3)])
+@pytest.mark.parametrize(("operations", "expected"), [(MIN_PARALLEL_OPERATIONS - 1, 1), (MIN_PARALLEL_OPERATIONS, 3)])
 def test_little_work_is_left_to_one_thread_and_the_others_come_back(operations: float, expected: int) -> None:
     before = torch.get_num_threads()
     seen: list[int] = []

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from unfreeze.acceleration.frozen import EngineReport
+from unfreeze.acceleration.engine_report import EngineReport
 from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores

@@ -1,1 +1,1 @@
-"""How stages are computed faster than the library's own modules: the same function of the same weights."""
+"""Stages computed faster than by the library's own modules: the same function of the same weights."""

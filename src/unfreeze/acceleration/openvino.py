@@ -1,7 +1,7 @@
 """Frozen stages in OpenVINO, which computes them faster than torch on a CPU (benchmarks/frozen.py).
 
-Each thread computes one photo at a time: no thread waits for another within a layer, activations stay in the core's own
-cache, and a photo's bits can't depend on its neighbours.
+Each thread computes one image at a time: no thread waits for another within a layer, activations stay in the core's own
+cache, and an image's bits can't depend on its neighbours in the batch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from unfreeze.runtime import limit_threads, suppress_warnings
 
 
 def openvino_version() -> str | None:
-    """Return the version of the installed OpenVINO, or None where there is none."""
+    """Return the version of the installed OpenVINO, or None if it is not installed."""
     try:
         return version("openvino")
     except PackageNotFoundError:
@@ -27,45 +27,43 @@ def openvino_version() -> str | None:
 
 
 def convert_stages(stages: nn.Module, example: Tensor) -> Callable[[torch.dtype], Callable[[Tensor], Tensor]]:
-    """Return what compiles ``stages`` to compute in a precision, on torch's number of threads: from float32 to float32.
+    """Convert ``stages``; return a function that compiles them for a precision, on torch's number of threads.
 
-    Converting takes most of the time, and is done once for all precisions.
+    Compiled stages map float32 to float32.  Converting takes most of the time, and is done once for all precisions.
 
     Args:
-        stages: In evaluation mode; no weight asks for a gradient.
-        example: What will cross them, for one photo or more.
+        stages: In evaluation mode; no weight requires a gradient.
+        example: Input of the stages, for one image or more.
 
     Raises:
-        Exception: OpenVINO can't compute them; it may say so in any way, and when they are compiled, too.
+        Exception: OpenVINO can't compute them; compiling may raise, too, and the type may be any.
     """
-    # Merely importing OpenVINO would tell its makers so over the network; without this module it does not.
+    # Importing OpenVINO sends telemetry over the network; without this module it does not.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
     one = example[:1]
-    with (
-        suppress_warnings(),
-        torch.no_grad(),
-    ):  # tracing warns of whatever a network computes from shapes: here they are fixed
-        traced = torch.jit.trace(_Closed(stages).eval(), one, check_trace=False)  # type: ignore[no-untyped-call]
+    # Tracing warns of values that a network computes from shapes; the shapes are fixed here.
+    with suppress_warnings(), torch.no_grad():
+        traced = torch.jit.trace(_Opaque(stages).eval(), one, check_trace=False)  # type: ignore[no-untyped-call]
         model = openvino.convert_model(torch.jit.freeze(traced), example_input=one)
     model.reshape(list(one.shape))
 
-    def compiled(precision: torch.dtype) -> Callable[[Tensor], Tensor]:
+    def compile_for(precision: torch.dtype) -> Callable[[Tensor], Tensor]:
         threads = torch.get_num_threads()
         options = {
             "INFERENCE_PRECISION_HINT": "bf16" if precision == torch.bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": threads,
-            "ENABLE_CPU_PINNING": False,  # photos are decoded on the same cores
+            "ENABLE_CPU_PINNING": False,  # images are decoded on the same cores
         }
-        return _PhotoByPhoto(openvino.Core().compile_model(model, "CPU", options))
+        return _ImageByImage(openvino.Core().compile_model(model, "CPU", options))
 
-    return compiled
+    return compile_for
 
 
-class _Closed(nn.Module):
-    """Stages as one module without parts, which is traced and converted in half the time."""
+class _Opaque(nn.Module):
+    """Stages as one module without submodules, which is traced and converted in half the time."""
 
     def __init__(self, stages: nn.Module) -> None:
         super().__init__()
@@ -76,8 +74,8 @@ class _Closed(nn.Module):
         return out
 
 
-class _PhotoByPhoto:
-    """A compiled model that computes photos one by one, in requests that are made once; several threads may call it."""
+class _ImageByImage:
+    """A compiled model that computes images one by one, in reused requests; several threads may call it."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
@@ -85,10 +83,10 @@ class _PhotoByPhoto:
 
     def __call__(self, x: Tensor) -> Tensor:
         with limit_threads(x.numel()):
-            photos = [photo.float().contiguous().numpy() for photo in torch.split(x, 1)]
-            requests = [self._request() for _ in photos]
-            for request, photo in zip(requests, photos, strict=True):
-                request.start_async([photo], share_inputs=True)
+            images = [image.float().contiguous().numpy() for image in torch.split(x, 1)]
+            requests = [self._request() for _ in images]
+            for request, image in zip(requests, images, strict=True):
+                request.start_async([image], share_inputs=True)
             for request in requests:
                 request.wait()
             outputs = torch.cat([torch.from_numpy(request.get_output_tensor().data) for request in requests])

@@ -1,7 +1,7 @@
-"""How the stages that train are computed: the same function of the same parameters, at less cost.
+"""Trainable stages: the same function of the same parameters, at less cost.
 
-BatchNorm with frozen statistics is a scale and a shift that train.  Folded into the weights of the convolution before it in
-every step, they still train, and need no pass over the activations, neither forward nor backward.
+BatchNorm with frozen statistics is a scale and a shift that train.  Folded into the weights of the convolution before
+it in every step, they still train, and need no pass over the activations, neither forward nor backward.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from torch import Tensor, nn
 
 from unfreeze.acceleration.depthwise import depthwise, is_depthwise
 from unfreeze.acceleration.folding import replace_conv_bn
-from unfreeze.acceleration.frozen import CHECKED, outputs_match
+from unfreeze.acceleration.tolerance import outputs_match
 from unfreeze.models.backbone import Backbone, BatchNorm
 
+N_CHECKED = 4  # images whose outputs are compared with those of the plain stages
 Forward = Callable[[Tensor], Tensor]
 
 
 def trainable_forward(backbone: Backbone, start: int, example: Tensor) -> Forward:
     """Return the stages from ``start`` on as one function to float32 features, for training.
 
-    Where the backbone's precision is bf16, they compute in it and learn in float32 (automatic mixed precision).  What the
-    function computes is compared with the plain stages' output on a few photos, and these serve where it differs.
+    Where the backbone's precision is bf16, the stages compute in bf16 with float32 parameters (automatic mixed
+    precision). The function's output is compared with that of the plain stages on a few images; if it differs, the
+    plain stages are used.
 
     Args:
-        backbone: Every layer in the mode that it trains in; its parameters are those that learn.
-        start: The boundary that ``example`` crosses.
-        example: What crosses it for some photos.
+        backbone: Every layer in the mode that it trains in; its parameters are the trained ones.
+        start: The boundary of ``example``.
+        example: Activations (N, ...) of some images.
     """
 
     def plain(x: Tensor) -> Tensor:
@@ -38,24 +40,24 @@ def trainable_forward(backbone: Backbone, start: int, example: Tensor) -> Forwar
 
     stages = nn.Sequential(*(stage.module for stage in backbone.stages[start:]))
     if any(isinstance(layer, BatchNorm) and layer.training for layer in stages.modules()):
-        return plain  # a trial would move the statistics
+        return plain  # a trial would update the statistics
     for precision in dict.fromkeys((backbone.precision, torch.float32)):
         for candidate in (with_folded_bn(stages), stages):
-            forward = _in(precision, candidate)
+            forward = _with_autocast(precision, candidate)
             try:
                 if outputs_match(_trial(forward, example), _trial(plain, example), precision):
                     return forward
-            except (AttributeError, RuntimeError, TypeError):  # asks its BatchNorm for more, or needs float32
+            except (AttributeError, RuntimeError, TypeError):  # uses its BatchNorm otherwise, or needs float32
                 continue
     return plain
 
 
-def _in(precision: torch.dtype, stages: nn.Module) -> Forward:
+def _with_autocast(precision: torch.dtype, stages: nn.Module) -> Forward:
     def forward(x: Tensor) -> Tensor:
-        mixed: AbstractContextManager[object] = torch.autocast(
+        autocast: AbstractContextManager[object] = torch.autocast(
             x.device.type, torch.bfloat16, enabled=precision != torch.float32
         )
-        with mixed:
+        with autocast:
             out: Tensor = stages(x)
         return out.float()
 
@@ -63,15 +65,15 @@ def _in(precision: torch.dtype, stages: nn.Module) -> Forward:
 
 
 def _trial(forward: Forward, example: Tensor) -> Tensor:
-    """Run a few photos, with the same dropout every time."""
-    cards = [example.device] if example.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cards), torch.no_grad():
+    """Compute a few images, with the same dropout every time."""
+    gpus = [example.device] if example.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus), torch.no_grad():
         torch.manual_seed(0)
-        return forward(example[:CHECKED])
+        return forward(example[:N_CHECKED])
 
 
-class _NormedConvolution(nn.Module):
-    """A convolution and the frozen BatchNorm after it, in one."""
+class _FoldedConvolution(nn.Module):
+    """A convolution with the frozen BatchNorm after it folded into its weights in every step."""
 
     def __init__(self, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -101,13 +103,15 @@ class _NormedConvolution(nn.Module):
 
 
 def with_folded_bn(stages: nn.Module) -> nn.Module:
-    """Return the stages with every BatchNorm folded whose convolution stands right before it; all parameters are shared."""
+    """Return the stages with every BatchNorm folded into the convolution right before it; all parameters are shared."""
     shared = {id(value): value for value in (*stages.parameters(), *stages.buffers())}
-    twin = copy.deepcopy(stages, shared)
-    replace_conv_bn(twin, _with_norm)
-    return twin
+    folded = copy.deepcopy(stages, shared)
+    replace_conv_bn(folded, _fold)
+    return folded
 
 
-def _with_norm(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module | None:
-    plain = norm.weight is not None and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
-    return _NormedConvolution(convolution, norm) if plain else None
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Module | None:
+    foldable = (
+        norm.weight is not None and convolution.padding_mode == "zeros" and not isinstance(convolution.padding, str)
+    )
+    return _FoldedConvolution(convolution, norm) if foldable else None

@@ -1,1 +1,1 @@
-"""What a run will take: the work that is left, counted; the time that a piece of it takes, measured; the product."""
+"""The forecast of a run's time: the remaining work, counted, times the seconds of each piece, measured."""

@@ -1,4 +1,4 @@
-"""What a run will take, told before it starts: the work that is left, times the seconds that a piece of it takes."""
+"""The forecast of a run's time before it starts: the remaining work times the measured seconds of each piece."""
 
 from __future__ import annotations
 
@@ -18,10 +18,13 @@ from unfreeze.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Forecast:
-    """How many seconds each part of a run will take; the parts are those of ``verdict.cost``.
+    """Seconds of each part of a run; the parts are those of ``verdict.cost``.
 
     Attributes:
-        tries: Of each candidate of phase 2, its trainings.
+        features: Activations of the training images.
+        head: Phase 1.
+        tries: All trainings of each candidate of phase 2.
+        evaluation: Predictions for test and reference images.
     """
 
     features: float
@@ -30,60 +33,59 @@ class Forecast:
     evaluation: float
 
     def without_phase_two(self) -> Forecast:
-        """Return the same for a run that ends with the head."""
+        """Return the forecast of a run without phase 2."""
         return replace(self, tries=())
 
-    def finetune(self, tried: int) -> float:
-        """Return what phase 2 takes where the first ``tried`` candidates are tried."""
-        return sum(self.tries[:tried])
+    def finetune(self, n_tried: int) -> float:
+        """Return the seconds of phase 2 if the first ``n_tried`` candidates are tried."""
+        return sum(self.tries[:n_tried])
 
-    def seconds(self, tried: int) -> dict[str, float]:
-        """Return it part by part, where ``tried`` candidates are tried."""
+    def seconds(self, n_tried: int) -> dict[str, float]:
+        """Return the seconds of each part if ``n_tried`` candidates are tried."""
         return {
             "features": self.features,
             "head": self.head,
-            "finetune": self.finetune(tried),
+            "finetune": self.finetune(n_tried),
             "evaluation": self.evaluation,
         }
 
     def sentence(self) -> str:
-        """Return it for people: for one candidate, and for all."""
+        """Return a sentence for people: the time with one candidate, and with all."""
         least, most = self.seconds(1), self.seconds(len(self.tries))
         parts = zip(("features", "phase 1", "phase 2", "scoring"), least.values(), strict=True)
-        listed = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
-        said = f"this will take about {duration(sum(least.values()))}" + (f": {listed}" if listed else "")
-        more = sum(most.values())
-        return (
-            said if len(self.tries) < 2 else f"{said}; up to {duration(more)} if deeper layers turn out to be worth it"
-        )
+        breakdown = ", ".join(f"{name} {duration(seconds)}" for name, seconds in parts if seconds >= 1)
+        text = f"this will take about {duration(sum(least.values()))}" + (f": {breakdown}" if breakdown else "")
+        if len(self.tries) < 2:
+            return text
+        return f"{text}; up to {duration(sum(most.values()))} if deeper layers turn out to be worth it"
 
 
 @dataclass(frozen=True)
 class Deadline:
-    """When a run is to be done.
+    """The time limit of a run.
 
     Attributes:
-        forecast: What its parts take.
-        minutes: How long the run may take; None: as long as it likes.
-        watch: Started with it.
+        forecast: The forecast of the run.
+        minutes: Time limit; None: no limit.
+        watch: Started at the beginning of the run.
     """
 
     forecast: Forecast
     minutes: float | None
     watch: Stopwatch
 
-    def time_left(self, tried: int) -> bool:
-        """Tell whether there is time for one more candidate after so many, and for scoring."""
+    def time_left(self, n_tried: int) -> bool:
+        """Return whether there is time for another candidate after ``n_tried``, and for the evaluation."""
         if self.minutes is None:
             return True
-        ahead = self.forecast.tries[tried] + self.forecast.evaluation
-        if not tried:
-            ahead += self.forecast.features + self.forecast.head
-        return self.watch.report()["total"] + ahead <= 60 * self.minutes
+        remaining = self.forecast.tries[n_tried] + self.forecast.evaluation
+        if not n_tried:
+            remaining += self.forecast.features + self.forecast.head
+        return self.watch.report()["total"] + remaining <= 60 * self.minutes
 
 
 def forecast_run(
-    store: FeatureCache,
+    cache: FeatureCache,
     backbone: Backbone,
     renderers: Sequence[Renderer],
     data: TrainingSet,
@@ -92,36 +94,36 @@ def forecast_run(
     reference: Renderer | None = None,
     clock: Clock | None = None,
 ) -> Forecast:
-    """Count what a run has left to compute, and time a few batches and steps of it; the backbone stays as it is.
+    """Count the remaining work of a run, and time a few of its batches and steps; the backbone is not changed.
 
     Args:
-        store: What it holds costs nothing; what is computed to be timed is kept there, and the run finds it.
+        cache: Its content costs no time; activations that are computed for timing are stored there for the run.
         backbone: Pretrained.
-        renderers: The training images, augmented in each way that the run may choose.
-        data: The images that training may see.
-        recipe: What will be done.
-        test: The test images; none where every image trains.
+        renderers: The training images, one renderer for each augmentation that the run may select.
+        data: Training and validation images.
+        recipe: Settings of both phases.
+        test: The test images; without any if every image trains.
         reference: Images of the original task.
-        clock: Another one than the machine's.
+        clock: Source of time; the system's clocks by default.
     """
-    likely = order_by_cache_hits(store, backbone, renderers, data, recipe)
-    work = count_workload(store, backbone, likely, data, recipe, test, reference)
-    takes = measure_throughput(store, backbone, likely[0], data, recipe, work, clock or SystemClock())
-    candidates = zip(work.n_train_steps_images, work.n_val_images, takes.s_per_train, strict=True)
+    by_hits = order_by_cache_hits(cache, backbone, renderers, data, recipe)
+    work = count_workload(cache, backbone, by_hits, data, recipe, test, reference)
+    speed = measure_throughput(cache, backbone, by_hits[0], data, recipe, work, clock or SystemClock())
+    candidates = zip(work.n_train_steps_images, work.n_val_images, speed.s_per_train, strict=True)
     return Forecast(
-        features=(work.n_views - takes.n_timed) * takes.s_per_view + work.n_to_head * takes.s_per_forward,
-        head=work.n_head_train_images * takes.s_per_head_train
-        + work.n_head_val_images * takes.s_per_forward
-        + takes.head_s,
-        tries=tuple(n_train * s_per_train + n_val * takes.s_per_forward for n_train, n_val, s_per_train in candidates),
-        evaluation=work.n_heldout_pixels * takes.s_per_heldout
-        + takes.compile_s
-        + work.n_heldout_forward * takes.s_per_forward,
+        features=(work.n_views - speed.n_timed) * speed.s_per_view + work.n_to_head * speed.s_per_forward,
+        head=work.n_head_train_images * speed.s_per_head_train
+        + work.n_head_val_images * speed.s_per_forward
+        + speed.head_s,
+        tries=tuple(n_train * s_per_train + n_val * speed.s_per_forward for n_train, n_val, s_per_train in candidates),
+        evaluation=work.n_heldout_pixels * speed.s_per_heldout
+        + speed.compile_s
+        + work.n_heldout_forward * speed.s_per_forward,
     )
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as people say them."""
+    """Format seconds for people, in s, min, or h and min."""
     if seconds < 99.5:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)

@@ -1,4 +1,4 @@
-"""How fast this machine is at what a run does: a few real batches and steps, timed."""
+"""The speed of this machine at the work of a run, measured on a few real batches and steps."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.recipes import Candidate, Recipe
 from unfreeze.training.schedule import Schedule
 
-N_TIMED = 2  # batches or steps, after one that warms up
-WORTH_TIMING = 10 * (1 + N_TIMED) * BATCH  # images: of fewer, timing a few is no small part
-FEW = 10 * BATCH  # images: of fewer, a single step is timed, and what comes with it
-FIT_ROWS = 4096  # at most, of the features whose reading is timed
+N_TIMED = 2  # timed batches or steps, after one warm-up
+WORTH_TIMING = 10 * (1 + N_TIMED) * BATCH  # images; for fewer, timing takes a considerable part of the run
+FEW = 10 * BATCH  # images; for fewer, a single step is timed, its warm-up included
+FIT_ROWS = 4096  # most rows of the features whose reading is timed
 FIT_ITERATIONS = 320  # median L-BFGS iterations for the whole L2 path on the benchmarks' sets
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """How many seconds things take.
+    """Measured or estimated seconds of each kind of work.
 
     Attributes:
         s_per_view: One training view, from its file through the frozen stages.
-        n_timed: How many training views were computed to be timed.
-        s_per_heldout: A view of test and reference images; the same number where both are in float32, or there are few.
-        compile_s: What computes the frozen stages for these, where it isn't built yet.
+        n_timed: Number of training views that were computed for timing.
+        s_per_heldout: One view of a test or reference image; ``s_per_view`` if both are in float32 or there are few.
+        compile_s: Compiling the frozen stages for test and reference images, if they are not compiled yet.
         s_per_forward: One image through the stages above the cache.
-        s_per_train: One image of a step of phase 2, for each candidate; less where its trainings run beside each other.
-        s_per_head_train: One image of a step of phase 1, where its head isn't solved.
-        head_s: Solving it; 0 where the cache holds it.
+        s_per_train: One image of a training step of phase 2, for each candidate; less if its trainings run in parallel.
+        s_per_head_train: One image of a training step of phase 1, if its head is not solved.
+        head_s: Solving the head of phase 1; 0 if it is cached.
     """
 
     s_per_view: float
@@ -62,39 +62,39 @@ class Throughput:
 
 @dataclass(frozen=True)
 class RandomActivations:
-    """Random tensors in place of activations: what a step takes doesn't depend on their values."""
+    """Random tensors in place of activations: the time of a step doesn't depend on their values."""
 
     renderer: Renderer
     boundary: int
     shape: tuple[int, ...]
 
-    def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield tensors of the shape that crosses the boundary, ``size`` at a time."""
-        for start in range(0, len(photos), size):
-            yield torch.randn(len(photos[start : start + size]), *self.shape)
+    def batches(self, images: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
+        """Yield random tensors (size, *shape)."""
+        for start in range(0, len(images), size):
+            yield torch.randn(len(images[start : start + size]), *self.shape)
 
 
 @dataclass(frozen=True)
 class Lapped:
-    """Activations that tell the timer whenever a step asks for its batch."""
+    """Activations that call ``lap`` before each batch and after the last."""
 
     source: Activations
     lap: Lap
 
     @property
     def boundary(self) -> int:
-        """Where they were taken."""
+        """The boundary of the activations."""
         return self.source.boundary
 
     @property
     def renderer(self) -> Renderer:
-        """The images they come from."""
+        """The renderer of the images."""
         return self.source.renderer
 
-    def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield what ``source`` does."""
-        batches = self.source.batches(photos, views, size)
-        while len(photos):
+    def batches(self, images: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
+        """Yield the batches of ``source``."""
+        batches = self.source.batches(images, views, size)
+        while len(images):
             self.lap()
             batch = next(batches, None)
             if batch is None:
@@ -104,7 +104,7 @@ class Lapped:
 
 @dataclass(frozen=True)
 class Trainings:
-    """What the timed trainings share."""
+    """Times training steps; holds their common inputs."""
 
     timer: Timer
     backbone: Backbone
@@ -112,35 +112,35 @@ class Trainings:
     data: TrainingSet
 
     def s_per_image(self, boundary: int, plan: StagePlan, schedule: Schedule, n_images: int) -> float:
-        """Return the seconds of an image in a step."""
+        """Return the seconds per image of a training step; 0 if ``n_images`` is 0."""
         if not n_images:
             return 0.0
         backbone, data = self.backbone, self.data
         source = random_activations(backbone, self.renderer, boundary)
-        features = _features(backbone, self.renderer) if schedule.distill else None
-        batch = min(schedule.batch_size, len(data.train))
-        train = _some(data.train, _n_steps(n_images) * batch)
+        pretrained_features = _random_features(backbone, self.renderer) if schedule.distill else None
+        batch_size = min(schedule.batch_size, len(data.train))
+        train = _resized(data.train, _n_steps(n_images) * batch_size)
 
         def steps(lap: Lap) -> None:
             finetune(
                 backbone, random_head(backbone, data.n_classes, seed=0), Lapped(source, lap), data.labels, plan,
                 replace(schedule, epochs=1), phase="timing a few steps", train=train, val=data.train[:0], seed=0,
-                pretrained_features=features,
+                pretrained_features=pretrained_features,
             )  # fmt: skip
 
-        return self.timer.seconds_per_step(steps) / batch
+        return self.timer.seconds_per_step(steps) / batch_size
 
     def s_per_image_of(self, candidate: Candidate, recipe: Recipe, n_images: int) -> float:
-        """Return the same for a candidate, several of whose trainings may run beside each other."""
+        """Return the seconds per image of a candidate's training steps, whose trainings may run in parallel."""
         count, boundary = len(Folds.of(self.data, recipe.min_validation_images).trainings), candidate.plan.boundary
         source = random_activations(self.backbone, self.renderer, boundary)
-        together = n_parallel(self.backbone, source, candidate.plan, candidate.schedule.batch_size, count)
+        n_workers = n_parallel(self.backbone, source, candidate.plan, candidate.schedule.batch_size, count)
         seconds = self.s_per_image(boundary, candidate.plan, candidate.schedule, n_images)
-        return seconds * parallel_slowdown(count, together, torch.get_num_threads())
+        return seconds * parallel_slowdown(count, n_workers, torch.get_num_threads())
 
 
 def measure_throughput(
-    store: FeatureCache,
+    cache: FeatureCache,
     backbone: Backbone,
     renderer: Renderer,
     data: TrainingSet,
@@ -148,20 +148,20 @@ def measure_throughput(
     work: Workload,
     clock: Clock,
 ) -> Throughput:
-    """Time a few batches and steps of this run on this machine; the backbone stays as it is.
+    """Time a few batches and steps of this run on this machine; the backbone is not changed.
 
-    Views that are computed to be timed are some that the run asks for, and it finds them kept.
+    The views that are timed are some that the run needs, and it finds them in the cache.
     """
     timer = Timer(backbone.device, clock)
     trainings = Trainings(timer, backbone, renderer, data)
     head_boundary = backbone.head_boundary if recipe.head_uses_features else recipe.boundary
     with torch.random.fork_rng(devices=[]):
-        s_per_view, compile_s, n_timed = _time_views(timer, store, backbone, work.training)
+        s_per_view, compile_s, n_timed = _time_views(timer, cache, backbone, work.training)
         s_per_heldout = s_per_view
         if work.n_heldout_pixels and (
             not s_per_view or (work.n_heldout_pixels >= WORTH_TIMING and uses_reduced_precision(backbone))
         ):
-            s_per_heldout, compile_s, _ = _time_views(timer, store, backbone, work.held_out)
+            s_per_heldout, compile_s, _ = _time_views(timer, cache, backbone, work.held_out)
         return Throughput(
             s_per_view=s_per_view,
             n_timed=n_timed,
@@ -182,71 +182,71 @@ def measure_throughput(
 
 
 def random_activations(backbone: Backbone, renderer: Renderer, boundary: int) -> Activations:
-    """Return random tensors of the shape that crosses ``boundary``; at 0 the images themselves."""
+    """Return random activations of the shape at ``boundary``; at 0 the real images."""
     if not boundary:
         return PixelSource(renderer)
     if boundary == backbone.head_boundary:
-        return _features(backbone, renderer)
+        return _random_features(backbone, renderer)
     blank = torch.zeros(1, 3, *backbone.network.preprocessing.size, device=backbone.device)
     with torch.inference_mode():
         return RandomActivations(renderer, boundary, tuple(backbone.run(blank, 0, boundary).shape[1:]))
 
 
-def _features(backbone: Backbone, renderer: Renderer) -> RandomActivations:
+def _random_features(backbone: Backbone, renderer: Renderer) -> RandomActivations:
     return RandomActivations(renderer, backbone.head_boundary, (backbone.feature_dim,))
 
 
 def _time_views(
-    timer: Timer, store: FeatureCache, backbone: Backbone, misses: Sequence[CacheMisses]
+    timer: Timer, cache: FeatureCache, backbone: Backbone, misses: Sequence[CacheMisses]
 ) -> tuple[float, float, int]:
-    """Compute a few of the missing views: seconds of one and of building what computes them, and how many they were."""
-    alike: dict[tuple[int, int], list[CacheMisses]] = {}
-    for each in misses:
-        if each.start == 0:
-            alike.setdefault((id(each.request.renderer), each.request.boundary), []).append(each)
-    if not alike:
+    """Compute a few missing views; return seconds per view, seconds of compilation, and the number of views."""
+    groups: dict[tuple[int, int], list[CacheMisses]] = {}  # by renderer and boundary
+    for miss in misses:
+        if miss.start == 0:
+            groups.setdefault((id(miss.request.renderer), miss.request.boundary), []).append(miss)
+    if not groups:
         return 0.0, 0.0, 0
-    most = max(alike.values(), key=lambda group: sum(len(each.pairs) for each in group))
-    every = sorted((pair for each in most for pair in each.pairs), key=lambda pair: pair[0])  # a file is decoded once
-    pairs = every[: (1 + N_TIMED) * BATCH]
+    largest = max(groups.values(), key=lambda group: sum(len(miss.pairs) for miss in group))
+    by_image = sorted((pair for miss in largest for pair in miss.pairs), key=lambda pair: pair[0])  # decodes files once
+    pairs = by_image[: (1 + N_TIMED) * BATCH]
 
-    def seconds(some: list[tuple[int, int]]) -> float:
-        request = replace(most[0].request, views=group_by_image(some), description="timing a few views", source=0)
-        return timer.seconds_once(lambda: compute(store, backbone, [request]))
+    def seconds(pairs: list[tuple[int, int]]) -> float:
+        request = replace(largest[0].request, views=group_by_image(pairs), description="timing a few views", source=0)
+        return timer.seconds_once(lambda: compute(cache, backbone, [request]))
 
-    first, others = seconds(pairs[:BATCH]), pairs[BATCH:]
-    if not others:
-        return first / len(pairs), 0.0, len(pairs)
-    each_takes = seconds(others) / len(others)
-    return each_takes, max(0.0, first - each_takes * BATCH), len(pairs)
+    warm_up, timed = seconds(pairs[:BATCH]), pairs[BATCH:]
+    if not timed:
+        return warm_up / len(pairs), 0.0, len(pairs)
+    s_per_view = seconds(timed) / len(timed)
+    return s_per_view, max(0.0, warm_up - s_per_view * BATCH), len(pairs)
 
 
 def _s_per_forward(
     timer: Timer, backbone: Backbone, renderer: Renderer, data: TrainingSet, boundary: int, n_images: int
 ) -> float:
-    """Return the seconds of an image from ``boundary`` through the head."""
+    """Return the seconds per image from ``boundary`` through the head."""
     if not n_images:
         return 0.0
     head, source = new_head(backbone, data.n_classes, seed=0), random_activations(backbone, renderer, boundary)
-    photos = _some(data.train, _n_steps(n_images) * BATCH).tolist()
+    images = _resized(data.train, _n_steps(n_images) * BATCH).tolist()
 
     def forward(lap: Lap) -> None:
         predict_logits(
-            backbone, head, Lapped(source, lap).batches(photos, [Orientation.IDENTITY] * len(photos), BATCH), boundary
+            backbone, head, Lapped(source, lap).batches(images, [Orientation.IDENTITY] * len(images), BATCH), boundary
         )
 
     return timer.seconds_per_step(forward) / BATCH
 
 
 def _head_s(timer: Timer, backbone: Backbone, data: TrainingSet, n_views: int) -> float:
-    """Estimate what solving the head takes: so many iterations read the features twice, for all folds at once.
+    """Estimate the seconds of solving the head: each iteration reads the features twice, for all folds at once.
 
-    Where the images are fewer than the features are long, they are solved in as many dimensions as there are images.
+    With fewer rows than dimensions, the problem has as many dimensions as rows.
     """
     rows = len(data.train) * n_views
     rank = min(rows, backbone.feature_dim)
     device = backbone.device
-    some = torch.randn(min(rows, FIT_ROWS), rank, device=device)
+    features = torch.randn(min(rows, FIT_ROWS), rank, device=device)
     weight = torch.randn(rank, data.n_classes * (int(data.fold.max()) + 1), device=device)
     factor = torch.eye(rank, device=device)
 
@@ -260,17 +260,17 @@ def _head_s(timer: Timer, backbone: Backbone, data: TrainingSet, n_views: int) -
         return timer.seconds_per_step(steps)
 
     with limit_threads(rows * rank * weight.shape[1]):
-        read = seconds(lambda: some.T @ (some @ weight)) * rows / len(some)
-        return FIT_ITERATIONS * (read + seconds(lambda: torch.cholesky_solve(weight, factor)))
+        read_s = seconds(lambda: features.T @ (features @ weight)) * rows / len(features)
+        return FIT_ITERATIONS * (read_s + seconds(lambda: torch.cholesky_solve(weight, factor)))
 
 
 def _n_steps(n_images: int) -> int:
-    """Return how many steps are timed where so many images are ahead, the one that warms up included."""
+    """Return the number of steps to time for ``n_images`` of remaining work, the warm-up included."""
     if n_images < FEW:
         return 1
     return 1 + (N_TIMED if n_images >= WORTH_TIMING else 1)
 
 
-def _some(photos: Indices, count: int) -> Indices:
-    """Return ``count`` images, over and over the same where there are fewer."""
-    return np.resize(photos, count)
+def _resized(images: Indices, count: int) -> Indices:
+    """Return ``count`` indices, repeated if there are fewer."""
+    return np.resize(images, count)

@@ -1,4 +1,4 @@
-"""What a run has left to compute, counted from the requests that it will execute: what the cache holds costs nothing."""
+"""The remaining work of a run, counted from the requests that it will execute: cached results cost nothing."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from unfreeze.training.recipes import Recipe
 
 @dataclass(frozen=True)
 class Workload:
-    """What is left to compute, in images or views.
+    """The remaining work, in images or views.
 
     Attributes:
-        training: Activations of training images.
-        held_out: Activations of test and reference images.
-        n_head_train_images: Images times epochs that phase 1 trains on, on all folds, where its head isn't solved.
-        n_head_val_images: Forward passes of its validation images through the backbone.
-        needs_head_fit: Whether phase 1's head is solved, and isn't in the cache.
-        n_train_steps_images: Of each candidate, images times epochs that it trains on, on all folds and on all images.
-        n_val_images: Of each candidate, forward passes that judge it: of validation images, and of reference images.
+        training: Missing activations of training images.
+        held_out: Missing activations of test and reference images.
+        n_head_train_images: Images times epochs of phase 1's trainings, in all folds, if its head is not solved.
+        n_head_val_images: Forward passes of phase 1's validation images through the backbone.
+        needs_head_fit: Whether the head of phase 1 is solved and not cached.
+        n_train_steps_images: Images times epochs of each candidate's trainings: of all folds and of the final fit.
+        n_val_images: Forward passes that validate each candidate: of validation and of reference images.
         n_heldout_forward: Forward passes of test and reference images above the boundary.
     """
 
@@ -42,17 +42,17 @@ class Workload:
 
     @property
     def n_views(self) -> int:
-        """Training views that go from pixels through frozen stages."""
+        """Training views to compute from pixels through frozen stages."""
         return _count(self.training, from_pixels=True)
 
     @property
     def n_to_head(self) -> int:
-        """Training views that go from cached activations on to a deeper boundary, most of them to the head."""
+        """Training views to compute from cached activations to a deeper boundary, usually the head's."""
         return _count(self.training, from_pixels=False)
 
     @property
     def n_heldout_pixels(self) -> int:
-        """Views of test and reference images that go from pixels through frozen stages."""
+        """Views of test and reference images to compute from pixels through frozen stages."""
         return _count(self.held_out, from_pixels=True)
 
     @property
@@ -62,11 +62,11 @@ class Workload:
 
 
 def _count(misses: Sequence[CacheMisses], *, from_pixels: bool) -> int:
-    return sum(len(each.pairs) for each in misses if (each.start == 0) == from_pixels)
+    return sum(len(miss.pairs) for miss in misses if (miss.start == 0) == from_pixels)
 
 
 def count_workload(
-    store: FeatureCache,
+    cache: FeatureCache,
     backbone: Backbone,
     renderers: Sequence[Renderer],
     data: TrainingSet,
@@ -74,18 +74,19 @@ def count_workload(
     test: Renderer,
     reference: Renderer | None = None,
 ) -> Workload:
-    """Count what a run has to compute.
+    """Count the work of a run.
+
+    The first renderer's augmentation is assumed to be selected, and predictions to use all orientations that phase 1
+    may select.
 
     Args:
-        store: What it holds costs nothing.
+        cache: Its content is not counted.
         backbone: Pretrained.
-        renderers: The training images; the augmentation of the first is taken to be the one that will be chosen.
-        data: The images that training may see.
-        recipe: What will be done.
-        test: The test images; none where every image trains.
+        renderers: The training images, one renderer for each augmentation that the run may select.
+        data: Training and validation images.
+        recipe: Settings of both phases.
+        test: The test images; without any if every image trains.
         reference: Images of the original task.
-
-    Images are taken to be shown in all the orientations that phase 1 may choose.
     """
     renderer = renderers[0]
     orientations = recipe.orientations(renderer)
@@ -99,12 +100,13 @@ def count_workload(
     if reference is not None:
         held_out.append(held_out_request(reference, recipe.boundary))
     n_test, n_reference = len(test.paths), len(reference.paths) if reference is not None else 0
-    n_budget = n_reference if recipe.max_forgetting is not None else 0  # before a deeper one, or a model is chosen
+    # Forgetting is measured before a deeper candidate is tried, and before a model is selected.
+    n_budget = n_reference if recipe.max_forgetting is not None else 0
     head = recipe.head_schedule
-    missing = tuple(cache_misses(store, backbone, held_out))
+    heldout_misses = tuple(cache_misses(cache, backbone, held_out))
     return Workload(
-        training=tuple(cache_misses(store, backbone, requests)),
-        held_out=missing,
+        training=tuple(cache_misses(cache, backbone, requests)),
+        held_out=heldout_misses,
         n_head_train_images=sum(head.n_images(len(fold.train)) for fold in trainings) if head is not None else 0,
         n_head_val_images=(
             sum(head.n_images(len(fold.val)) for fold in folds)
@@ -112,36 +114,36 @@ def count_workload(
             else 0
         ),
         needs_head_fit=recipe.head_plan is None
-        and not is_head_cached(store, backbone, renderer, data, recipe.head_views(renderer), recipe.smoothing),
-        n_train_steps_images=tuple(each.n_train_images(trainings) for each in recipe.candidates),
+        and not is_head_cached(cache, backbone, renderer, data, recipe.head_views(renderer), recipe.smoothing),
+        n_train_steps_images=tuple(candidate.n_train_images(trainings) for candidate in recipe.candidates),
         n_val_images=tuple(
-            each.n_val_images(folds, recipe.alphas, orientations) + n_budget for each in recipe.candidates
+            candidate.n_val_images(folds, recipe.alphas, orientations) + n_budget for candidate in recipe.candidates
         ),
         n_heldout_forward=(
             n_test * len(orientations) * (1 + bool(recipe.candidates))
-            + _n_looks(backbone, recipe, n_test, n_reference, sum(len(fold.val) for fold in folds))
-            + _count(missing, from_pixels=False)
+            + _n_original_task(backbone, recipe, n_test, n_reference, sum(len(fold.val) for fold in folds))
+            + _count(heldout_misses, from_pixels=False)
         ),
     )
 
 
-def _n_looks(backbone: Backbone, recipe: Recipe, n_test: int, n_reference: int, n_val: int) -> int:
-    """Return the forward passes that ask the original classifier, before and after."""
+def _n_original_task(backbone: Backbone, recipe: Recipe, n_test: int, n_reference: int, n_val: int) -> int:
+    """Return the forward passes for predictions of the original classifier, before and after fine-tuning."""
     if not backbone.network.num_classes:
         return 0
-    own = n_test or (n_val if recipe.candidates else 0)
-    return 2 * (own + n_reference)
+    n_task = n_test or (n_val if recipe.candidates else 0)
+    return 2 * (n_task + n_reference)
 
 
 def order_by_cache_hits(
-    store: FeatureCache, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingSet, recipe: Recipe
+    cache: FeatureCache, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingSet, recipe: Recipe
 ) -> list[Renderer]:
-    """Return the renderers, the one that an earlier run seems to have chosen first: the cache holds most of its views."""
+    """Sort the renderers by missing views: an earlier run has cached most views of the augmentation it selected."""
     if len(renderers) < 2:
         return list(renderers)
 
     def n_missing(renderer: Renderer) -> int:
-        misses = cache_misses(store, backbone, training_requests(backbone, renderer, data, recipe))
-        return sum(len(each.pairs) for each in misses)
+        misses = cache_misses(cache, backbone, training_requests(backbone, renderer, data, recipe))
+        return sum(len(miss.pairs) for miss in misses)
 
     return sorted(renderers, key=n_missing)

@@ -13,8 +13,8 @@ from tests.support.backbones import CPU, TinyCnn, shake, tiny_cnn, tiny_vit
 from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
+from unfreeze.acceleration.engine_report import EngineReport
 from unfreeze.acceleration.frozen import (
-    EngineReport,
     choose_engine,
     engine_used,
     frozen_forward,
@@ -84,7 +84,7 @@ def test_a_kept_tensor_leads_to_the_same_bits(
     for stop in range(1, 6):
         direct = frozen_forward(backbone, 0, stop)(IMAGES)
         for start in report.sources(stop)[1:]:
-            kept = frozen_forward(backbone, 0, start)(IMAGES).to(report.kept_dtype(start)).contiguous()
+            kept = frozen_forward(backbone, 0, start)(IMAGES).to(report.cached_dtype(start)).contiguous()
             assert torch.equal(frozen_forward(backbone, start, stop)(kept.float()), direct)
             assert torch.equal(frozen_forward(make_again(make, precision), start, stop)(kept), direct)
 
@@ -101,7 +101,7 @@ def test_a_boundary_that_is_no_cut_is_no_source(precision: torch.dtype, engine: 
     assert report.cuts == (0, 2, 3, 4, 5)
     assert [report.sources(boundary) for boundary in (1, 2, 4)] == [(0,), (0,), (0, 2, 3)]
     assert torch.equal(frozen_forward(backbone, 0, 1)(IMAGES), backbone.run(IMAGES, 0, 1))
-    assert report.kept_dtype(1) == torch.float32
+    assert report.cached_dtype(1) == torch.float32
 
 
 @torch.no_grad()
@@ -113,7 +113,7 @@ def test_precisions_are_those_that_the_drawn_images_bear(
     report = choose_engine(replace(mixed_cnn(), precision=precision))
     low = [each != torch.float32 for each in report.precisions]
     assert low == [False, False, *[precision == torch.bfloat16] * 3]
-    assert [report.kept_dtype(boundary) == torch.bfloat16 for boundary in range(6)] == [*low, False]
+    assert [report.cached_dtype(boundary) == torch.bfloat16 for boundary in range(6)] == [*low, False]
     fell_back = [reason for way, reason in report.rejected if "bfloat16" in way]
     assert len(fell_back) == (precision == torch.bfloat16)
     assert all("cosine" in reason for reason in fell_back)

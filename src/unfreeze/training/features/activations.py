@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unfreeze.acceleration.frozen import EngineReport, choose_engine, frozen_forward
+from unfreeze.acceleration.engine_report import EngineReport
+from unfreeze.acceleration.frozen import choose_engine, frozen_forward
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, Head, pool
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
@@ -141,7 +142,7 @@ def frozen_outputs(
     """Compute what crosses ``boundary`` for (photos[i], views[i]), ``BATCH`` at a time, on the CPU."""
     evaluation_mode(backbone)
     forward = frozen_forward(backbone, source.boundary, boundary)
-    dtype = choose_engine(backbone).kept_dtype(boundary)
+    dtype = choose_engine(backbone).cached_dtype(boundary)
     for batch in source.batches(photos, views, BATCH):
         with torch.inference_mode():
             # A batch that isn't full is filled up: with fewer rows, other kernels round otherwise, and what is computed

@@ -11,7 +11,8 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from unfreeze.acceleration.frozen import EngineReport, choice_inputs, choose_engine, known_engine, remember_engine
+from unfreeze.acceleration.engine_report import EngineReport
+from unfreeze.acceleration.frozen import choice_inputs, choose_engine, known_engine, remember_engine
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.features.cache import FeatureCache, read_rows
 

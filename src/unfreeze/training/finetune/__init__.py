@@ -1,1 +1,1 @@
-"""Training by gradient: one plain loop, and several of it in parallel."""
+"""Training by gradient descent: one plain loop, and several trainings in parallel."""

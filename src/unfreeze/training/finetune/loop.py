@@ -1,4 +1,4 @@
-"""Phase 2, and every other training by gradient: one plain loop."""
+"""The training loop of phase 2, and of every other training by gradient descent."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from unfreeze.training.features.activations import Activations, logits_from
 from unfreeze.training.finetune.parallel import ProgressFn
 from unfreeze.training.schedule import Schedule, view_schedule
 
-Z_COLLAPSED = 2.0  # standard errors by which validation must be below where it began to count as collapsed
-PATIENCE = 3  # and for how many epochs of the second half: while the rate is high there is a dip, which is made good
-KD_TEMPERATURE = 2.0  # the temperature of answers that are compared: Li and Hoiem (2016), section 3
+Z_COLLAPSED = 2.0  # standard errors below the initial validation accuracy at which a training counts as collapsed
+PATIENCE = 3  # collapsed epochs that end a training; only in the second half, as accuracy may dip at the peak rate
+KD_TEMPERATURE = 2.0  # temperature of the distillation loss: Li and Hoiem (2016), section 3
 
 Indices = NDArray[np.int64]
 Failure = Literal["not finite", "collapsed"]
@@ -37,9 +37,10 @@ Failure = Literal["not finite", "collapsed"]
 
 @dataclass(frozen=True, slots=True)
 class EpochRow:
-    """One line of a run's history; losses are mean cross-entropies (``val_loss`` at its best temperature, see ``judge``).
+    """One row of a run's history.
 
-    Validation is absent where nothing was held out.
+    Losses are mean cross-entropies, ``val_loss`` with temperature scaling (see ``loss_and_accuracy``).  Validation
+    values are None if there are no validation images.
     """
 
     phase: str
@@ -52,13 +53,13 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class FineTuneResult:
-    """How a training went.
+    """The result of a training.
 
     Attributes:
         state: The model after the last epoch: the stages from the plan's boundary on, and the head.
-        history: A row an epoch.
-        val_logits: Logits for the validation photos after the last epoch, shape (V, C).
-        failure: Why it was broken off; None where it went to its end.
+        history: One row for each epoch.
+        val_logits: Logits of the validation images after the last epoch, shape (V, C).
+        failure: Why the training was stopped early; None if it was completed.
     """
 
     state: ModelState
@@ -69,7 +70,7 @@ class FineTuneResult:
 
 def finetune(
     backbone: Backbone,
-    start: ModelState,
+    init: ModelState,
     source: Activations,
     labels: Tensor,
     plan: StagePlan,
@@ -83,40 +84,40 @@ def finetune(
     baseline_logits: Logits | None = None,
     progress: ProgressFn = progress_bar,
 ) -> FineTuneResult:
-    """Train the stages that ``plan`` unfreezes, and the head, from ``source``'s activations.
+    """Train the stages that ``plan`` unfreezes, and the head, on the activations of ``source``.
 
     Args:
-        backbone: Pretrained; it is again, to the bit, when training has ended.
-        start: The model that training starts from.
+        backbone: Pretrained; its weights are restored bit by bit after the training.
+        init: Initial weights.
         source: Activations at or below the plan's boundary.
-        labels: Of every photo, indexed by photo.
-        plan: Who learns, at which rate.
-        schedule: How long.
-        phase: What the history calls it.
-        train: Photos to learn from.
-        val: Photos to judge by after every epoch; may be empty.
-        seed: Decides the order of the photos.
-        pretrained_features: Pretrained features of every view that is trained on, for distillation; None without it.
-        baseline_logits: What the given weights say of ``val``, shape (V, C): a training that stays clearly below it is broken off,
-            like one whose loss is no number.
-        progress: Shows how far it is.
+        labels: Class indices of all images, shape (images,).
+        plan: The trainable stages and their learning rates.
+        schedule: Epochs, batch size and the other settings of the loop.
+        phase: Name of the training in the history.
+        train: Indices of the training images.
+        val: Indices of the images to validate on after every epoch; may be empty.
+        seed: Determines the order of the images.
+        pretrained_features: Pretrained features of every trained view, for distillation; None without distillation.
+        baseline_logits: Logits of ``val`` before the training, shape (V, C): a training whose accuracy stays
+            significantly below theirs is stopped, like one whose loss is not finite.
+        progress: Wraps the steps to show progress.
     """
-    assert source.boundary <= plan.boundary, "what trains must lie above the kept activations"
+    assert source.boundary <= plan.boundary, "trainable stages must lie above the cached activations"
     assert (pretrained_features is not None) == bool(schedule.distill), "distillation needs the pretrained features"
-    with loaded(backbone, start, trainable_from=plan.boundary) as head:
+    with loaded(backbone, init, trainable_from=plan.boundary) as head:
         with low_rank(plan, backbone):
             groups = parameter_groups(plan, backbone, head, schedule.weight_decay)
-            rule = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
-            optimizer = rule(groups, fused=backbone.device.type in ("cpu", "cuda"))
+            optimizer_class = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
+            optimizer = optimizer_class(groups, fused=backbone.device.type in ("cpu", "cuda"))
             parameters = [parameter for group in groups for parameter in group["params"]]
-            rates = [group["lr"] for group in groups]
-            per_epoch = -(-len(train) // schedule.batch_size)
-            steps = progress(range(schedule.epochs * per_epoch), phase, schedule.epochs * per_epoch)
-            truth = labels[torch.from_numpy(val)].numpy()
+            learning_rates = [group["lr"] for group in groups]
+            steps_per_epoch = -(-len(train) // schedule.batch_size)
+            steps = progress(range(schedule.epochs * steps_per_epoch), phase, schedule.epochs * steps_per_epoch)
+            val_labels = labels[torch.from_numpy(val)].numpy()
             history: list[EpochRow] = []
-            predicted = np.empty((0, head.out_features), np.float32)
-            below = 0
-            trouble: Failure | None = None
+            val_logits = np.empty((0, head.out_features), np.float32)
+            n_collapsed = 0
+            failure: Failure | None = None
             forward: Callable[[Tensor], Tensor] | None = None
 
             for epoch in range(1, schedule.epochs + 1):
@@ -124,76 +125,85 @@ def finetune(
                 apply(plan, backbone)
                 train_loss = 0.0
                 order = generator(seed, epoch).permutation(train)
-                drawn = order.tolist(), view_schedule(order, epoch, schedule), schedule.batch_size
-                numbers = torch.split(torch.from_numpy(order), schedule.batch_size)
-                before = (
-                    repeat(None, len(numbers)) if pretrained_features is None else pretrained_features.batches(*drawn)
+                batch_args = order.tolist(), view_schedule(order, epoch, schedule), schedule.batch_size
+                indices = torch.split(torch.from_numpy(order), schedule.batch_size)
+                pretrained_batches = (
+                    repeat(None, len(indices))
+                    if pretrained_features is None
+                    else pretrained_features.batches(*batch_args)
                 )
-                for x, pretrained, photos in zip(source.batches(*drawn), before, numbers, strict=True):
-                    factor = schedule.lr_factor(next(steps), schedule.epochs * per_epoch)
-                    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-                        group["lr"] = rate * factor
+                for x, pretrained, images in zip(source.batches(*batch_args), pretrained_batches, indices, strict=True):
+                    lr_factor = schedule.lr_factor(next(steps), schedule.epochs * steps_per_epoch)
+                    for group, learning_rate in zip(optimizer.param_groups, learning_rates, strict=True):
+                        group["lr"] = learning_rate * lr_factor
                     with torch.no_grad():
                         x = backbone.run(to_model_input(x, backbone, source.boundary), source.boundary, plan.boundary)
                     forward = forward or trainable_forward(backbone, plan.boundary, x)
-                    now = forward(x)
-                    logits = head(now)
-                    target = labels[photos].to(logits.device)
+                    features = forward(x)
+                    logits = head(features)
+                    target = labels[images].to(logits.device)
                     loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
-                    train_loss += loss.item() * len(photos) / len(train)
+                    train_loss += loss.item() * len(images) / len(train)
                     if pretrained is not None:
-                        loss = loss + schedule.distill * distillation_loss(backbone.classifier, now, pretrained.to(now))
+                        distilled = distillation_loss(backbone.classifier, features, pretrained.to(features))
+                        loss = loss + schedule.distill * distilled
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]
                     if schedule.clip is not None:
                         nn.utils.clip_grad_norm_(parameters, schedule.clip)
                     optimizer.step()
 
-                predicted = logits_from(backbone, head, source, val)
-                finite = math.isfinite(train_loss) and bool(np.isfinite(predicted).all())
-                val_loss, val_accuracy = loss_and_accuracy(predicted, truth) if finite and len(val) else (None, None)
+                val_logits = logits_from(backbone, head, source, val)
+                finite = math.isfinite(train_loss) and bool(np.isfinite(val_logits).all())
+                val_loss, val_accuracy = (
+                    loss_and_accuracy(val_logits, val_labels) if finite and len(val) else (None, None)
+                )
                 history.append(
                     EpochRow(phase, epoch, train_loss, val_loss, val_accuracy, time.perf_counter() - started)
                 )
-                late = finite and epoch > schedule.epochs // 2
-                below = (
-                    below + 1
-                    if late and baseline_logits is not None and is_collapsed(baseline_logits, predicted, truth)
-                    else 0
+                collapsed = (
+                    finite
+                    and epoch > schedule.epochs // 2
+                    and baseline_logits is not None
+                    and is_collapsed(baseline_logits, val_logits, val_labels)
                 )
-                trouble = "not finite" if not finite else "collapsed" if below == PATIENCE else None
-                if trouble is not None:
+                n_collapsed = n_collapsed + 1 if collapsed else 0
+                failure = "not finite" if not finite else "collapsed" if n_collapsed == PATIENCE else None
+                if failure is not None:
                     break
             steps.close()
         state = state_of(backbone, head, plan.boundary)
-    if not all(value.isfinite().all() for table in (*state.stages, state.head) for value in table.values()):
-        trouble = "not finite"
-    return FineTuneResult(state, tuple(history), predicted, trouble)
+    if not all(tensor.isfinite().all() for tensors in (*state.stages, state.head) for tensor in tensors.values()):
+        failure = "not finite"
+    return FineTuneResult(state, tuple(history), val_logits, failure)
 
 
-def distillation_loss(classifier: nn.Module, now: Tensor, before: Tensor) -> Tensor:
-    """Return how far the original classifier's answers have gone from what they were, by features (N, D) now and before.
+def distillation_loss(classifier: nn.Module, features: Tensor, pretrained: Tensor) -> Tensor:
+    """Return ``kd_loss`` between the original classifier's logits for current and for pretrained features, (N, D) each.
 
-    No photo of the original task is needed to keep a model from forgetting it (Li and Hoiem 2016, learning without
-    forgetting): their temperature, and their loss up to a constant.
+    It reduces forgetting without images of the original task (Li and Hoiem 2016, learning without forgetting): with
+    their temperature, and their loss up to a constant.
     """
     with torch.no_grad():
-        wanted = classifier(before)
-    return kd_loss(classifier(now), wanted)
+        target_logits = classifier(pretrained)
+    return kd_loss(classifier(features), target_logits)
 
 
-def kd_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Return the divergence of two answers (N, C) at a temperature, scaled as Hinton et al. (2015, section 2) do."""
-    said, target = (functional.log_softmax(each / KD_TEMPERATURE, dim=1) for each in (logits, wanted))
-    return KD_TEMPERATURE**2 * functional.kl_div(said, target, log_target=True, reduction="batchmean")
+def kd_loss(logits: Tensor, target_logits: Tensor) -> Tensor:
+    """Return the KL divergence of ``logits`` from ``target_logits`` (N, C) at ``KD_TEMPERATURE``.
+
+    It is scaled by the squared temperature (Hinton et al. 2015, section 2).
+    """
+    log_p, target = (functional.log_softmax(z / KD_TEMPERATURE, dim=1) for z in (logits, target_logits))
+    return KD_TEMPERATURE**2 * functional.kl_div(log_p, target, log_target=True, reduction="batchmean")
 
 
-def is_collapsed(before: Logits, after: Logits, labels: Indices) -> bool:
-    """Tell whether ``after`` answers so much worse than ``before``, both (N, C), that luck doesn't explain it."""
-    worse = (before.argmax(axis=1) == labels).astype(float) - (after.argmax(axis=1) == labels)
-    return bool(len(worse)) and bool(worse.mean() > Z_COLLAPSED * worse.std() / math.sqrt(len(worse)))
+def is_collapsed(baseline: Logits, logits: Logits, labels: Indices) -> bool:
+    """Return whether ``logits`` are significantly less accurate than ``baseline``, both (N, C)."""
+    drop = (baseline.argmax(axis=1) == labels).astype(float) - (logits.argmax(axis=1) == labels)
+    return bool(len(drop)) and bool(drop.mean() > Z_COLLAPSED * drop.std() / math.sqrt(len(drop)))
 
 
-def loss_and_accuracy(predicted: Logits, labels: Indices) -> tuple[float, float]:
-    """Return the mean of ``calibrated_nll``, and the accuracy, of logits that choose between epochs or phases."""
-    return float(calibrated_nll(predicted, labels).mean()), float((predicted.argmax(axis=1) == labels).mean())
+def loss_and_accuracy(logits: Logits, labels: Indices) -> tuple[float, float]:
+    """Return the mean ``calibrated_nll`` and the accuracy of logits (N, C)."""
+    return float(calibrated_nll(logits, labels).mean()), float((logits.argmax(axis=1) == labels).mean())

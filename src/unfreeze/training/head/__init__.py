@@ -1,1 +1,1 @@
-"""Phase 1's head, solved as a convex problem."""
+"""The head of phase 1, solved as a convex problem."""

@@ -1,4 +1,4 @@
-"""A head is solved once: kept beside the features it was fitted on, and found again by them, the labels and the folds."""
+"""Solved heads in the feature cache, found by the features they were fitted on, the labels and the folds."""
 
 from __future__ import annotations
 
@@ -15,90 +15,90 @@ from unfreeze.training.features.cache import CacheNamespace, FeatureCache, read_
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.head.regularisation_path import HeadFit, Linear, fit_head
 
-FORMAT = "2"  # of what is kept, and of how it is solved; another one makes older heads unfindable
-KEY = "head"  # a shelf holds one
+FORMAT = "2"  # version of the stored content and of the solver; a new one invalidates stored heads
+KEY = "head"  # the only key in a namespace
 
 
 def fit_head_cached(
-    store: FeatureCache,
+    cache: FeatureCache,
     backbone: Backbone,
     at_head: CachedActivations,
     data: TrainingSet,
     views: Sequence[int],
     smoothing: float = 0.0,
 ) -> HeadFit:
-    """Return ``fit_head`` of the photos to learn from, of so many views each: found in the store, or solved and kept there.
+    """Return ``fit_head`` of the training images in the given views, loaded from the cache or solved and stored there.
 
     Args:
-        store: Outlives the run.
-        backbone: What the features come from.
+        cache: The feature cache; it may outlive the run.
+        backbone: Computed the features.
         at_head: Pooled features.
-        data: The photos; what isn't learned from doesn't matter.
-        views: The plain one first.
-        smoothing: As ``fit_head`` has it.
+        data: The images; those that are not trained on have no influence.
+        views: Indices of the views, the plain view first.
+        smoothing: Label smoothing of phase 2.
 
     Raises:
-        CacheError: It can't be kept.
+        CacheError: The head can't be stored.
     """
-    shelf = _namespace(store, backbone, at_head.renderer, data, views, smoothing)
-    found = shelf.load([KEY])
-    if found:
-        return _unpacked(read_rows([found[KEY]])[0])
+    namespace = _namespace(cache, backbone, at_head.renderer, data, views, smoothing)
+    rows = namespace.load([KEY])
+    if rows:
+        return _deserialise(read_rows([rows[KEY]])[0])
     labels = data.labels[torch.from_numpy(data.train)]
     fit = fit_head(pooled_features(at_head, data.train.tolist(), views), labels, data.fold, data.n_classes, smoothing)
-    with shelf.write() as draft:
-        draft.append([KEY], _packed(fit)[None])
+    with namespace.write() as writer:
+        writer.append([KEY], _serialise(fit)[None])
     return fit
 
 
 def is_head_cached(
-    store: FeatureCache,
+    cache: FeatureCache,
     backbone: Backbone,
     renderer: Renderer,
     data: TrainingSet,
     views: Sequence[int],
     smoothing: float,
 ) -> bool:
-    """Tell whether the store holds that head; unlike ``fit_head_cached`` it doesn't look whether it is whole."""
-    return bool(_namespace(store, backbone, renderer, data, views, smoothing).cached_keys([KEY]))
+    """Return whether the cache lists that head; unlike ``fit_head_cached``, its content is not verified."""
+    return bool(_namespace(cache, backbone, renderer, data, views, smoothing).cached_keys([KEY]))
 
 
 def _namespace(
-    store: FeatureCache,
+    cache: FeatureCache,
     backbone: Backbone,
     renderer: Renderer,
     data: TrainingSet,
     views: Sequence[int],
     smoothing: float,
 ) -> CacheNamespace:
-    photos = cache_key(store, backbone, renderer, backbone.head_boundary, data.train.tolist(), views)
+    features = cache_key(cache, backbone, renderer, backbone.head_boundary, data.train.tolist(), views)
     labels, fold = data.labels[torch.from_numpy(data.train)].tolist(), data.fold.tolist()
-    how = f"{labels} {fold} {data.n_classes} {len(views)} {smoothing} {torch.get_num_threads()}"
-    return store.namespace("head", FORMAT, *photos, how)
+    settings = f"{labels} {fold} {data.n_classes} {len(views)} {smoothing} {torch.get_num_threads()}"
+    return cache.namespace("head", FORMAT, *features, settings)
 
 
-def _packed(fit: HeadFit) -> Tensor:
+def _serialise(fit: HeadFit) -> Tensor:
     heads = [fit.head, fit.init_for_phase2, *fit.fold_heads, *fit.fold_inits]
-    parts = {
+    tensors = {
         "weight": torch.stack([head.weight for head in heads]),
         "bias": torch.stack([head.bias for head in heads]),
         "strength": torch.tensor([fit.l2], dtype=torch.float64),
         "path": torch.tensor(fit.path, dtype=torch.float64),
         "out_of_fold": torch.from_numpy(fit.out_of_fold),
     }
-    return torch.frombuffer(bytearray(save(parts)), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(save(tensors)), dtype=torch.uint8)
 
 
-def _unpacked(packed: Tensor) -> HeadFit:
-    parts = load(packed.numpy().tobytes())
-    head, start, *others = map(Linear, parts["weight"], parts["bias"])
-    folds = len(others) // 2
+def _deserialise(content: Tensor) -> HeadFit:
+    tensors = load(content.numpy().tobytes())
+    head, init_for_phase2, *fold_heads = map(Linear, tensors["weight"], tensors["bias"])
+    n_folds = len(fold_heads) // 2
     return HeadFit(
         head=head,
-        init_for_phase2=start,
-        fold_heads=tuple(others[:folds]),
-        fold_inits=tuple(others[folds:]),
-        l2=parts["strength"].item(),
-        path=tuple((strength, loss) for strength, loss in parts["path"].tolist()),
-        out_of_fold=parts["out_of_fold"].numpy(),
+        init_for_phase2=init_for_phase2,
+        fold_heads=tuple(fold_heads[:n_folds]),
+        fold_inits=tuple(fold_heads[n_folds:]),
+        l2=tensors["strength"].item(),
+        path=tuple((l2, loss) for l2, loss in tensors["path"].tolist()),
+        out_of_fold=tensors["out_of_fold"].numpy(),
     )

@@ -1,8 +1,8 @@
-"""Phase 1 is convex, so it is solved: multinomial logistic regression on cached features, no learning rate, no epochs.
+"""Phase 1 as a convex problem: multinomial logistic regression on cached features, without learning rate and epochs.
 
-The strength of the L2 penalty is chosen by cross-validation over a path from strong to weak, each solve warm-started from
-the last (the sweep of Kornblith et al. 2019, section 3, and of LP-FT, Kumar et al. 2022, appendix B).  The features are
-centred and divided by one common scale, so the same path serves every backbone.
+The L2 penalty is chosen by cross-validation over a path from strong to weak, each solve warm-started from the last (the
+sweep of Kornblith et al. 2019, section 3, and of LP-FT, Kumar et al. 2022, appendix B).  The features are centred and
+divided by one common scale, so the same path serves every backbone.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from unfreeze.evaluation.calibration import SMALLEST_PROBABILITY
 from unfreeze.runtime import limit_threads, progress_bar
-from unfreeze.training.head.logistic import BLOCK, batched_problem, logits, solve
+from unfreeze.training.head.logistic import BLOCK_ROWS, batched_problem, logits, solve
 
 L2_PATH = tuple(10.0**exponent for exponent in range(-1, -8, -1))  # penalty on features of mean squared length 1
-PATIENCE = 2  # the cross-validated loss has one minimum along the path, up to noise
-Z_CLEARLY_WORSE = 2.0  # standard errors by which a strength must be worse than the best for no weaker one to be tried
-TOLERANCE = 1e-9  # share of its objective by which a head that ships may be above its minimum
-GRADIENT_NORM = 1e-6  # and the largest entry of its gradient; the loss is a mean, of order 1
-PATH_TOLERANCE = 1e-6  # probabilities of photos that were held out are then right to half a percent
+PATIENCE = 2  # penalties after the best before the path ends: up to noise, the cross-validated loss has one minimum
+Z_CLEARLY_WORSE = 2.0  # the path also ends at a penalty that is worse than the best by this many standard errors
+TOLERANCE = 1e-9  # relative excess over the minimum of its objective that a shipped head may have
+GRADIENT_NORM = 1e-6  # the largest absolute entry of its gradient; the loss is a mean, of order 1
+PATH_TOLERANCE = 1e-6  # the same as TOLERANCE along the path: held-out probabilities are then exact to half a percent
 
 Array = NDArray[np.float64]
 
@@ -46,19 +47,19 @@ class Linear:
 
 @dataclass(frozen=True)
 class HeadFit:
-    """The head that phase 1 ends with, the one that phase 2 goes on from, and the evidence by which they were chosen.
+    """The head of phase 1, the initial head of phase 2, and the validation results that selected them.
 
     Attributes:
-        head: Fitted on every training photo at the chosen strength.
-        init_for_phase2: Fitted on every training photo at a strength no weaker than the chosen one: that with the lowest
-            smoothed loss on photos that were fitted.  ``head`` is often so sure of them that phase 2, whose labels
-            are smoothed, would first of all shake the backbone to make it less so.
-        fold_heads: For each fold, the head of the other folds alone: fitted on them, at a strength that they choose.
-        fold_inits: For each fold, what its training goes on from, chosen likewise.
-        l2: The chosen L2 penalty (on features of mean squared length 1).
-        path: The cross-validated log-loss of each strength tried, in order.
-        out_of_fold: Logits for each training photo from a head that never saw it, at the strength that the other folds'
-            photos like best, shape (N, C): neither its fit nor its strength knows the photo.
+        head: Fitted on all training images at the selected penalty.
+        init_for_phase2: Fitted on all training images at a penalty at least as strong: the one with the lowest
+            label-smoothed loss on fitted images.  An over-confident head gives large initial gradients under label
+            smoothing, which would change the backbone first of all.
+        fold_heads: For each fold, a head fitted on the other folds, at the penalty that they select.
+        fold_inits: For each fold, the initial head of its phase 2, fitted on and selected by the other folds.
+        l2: The selected L2 penalty, for features of mean squared length 1.
+        path: The penalties tried, in order, each with its cross-validated log-loss.
+        out_of_fold: Logits of each training image, shape (N, C), from a head fitted on the other folds, at the penalty
+            that the other folds select: neither depends on the image.
     """
 
     head: Linear
@@ -76,75 +77,80 @@ def fit_head(
     """Solve phase 1.
 
     Args:
-        features: Shape (N, views, D); the plain view is first.  Heads are fitted on all views and judged on the plain one.
-        labels: Shape (N,).
-        fold: The fold of each photo, 0 to k - 1.
-        classes: How many classes there are; a fold may lack some.
-        smoothing: Of the labels in phase 2; 0 makes it start from the head of phase 1.
+        features: Shape (N, views, D), the plain view first.  Heads are fitted on all views,
+            validated on the plain one.
+        labels: Class indices, shape (N,).
+        fold: The fold of each image, 0 to k - 1, shape (N,).
+        classes: Number of classes C; a fold may lack some.
+        smoothing: Label smoothing of phase 2; with 0, phase 2 starts from the head of phase 1.
     """
-    device = torch.device("cpu") if features.device.type == "mps" else features.device  # Apple's cards lack float64
+    device = torch.device("cpu") if features.device.type == "mps" else features.device  # Apple's GPUs lack float64
     rows = features.to(device).flatten(0, 1)
     with limit_threads(len(rows) * min(rows.shape) * classes * (int(fold.max()) + 1)):
-        unit, space = _scaled(rows)
-        return _fit(unit, space, features.shape[1], labels.to(device), fold, classes, smoothing)
+        scaled, space = _scale(rows)
+        return _fit(scaled, space, features.shape[1], labels.to(device), fold, classes, smoothing)
 
 
 def _fit(
-    unit: Tensor, space: _Space, views: int, labels: Tensor, fold: NDArray[np.int64], classes: int, smoothing: float
+    features: Tensor,
+    space: _Space,
+    n_views: int,
+    labels: Tensor,
+    fold: NDArray[np.int64],
+    classes: int,
+    smoothing: float,
 ) -> HeadFit:
     device = labels.device
-    rounds = [torch.from_numpy(fold == index).to(device) for index in range(int(fold.max()) + 1)]
-    repeated = labels.repeat_interleave(views)
-    fitted = ~torch.stack(rounds).repeat_interleave(views, dim=1)
-    problem = batched_problem(unit, repeated, fitted, classes)
+    held_out = [torch.from_numpy(fold == index).to(device) for index in range(int(fold.max()) + 1)]
+    view_labels = labels.repeat_interleave(n_views)
+    fitted = ~torch.stack(held_out).repeat_interleave(n_views, dim=1)
+    problem = batched_problem(features, view_labels, fitted, classes)
 
-    heads: list[Tensor] = []  # of each strength tried, the heads of all rounds
+    # Of each penalty tried:
+    heads: list[Tensor] = []  # of all folds, shape (k, C, D + 1)
     path: list[tuple[float, float]] = []
-    smoothed: list[Tensor] = []  # of each strength, the loss of every round's head on the photos that it was fitted on
-    answers: list[Tensor] = []  # of each strength, to the photos that were held out
+    smoothed: list[Tensor] = []  # label-smoothed loss of each fold's head on the rows it was fitted on, shape (k,)
+    fold_logits: list[Tensor] = []  # of each image, by the head of the fold that holds it out, shape (N, C)
     losses: list[Tensor] = []
-    known = _known(labels, rounds)
-    masks = [
-        known,
-        *(known & ~held for held in rounds),
-    ]  # who ends the path and chooses on it: all, and for a fold the others
+    known = _known(labels, held_out)
+    masks = [known, *(known & ~held for held in held_out)]  # images that select the penalty: all, for a fold the others
     lengths: list[int | None] = [None for _ in masks]
-    for strength in progress_bar(L2_PATH, "phase 1: solving the head"):
-        heads.append(solve(problem, strength, _warm_start(heads, len(rounds), classes, unit), PATH_TOLERANCE))
-        answers.append(torch.zeros(len(labels), classes, device=device))
-        fitting = []
-        for held, learned, head in zip(rounds, fitted, heads[-1], strict=True):
-            z = logits(unit, head[None])[0].T
-            answers[-1][held] = z[::views][held]
-            fitting.append(torch.nn.functional.cross_entropy(z[learned], repeated[learned], label_smoothing=smoothing))
-        smoothed.append(torch.stack(fitting))
-        losses.append(_log_losses(answers[-1], labels))
-        path.append((strength, float(losses[-1][known].mean())))
+    for l2 in progress_bar(L2_PATH, "phase 1: solving the head"):
+        heads.append(solve(problem, l2, _warm_start(heads, len(held_out), classes, features), PATH_TOLERANCE))
+        fold_logits.append(torch.zeros(len(labels), classes, device=device))
+        fold_smoothed = []
+        for held, rows, head in zip(held_out, fitted, heads[-1], strict=True):
+            z = logits(features, head[None])[0].T
+            fold_logits[-1][held] = z[::n_views][held]
+            fold_smoothed.append(functional.cross_entropy(z[rows], view_labels[rows], label_smoothing=smoothing))
+        smoothed.append(torch.stack(fold_smoothed))
+        losses.append(_log_losses(fold_logits[-1], labels))
+        path.append((l2, float(losses[-1][known].mean())))
         for index, mask in enumerate(masks):
             if lengths[index] is None and _ends(losses, mask):
                 lengths[index] = len(path)
         if None not in lengths:
             break
-    best, *by_others = (
+    best, *fold_best = (
         _argmin_validation_loss(losses[:length], mask) for length, mask in zip(lengths, masks, strict=True)
     )
-    start = int(torch.stack([each.mean() for each in smoothed[: best + 1]]).argmin())
-    fold_starts = [int(torch.stack(smoothed)[: by_others[own] + 1, own].argmin()) for own in range(len(rounds))]
-    out_of_fold = answers[0].clone()
-    for held, place in zip(rounds, by_others, strict=True):
-        out_of_fold[held] = answers[place][held]
-    everything = problem.of(torch.ones_like(fitted[:1]))
+    init = int(torch.stack([loss.mean() for loss in smoothed[: best + 1]]).argmin())
+    fold_init = [int(torch.stack(smoothed)[: fold_best[k] + 1, k].argmin()) for k in range(len(held_out))]
+    out_of_fold = fold_logits[0].clone()
+    for held, index in zip(held_out, fold_best, strict=True):
+        out_of_fold[held] = fold_logits[index][held]
+    all_rows = problem.of(torch.ones_like(fitted[:1]))
 
-    def all_photos(place: int) -> Linear:
-        near = solve(everything, path[place][0], heads[place].mean(dim=0, keepdim=True), PATH_TOLERANCE)
-        return space.head(solve(everything, path[place][0], near.double(), TOLERANCE, GRADIENT_NORM)[0])
+    def final_head(index: int) -> Linear:
+        rough = solve(all_rows, path[index][0], heads[index].mean(dim=0, keepdim=True), PATH_TOLERANCE)
+        return space.head(solve(all_rows, path[index][0], rough.double(), TOLERANCE, GRADIENT_NORM)[0])
 
-    full = all_photos(best)
+    final = final_head(best)
     return HeadFit(
-        head=full,
-        init_for_phase2=full if start == best else all_photos(start),
-        fold_heads=tuple(space.head(heads[place][own]) for own, place in enumerate(by_others)),
-        fold_inits=tuple(space.head(heads[place][own]) for own, place in enumerate(fold_starts)),
+        head=final,
+        init_for_phase2=final if init == best else final_head(init),
+        fold_heads=tuple(space.head(heads[index][k]) for k, index in enumerate(fold_best)),
+        fold_inits=tuple(space.head(heads[index][k]) for k, index in enumerate(fold_init)),
         l2=path[best][0],
         path=tuple(path),
         out_of_fold=out_of_fold.double().cpu().numpy(),
@@ -153,72 +159,72 @@ def _fit(
 
 @dataclass(frozen=True)
 class _Space:
-    """Where heads are solved: features less ``center``, over ``scale``, in the coordinates of ``basis`` (D, rank)."""
+    """The space in which heads are solved: (features - ``center``) / ``scale``, in the basis ``basis`` (D, rank)."""
 
     center: Tensor
     scale: Tensor
     basis: Tensor | None
 
     def head(self, parameters: Tensor) -> Linear:
-        """Return the same classifier, of parameters (C, rank + 1), for features as the backbone gives them."""
+        """Convert parameters (C, rank + 1) to the same classifier of the backbone's features."""
         weight, bias = parameters[:, :-1].double(), parameters[:, -1].double()
         weight = (weight if self.basis is None else weight @ self.basis.T) / self.scale
         return Linear(weight.cpu(), (bias - weight @ self.center).cpu())
 
 
-def _scaled(features: Tensor) -> tuple[Tensor, _Space]:
-    """Return float32 features (rows, D) of mean 0 and mean squared length 1, and the space that they are in.
+def _scale(features: Tensor) -> tuple[Tensor, _Space]:
+    """Return float32 features (rows, D) of mean 0 and mean squared length 1, and their space.
 
-    Where there are fewer rows than dimensions they are (rows, rows): no optimum has a part that is orthogonal to every
-    photo, and the penalty doesn't depend on the basis.
+    With fewer rows than dimensions they are (rows, rows): no optimum has a component orthogonal to every row, and the
+    penalty doesn't depend on the basis.
     """
     rows, dimension = features.shape
-    center = torch.stack([x.double().sum(dim=0) for x in torch.split(features, BLOCK)]).sum(dim=0) / rows
-    squares = torch.stack([(x.double() - center).square().sum() for x in torch.split(features, BLOCK)]).sum()
+    center = torch.stack([x.double().sum(dim=0) for x in torch.split(features, BLOCK_ROWS)]).sum(dim=0) / rows
+    squares = torch.stack([(x.double() - center).square().sum() for x in torch.split(features, BLOCK_ROWS)]).sum()
     scale = (squares / rows).sqrt().clamp_min(1e-12)
     basis = None
     if rows < dimension:
-        exact = (features.double() - center) / scale
-        basis, _ = torch.linalg.qr(exact.T)
-        return (exact @ basis).float(), _Space(center, scale, basis)
-    unit = torch.empty(rows, dimension, device=features.device)
-    for x, out in zip(torch.split(features, BLOCK), torch.split(unit, BLOCK), strict=True):
+        in_float64 = (features.double() - center) / scale
+        basis, _ = torch.linalg.qr(in_float64.T)
+        return (in_float64 @ basis).float(), _Space(center, scale, basis)
+    scaled = torch.empty(rows, dimension, device=features.device)
+    for x, out in zip(torch.split(features, BLOCK_ROWS), torch.split(scaled, BLOCK_ROWS), strict=True):
         out.copy_((x.double() - center) / scale)
-    return unit, _Space(center, scale, basis)
+    return scaled, _Space(center, scale, basis)
 
 
-def _warm_start(heads: list[Tensor], rounds: int, classes: int, features: Tensor) -> Tensor:
-    """Return where to begin: the last two strengths' heads tell where the next one's are, a factor of 10 on."""
+def _warm_start(heads: list[Tensor], n_folds: int, classes: int, features: Tensor) -> Tensor:
+    """Return initial parameters: those of the last two penalties, extrapolated by one factor of 10."""
     if not heads:
-        return torch.zeros(rounds, classes, features.shape[1] + 1, device=features.device)
+        return torch.zeros(n_folds, classes, features.shape[1] + 1, device=features.device)
     return heads[-1] if len(heads) == 1 else 2 * heads[-1] - heads[-2]
 
 
-def _log_losses(predicted: Tensor, labels: Tensor) -> Tensor:
-    own = torch.softmax(predicted, dim=1)[torch.arange(len(labels), device=labels.device), labels]
-    return -own.clamp_min(SMALLEST_PROBABILITY).log()
+def _log_losses(predictions: Tensor, labels: Tensor) -> Tensor:
+    p = torch.softmax(predictions, dim=1)[torch.arange(len(labels), device=labels.device), labels]
+    return -p.clamp_min(SMALLEST_PROBABILITY).log()
 
 
-def _known(labels: Tensor, rounds: list[Tensor]) -> Tensor:
-    """Return which photos' classes the fitting part of their round has; all, if none has."""
+def _known(labels: Tensor, held_out: list[Tensor]) -> Tensor:
+    """Mark the images whose class occurs in the other folds; all images, if there are none."""
     known = torch.zeros_like(labels, dtype=torch.bool)
-    for held in rounds:
+    for held in held_out:
         known[held] = torch.isin(labels[held], labels[~held])
     return known if known.any() else ~known
 
 
 def _argmin_validation_loss(losses: list[Tensor], mask: Tensor) -> int:
     """Return the index of the penalty with the lowest log-loss on the masked images; 0 where there are none."""
-    return int(torch.stack([each[mask].mean() for each in losses]).argmin()) if mask.any() else 0
+    return int(torch.stack([loss[mask].mean() for loss in losses]).argmin()) if mask.any() else 0
 
 
 def _ends(losses: list[Tensor], mask: Tensor) -> bool:
-    """Tell whether the masked images end the path: the lowest loss is ``PATIENCE`` penalties back, or far below the last."""
+    """Return whether the path ends for the masked images: the best penalty is ``PATIENCE`` back, or far better."""
     if not mask.any():
         return True
     best = _argmin_validation_loss(losses, mask)
-    worse = (losses[-1] - losses[best])[mask]
+    excess = (losses[-1] - losses[best])[mask]
     return bool(
         len(losses) - 1 - best >= PATIENCE
-        or worse.mean() > Z_CLEARLY_WORSE * worse.std(correction=0) / len(worse) ** 0.5
+        or excess.mean() > Z_CLEARLY_WORSE * excess.std(correction=0) / len(excess) ** 0.5
     )

@@ -463,7 +463,7 @@ def test_a_source_above_the_boundary_is_refused(photos: tuple[Path, ...]) -> Non
     source = compute_or_load(
         new_store(), backbone, PixelSource(given.renderer), 3, given.data.requested_views(2), "test"
     )
-    with pytest.raises(AssertionError, match="above the kept activations"):
+    with pytest.raises(AssertionError, match="above the cached activations"):
         train(backbone, given, plan_from(backbone, 2, lr=LR, head_lr=LR), schedule(), source=source)
 
 

@@ -100,7 +100,7 @@ def test_there_are_no_more_than_rounds_threads_and_memory(
     assert n_parallel(backbone, source, how, 16, 3) == 3
     assert n_parallel(backbone, source, how, 16, 9) == 4
     learned = sum(value.nbytes for stage in backbone.stages[3:] for value in stage.module.parameters())
-    monkeypatch.setattr("unfreeze.training.finetune.parallel.MEMORY", 9 * learned)
+    monkeypatch.setattr("unfreeze.training.finetune.parallel.MAX_STATE_BYTES", 9 * learned)
     assert n_parallel(backbone, source, how, 16, 9) == 2
 
 

@@ -68,7 +68,7 @@ def test_a_fold_without_a_class_is_solved_with_the_others() -> None:
 def test_folds_solved_together_are_those_solved_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem()
     together = solve(given, 1e-3, zeros(given), TOLERANCE, GRADIENT_NORM)
-    monkeypatch.setattr(logistic, "LARGEST", 1)
+    monkeypatch.setattr(logistic, "MAX_LOGITS", 1)
     alone = solve(given, 1e-3, zeros(given), TOLERANCE, GRADIENT_NORM)
     np.testing.assert_allclose(alone, together, atol=1e-4)
 
@@ -76,7 +76,7 @@ def test_folds_solved_together_are_those_solved_alone(monkeypatch: pytest.Monkey
 def test_blocks_of_rows_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     given = problem()
     whole = solve(given, 1e-3, zeros(given), TOLERANCE, GRADIENT_NORM)
-    monkeypatch.setattr(logistic, "BLOCK", 7)
+    monkeypatch.setattr(logistic, "BLOCK_ROWS", 7)
     again = batched_problem(given.features, given.labels, folds(90, 4), CLASSES)
     np.testing.assert_allclose(again.covariance, given.covariance, atol=1e-12)
     np.testing.assert_allclose(solve(again, 1e-3, zeros(again), TOLERANCE, GRADIENT_NORM), whole, atol=1e-6)
