@@ -112,16 +112,16 @@ def _mean_logits(
 def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction | Unread]:
     """Yield the prediction for each image file, or the error if it can't be read, in order and in constant memory.
 
-    Threads decode ahead of the network.  From ``MIN_COMPILED_IMAGES`` on, they are predicted by the compiled stages of
+    Threads decode ahead of the network.  ``MIN_COMPILED_IMAGES`` images or more are predicted by the compiled stages of
     ``acceleration/frozen.py``, which are checked against the network on random images.  Probabilities differ by about
     1e-5, from rounding.
     """
     backbone, queue = model.backbone, iter(paths)
-    head = list(islice(queue, MIN_COMPILED_IMAGES))
-    forward: Forward | None = backbone.run if len(head) < MIN_COMPILED_IMAGES else None
+    first_paths = list(islice(queue, MIN_COMPILED_IMAGES))
+    forward: Forward | None = backbone.run if len(first_paths) < MIN_COMPILED_IMAGES else None
     evaluation_mode(backbone)
     render = partial(_plain_view, preprocessing=backbone.network.preprocessing)
-    for batch in prefetch(render, _in_batches(chain(head, queue))):
+    for batch in prefetch(render, _in_batches(chain(first_paths, queue))):
         views = [view for _, view in batch if isinstance(view, Tensor)]
         rows: Iterator[list[float]] = iter(())
         if views:
