@@ -62,7 +62,7 @@ def measure(table: Path, reference_folder: Path, seed: int) -> Iterator[Row]:
     for bn in ("frozen", "train"):
         recipe = classic(config, backbone, len(data.train), data.n_classes, "train" if bn == "train" else "frozen")
         (augmentation,) = recipe.augmentations
-        plain = Renderer((), backbone.network.preprocessing, augmentation, seed, memory=DecodedImageCache(2**29))
+        plain = Renderer((), backbone.network.preprocessing, augmentation, seed, image_cache=DecodedImageCache(2**29))
         renderer = plain.for_samples(inputs.training_samples)
         evaluation = evaluation or set_up(inputs, recipe, renderer)
         with deterministic(seed):

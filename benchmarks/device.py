@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode
-from unfreeze.data.rendering.device_renderer import SHARE, on_device
+from unfreeze.data.rendering.device_renderer import CACHE_SHARE, on_device
 from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES, DecodedImageCache, Renderer
 from unfreeze.data.sources import PhotoSet, read_photos
 from unfreeze.models.backbone import Backbone, new_head
@@ -196,7 +196,7 @@ def main() -> None:
         paths, backbone.network.preprocessing, LIGHT_AUG, 0, digests, DecodedImageCache(DECODED_CACHE_BYTES)
     )
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 2 * DECODED_CACHE_BYTES
-    resident = on_device(by_pillow, device, round(SHARE * free))
+    resident = on_device(by_pillow, device, round(CACHE_SHARE * free))
     batch, classes = arguments.batch, len(photos.classes)
     if arguments.views:
         print(f"{device}, {torch.get_num_threads()} threads, {photos.root.name}, batches of {batch}\n")

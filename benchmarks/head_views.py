@@ -54,7 +54,7 @@ def measure(table: Path, seed: int, turned: bool) -> NDArray[np.float64]:
     splits = split(photos, test_size=config.test_size, folds=5, seed=seed)
     backbone = load_backbone(config.model, precision=choose_precision("auto", torch.device("cpu")))
     recipe = recipe_for(config, backbone, len(splits.train), len(photos.classes))
-    learning, test = ([photos.samples[i] for i in side] for side in (splits.learning, splits.test))
+    learning, test = ([photos.samples[i] for i in side] for side in (splits.train_and_val, splits.test))
     data, truth = TrainingSet.of(learning, splits, len(photos.classes)), np.array([sample.label for sample in test])
     train, labels = data.train.tolist(), data.labels[torch.from_numpy(data.train)]
     (renderer,) = make_renderers(recipe, backbone, learning, seed)

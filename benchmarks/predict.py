@@ -24,7 +24,7 @@ from unfreeze.acceleration.frozen import Forward, frozen_forward
 from unfreeze.acceleration.openvino import openvino_version
 from unfreeze.data.places import find_photos
 from unfreeze.models.saved import load_model
-from unfreeze.predict import BATCH, WORTH_BUILDING, evaluation_mode, photo_batches, to_model_input
+from unfreeze.predict import BATCH, MIN_COMPILED_IMAGES, evaluation_mode, photo_batches, to_model_input
 from unfreeze.runs.run import Run, load
 from unfreeze.runtime import choose_device, prepare_process
 
@@ -50,8 +50,8 @@ def opened(folder: Path, photo: Path) -> Run:
     return run
 
 
-def answer_all(run: Run, paths: list[Path], worth: int = WORTH_BUILDING) -> None:
-    with mock.patch("unfreeze.predict.WORTH_BUILDING", worth):
+def answer_all(run: Run, paths: list[Path], worth: int = MIN_COMPILED_IMAGES) -> None:
+    with mock.patch("unfreeze.predict.MIN_COMPILED_IMAGES", worth):
         assert sum(1 for _ in run.stream(paths)) == len(paths)
 
 

@@ -1,4 +1,4 @@
-"""One validated configuration: what the command line, Python and ``args.toml`` all say in the same words."""
+"""Validated settings, with the same names on the command line, in Python and in ``args.toml``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from unfreeze.errors import ConfigError
 
-HIGHEST_LR = 3e-3  # above it, pretrained weights are destroyed within an epoch; see the naive arm of the benchmarks
+HIGHEST_LR = 3e-3  # a higher one destroys pretrained weights within an epoch; see the naive arm of the benchmarks
 
 
 class Common(BaseModel):
-    """What every training needs to know, apart from the photos."""
+    """Settings of every training, except the images."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -29,8 +29,8 @@ class Common(BaseModel):
         Field(
             ge=0,
             lt=1,
-            description="Share held out as the test set where PHOTOS doesn't name one; 0: none, every photo trains and is "
-            "scored by models that never saw it. Default: 0.2, and 0 below 300 photos.",
+            description="Share held out as the test set where PHOTOS doesn't name one; 0: none, every photo trains and "
+            "is scored by models that never saw it. Default: 0.2, and 0 below 300 photos.",
         ),
     ] = None
     reference: Annotated[
@@ -39,12 +39,14 @@ class Common(BaseModel):
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
-        Field(description="What frozen stages compute in. auto: bf16 where the hardware has units for it."),
+        Field(description="Number format of frozen stages. auto: bf16 where the hardware has units for it."),
     ] = "auto"
     cache: Annotated[
-        Path | None, Field(description="Where activations are kept for later runs. Default: ~/.cache/unfreeze")
+        Path | None, Field(description="Folder of activations that later runs reuse. Default: ~/.cache/unfreeze")
     ] = None
-    cache_gib: Annotated[float, Field(ge=0, description="How much may be kept there, in GiB; 0 keeps nothing.")] = 10.0
+    cache_gib: Annotated[
+        float, Field(ge=0, description="The most that the cache may hold, in GiB; 0 turns it off.")
+    ] = 10.0
     out: Annotated[Path | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
 
     @model_validator(mode="after")
@@ -62,11 +64,11 @@ class Common(BaseModel):
 FORMER_NAMES = {
     "light": "color_jitter", "anchor": "distill", "forget_at_most": "max_forgetting", "fresh_views": "new_views",
 }  # fmt: skip
-"""Names of settings in earlier versions, which files and commands may still say."""
+"""Current names by the names in earlier versions, which files and commands may still have."""
 
 
 class Settings(Common):
-    """Everything that decides a run, apart from the photos.  Each field is a flag of ``unfreeze train``."""
+    """All settings of a run, except the images.  Each field is a flag of ``unfreeze train``."""
 
     recipe: Annotated[
         Literal["auto", "classic", "head-only"], Field(description="How phase 1 and phase 2 are set up.")
@@ -77,7 +79,8 @@ class Settings(Common):
     subset: Annotated[
         Literal["all", "norms", "biases", "lora"],
         Field(
-            description="Which weights of the unfrozen stages learn; lora: low-rank changes of a transformer's attention."
+            description="Which weights of the unfrozen stages train; lora: low-rank changes of a transformer's "
+            "attention."
         ),
     ] = "all"
     epochs: Annotated[int | None, Field(gt=0, description="Epochs of phase 2.")] = None
@@ -90,30 +93,31 @@ class Settings(Common):
     head_lr: Annotated[float | None, Field(gt=0, le=1, description="Learning rate of phase 1 (classic recipe).")] = None
     batch_size: Annotated[int | None, Field(gt=0, description="Photos a step.")] = None
     views: Annotated[
-        int | None, Field(gt=0, le=64, description="Views kept of each training photo, the plain one included.")
+        int | None, Field(gt=0, le=64, description="Cached views of each training photo, the plain one included.")
     ] = None
     new_views: Annotated[
-        int | None, Field(ge=0, le=64, description="Of those, replaced by new ones after each epoch of phase 2.")
+        int | None,
+        Field(ge=0, le=64, description="Cached views that are replaced by new ones after each epoch of phase 2."),
     ] = None
     symmetry: Annotated[
         Literal["none", "flip", "rotate"] | None,
         Field(
-            description="How a photo may be turned without changing its class: left and right (flip), or every way (rotate: "
-            "aerial and microscope photos). Default: flip or rotate, as serves phase 1 better."
+            description="How a photo may be turned without changing its class: left and right (flip), or every way "
+            "(rotate: aerial and microscope photos). Default: flip or rotate, whichever is better in phase 1."
         ),
     ] = None
     color_jitter: Annotated[
         Literal["steady", "varied"],
         Field(
-            description="varied: photos to come may be taken by another camera or in another light, so the strength of red, "
-            "green and blue varies from view to view in training."
+            description="varied: for later photos by another camera or in another light; the strength of red, green "
+            "and blue varies from view to view in training."
         ),
     ] = "steady"
     tta: Annotated[
         bool,
         Field(
-            description="Whether the model may be asked about a photo and its mirrored or turned views, and its answers "
-            "averaged: done where that is better on the folds."
+            description="Whether predictions may be averaged over a photo and its flipped or turned views: done where "
+            "that is better on the folds."
         ),
     ] = True
     bn: Annotated[
@@ -132,11 +136,11 @@ class Settings(Common):
         Field(
             ge=0,
             le=100,
-            description="Weight of the distillation loss that keeps the original classifier's predictions for your photos "
-            "(learning without forgetting): 0.5 to 2. Default: 0.",
+            description="Weight of the distillation loss that keeps the original classifier's predictions for your "
+            "photos (learning without forgetting): 0.5 to 2. Default: 0.",
         ),
     ] = None
-    seed: Annotated[int, Field(ge=0, lt=2**63, description="Decides every random choice.")] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="Seed of every random choice.")] = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -152,12 +156,12 @@ class Settings(Common):
 
 
 class TrainConfig(Settings):
-    """The photos and the settings of one run."""
+    """The images and the settings of one run."""
 
     photos: Path
 
     @model_validator(mode="after")
-    def _refuse_what_nothing_reads(self) -> Self:
+    def _refuse_unused(self) -> Self:
         classic, head_only = self.recipe == "classic", self.recipe == "head-only" or self.depth == "head"
         refused = {
             "head_epochs": not classic,
@@ -173,8 +177,8 @@ class TrainConfig(Settings):
             "max_forgetting": classic or head_only,
             "distill": classic or head_only,
         }
-        for name, unread in refused.items():
-            if unread and getattr(self, name) is not None:
+        for name, unused in refused.items():
+            if unused and getattr(self, name) is not None:
                 cause = (
                     "--depth head"
                     if head_only and name != "depth" and self.recipe == "auto"
@@ -191,20 +195,22 @@ class TrainConfig(Settings):
         if classic and self.color_jitter == "varied":
             raise ValueError("--color-jitter varied has no meaning with --recipe classic: its views are the tutorials'")
         if classic and not self.tta:
-            raise ValueError("--no-tta has no meaning with --recipe classic: it asks about the plain view alone")
+            raise ValueError("--no-tta has no meaning with --recipe classic: it predicts from the plain view alone")
         if head_only and self.bn == "train":
-            raise ValueError("--bn train has no meaning where the backbone stays as it is")
+            raise ValueError("--bn train has no meaning where the backbone is not trained")
         return self
 
 
 class CompareSettings(Common):
-    """Each field is a flag of ``unfreeze compare``."""
+    """Settings of a comparison.  Each field is a flag of ``unfreeze compare``."""
 
     test_size: Annotated[
         float | None,
         Field(ge=0, lt=1, description="Share held out as the test set where PHOTOS doesn't name one. Default: 0.2."),
     ] = None
-    out: Annotated[Path | None, Field(description="Its folder. Default: runs/compare, runs/compare2, ...")] = None
+    out: Annotated[
+        Path | None, Field(description="The comparison's folder. Default: runs/compare, runs/compare2, ...")
+    ] = None
     seeds: Annotated[int, Field(gt=0, le=100, description="How often every arm is trained, with seeds 0, 1, ...")] = 3
     epochs: Annotated[
         int, Field(gt=1, description="Of every arm but ours; the classic ones divide them between their phases.")
@@ -212,7 +218,7 @@ class CompareSettings(Common):
 
 
 class CompareConfig(CompareSettings):
-    """The photos and the settings of one comparison."""
+    """The images and the settings of one comparison."""
 
     photos: Path
 
@@ -227,7 +233,7 @@ def make_config(values: dict[str, Any]) -> TrainConfig:
     """Validate the settings of one run.
 
     Raises:
-        ConfigError: Names the first value that can't be.
+        ConfigError: A value is invalid; the error names the first one.
     """
     try:
         return TrainConfig.model_validate(values)
@@ -244,7 +250,7 @@ def make_comparison(values: dict[str, Any]) -> CompareConfig:
 
 
 def explain(error: ValidationError) -> ConfigError:
-    """Return what the first invalid value is, by its flag's name."""
+    """Return an error about the first invalid value, by its flag's name."""
     first = error.errors()[0]
     flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-") if first["loc"] else None
     message = first["msg"].removeprefix("Value error, ").replace("Input should", f"{first['input']!r} should")
@@ -259,7 +265,7 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read settings from a TOML file, such as a run's ``args.toml``.
 
     Raises:
-        ConfigError: Unreadable, or no TOML.
+        ConfigError: The file is unreadable, or no TOML.
     """
     try:
         return tomllib.loads(path.read_text("utf-8"))

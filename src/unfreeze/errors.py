@@ -1,7 +1,7 @@
-"""Every failure that a user can cause or cure, as one small tree.
+"""Errors that a user can cause or solve.
 
-An error says what went wrong, where (which file, flag or class), and how to mend it.  The command line prints those three
-and nothing else, and exits with 2; anything that is not an ``UnfreezeError`` is our own mistake and exits with 1.
+Each has a cause, a location (a file, flag or class) and a remedy.  The command line prints these three and nothing
+else, and exits with 2; any other exception is a bug and exits with 1.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ class UnfreezeError(Exception):
 
     Args:
         what: One sentence that names the cause.
-        where: The file, folder or flag it is about, where there is one.
-        mend: What to do next.
+        where: The file, folder or flag concerned, if any.
+        mend: The next thing to do.
     """
 
     def __init__(self, what: str, *, where: str | Path | None = None, mend: str | None = None) -> None:
@@ -32,27 +32,27 @@ class UnfreezeError(Exception):
 
 
 class ConfigError(UnfreezeError):
-    """A flag or a configuration file asks for something that can't be."""
+    """A flag or a configuration file has an invalid value."""
 
 
 class PhotosError(UnfreezeError):
-    """The folder or table of photos can't be used as it is."""
+    """A folder or table of images can't be used."""
 
 
 class DecodeError(UnfreezeError):
-    """One photo can't be read; the run goes on without it where that is possible."""
+    """An image can't be read; the run goes on without it where possible."""
 
 
 class FormatError(DecodeError):
-    """It is no photo, or not in an accepted format."""
+    """A file is no image, or not in an accepted format."""
 
 
 class SizeError(DecodeError):
-    """It has more pixels than are accepted."""
+    """An image has more pixels than are accepted."""
 
 
 class ModelError(UnfreezeError):
-    """A backbone can't be built, or its weights can't be had."""
+    """A backbone can't be built, or its weights can't be obtained."""
 
 
 class RunError(UnfreezeError):
@@ -60,11 +60,11 @@ class RunError(UnfreezeError):
 
 
 class CacheError(UnfreezeError):
-    """Activations can't be kept, or what was kept is no longer there."""
+    """Activations can't be cached, or cached ones are no longer there."""
 
 
 class MissingExtraError(UnfreezeError):
-    """An optional package is needed for this and isn't installed."""
+    """An optional package is needed and isn't installed."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         super().__init__(
@@ -74,7 +74,7 @@ class MissingExtraError(UnfreezeError):
 
 
 def reason(error: BaseException) -> str:
-    """Return what another package's error comes down to: the first line of its deepest cause, without colours."""
+    """Return the first line of the deepest cause of another package's error, without terminal colours."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip()

@@ -1,8 +1,8 @@
-"""Where in a photo the evidence for a class is: class-activation heatmaps, and how they are drawn.
+"""Class-activation heatmaps: where in an image the evidence for a class is, and pictures of it.
 
-Grad-CAM (Selvaraju et al. 2017) at the deepest features that have a place in the photo: each channel is weighted by how much
-the class's logit rises with it, averaged over all places, and what speaks for the class is summed up.  Where averaged maps
-go straight into the head, that is the class's own share of the logit at every place (CAM, Zhou et al. 2016).
+Grad-CAM (Selvaraju et al. 2017) at the deepest spatial features: each channel is weighted by the gradient of the
+class's logit, averaged over positions, and the positive part of the weighted sum is taken.  Where the head directly
+follows average pooling, this is the position's contribution to the logit (CAM, Zhou et al. 2016).
 """
 
 from __future__ import annotations
@@ -27,78 +27,80 @@ from torch.nn import functional
 from unfreeze.data.folders import display_name
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Backbone, Head
-from unfreeze.models.stages import run_watched
+from unfreeze.models.stages import run_with_intermediates
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import evaluation_mode, photo_batches, probabilities, to_model_input
 
 Heatmaps = NDArray[np.float32]
 
-STRONGEST = 0.8  # of a blend that is heat where there is most of it: the photo still shows
-DIMMED, DARKEST = 0.45, 0.45  # of a photo, and of the colours' range: so heat is lighter than a white photo, too
-GAP, LINE, LETTERS = 6, 26, 14  # pixels between pictures, of a line of text, and of its letters
-LONGEST = 40  # letters of a photo's name in the name of its picture: a file system takes 255 bytes
+MAX_OPACITY = 0.8  # of the strongest heat: the image still shows below it
+DIMMING = 0.45  # factor of the image's grey values: even a white image is darker than the heat
+COLORMAP_START = 0.45  # of the colour map's range
+GAP, TEXT_HEIGHT, FONT_SIZE = 6, 26, 14  # pixels; GAP is between pictures
+MAX_NAME_LENGTH = 40  # characters of an image's name in its picture's file name, which may take 255 bytes
 
 
 def heatmaps(backbone: Backbone, head: Head, images: Tensor, classes: Tensor) -> Heatmaps:
-    """Return where in each photo the features speak for a class: 0 is not at all or against it, 1 is where they do most.
+    """Return heatmaps of the evidence for a class: 0 is no evidence or evidence against it, 1 the map's maximum.
 
-    What a map says: with these features, this is where the logit of this class comes from, to first order.  What it doesn't:
+    A map shows from where in the image the class's logit comes, to first order in these features.  It does not show
 
-    - how sure the model is, or how strong the evidence is: each map is scaled to its own maximum, so that two of them can be
-      compared in their shapes alone, and a map of weak evidence is as bright as one of strong evidence;
-    - what speaks against the class (that is cut off), or that the model would be wrong without what is marked;
-    - anything finer than a cell of the features: 32 pixels in most CNNs and 16 in most transformers; between the middles of
-      cells it is interpolated.  A cell also sees its neighbourhood, in a transformer the whole photo;
-    - that the marked thing is the cause in the world: a model may be right by the background.
+    - how confident the model is or how strong the evidence is: each map is scaled to its own maximum, so that only the
+      shapes of two maps can be compared, and weak evidence is as bright as strong evidence;
+    - evidence against the class (set to 0), or that the model would be wrong without the marked part;
+    - details finer than a cell of the features, 32 pixels in most CNNs and 16 in most transformers: the map is
+      interpolated between cells.  Its features also depend on its neighbourhood, in a transformer on the whole image;
+    - that the marked object causes the label: a model may be correct because of the background.
 
-    The backbone and the head stay as they are, frozen or not; nothing is left behind.
+    Weights, gradients and ``requires_grad`` don't change.
 
     Args:
-        backbone: Put into evaluation mode, as every prediction does.
+        backbone: Is put into eval mode, as by every prediction.
         head: The new classifier.
-        images: PixelSource views, uint8, or normalised ones, float32, shape (N, 3, H, W).
-        classes: Of each photo, the class to explain, int64, shape (N,).
+        images: Rendered views, uint8, or normalised ones, float32, shape (N, 3, H, W).
+        classes: The class to explain of each image, int64, shape (N,).
 
     Returns:
         Values from 0 to 1, float32, shape (N, H, W).
 
     Raises:
-        ModelError: No features of this network have a place in the photo.
+        ModelError: The network has no spatial features.
     """
-    features, slopes = _deepest_maps(backbone, head, images, classes)
-    heat = (slopes.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1, keepdim=True).relu()
+    features, gradients = _deepest_maps(backbone, head, images, classes)
+    heat = (gradients.mean(dim=(2, 3), keepdim=True) * features).sum(dim=1, keepdim=True).relu()
     heat = functional.interpolate(heat, size=images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    found: Heatmaps = (heat / heat.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)).cpu().numpy()
-    return found
+    maximum = heat.amax(dim=(1, 2), keepdim=True).clamp_min(torch.finfo(heat.dtype).tiny)
+    scaled: Heatmaps = (heat / maximum).cpu().numpy()
+    return scaled
 
 
 def _deepest_maps(backbone: Backbone, head: Head, images: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the deepest maps whose places count for the logits, and the logits' slopes there, each (N, channels, h, w).
+    """Return the deepest maps with nonzero gradients, and the logits' gradients, each (N, channels, h, w).
 
-    Behind the last block of a transformer with a class token, no other token counts any more: it is the block's input then.
+    After a transformer's last block, the logit may depend on the class token alone: then the block's input is used.
     """
     evaluation_mode(backbone)
     size = images.shape[2], images.shape[3]
     for start in reversed(range(len(backbone.stages))):
         with torch.no_grad():
             below: object = backbone.run(to_model_input(images, backbone, 0), 0, start)
-        if not isinstance(below, Tensor):  # several: further down, where they are made, they are looked into
+        if not isinstance(below, Tensor):  # several tensors: a lower start records what they are computed from
             continue
         with torch.enable_grad():
             below = below.detach().requires_grad_()
-            passed = [below] if start else []  # the photo itself is no feature
-            x = below.clone()  # a block may work in place
+            recorded = [below] if start else []  # the image is no feature
+            x = below.clone()  # a block may modify its input
             for stage in backbone.stages[start:]:
-                steps = run_watched(stage, x)
-                passed += _tensors_in(steps)
+                steps = run_with_intermediates(stage, x)
+                recorded += _tensors_in(steps)
                 x = steps[-1]
             logits = head(x).gather(1, classes.to(x.device)[:, None])
-            slopes = torch.autograd.grad(logits.sum(), passed, allow_unused=True)
-        for features, slope in zip(reversed(passed), reversed(slopes), strict=True):
+            gradients = torch.autograd.grad(logits.sum(), recorded, allow_unused=True)
+        for features, gradient in zip(reversed(recorded), reversed(gradients), strict=True):
             maps = _as_maps(features.detach(), size)
-            own = _as_maps(slope, size) if slope is not None else None
-            if maps is not None and own is not None and own.any():
-                return maps, own
+            gradient_maps = _as_maps(gradient, size) if gradient is not None else None
+            if maps is not None and gradient_maps is not None and gradient_maps.any():
+                return maps, gradient_maps
     raise ModelError(f"{backbone.name} has no features with a place in the photo: no heatmap can be drawn.")
 
 
@@ -109,9 +111,9 @@ def _tensors_in(value: object) -> list[Tensor]:
 
 
 def _as_maps(x: Tensor, size: tuple[int, int]) -> Tensor | None:
-    """Return features as maps (N, channels, h, w): maps, maps with the channels last, or tokens, class token and such first.
+    """Return features as maps (N, channels, h, w), or None if they aren't spatial.
 
-    The photo's own height and width tell which it is; None where there are no places.
+    Features are maps, maps with channels last, or tokens after class tokens; the image's aspect ratio decides which.
     """
     height, width = size
     if x.dim() == 4:
@@ -131,39 +133,40 @@ def _as_maps(x: Tensor, size: tuple[int, int]) -> Tensor | None:
     return x if x.shape[2] * x.shape[3] > 1 else None
 
 
-def overlay(photo: Image.Image, heatmap: Heatmaps) -> Image.Image:
-    """Return a photo in dark grey with the heat upon it, from red over orange to yellow, of the same size.
+def overlay(view: Image.Image, heatmap: Heatmaps) -> Image.Image:
+    """Return an image in dark grey overlaid by its heatmap, from red over orange to yellow, of the same size.
 
-    The colours are the upper part of inferno, whose lightness rises evenly with the heat, and which the colour-blind read
-    alike (van der Walt and Smith 2015); where there is no heat, the photo shows alone.
+    The colours are the upper part of inferno, whose lightness rises evenly, and which colour-blind people read alike
+    (van der Walt and Smith 2015).  Opacity rises with the heat, from 0.
 
     Args:
-        photo: The view that the heatmap belongs to.
+        view: The view that the heatmap belongs to.
         heatmap: Values from 0 to 1, shape (height, width) of the view.
 
     Raises:
-        ValueError: They differ in size: a heatmap belongs to what the network saw, and not to the whole photo.
+        ValueError: The sizes differ: a heatmap belongs to the network's view, not to the whole image.
     """
     from matplotlib import colormaps
 
-    if photo.size != heatmap.shape[::-1]:
-        raise ValueError(f"a heatmap of {heatmap.shape[1]} x {heatmap.shape[0]} belongs to no photo of {photo.size}")
-    grey = DIMMED * np.asarray(photo.convert("L"), np.float32)[..., None]
-    colours = colormaps["inferno"](DARKEST + (1 - DARKEST) * heatmap, bytes=True)[..., :3].astype(np.float32)
-    share = STRONGEST * heatmap[..., None]
-    return Image.fromarray((grey * (1 - share) + colours * share + 0.5).astype(np.uint8))
+    if view.size != heatmap.shape[::-1]:
+        raise ValueError(f"a heatmap of {heatmap.shape[1]} x {heatmap.shape[0]} belongs to no photo of {view.size}")
+    grey = DIMMING * np.asarray(view.convert("L"), np.float32)[..., None]
+    levels = COLORMAP_START + (1 - COLORMAP_START) * heatmap
+    colours = colormaps["inferno"](levels, bytes=True)[..., :3].astype(np.float32)
+    opacity = MAX_OPACITY * heatmap[..., None]
+    return Image.fromarray((grey * (1 - opacity) + colours * opacity + 0.5).astype(np.uint8))
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Where in a photo the evidence for a class is.
+    """A heatmap of the evidence for a class in an image.
 
     Attributes:
-        path: The photo.
-        label: The class.
-        probability: What the model gives it.
-        view: What the network sees of the photo.
-        heatmap: See ``heatmaps``, shape (height, width) of the view.
+        path: The image file.
+        label: The explained class.
+        probability: The model's probability of the class.
+        view: The network's input view.
+        heatmap: See ``heatmaps``; shape (height, width) of the view.
     """
 
     path: Path
@@ -174,18 +177,18 @@ class Explanation:
 
     @property
     def file_name(self) -> str:
-        """A name for its picture that no other photo or class has, and that stays in its folder."""
-        told_by = f"{os.path.abspath(self.path)}\0{self.label}".encode("utf-8", "surrogateescape")  # noqa: PTH100
-        readable = re.sub(r"[^\w-]+", "_", display_name(self.path.stem))[:LONGEST]
-        return f"{readable}-{hashlib.sha256(told_by).hexdigest()[:12]}.png"
+        """A file name for the picture, unique to image and class and without folders."""
+        identity = f"{os.path.abspath(self.path)}\0{self.label}".encode("utf-8", "surrogateescape")  # noqa: PTH100
+        readable = re.sub(r"[^\w-]+", "_", display_name(self.path.stem))[:MAX_NAME_LENGTH]
+        return f"{readable}-{hashlib.sha256(identity).hexdigest()[:12]}.png"
 
     def picture(self) -> Image.Image:
-        """Return the view and the heat upon it side by side, under the class and its probability."""
+        """Return the view and its overlay side by side, below the class and its probability."""
         pictures = side_by_side([self.view, overlay(self.view, self.heatmap)])
-        canvas = Image.new("RGB", (pictures.width, pictures.height + LINE), "white")
-        canvas.paste(pictures, (0, LINE))
-        said = f"{self.probability:.3f}  {' '.join(self.label.split())}"
-        ImageDraw.Draw(canvas).text((GAP, LINE // 2), said, fill="black", font=_font(), anchor="lm")
+        canvas = Image.new("RGB", (pictures.width, pictures.height + TEXT_HEIGHT), "white")
+        canvas.paste(pictures, (0, TEXT_HEIGHT))
+        caption = f"{self.probability:.3f}  {' '.join(self.label.split())}"
+        ImageDraw.Draw(canvas).text((GAP, TEXT_HEIGHT // 2), caption, fill="black", font=_font(), anchor="lm")
         return canvas
 
 
@@ -197,31 +200,31 @@ def explanations(
     label: str | None = None,
     orientations: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Iterator[Explanation]:
-    """Yield one ``Explanation`` a photo file, in order: of the class ``label``, or of the most probable one.
+    """Yield an ``Explanation`` for each image file, in order: of the class ``label``, or of the most probable class.
 
-    The probability is of all ``orientations`` together, the heatmap of the plain one.
+    The probability is from logits averaged over ``orientations``, the heatmap from the plain view.
 
     Raises:
-        DecodeError: A photo can't be read.
+        DecodeError: An image can't be read.
         ModelError: See ``heatmaps``.
     """
     done = 0
     for views in photo_batches(backbone, paths):
-        answers = probabilities(backbone, head, [views], orientations=orientations)
-        chosen = answers.argmax(axis=1) if label is None else np.full(len(views), classes.index(label))
-        maps = heatmaps(backbone, head, views, torch.from_numpy(chosen))
-        for view, answer, number, heat in zip(views, answers, chosen, maps, strict=True):
-            yield Explanation(paths[done], classes[number], float(answer[number]), as_photo(view), heat)
+        rows = probabilities(backbone, head, [views], orientations=orientations)
+        labels = rows.argmax(axis=1) if label is None else np.full(len(views), classes.index(label))
+        maps = heatmaps(backbone, head, views, torch.from_numpy(labels))
+        for view, row, index, heatmap in zip(views, rows, labels, maps, strict=True):
+            yield Explanation(paths[done], classes[index], float(row[index]), as_photo(view), heatmap)
             done += 1
 
 
 def as_photo(view: Tensor) -> Image.Image:
-    """Return a rendered view, uint8, shape (3, height, width), as a picture."""
+    """Return a rendered view, uint8, shape (3, height, width), as a Pillow image."""
     return Image.fromarray(view.permute(1, 2, 0).contiguous().numpy())
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Return pictures of one size in a row, on white."""
+    """Return pictures of one size in one row, with white gaps."""
     width, height = pictures[0].size
     row = Image.new("RGB", (len(pictures) * (width + GAP) - GAP, height), "white")
     for number, picture in enumerate(pictures):
@@ -230,14 +233,14 @@ def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:
 
 
 def encoded(picture: Image.Image, kind: Literal["JPEG", "PNG"]) -> bytes:
-    """Return a picture as a file's content."""
-    packed = io.BytesIO()
-    picture.save(packed, kind)
-    return packed.getvalue()
+    """Return a picture encoded as a file's bytes."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
 
 
 def _font() -> ImageFont.FreeTypeFont:
-    """Return matplotlib's own font, which has the letters of most alphabets; Pillow's has those of English."""
+    """Return matplotlib's font, which covers most alphabets; Pillow's covers English."""
     from matplotlib import get_data_path
 
-    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", LETTERS)
+    return ImageFont.truetype(Path(get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf", FONT_SIZE)

@@ -53,7 +53,7 @@ class Inputs:
     @property
     def training_samples(self) -> list[Sample]:
         """The images that training may see: those to train on, then the user's validation set."""
-        return [self.photos.samples[i] for i in self.splits.learning]
+        return [self.photos.samples[i] for i in self.splits.train_and_val]
 
     def held_out(self, renderer: Renderer) -> tuple[Renderer, Renderer | None]:
         """Return renderers of the test images and of the reference images, with the preprocessing of ``renderer``."""

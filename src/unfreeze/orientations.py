@@ -1,4 +1,4 @@
-"""Orientations: an image's plain view, flipped or turned exactly; a model's logits for several of them may be averaged."""
+"""Orientations: exact flips and rotations of an image's plain view, over which a model's logits may be averaged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Orientation(IntEnum):
-    """How a plain view stands; its value is the number of that view of a photo."""
+    """Orientation of a plain view; the value is the number of that view of an image."""
 
     IDENTITY = 0
     FLIPPED = -1
@@ -19,17 +19,17 @@ class Orientation(IntEnum):
     ROT270 = -4
 
     @property
-    def turns(self) -> int:
+    def quarter_turns(self) -> int:
         """Quarter turns to the left."""
         return -1 - self if self < Orientation.FLIPPED else 0
 
     def apply(self, views: Tensor) -> Tensor:
-        """Return plain views, shape (N, 3, height, width), in this orientation; quarter turns need square ones."""
+        """Return plain views, shape (N, 3, height, width), in this orientation; ROT90 and ROT270 need square views."""
         if self is Orientation.FLIPPED:
             return views.flip(3)
-        return views.rot90(self.turns, (2, 3)) if self.turns else views
+        return views.rot90(self.quarter_turns, (2, 3)) if self.quarter_turns else views
 
 
 IDENTITY_ONLY = (Orientation.IDENTITY,)
 FORMER_ORIENTATIONS = {"plain": "identity", "mirrored": "flipped", "left": "rot90", "over": "rot180", "right": "rot270"}
-"""Names in files that earlier versions wrote."""
+"""Current names by the names in files of earlier versions."""

@@ -1,4 +1,4 @@
-"""A model and photos in, class probabilities out."""
+"""Prediction: logits and class probabilities of a model for images."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from unfreeze.runtime import limit_threads
 Probabilities = NDArray[np.float32]
 Logits = NDArray[np.float32]
 
-BATCH = 32  # photos that the network is shown at once
-WORTH_BUILDING = 128  # photos, of which a fast engine saves as much time as it takes to build (benchmarks/predict.py)
+BATCH = 32  # images in one forward pass
+MIN_COMPILED_IMAGES = 128  # from which compiling the stages saves time (benchmarks/predict.py)
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one photo.
+    """A model's prediction for one image.
 
     Attributes:
-        path: The photo.
+        path: The image file.
         label: The most probable class.
-        probability: Its probability.
-        probabilities: Of every class, in the order of the model's classes.
+        probability: The probability of ``label``.
+        probabilities: The probability of every class, in the order of the model's classes.
     """
 
     path: Path
@@ -48,29 +48,29 @@ class Prediction:
     probabilities: tuple[float, ...]
 
     def top(self, classes: Sequence[str], count: int) -> list[tuple[str, float]]:
-        """Return the most probable of the model's classes with their probabilities: ``count``, or all if there are fewer."""
+        """Return the ``count`` (or all, if fewer) most probable of the model's ``classes`` with their probabilities."""
         ranked = sorted(zip(classes, self.probabilities, strict=True), key=lambda pair: -pair[1])
         return ranked[:count]
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A photo that can't be read, and why."""
+    """An image that can't be read, and the error."""
 
     path: Path
     error: DecodeError
 
 
 def evaluation_mode(backbone: Backbone) -> None:
-    """Put every layer into eval mode: dropout off, BatchNorm by its stored statistics."""
+    """Put every layer into eval mode: no dropout, BatchNorm by its stored statistics."""
     for stage in backbone.stages:
         stage.module.eval()
 
 
 def to_model_input(x: Tensor, backbone: Backbone, start: int) -> Tensor:
-    """Move what crosses boundary ``start`` to the backbone's device, as float32; images and maps go channels-last.
+    """Move activations at boundary ``start`` to the backbone's device as float32; 4-d tensors become channels-last.
 
-    PixelSource views travel as bytes, a quarter of the way's traffic, and are normalised where they arrive.
+    Rendered views (uint8) are transferred in a quarter of the bytes and normalised on the device.
     """
     if x.dtype == torch.uint8:
         with limit_threads(x.numel()):
@@ -86,56 +86,56 @@ def predict_logits(
     start: int = 0,
     orientations: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Logits:
-    """Return the head's logits, shape (N, C), for batches of what crosses boundary ``start`` (0: rendered photos).
+    """Return the head's logits, shape (N, C), for batches of activations at boundary ``start`` (0: rendered views).
 
-    PixelSource photos may be shown in several ``orientations``: their logits are averaged.
+    The logits of rendered views are averaged over ``orientations``.
     """
-    assert start == 0 or orientations == IDENTITY_ONLY, "only photos can be turned"
+    assert start == 0 or orientations == IDENTITY_ONLY, "only images can be rotated"
     evaluation_mode(backbone)
     forward = partial(backbone.run, start=start)
     with torch.inference_mode():
-        pieces = [_averaged(backbone, head, forward, x, start, orientations) for x in batches]
-    return torch.cat(pieces).numpy() if pieces else np.empty((0, head.out_features), dtype=np.float32)
+        logits = [_mean_logits(backbone, head, forward, x, start, orientations) for x in batches]
+    return torch.cat(logits).numpy() if logits else np.empty((0, head.out_features), dtype=np.float32)
 
 
-def _averaged(
+def _mean_logits(
     backbone: Backbone, head: Head, forward: Forward, x: Tensor, start: int, orientations: Sequence[Orientation]
 ) -> Tensor:
-    """Return the logits of one batch, averaged over the orientations; ``forward`` computes the stages from ``start`` on."""
-    said = [
+    """Return one batch's logits, averaged over orientations; ``forward`` computes the stages from ``start`` on."""
+    logits = [
         head(forward(to_model_input(orientation.apply(x), backbone, start))).float().cpu()
         for orientation in orientations
     ]
-    return torch.stack(said).mean(dim=0)
+    return torch.stack(logits).mean(dim=0)
 
 
 def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction | Unread]:
-    """Yield what the model says of each photo file, or why it can't be read: in order, in constant memory, without a halt.
+    """Yield the prediction for each image file, or the error if it can't be read, in order and in constant memory.
 
-    Threads decode ahead of the network.  ``WORTH_BUILDING`` photos or more are computed by the engine that computes frozen
-    layers in training (``acceleration/frozen.py``): it is checked against the plain network on drawn images, and differs from it
-    by rounding alone, 1e-5 of a probability or so.
+    Threads decode ahead of the network.  ``MIN_COMPILED_IMAGES`` images or more are predicted by the compiled stages of
+    ``acceleration/frozen.py``, which are checked against the network on random images.  Probabilities differ by about
+    1e-5, from rounding.
     """
     backbone, queue = model.backbone, iter(paths)
-    first = list(islice(queue, WORTH_BUILDING))
-    forward: Forward | None = backbone.run if len(first) < WORTH_BUILDING else None
+    first_paths = list(islice(queue, MIN_COMPILED_IMAGES))
+    forward: Forward | None = backbone.run if len(first_paths) < MIN_COMPILED_IMAGES else None
     evaluation_mode(backbone)
-    look = partial(_plain_view, preprocessing=backbone.network.preprocessing)
-    for seen in prefetch(look, _in_batches(chain(first, queue))):
-        views = [view for _, view in seen if isinstance(view, Tensor)]
+    render = partial(_plain_view, preprocessing=backbone.network.preprocessing)
+    for batch in prefetch(render, _in_batches(chain(first_paths, queue))):
+        views = [view for _, view in batch if isinstance(view, Tensor)]
         rows: Iterator[list[float]] = iter(())
         if views:
             x = torch.cat(views)
             with torch.inference_mode():
                 forward = forward or frozen_forward(backbone, 0, backbone.head_boundary)
-                logits = _averaged(backbone, model.head, forward, x, 0, model.orientations)
+                logits = _mean_logits(backbone, model.head, forward, x, 0, model.orientations)
                 rows = iter(torch.softmax(logits, dim=1).tolist())
-        for path, view in seen:
-            yield Unread(path, view) if isinstance(view, DecodeError) else _named(path, next(rows), model.classes)
+        for path, view in batch:
+            yield Unread(path, view) if isinstance(view, DecodeError) else _prediction(path, next(rows), model.classes)
 
 
 def _plain_view(path: Path, preprocessing: Preprocessing) -> tuple[Path, Tensor | DecodeError]:
-    """Return a photo's plain view, uint8, shape (1, 3, height, width), or why there is none."""
+    """Return the path and the image's plain view, uint8, shape (1, 3, height, width), or the error."""
     try:
         return path, to_batch([plain(decode(path, preprocessing.min_side), preprocessing)])
     except DecodeError as error:
@@ -155,21 +155,21 @@ def probabilities(
     orientations: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Probabilities:
     """Return class probabilities; see ``predict_logits``."""
-    found: Probabilities = torch.softmax(
+    rows: Probabilities = torch.softmax(
         torch.from_numpy(predict_logits(backbone, head, batches, start, orientations)), dim=1
     ).numpy()
-    return found
+    return rows
 
 
-def _named(path: Path, row: Sequence[float], classes: tuple[str, ...]) -> Prediction:
+def _prediction(path: Path, row: Sequence[float], classes: tuple[str, ...]) -> Prediction:
     best = max(range(len(row)), key=row.__getitem__)
     return Prediction(path, classes[best], row[best], tuple(row))
 
 
 def photo_batches(backbone: Backbone, paths: Sequence[Path], size: int = BATCH) -> Iterator[Tensor]:
-    """Yield plain views of photo files, uint8, shape (size, 3, height, width), for ``to_model_input`` to normalise."""
+    """Yield plain views of image files, uint8, shape (size, 3, height, width), as input of ``to_model_input``."""
     renderer = Renderer(tuple(paths), backbone.network.preprocessing)
     starts = range(0, len(paths), size)
     return renderer.batches(
-        [(photo, (PLAIN_VIEW,)) for photo in range(start, min(start + size, len(paths)))] for start in starts
+        [(index, (PLAIN_VIEW,)) for index in range(start, min(start + size, len(paths)))] for start in starts
     )

@@ -1,4 +1,4 @@
-"""How a backbone wants its photos: one frozen value that travels from the model's source to every place that renders."""
+"""A backbone's image preprocessing, as one immutable value."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Preprocessing:
 
     Attributes:
         size: Height and width of the network's input, in pixels.
-        resize: What the photo is resized to before the centre crop: the short side in pixels, or (height, width).
-        mean: Per-channel mean that is subtracted, on a scale of 0 to 1.
-        std: Per-channel standard deviation that is divided by, on a scale of 0 to 1.
+        resize: Size of the resized image before the centre crop: the short side in pixels, or (height, width).
+        mean: Mean to subtract, per channel, on a scale of 0 to 1.
+        std: Standard deviation to divide by, per channel, on a scale of 0 to 1.
         interpolation: The resampling filter.
     """
 
@@ -28,16 +28,16 @@ class Preprocessing:
 
     @property
     def min_side(self) -> int:
-        """Return the short side, in pixels, from which a photo can be rendered without visible loss.
+        """The short side, in pixels, of a decoded image that suffices to render views without visible loss.
 
-        Filters that shrink to a third see hardly anything of what is finer; a crop of half the area still shrinks to 0.47.
+        Downscaling to a third removes nearly all finer detail; a crop of half the area is still downscaled to 0.47.
         """
         longest = self.resize if isinstance(self.resize, int) else max(self.resize)
         return 3 * max(longest, *self.size)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:
-        """Read what ``dataclasses.asdict`` gave, after a trip through JSON."""
+        """Return the preprocessing from the JSON form of ``dataclasses.asdict``."""
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }

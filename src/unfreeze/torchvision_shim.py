@@ -1,9 +1,9 @@
-"""Let torchvision's models and transforms import beside a build of torch that its compiled operators don't match.
+"""Import of torchvision's models and transforms with a build of torch that doesn't match its compiled operators.
 
-The Linux wheel of torchvision on PyPI is compiled for a CUDA build of torch.  Beside a CPU build its operators stay
-unregistered, and ``import torchvision`` (and so ``import timm``) stops with "operator torchvision::nms does not exist".
-Declaring the two schemas that its Python files decorate is enough for models and transforms; ``torchvision.io`` and the
-detection operators stay unavailable, and nothing here uses them.
+The Linux wheel of torchvision on PyPI is compiled for a CUDA build of torch.  With a CPU build, its operators are not
+registered, and ``import torchvision`` (and ``import timm``) fails with "operator torchvision::nms does not exist".
+Declaring the two schemas that its Python files decorate suffices for models and transforms.  ``torchvision.io`` and the
+detection operators remain unavailable; this project doesn't use them.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 
 @lru_cache(maxsize=1)
 def ensure_torchvision() -> tuple[Any, ...]:
-    """Make ``import torchvision`` work; call it before the first import of torchvision or timm.
+    """Make ``import torchvision`` work; to be called before the first import of torchvision or timm.
 
     Returns:
-        What must stay alive for the shim to hold: empty where torchvision's own operators are there.
+        Objects that must stay alive for the shim to work; empty if torchvision has its own operators.
     """
     try:
         import torchvision
@@ -30,7 +30,8 @@ def ensure_torchvision() -> tuple[Any, ...]:
 
     library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
     for operator in ("nms", "qnms"):
-        library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+        schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        library.define(schema)  # type: ignore[no-untyped-call]
     import torchvision
 
     return (library, torchvision)

@@ -187,7 +187,7 @@ def test_names_run_no_formula_end_no_line_and_command_no_terminal(
 def test_both_engines_give_the_same_answers(run: Run, drawn: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = sorted(drawn.glob("*/*.jpg"))
     plain = list(run.stream(paths))
-    monkeypatch.setattr("unfreeze.predict.WORTH_BUILDING", len(paths))
+    monkeypatch.setattr("unfreeze.predict.MIN_COMPILED_IMAGES", len(paths))
     built = list(unfreeze.load(run.folder.root).stream(iter(paths)))
     assert [answer.path for answer in built] == [answer.path for answer in plain] == paths
     assert [answer.label for answer in built] == [answer.label for answer in plain]

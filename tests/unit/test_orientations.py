@@ -62,8 +62,10 @@ def test_a_pose_is_the_plain_view_to_the_pixel_wherever_it_is_rendered(photos: t
 def test_poses_are_kept_apart_from_each_other_and_from_views_that_are_drawn(photos: tuple[Path, ...]) -> None:
     own = renderer(photos[:1])
     views = [*Orientation, 1, 2]
-    assert len({own.identity(0, view) for view in views}) == len(views)
-    assert replace(own, seed=1, augmentation=None).identity(0, Orientation.ROT90) == own.identity(0, Orientation.ROT90)
+    assert len({own.cache_key(0, view) for view in views}) == len(views)
+    assert replace(own, seed=1, augmentation=None).cache_key(0, Orientation.ROT90) == own.cache_key(
+        0, Orientation.ROT90
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,11 +74,11 @@ def test_poses_are_kept_apart_from_each_other_and_from_views_that_are_drawn(phot
         (CROPS, (32, 48), (Orientation.IDENTITY, Orientation.FLIPPED)),
         (replace(CROPS, flip=0.0), (32, 32), IDENTITY_ONLY),
         (
-            replace(CROPS, turns=True),
+            replace(CROPS, rotate=True),
             (32, 32),
             (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270),
         ),
-        (replace(CROPS, turns=True), (32, 48), (Orientation.IDENTITY, Orientation.ROT180)),
+        (replace(CROPS, rotate=True), (32, 48), (Orientation.IDENTITY, Orientation.ROT180)),
     ],
 )
 def test_a_photo_is_shown_as_training_turned_it(

@@ -15,7 +15,7 @@ from unfreeze.models.saved import Classifier
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import (
     BATCH,
-    WORTH_BUILDING,
+    MIN_COMPILED_IMAGES,
     Prediction,
     Unread,
     photo_batches,
@@ -101,7 +101,7 @@ def test_every_engine_answers_in_order_and_averages_the_poses(
     orientations: tuple[Orientation, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("unfreeze.predict.WORTH_BUILDING", ENGINES[engine])
+    monkeypatch.setattr("unfreeze.predict.MIN_COMPILED_IMAGES", ENGINES[engine])
     monkeypatch.setattr("unfreeze.predict.BATCH", 7)
     backbone.network.module.train()
     model = classifier(backbone, orientations)
@@ -127,7 +127,7 @@ def test_every_engine_answers_in_order_and_averages_the_poses(
 def test_damaged_photos_keep_their_places_and_spoil_no_other_answer(
     photos: tuple[Path, ...], backbone: Backbone, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("unfreeze.predict.WORTH_BUILDING", ENGINES[engine])
+    monkeypatch.setattr("unfreeze.predict.MIN_COMPILED_IMAGES", ENGINES[engine])
     monkeypatch.setattr("unfreeze.predict.BATCH", 4)
     (tmp_path / "cut.png").write_bytes(photos[0].read_bytes()[:200])
     (tmp_path / "text.jpg").write_text("no photo")
@@ -154,8 +154,8 @@ def test_damaged_photos_keep_their_places_and_spoil_no_other_answer(
 def test_no_photos_and_none_that_can_be_read(backbone: Backbone, tmp_path: Path) -> None:
     model = classifier(backbone)
     assert list(predictions(model, [])) == []
-    answers = list(predictions(model, [tmp_path / "gone.png"] * WORTH_BUILDING))
-    assert len(answers) == WORTH_BUILDING
+    answers = list(predictions(model, [tmp_path / "gone.png"] * MIN_COMPILED_IMAGES))
+    assert len(answers) == MIN_COMPILED_IMAGES
     assert all(isinstance(answer, Unread) for answer in answers)
 
 
@@ -171,7 +171,7 @@ def test_photos_are_asked_for_a_few_batches_ahead(photos: tuple[Path, ...], monk
     answers = predictions(classifier(tiny_cnn()), endless())
     for _ in range(5 * BATCH):
         next(answers)
-    assert taken <= max(WORTH_BUILDING, 8 * BATCH)
+    assert taken <= max(MIN_COMPILED_IMAGES, 8 * BATCH)
     answers.close()  # type: ignore[attr-defined]
 
 

@@ -43,7 +43,7 @@ def predict(
         null: Names on stdin end with a NUL, as find -print0 writes them.
         device: auto, cpu, cuda, mps.
     """
-    from unfreeze.data.places import each_photo, expand_globs, listed, no_photo
+    from unfreeze.data.places import expand_globs, iter_photos, no_photo_error, read_path_list
     from unfreeze.predict import Unread
     from unfreeze.runs.run import load
     from unfreeze.runtime import echo, prepare_process, progress_bar
@@ -65,12 +65,12 @@ def predict(
     paths: Iterable[Path]
     total = None
     if from_stdin:
-        paths = listed(cast(BufferedIOBase, sys.stdin.buffer), null=null)
+        paths = read_path_list(cast(BufferedIOBase, sys.stdin.buffer), null=null)
     else:
         expanded = expand_globs(places)
-        paths, total = each_photo(expanded), sum(1 for _ in each_photo(expanded))
+        paths, total = iter_photos(expanded), sum(1 for _ in iter_photos(expanded))
         if not total:
-            raise no_photo(places)
+            raise no_photo_error(places)
     read = unread = 0
     with ExitStack() as stack:
         writes = list(_outputs(stack, csv, json, top or 1, finished.classes))
@@ -86,7 +86,7 @@ def predict(
             for write in writes:
                 write(prediction)
         if not read + unread:
-            raise no_photo(places)
+            raise no_photo_error(places)
     for file in (csv, json):
         if file is not None and file != STANDARD:
             print(f"{read} predictions in {file}", file=sys.stderr if STANDARD in (csv, json) else sys.stdout)

@@ -1,1 +1,1 @@
-"""Photos in, samples and splits and rendered views out."""
+"""Image data: reading, checking, splitting and rendering."""

@@ -1,4 +1,4 @@
-"""What is wrong with a set of photos: unreadable files, copies, leaks, thin classes; nothing on disk is changed."""
+"""Checks of an image set: unreadable files, copies, leaks between splits, small classes.  No file is changed."""
 
 from __future__ import annotations
 
@@ -19,69 +19,71 @@ from unfreeze.runtime import progress_bar
 _TINY_SIDE = 32
 _FEW_PHOTOS = 5
 _IMBALANCE = 10
-# Of identical files on several sides, the copies on the last of these sides stay: a test set is dearer than one photo.
-_SIDES = (None, "train", "val", "test")
+# Of identical files in several splits, those in the last of these splits are used: the test set stays complete.
+_SPLITS = (None, "train", "val", "test")
 
 
 def drop_unreadable(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> PhotoSet:
-    """Decode every photo in full, and leave out those that can't be: all that photos must be which are only scored.
+    """Decode every image in full and leave out the unreadable ones: the only check for images that are only scored.
 
     Args:
-        photos: As they were found.
-        known: The short side of photos that were decoded before, by the SHA-256 of the file; they are only hashed.
+        photos: The images that were found.
+        known: Short sides in pixels of images decoded before, by the file's SHA-256; these are only hashed.
 
     Raises:
-        PhotosError: None can be read.
+        PhotosError: No image can be read.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
-    read, reasons = _inspect_all(photos.samples, known)
-    if not read:
-        raise PhotosError("None of these photos can be read.", where=photos.root, mend=_first(reasons))
+    readable, reasons = _inspect_all(photos.samples, known)
+    if not readable:
+        raise PhotosError("None of these photos can be read.", where=photos.root, mend=_first_reasons(reasons))
     left_out = tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items())
-    return replace(photos, samples=tuple(read.values()), left_out=photos.left_out + left_out)
+    return replace(photos, samples=tuple(readable.values()), left_out=photos.left_out + left_out)
 
 
-def _first(reasons: dict[Sample, str]) -> str:
+def _first_reasons(reasons: dict[Sample, str]) -> str:
     return "\n         ".join(f"{sample.file_name}: {reason}" for sample, reason in list(reasons.items())[:5])
 
 
 def check(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> PhotoSet:
-    """Decode every photo in full and return the set that can be trained on, with what was left out and why.
-
-    ``known`` is as in ``drop_unreadable``.
+    """Decode every image in full and return the set to train on, with the reason for every file that is left out.
 
     - Unreadable files are left out.
-    - Byte-identical files with two labels are all left out. On two given sides, only the copies in test (then val,
-      then train) stay. Otherwise they join one group, and the user's groups that they touch become one, so that no
-      split parts them.
-    - A class without a photo left to train on is dropped, and the labels are numbered anew.
+    - Byte-identical files with two labels are all left out.  In two given splits, only the copies in test (then val,
+      then train) are used.  Otherwise the copies, and the user's groups that share them, become one group, which
+      no split divides.
+    - A class without a training image is dropped, and the labels are renumbered.
+
+    Args:
+        photos: The images that were found.
+        known: See ``drop_unreadable``.
 
     Raises:
-        PhotosError: Fewer than two classes have two readable photos, or none is left of a given val or test set.
+        PhotosError: Fewer than two classes have two readable images, or a given val or test set has none left.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
-    read, reasons = _inspect_all(photos.samples, known)
+    readable, reasons = _inspect_all(photos.samples, known)
     copies: dict[str, list[Sample]] = defaultdict(list)
-    for sample in read.values():
+    for sample in readable.values():
         copies[sample.digest].append(sample)
-    for same in copies.values():
-        reasons |= _conflicts(same)
-    kept = [sample for sample in read.values() if sample not in reasons]
-    trainable = {sample.label for sample in kept if sample.split in (None, "train")}
-    reasons |= {sample: "its class has no photo left to train on" for sample in kept if sample.label not in trainable}
-    kept = [sample for sample in kept if sample not in reasons]
-    grouped = _joined(kept)
-    n_copies = len(kept) - len({sample.digest for sample in kept})
+    for identical in copies.values():
+        reasons |= _conflicts(identical)
+    usable = [sample for sample in readable.values() if sample not in reasons]
+    trainable = {sample.label for sample in usable if sample.split in (None, "train")}
+    reasons |= {sample: "its class has no photo left to train on" for sample in usable if sample.label not in trainable}
+    usable = [sample for sample in usable if sample not in reasons]
+    grouped = _merge_groups(usable)
+    n_copies = len(usable) - len({sample.digest for sample in usable})
     if sum(count >= 2 for count in _class_counts(grouped).values()) < 2:
         raise PhotosError(
             f"Of {len(photos.samples)} photos {len(grouped)} can be used, and fewer than two classes have two of them.",
             where=photos.root,
-            mend=_first(reasons) or "Add photos.",
+            mend=_first_reasons(reasons) or "Add photos.",
         )
-    for side in ("val", "test"):
-        gone = {sample: reason for sample, reason in reasons.items() if sample.split == side}
-        if gone and not any(sample.split == side for sample in grouped):
-            raise PhotosError(f"No photo of your {side} set can be used.", where=photos.root, mend=_first(gone))
+    for name in ("val", "test"):
+        lost = {sample: reason for sample, reason in reasons.items() if sample.split == name}
+        if lost and not any(sample.split == name for sample in grouped):
+            raise PhotosError(f"No photo of your {name} set can be used.", where=photos.root, mend=_first_reasons(lost))
     labels = {old: new for new, old in enumerate(sorted(trainable))}
     checked = PhotoSet(
         photos.root,
@@ -94,8 +96,8 @@ def check(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> 
 
 
 def _inspect_all(samples: Sequence[Sample], known: Mapping[str, int]) -> tuple[dict[Sample, Sample], dict[Sample, str]]:
-    """Return the readable photos with their digest and short side, by what they were, and the reasons against others."""
-    read: dict[Sample, Sample] = {}
+    """Return the readable samples with digest and short side, by the given sample, and why the others can't be read."""
+    readable: dict[Sample, Sample] = {}
     reasons: dict[Sample, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = progress_bar(
@@ -105,12 +107,12 @@ def _inspect_all(samples: Sequence[Sample], known: Mapping[str, int]) -> tuple[d
             if isinstance(result, DecodeError):
                 reasons[sample] = f"{result.what} {result.mend or ''}".strip()
             else:
-                read[sample] = result
-    return read, reasons
+                readable[sample] = result
+    return readable, reasons
 
 
 def _inspect(sample: Sample, known: Mapping[str, int]) -> Sample | DecodeError:
-    """Return the photo with its digest and short side, or what is wrong with it."""
+    """Return the sample with its digest and short side, or the error."""
     try:
         with sample.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -121,27 +123,27 @@ def _inspect(sample: Sample, known: Mapping[str, int]) -> Sample | DecodeError:
         return DecodeError(f"The file can't be read: {error.strerror}.", where=sample.path)
 
 
-def _conflicts(same: list[Sample]) -> dict[Sample, str]:
-    """Return which of these byte-identical photos can't stay, and why."""
-    if len({sample.label for sample in same}) > 1:
-        others = {sample: next(other for other in same if other.label != sample.label) for sample in same}
+def _conflicts(identical: list[Sample]) -> dict[Sample, str]:
+    """Return which of these byte-identical images can't be used, and why."""
+    if len({sample.label for sample in identical}) > 1:
+        others = {sample: next(other for other in identical if other.label != sample.label) for sample in identical}
         return {
             sample: f"is byte-identical to {other.file_name}, which has another label"
             for sample, other in others.items()
         }
-    keeper = max(same, key=lambda sample: _SIDES.index(sample.split))
+    used = max(identical, key=lambda sample: _SPLITS.index(sample.split))
     return {
-        sample: f"is byte-identical to {keeper.file_name}, which is in {keeper.split}"
-        for sample in same
-        if sample.split != keeper.split
+        sample: f"is byte-identical to {used.file_name}, which is in {used.split}"
+        for sample in identical
+        if sample.split != used.split
     }
 
 
-def _joined(samples: list[Sample]) -> list[Sample]:
-    """Return the samples with copies, and the user's groups that share copies, joined into one group each."""
+def _merge_groups(samples: list[Sample]) -> list[Sample]:
+    """Return the samples with copies, and the user's groups that share copies, merged into one group each."""
     parent: dict[str, str] = {}
 
-    def find(key: str) -> str:
+    def root(key: str) -> str:
         while parent.setdefault(key, key) != key:
             key = parent[key]
         return key
@@ -149,17 +151,17 @@ def _joined(samples: list[Sample]) -> list[Sample]:
     keys = {sample: f"file {sample.digest}" for sample in samples}
     for sample in samples:
         if sample.group is not None:
-            parent[find(keys[sample])] = find(f"group {sample.group}")
+            parent[root(keys[sample])] = root(f"group {sample.group}")
     members: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
-        members[find(keys[sample])].append(sample)
+        members[root(keys[sample])].append(sample)
 
-    def name(sample: Sample) -> str | None:
-        together = members[find(keys[sample])]
+    def group_name(sample: Sample) -> str | None:
+        together = members[root(keys[sample])]
         named = [other.group for other in together if other.group is not None]
         return min(named, default=f"copies of {together[0].file_name}" if len(together) > 1 else None)
 
-    return [replace(sample, group=name(sample)) for sample in samples]
+    return [replace(sample, group=group_name(sample)) for sample in samples]
 
 
 def _class_counts(samples: Sequence[Sample]) -> dict[int, int]:
@@ -180,15 +182,18 @@ def _notes(checked: PhotoSet, dropped: list[str], n_copies: int) -> Iterator[str
     if counts[largest] > _IMBALANCE * counts[smallest]:
         yield (
             f"{largest!r} has {counts[largest]} photos and {smallest!r} {counts[smallest]}: "
-            "judge by balanced accuracy, and add photos to the small classes."
+            "compare by balanced accuracy, and add photos to the small classes."
         )
     few = [name for name, count in counts.items() if count < _FEW_PHOTOS]
     if few:
-        yield f"Fewer than {_FEW_PHOTOS} photos are in {quote_list(few)}: add some, or expect no reliable figure for these."
-    sides: dict[str, set[str]] = defaultdict(set)
+        yield (
+            f"Fewer than {_FEW_PHOTOS} photos are in {quote_list(few)}: "
+            "add some, or expect no reliable figure for these."
+        )
+    splits_by_group: dict[str, set[str]] = defaultdict(set)
     for sample in checked.samples:
         if sample.group is not None and sample.split is not None:
-            sides[sample.group].add(sample.split)
-    torn = sorted(group for group, splits in sides.items() if len(splits) > 1)
-    if torn:
-        yield f"Your splits part the groups {quote_list(torn)}: scores will be too good; put each group on one side."
+            splits_by_group[sample.group].add(sample.split)
+    divided = sorted(group for group, splits in splits_by_group.items() if len(splits) > 1)
+    if divided:
+        yield f"Your splits part the groups {quote_list(divided)}: scores will be too good; put each group on one side."

@@ -1,7 +1,7 @@
-"""The one decoder: training, evaluation, prediction and serving all see a file as ``decode`` renders it.
+"""Decoding of image files to upright 8-bit RGB, the same for training, evaluation, prediction and serving.
 
-Pillow, pydicom and tifffile read the files; what they leave to the caller is here: orientation, bit depth,
-transparency, limits and errors.  torchvision.io is not used, as it reads no TIFF, BMP or DICOM.
+Pillow, pydicom and tifffile read the files.  This module adds orientation, bit depth, transparency, limits and errors.
+torchvision.io is not used, as it reads no TIFF, BMP or DICOM.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ PHOTO_SUFFIXES = frozenset({
 # fmt: on
 
 MAX_PIXELS = 178_956_970
-"""Width x height that is still decoded: Pillow's own hard limit, well above any camera (a 150 MP back included)."""
+"""Largest width x height that is decoded: Pillow's own hard limit, above any camera (150 MP backs included)."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeLimits:
-    """What is decoded at all: an allow-list.
+    """The formats and sizes that are decoded.
 
     Attributes:
-        formats: Pillow's names, tried in this order, and DICOM; the content decides.
+        formats: Pillow's names, tried on the file's content in this order, and DICOM.
         pixels: The largest width x height.
     """
 
@@ -44,17 +44,17 @@ class DecodeLimits:
     pixels: int
 
 
-# Pillow also knows formats that start other programs (EPS) or have a record of holes (PSD, FLI).
-# TGA has no signature and so comes last.
+# Pillow also reads formats that start other programs (EPS) or had many vulnerabilities (PSD, FLI): these are left out.
+# TGA has no signature and is tried last.
 ANY_PHOTO = DecodeLimits(
     ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "DICOM"), MAX_PIXELS
 )
-"""The user's own files."""
+"""The limits for the user's own files."""
 
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LARGEST_PIXEL = 16  # bytes: four bands of float32
 _BITS_PER_SAMPLE, _ORIENTATION, _PLANAR_CONFIGURATION, _GDAL_NODATA = 258, 274, 284, 42113
-_TURNS = {
+_TRANSPOSE_BY_EXIF = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -65,85 +65,89 @@ _TURNS = {
 }
 
 
-def decode(photo: Path | BinaryIO, min_side: int | None = None, accepted: DecodeLimits = ANY_PHOTO) -> Image.Image:
-    """Return the photo, a file or one that is open, upright, as 8-bit RGB; safe to call from several threads at once.
+def decode(source: Path | BinaryIO, min_side: int | None = None, limits: DecodeLimits = ANY_PHOTO) -> Image.Image:
+    """Decode an image file to upright 8-bit RGB; safe to call from several threads at once.
 
-    - It comes in its own size.  With ``min_side``, a JPEG may come in a half, a quarter or an eighth of it, its short side no
-      less than ``min_side`` pixels: the decoder doesn't work the finest detail out, and there is less to shrink afterwards.
-
-    - What the bytes are decides, not the suffix. The first frame or page is taken; ICC profiles aren't applied.
-    - EXIF orientation is applied, so that the network sees what the person who labelled it saw.
+    - The file's content decides the format, not its suffix.  The first frame or page is decoded; ICC profiles aren't
+      applied.
+    - EXIF orientation is applied: the network sees the image as the person who labelled it saw it.
     - Transparent parts turn white, as most viewers show them; the colours stored below them are arbitrary.
     - 16-bit, 32-bit and float grey is stretched from its own 0.5th-99.5th percentile to 0-255, because a plain
-      conversion clips: 16-bit X-rays turn white and floats in 0..1 black. Non-finite and no-data pixels turn black.
-      8-bit images are never stretched; 16-bit colour keeps its upper 8 bits.
-    - DICOM goes through rescale slope and window. TIFFs that Pillow can't read go through tifffile, if installed; of
-      their bands the first three are shown, stretched together where they aren't 8-bit.
+      conversion clips: 16-bit X-rays turn white and floats in 0..1 black.  Non-finite and no-data pixels turn black.
+      8-bit images are never stretched; of 16-bit colour the upper 8 bits are used.
+    - DICOM's rescale slope and window are applied.  TIFFs that Pillow can't read are read by tifffile, if installed;
+      their first three bands are used, stretched together where they aren't 8-bit.
+
+    Args:
+        source: The file's path, or the open file.
+        min_side: Pixels; a JPEG may be decoded to a half, a quarter or an eighth of its size, with a short side of at
+            least this.  This skips the finest detail and leaves less to downscale.  None: full size.
+        limits: The accepted formats and sizes.
 
     Raises:
-        FormatError: It is no photo, or not in an accepted format.
-        SizeError: It has more pixels than are accepted.
+        FormatError: The file is no image, or not in an accepted format.
+        SizeError: The image has more pixels than are limits.
         DecodeError: The file is missing or damaged.
-        MissingExtraError: It is a DICOM file and pydicom isn't installed.
+        MissingExtraError: The file is DICOM and pydicom isn't installed.
     """
-    path = photo if isinstance(photo, Path) else None
+    path = source if isinstance(source, Path) else None
     try:
-        opened = photo.open("rb") if isinstance(photo, Path) else nullcontext(photo)
+        opened = source.open("rb") if isinstance(source, Path) else nullcontext(source)
         with opened as file, suppress_warnings(module=r"(PIL|pydicom|tifffile)\b"):
-            return _decode(file, path, min_side, accepted)
+            return _decode(file, path, min_side, limits)
     except UnfreezeError:
         raise
     except Image.DecompressionBombError as error:
         raise SizeError(
-            f"The photo has more than the {accepted.pixels:,} pixels that are read.",
+            f"The photo has more than the {limits.pixels:,} pixels that are read.",
             where=path,
             mend="Save it in a smaller size; networks see a few hundred pixels a side.",
         ) from error
-    except Exception as error:  # Pillow reports bad data with any class, from SyntaxError to MemoryError
+    except Exception as error:  # Pillow raises any class on bad data, from SyntaxError to MemoryError
         reason = (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
         raise DecodeError(
             f"The photo can't be read: {reason}.", where=path, mend="Save it anew as JPEG or PNG, or remove it."
         ) from error
 
 
-def _decode(file: BinaryIO, path: Path | None, enough: int | None, accepted: DecodeLimits) -> Image.Image:
+def _decode(file: BinaryIO, path: Path | None, min_side: int | None, limits: DecodeLimits) -> Image.Image:
     head = file.read(132)
     file.seek(0)
     if not head:
         raise DecodeError("The file is empty.", where=path, mend="Copy it anew, or remove it.")
-    # DICOM first: its free preamble may well look like a TIFF.
+    # DICOM comes first, because its free preamble may look like a TIFF.
     named_dicom = path is not None and path.suffix.lower() in (".dcm", ".dicom")
-    if "DICOM" in accepted.formats and (named_dicom or head[128:] == b"DICM"):
-        return _decode_dicom(file, path, accepted)
+    if "DICOM" in limits.formats and (named_dicom or head[128:] == b"DICM"):
+        return _decode_dicom(file, path, limits)
     Image.init()
     try:
-        image = Image.open(file, formats=[name for name in accepted.formats if name in Image.OPEN])
+        image = Image.open(file, formats=[name for name in limits.formats if name in Image.OPEN])
     except UnidentifiedImageError:
-        if "TIFF" in accepted.formats and head.startswith(_TIFF_SIGNATURES):
-            return _decode_scientific_tiff(file, path, accepted)
+        if "TIFF" in limits.formats and head.startswith(_TIFF_SIGNATURES):
+            return _decode_scientific_tiff(file, path, limits)
         raise FormatError(
             "The content is no photo in a format that is read here.",
             where=path,
             mend="Save it as JPEG or PNG, or remove it.",
         ) from None
     with image:
-        _refuse_bomb(image.width, image.height, accepted)
+        _refuse_bomb(image.width, image.height, limits)
         if _is_deep_planar(image):
-            return _decode_scientific_tiff(file, path, accepted)
-        if enough is not None:
-            image.draft(None, (enough, enough))  # does nothing to formats other than JPEG
+            return _decode_scientific_tiff(file, path, limits)
+        if min_side is not None:
+            image.draft(None, (min_side, min_side))  # affects JPEG only
         image.load()
         return _flatten(_turn_upright(image))
 
 
-def _refuse_bomb(width: int, height: int, accepted: DecodeLimits) -> None:
-    # Pillow's own check comes first, but it follows a global setting that other libraries switch off.
-    if width * height > accepted.pixels:
+def _refuse_bomb(width: int, height: int, limits: DecodeLimits) -> None:
+    # Pillow checks this first, but by a global setting that other libraries switch off.
+    if width * height > limits.pixels:
         raise Image.DecompressionBombError
 
 
 def _is_deep_planar(image: Image.Image) -> bool:
-    # Pillow 13 takes the bytes of 16-bit colour planes for 8-bit pixels, without an error.
+    # Pillow 13 reads the bytes of 16-bit colour planes as 8-bit pixels, without an error.
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(_BITS_PER_SAMPLE, ())
     return tags.get(_PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8
@@ -151,10 +155,10 @@ def _is_deep_planar(image: Image.Image) -> bool:
 
 def _turn_upright(image: Image.Image) -> Image.Image:
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # malformed EXIF says nothing against the pixels, which have been read in full by now
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        method = _TRANSPOSE_BY_EXIF.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # malformed EXIF; the pixels have been decoded in full
+        method = None
+    return image if method is None else image.transpose(method)
 
 
 def _flatten(image: Image.Image) -> Image.Image:
@@ -166,19 +170,19 @@ def _flatten(image: Image.Image) -> Image.Image:
         return _to_rgb(_stretch(values))
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        # Some writers leave the alpha channel at 0 throughout and mean that it is unused.
+        # Some programs write 0 throughout an unused alpha channel.
         if image.getchannel("A").getextrema() != (0, 0):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
 
 
 def _stretch(values: npt.NDArray[np.float32], window: tuple[float, float] | None = None) -> npt.NDArray[np.uint8]:
-    """Map ``window``, by default the finite values' 0.5th-99.5th percentile, to 0-255."""
+    """Map ``window`` (default: the finite values' 0.5th-99.5th percentile) linearly to 0-255."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return np.zeros(values.shape, np.uint8)
     low, high = window or map(float, np.percentile(finite, (0.5, 99.5)))
-    if high <= low:  # a small bright spot on an even ground, such as a mask
+    if high <= low:  # nearly all pixels are equal, as in a mask with a small bright spot
         low, high = float(finite.min()), float(finite.max())
     span = max(high - low, float(np.finfo(np.float32).tiny))
     with np.errstate(all="ignore"):
@@ -191,7 +195,7 @@ def _to_rgb(pixels: npt.NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
 
 
-def _decode_scientific_tiff(file: BinaryIO, path: Path | None, accepted: DecodeLimits) -> Image.Image:
+def _decode_scientific_tiff(file: BinaryIO, path: Path | None, limits: DecodeLimits) -> Image.Image:
     try:
         import tifffile
     except ImportError:
@@ -203,8 +207,8 @@ def _decode_scientific_tiff(file: BinaryIO, path: Path | None, accepted: DecodeL
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages[0]
-        _refuse_bomb(page.imagewidth, page.imagelength, accepted)
-        if page.nbytes > _LARGEST_PIXEL * accepted.pixels:  # by its header: thousands of bands
+        _refuse_bomb(page.imagewidth, page.imagelength, limits)
+        if page.nbytes > _LARGEST_PIXEL * limits.pixels:  # the header promises thousands of bands
             raise Image.DecompressionBombError
         pixels: npt.NDArray[Any] = page.asarray()
         if page.axes.startswith("S"):
@@ -221,7 +225,7 @@ def _decode_scientific_tiff(file: BinaryIO, path: Path | None, accepted: DecodeL
     return _to_rgb(pixels if pixels.dtype == np.uint8 else _stretch(pixels.astype(np.float32)))
 
 
-def _decode_dicom(file: BinaryIO, path: Path | None, accepted: DecodeLimits) -> Image.Image:
+def _decode_dicom(file: BinaryIO, path: Path | None, limits: DecodeLimits) -> Image.Image:
     try:
         import pydicom
         from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
@@ -229,7 +233,7 @@ def _decode_dicom(file: BinaryIO, path: Path | None, accepted: DecodeLimits) -> 
         purpose = "Reading a DICOM file" if path is None else f"Reading the DICOM file {path.name}"
         raise MissingExtraError("pydicom", "dicom", purpose) from None
     dataset = pydicom.dcmread(file)
-    _refuse_bomb(int(dataset.Columns), int(dataset.Rows), accepted)
+    _refuse_bomb(int(dataset.Columns), int(dataset.Rows), limits)
     pixels: npt.NDArray[Any] = pixel_array(dataset, index=0)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
@@ -244,7 +248,7 @@ def _decode_dicom(file: BinaryIO, path: Path | None, accepted: DecodeLimits) -> 
 
 
 def _linear_window(dataset: Any) -> tuple[float, float] | None:
-    """Return the lowest and highest shown value of the first window, or None where there is none or it isn't linear."""
+    """Return the lowest and highest value of the first window, or None without a linear window."""
     if "VOILUTSequence" in dataset or dataset.get("VOILUTFunction") == "SIGMOID":
         return None
     centre, width = (np.atleast_1d(dataset.get(key) or 0.0)[0] for key in ("WindowCenter", "WindowWidth"))

@@ -1,4 +1,4 @@
-"""Walking a tree of photos as people and their systems leave it: link loops, litter, side files, odd names."""
+"""Traversal of a folder tree of images, robust to link loops, system files, side files and odd names."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from pathlib import Path
 
 from unfreeze.data.decode import PHOTO_SUFFIXES
 
-_LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
+_IGNORED = frozenset({"thumbs.db", "desktop.ini", "__macosx", "@eadir"})
 _SIDE_SUFFIXES = frozenset({".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".db", ".yaml", ".yml", ".html", ".pdf"})
 
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file or folder that isn't used, and why."""
+    """A file or folder that isn't used, and the reason."""
 
     file_name: str
     reason: str
 
 
 def display_name(text: str) -> str:
-    """Return a file or class name as valid Unicode in NFC, so that equal-looking names are equal and can be written."""
+    """Return a file or class name as valid Unicode in NFC: equal-looking names become equal."""
     return unicodedata.normalize("NFC", os.fsencode(text).decode("utf-8", "replace"))
 
 
 class FolderWalk:
-    """One walk over a tree: enters every folder once, whatever the links in it say, and remembers what it passed over.
+    """A traversal of one tree, which enters every folder once, also through links, and records what it skips.
 
     Attributes:
-        left_out: Files and folders that were passed over, so far.
-        side_files: Number of texts and tables that lie between the photos, so far.
+        left_out: Files and folders skipped so far.
+        side_files: Number of texts and tables found among the images so far.
     """
 
     def __init__(self, root: Path) -> None:
@@ -42,17 +42,17 @@ class FolderWalk:
         self._entered = {os.path.realpath(root)}
 
     def name(self, path: Path) -> str:
-        """Return a path below the root for display."""
+        """Return the path relative to the root, for display."""
         return display_name(path.relative_to(self.root).as_posix())
 
     def leave_out(self, path: Path, reason: str) -> None:
-        """Remember a file or folder that isn't used."""
+        """Record a file or folder that isn't used."""
         self.left_out.append(Skipped(self.name(path), reason))
 
     def folders(self, folder: Path) -> list[Path]:
-        """Return the folders directly in ``folder`` and claim them: links elsewhere can't enter them any more."""
+        """Return the folders directly in ``folder`` and mark them as entered: later links to them are skipped."""
         new = []
-        # Real folders come before links, so that a class isn't named after a link to it.
+        # Real folders come before links: a class is named by its folder and not by a link to it.
         for entry in sorted((entry for entry in self._entries(folder) if entry.is_dir()), key=Path.is_symlink):
             real = os.path.realpath(entry)
             if real in self._entered:
@@ -63,7 +63,7 @@ class FolderWalk:
         return sorted(new)
 
     def files(self, folder: Path) -> list[Path]:
-        """Return the photos directly in ``folder``, told by suffix, and leave out what is no photo."""
+        """Return the images directly in ``folder``, recognised by suffix, and record other files as skipped."""
         photos = []
         for entry in self._entries(folder):
             suffix = entry.suffix.lower()
@@ -81,18 +81,18 @@ class FolderWalk:
                 photos.append(entry)
         return photos
 
-    def each(self, folder: Path) -> Iterator[Path]:
-        """Yield the photos anywhere below ``folder``; of the folders, one at a time is listed."""
+    def iter_photos(self, folder: Path) -> Iterator[Path]:
+        """Yield the images anywhere below ``folder``; one folder at a time is listed."""
         yield from self.files(folder)
         for inner in self.folders(folder):
-            yield from self.each(inner)
+            yield from self.iter_photos(inner)
 
     def photos(self, folder: Path) -> list[Path]:
-        """Return the photos anywhere below ``folder``."""
-        return list(self.each(folder))
+        """Return the images anywhere below ``folder``."""
+        return list(self.iter_photos(folder))
 
     def notes(self) -> list[str]:
-        """Return a sentence on the side files, where there are any."""
+        """Return a sentence about the side files, if there are any."""
         return (
             [f"Side files that are no photos (texts, tables) were passed over: {self.side_files}."]
             if self.side_files
@@ -105,10 +105,10 @@ class FolderWalk:
         except OSError as error:
             self.leave_out(folder, f"can't be listed: {error.strerror}")
             return []
-        return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _LITTER]
+        return [entry for entry in entries if not entry.name.startswith(".") and entry.name.lower() not in _IGNORED]
 
 
 def quote_list(names: Iterable[str]) -> str:
-    """Return the first few names, quoted."""
+    """Return the first eight names, quoted, and the number of others."""
     names = list(names)
     return ", ".join(repr(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

@@ -1,4 +1,4 @@
-"""Where the photos of a finished run are now, by the names that its tables give them."""
+"""Locations of the images of a finished run, by the names in the run's tables."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from unfreeze.files import is_file, is_folder
 
 
 def relocate_images(source: Path | None, names: Sequence[str]) -> dict[str, Path]:
-    """Return where the photos of a source are, by the names that a run's tables give them; lost ones are absent."""
+    """Return the paths of a source's images by the names in a run's tables; missing ones are absent."""
     if source is None:
         return {}
     root = source if is_folder(source) else source.parent
-    found = {name: root / name for name in names if is_file(root / name)}
-    if len(found) < len(names):
-        # The tables have names as they are shown; on disk they may be spelled in another form of Unicode, or in none.
+    paths = {name: root / name for name in names if is_file(root / name)}
+    if len(paths) < len(names):
+        # The tables have display names; on disk a name may be in another Unicode form, or invalid Unicode.
         try:
-            listed = read_photos(source, to_train=False).samples
+            samples = read_photos(source, to_train=False).samples
         except (UnfreezeError, OSError):
-            return found
-        lost = set(names) - set(found)
-        found |= {sample.file_name: sample.path for sample in listed if sample.file_name in lost}
-    return found
+            return paths
+        missing = set(names) - set(paths)
+        paths |= {sample.file_name: sample.path for sample in samples if sample.file_name in missing}
+    return paths

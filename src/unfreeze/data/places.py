@@ -1,4 +1,4 @@
-"""Where the photos to predict are: files, folders, patterns, and lists of files and folders."""
+"""Image paths to predict, from files, folders, glob patterns, and lists of files and folders."""
 
 from __future__ import annotations
 
@@ -14,94 +14,94 @@ from unfreeze.files import exists, is_folder
 _WILD = frozenset("*?[")
 
 
-def find_photos(places: Iterable[str | Path]) -> list[Path]:
-    """Return the given files, whatever their suffix, and all photos below the given folders; each once, in order.
+def find_photos(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the given files, whatever their suffix, and all images below the given folders; each once, in order.
 
     Raises:
-        PhotosError: A place doesn't exist, a pattern matches nothing, or there is no photo in any.
+        PhotosError: A path doesn't exist, a pattern matches nothing, or no image was found.
     """
-    given = list(places)
-    found = list(each_photo(expand_globs(given)))
-    if not found:
-        raise no_photo(given)
-    return found
+    paths = list(paths)
+    photos = list(iter_photos(expand_globs(paths)))
+    if not photos:
+        raise no_photo_error(paths)
+    return photos
 
 
-def no_photo(places: Iterable[str | Path]) -> PhotosError:
-    """Return what is to be said where the places hold no photo."""
+def no_photo_error(paths: Iterable[str | Path]) -> PhotosError:
+    """Return the error for paths without any image."""
     return PhotosError(
-        "No photo was found.", where=", ".join(map(str, places)), mend="Name photos or folders of photos."
+        "No photo was found.", where=", ".join(map(str, paths)), mend="Name photos or folders of photos."
     )
 
 
-def each_photo(places: Sequence[Path]) -> Iterator[Path]:
-    """Yield the given files, whatever their suffix, and all photos below the given folders; each once, in order.
+def iter_photos(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the given files, whatever their suffix, and all images below the given folders; each once, in order.
 
-    A single folder takes no more memory than its largest folder's names; what was seen is remembered only where several
-    places may overlap.
+    For a single folder, memory is bounded by the names in its largest subfolder.  Paths already yielded are stored only
+    where several were given, which may overlap.
     """
     seen: set[Path] = set()
-    for place in places:
-        for photo in FolderWalk(place).each(place) if is_folder(place) else (place,):
-            if len(places) == 1:
+    for path in paths:
+        for photo in FolderWalk(path).iter_photos(path) if is_folder(path) else (path,):
+            if len(paths) == 1:
                 yield photo
             elif photo not in seen:
                 seen.add(photo)
                 yield photo
 
 
-def expand_globs(places: Iterable[str | Path]) -> list[Path]:
-    """Return the places with what patterns match in their stead, sorted.
+def expand_globs(paths: Iterable[str | Path]) -> list[Path]:
+    """Return the paths, with each glob pattern replaced by its matches, sorted.
 
-    ``*``, ``?`` and ``[...]`` match within a name, hidden files aside, and ``**`` matches any number of folders, but follows
-    no links.  What exists under a pattern's very name is meant itself.
+    ``*``, ``?`` and ``[...]`` match within a name, except hidden files; ``**`` matches any number of folders and
+    follows no links.  A pattern that is itself the name of an existing file or folder is taken literally.
 
     Raises:
-        PhotosError: A place doesn't exist, or a pattern matches nothing.
+        PhotosError: A path doesn't exist, or a pattern matches nothing.
     """
-    return [found for place in places for found in _matches(Path(place))]
+    return [match for path in paths for match in _matches(Path(path))]
 
 
-def listed(stream: BufferedIOBase, *, null: bool = False) -> Iterator[Path]:
-    """Yield the photos of a list of files and folders, as soon as they come, as often as they are listed.
+def read_path_list(stream: BufferedIOBase, *, null: bool = False) -> Iterator[Path]:
+    """Yield the images of a list of files and folders while it is being read, as often as each is listed.
 
-    A file that doesn't exist is yielded, too: who opens it reports it, and the rest of a long list isn't lost.
+    A missing file is yielded, too: the reader of the file reports it, and the rest of a long list is still processed.
 
     Args:
-        stream: The list; its names mean themselves, patterns or not.
-        null: Whether the names end with a NUL, as those of ``find -print0`` do, and not with the line.
+        stream: The list; glob patterns are not expanded.
+        null: Whether each name ends with a NUL, as from ``find -print0``, instead of a newline.
     """
     end, rest = b"\0" if null else b"\n", b""
     while block := stream.read1(2**16):
         *names, rest = (rest + block).split(end)
-        yield from _photos_at(names, null)
-    yield from _photos_at([rest], null)
+        yield from _photos_of_names(names, null)
+    yield from _photos_of_names([rest], null)
 
 
-def _photos_at(names: Iterable[bytes], null: bool) -> Iterator[Path]:
+def _photos_of_names(names: Iterable[bytes], null: bool) -> Iterator[Path]:
     for name in names:
-        plain = name if null else name.removesuffix(b"\r")
-        if plain:
-            yield from each_photo([Path(os.fsdecode(plain))])
+        path = name if null else name.removesuffix(b"\r")
+        if path:
+            yield from iter_photos([Path(os.fsdecode(path))])
 
 
-def _matches(place: Path) -> list[Path]:
-    root, rest = Path(), list(place.parts)
+def _matches(pattern: Path) -> list[Path]:
+    root, rest = Path(), list(pattern.parts)
     while rest and (not _WILD & set(rest[0]) or exists(root / rest[0])):
         root /= rest.pop(0)
     if not rest:
         if not exists(root):
-            raise PhotosError("There is no such file or folder.", where=place)
+            raise PhotosError("There is no such file or folder.", where=pattern)
         return [root]
     try:
-        found = sorted(path for path in root.glob("/".join(rest)) if not _hidden(path.relative_to(root), rest))
+        matches = sorted(path for path in root.glob("/".join(rest)) if not _hidden(path.relative_to(root), rest))
     except ValueError as error:
-        raise PhotosError(f"The pattern can't be understood: {error}", where=place) from error
-    if not found:
-        raise PhotosError("Nothing matches this pattern.", where=place, mend="** stands for any number of folders.")
-    return found
+        raise PhotosError(f"The pattern can't be understood: {error}", where=pattern) from error
+    if not matches:
+        raise PhotosError("Nothing matches this pattern.", where=pattern, mend="** stands for any number of folders.")
+    return matches
 
 
 def _hidden(path: Path, pattern: Sequence[str]) -> bool:
-    """Return whether any part of the path is hidden, apart from those that the pattern spells out."""
+    """Return whether any part of the path is hidden, except parts that the pattern names literally."""
     return any(part.startswith(".") and part not in pattern for part in path.parts)

@@ -1,4 +1,4 @@
-"""Reference photos of the original task: what the forgetting meter shows the original head."""
+"""Reference images of the original task, on which forgetting is measured."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from unfreeze.errors import PhotosError
 
 
 def read_reference(folder: Path, class_names: Sequence[Sequence[str]]) -> PhotoSet:
-    """List reference photos from ``folder/CLASS/**``, labelled by the output of the original head that each belongs to.
+    """List reference images from ``folder/CLASS/**``, labelled with the matching output of the original head.
 
     Args:
-        folder: Holds a folder for each class, named by any of its names; case, underscores and spaces don't matter.
+        folder: Has one folder a class, with any of the class's names; case, underscores and spaces don't matter.
         class_names: For each output of the original head, all its names (WordNet id, synset words, category, ...).
 
     Returns:
-        Photos whose ``label`` is an index into ``class_names``; ``classes`` are the first names.  Folders that fit no
+        Images whose ``label`` is an index into ``class_names``; ``classes`` are the first names.  Folders that match no
         output, or several ("crane" is a bird and a machine), are left out with the reason.
 
     Raises:
-        PhotosError: The folder doesn't exist, or no folder in it fits.
+        PhotosError: The folder doesn't exist, or no folder in it matches.
     """
     if not folder.is_dir():
         raise PhotosError("There is no such folder of reference photos.", where=folder)
     outputs: dict[str, set[int]] = defaultdict(set)
     for output, names in enumerate(class_names):
         for name in names:
-            outputs[_plain(name)].add(output)
+            outputs[_normalized(name)].add(output)
     walk = FolderWalk(folder)
     samples: list[Sample] = []
     skipped: list[str] = []
-    for place in walk.folders(folder):
-        fits = sorted(outputs.get(_plain(place.name), ()))
-        if len(fits) == 1:
-            samples += [Sample(photo, walk.name(photo), fits[0]) for photo in walk.photos(place)]
+    for class_folder in walk.folders(folder):
+        matches = sorted(outputs.get(_normalized(class_folder.name), ()))
+        if len(matches) == 1:
+            samples += [Sample(path, walk.name(path), matches[0]) for path in walk.photos(class_folder)]
             continue
-        several = f"names several classes: {quote_list(class_names[output][0] for output in fits)}"
-        walk.leave_out(place, several if fits else "names no class of the original head")
-        skipped.append(walk.name(place))
+        several = f"names several classes: {quote_list(class_names[output][0] for output in matches)}"
+        walk.leave_out(class_folder, several if matches else "names no class of the original head")
+        skipped.append(walk.name(class_folder))
     if not samples:
         raise PhotosError(
             "No folder with photos is named like a class of the original head"
@@ -59,5 +59,5 @@ def read_reference(folder: Path, class_names: Sequence[Sequence[str]]) -> PhotoS
     )
 
 
-def _plain(name: str) -> str:
+def _normalized(name: str) -> str:
     return " ".join(display_name(name).casefold().replace("_", " ").split())

@@ -1,4 +1,4 @@
-"""From a folder or a table to labelled photos: which files there are, what they are labelled, what was passed over."""
+"""Labelled images from a folder or a table, without opening the images."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _LAYOUT = "Expected PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a table 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One labelled photo.
+    """One labelled image.
 
     Attributes:
-        path: The file as it is spelled on disk; the only one to open.
-        file_name: The path below the root with forward slashes, made safe for display (valid Unicode, NFC).
+        path: The file as it is spelled on disk, for opening it.
+        file_name: The path below the root with forward slashes, for display (valid Unicode, NFC).
         label: Index into ``PhotoSet.classes``.
-        group: Photos of one group (a patient, a tile) stay on one side of every split; None is a group of its own.
-        split: The side that the user put it on, or None.
-        digest: SHA-256 of the file, once it has been read.
-        short_side: In pixels, likewise; of a large JPEG, a half, a quarter or an eighth of it.
+        group: Images of one group (a patient, a tile) stay together in every split; None is a group of its own.
+        split: The split that the user gave, or None.
+        digest: SHA-256 of the file; empty until it has been read.
+        short_side: Pixels, or of a large JPEG a half, a quarter or an eighth of them; 0 until the file has been read.
     """
 
     path: Path
@@ -45,14 +45,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class PhotoSet:
-    """All photos of one source, in a stable order.
+    """All images of one source, in a stable order.
 
     Attributes:
         root: The folder that file names are relative to.
         classes: Class names by label, sorted; one list for all splits.
-        samples: The photos that are used.
-        left_out: The files that aren't.
-        notes: One sentence each on what the user should know or do.
+        samples: The images that are used.
+        left_out: Files and folders that aren't used.
+        notes: Sentences for the user.
     """
 
     root: Path
@@ -63,16 +63,16 @@ class PhotoSet:
 
 
 def read_photos(source: Path, *, to_train: bool = True) -> PhotoSet:
-    """List the labelled photos of a folder (with or without splits) or of a CSV, TSV or Parquet table; opens no photo.
+    """List the labelled images of a folder (with or without splits) or of a CSV, TSV or Parquet table.
 
     Args:
         source: The folder or the table.
-        to_train: Whether there must be two classes, each with photos to train on; photos that are only scored may be of
-            one class, and all be test photos.
+        to_train: Whether to require two classes, each with training images; images that are only scored may be of one
+            class, and all be test images.
 
     Raises:
-        PhotosError: The source doesn't exist, has another layout, or can't be trained on though it should.
-        MissingExtraError: It is a Parquet table and pyarrow isn't installed.
+        PhotosError: The source doesn't exist, has another layout, or has no two classes to train on.
+        MissingExtraError: The source is a Parquet table and pyarrow isn't installed.
     """
     if is_folder(source):
         photos = _read_folder(source)
@@ -116,22 +116,22 @@ def _read_folder(root: Path) -> PhotoSet:
     walk = FolderWalk(root)
     folders = walk.folders(root)
     inside = {folder: walk.folders(folder) for folder in folders if folder.name.lower() in _SPLITS}
-    # A class may well be called "test" (or "train", beside "bus"): only class folders inside make it a split.
+    # A class may be called "test" (or "train", beside "bus"): it is a split only with class folders inside.
     splits = inside if any(inside.values()) else {}
-    places: list[tuple[Path, Split | None]]
+    class_folders: list[tuple[Path, Split | None]]
     if splits:
         _refuse_odd_splits(root, splits, [folder for folder in folders if folder not in splits and walk.photos(folder)])
-        places = [(folder, _SPLITS[split.name.lower()]) for split in splits for folder in splits[split]]
+        class_folders = [(folder, _SPLITS[split.name.lower()]) for split in splits for folder in splits[split]]
     else:
-        places = [(folder, None) for folder in folders]
+        class_folders = [(folder, None) for folder in folders]
     loose = [photo for folder in (root, *splits) for photo in walk.files(folder)]
-    found = [(folder, split, walk.photos(folder)) for folder, split in places]
+    contents = [(folder, split, walk.photos(folder)) for folder, split in class_folders]
     rows = [
         _Row(photo, walk.name(photo), display_name(folder.name), None, split)
-        for folder, split, photos in found
+        for folder, split, photos in contents
         for photo in photos
     ]
-    empty = [walk.name(folder) for folder, _, photos in found if not photos]
+    empty = [walk.name(folder) for folder, _, photos in contents if not photos]
     if not rows or (inside and not splits and {row.path.parent for row in rows} <= set(inside)):
         raise PhotosError(
             f"There are no class folders with photos, only {len(loose) + len(rows)} photos without a class.",
@@ -141,21 +141,23 @@ def _read_folder(root: Path) -> PhotoSet:
     for photo in loose:
         walk.leave_out(photo, "lies outside every class folder")
     notes = [f"Folders without photos were passed over: {quote_list(empty)}."] if empty else []
-    within = [{photo.relative_to(folder).parts[:-1][:1] for photo in photos} for folder, _, photos in found if photos]
-    shared = sorted(name for (name,) in set.intersection(*within) - {()})
+    subfolders = [
+        {photo.relative_to(folder).parts[:-1][:1] for photo in photos} for folder, _, photos in contents if photos
+    ]
+    shared = sorted(name for (name,) in set.intersection(*subfolders) - {()})
     if len(shared) > 1:
         notes.append(
             f"All class folders hold {quote_list(shared)}: if those are the classes, name one of the folders instead."
         )
-    spelled = {folder.name for folder, _ in places}
-    return _photo_set(root, rows, walk.left_out, walk.notes() + notes + _twins(spelled))
+    spelled = {folder.name for folder, _ in class_folders}
+    return _photo_set(root, rows, walk.left_out, walk.notes() + notes + _unicode_form_notes(spelled))
 
 
-def _refuse_odd_splits(root: Path, splits: dict[Path, list[Path]], strangers: list[Path]) -> None:
-    if strangers:
+def _refuse_odd_splits(root: Path, splits: dict[Path, list[Path]], others: list[Path]) -> None:
+    if others:
         raise PhotosError(
             f"Split folders ({quote_list(folder.name for folder in splits)}) and other folders with photos "
-            f"({quote_list(folder.name for folder in strangers)}) lie side by side: is the second a class or a split?",
+            f"({quote_list(folder.name for folder in others)}) lie side by side: is the second a class or a split?",
             where=root,
             mend="Keep only train, val and test here, or only class folders, or list the photos in a table.",
         )
@@ -188,20 +190,20 @@ def _read_table(table: Path) -> PhotoSet:
         row = _Row(
             path, display_name(name), display_name(label), cells.get("group") or None, _SPLITS[side] if side else None
         )
-        first = rows.setdefault(os.path.realpath(path), row)
-        if (first.label, first.split) != (row.label, row.split):
+        earlier = rows.setdefault(os.path.realpath(path), row)
+        if (earlier.label, earlier.split) != (row.label, row.split):
             raise PhotosError(
-                f"{row.file_name} is listed twice, as {_described(first)} and as {_described(row)}.",
+                f"{row.file_name} is listed twice, as {_describe(earlier)} and as {_describe(row)}.",
                 where=where,
                 mend="Keep the row that is right.",
             )
-        repeated += first is not row
+        repeated += earlier is not row
         spelled.add(label)
     if not rows:
         why = f"; the first: {left_out[0].file_name} {left_out[0].reason}" if left_out else ""
         raise PhotosError(f"No row names a labelled photo that exists{why}.", where=table, mend=_LAYOUT)
     notes = [f"Rows that repeat another row and count once: {repeated}."] if repeated else []
-    return _photo_set(table.parent, list(rows.values()), left_out, notes + _twins(spelled))
+    return _photo_set(table.parent, list(rows.values()), left_out, notes + _unicode_form_notes(spelled))
 
 
 def _photo_set(root: Path, rows: list[_Row], left_out: list[Skipped], notes: list[str]) -> PhotoSet:
@@ -219,8 +221,8 @@ def _photo_set(root: Path, rows: list[_Row], left_out: list[Skipped], notes: lis
     return PhotoSet(root, tuple(classes), samples, tuple(left_out), tuple(notes))
 
 
-def _twins(spelled: set[str]) -> list[str]:
-    """Return a note on each class whose name is spelled in several Unicode forms, which look the same to people."""
+def _unicode_form_notes(spelled: set[str]) -> list[str]:
+    """Return a note on each class whose name occurs in several Unicode forms, which look alike."""
     shown = [display_name(name) for name in spelled]
     return [
         f"The class name {name!r} is spelled in {shown.count(name)} Unicode forms; they count as one class."
@@ -229,5 +231,5 @@ def _twins(spelled: set[str]) -> list[str]:
     ]
 
 
-def _described(row: _Row) -> str:
+def _describe(row: _Row) -> str:
     return f"{row.label!r}" + (f" in {row.split}" if row.split else "")

@@ -1,4 +1,4 @@
-"""Tables of photos: CSV, TSV and Parquet to rows of text."""
+"""Rows of text from CSV, TSV and Parquet tables of images."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from unfreeze.errors import MissingExtraError, PhotosError
 
 
 def read_cells(table: Path) -> Iterator[dict[str, str]]:
-    """Yield each row of a CSV, TSV or Parquet table as text by lower-case column name.
+    """Yield each row of a CSV, TSV or Parquet table: cells as text by lower-case column name.
 
-    Text is never interpreted: labels such as no, 001 or NA stay as they are written.
+    Text is never interpreted: labels such as no, 001 or NA stay as written.
 
     Raises:
         PhotosError: The table can't be read, or has no column file_name or label.
-        MissingExtraError: It is a Parquet table and pyarrow isn't installed.
+        MissingExtraError: The table is a Parquet table and pyarrow isn't installed.
     """
     try:
         rows = _read_parquet(table) if table.suffix.lower() == ".parquet" else _read_text(table)

@@ -1,1 +1,1 @@
-"""Pretrained backbones: where they come from, their stages, and what of them trains."""
+"""Pretrained backbones: loading, stages, freezing, and saved models."""

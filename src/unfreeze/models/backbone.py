@@ -1,4 +1,4 @@
-"""A pretrained backbone: ordered stages, the classifier that it came with, and its own preprocessing."""
+"""A pretrained backbone: ordered stages, its original classifier and its preprocessing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Labels = tuple[tuple[str, ...], ...]
 
 @dataclass(frozen=True)
 class Architecture:
-    """Which library builds the network, under which name, with which arguments: what a run needs to build it again."""
+    """Library, model name and arguments from which a network is built."""
 
     library: Library
     name: str
@@ -34,14 +34,14 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Network:
-    """A library's network and what the library knows of it.
+    """A library's network with the library's information about it.
 
     Attributes:
         module: The library's own module, original classifier included.
         classifier: The path of the classifier in ``module``.
-        num_classes: How many classes the original classifier tells apart; 0 where there is none.
-        labels: All accepted names of each output, the canonical one first; empty where they are unknown.
-        preprocessing: How photos are rendered for it.
+        num_classes: Number of the original classifier's classes; 0 without a classifier.
+        labels: All accepted names of each output, the canonical one first; empty if unknown.
+        preprocessing: The network's evaluation preprocessing.
     """
 
     module: nn.Module
@@ -56,16 +56,16 @@ class Backbone:
     """A network without its classifier, cut into stages.
 
     Attributes:
-        name: What the user calls it, such as ``efficientnet_lite0`` or ``timm/resnet50``.
-        architecture: How to build it again.
-        network: The library's own network; it owns every weight.
-        stages: From the photo to the features; together with ``classifier`` they compute what the network does.
+        name: The user's name for it, such as ``efficientnet_lite0`` or ``timm/resnet50``.
+        architecture: From which the network is built.
+        network: The library's network, which owns all weights.
+        stages: From the image to the features; ``classifier`` after them computes the network's output.
         classifier: The original classifier as a function of the last stage's output.
         feature_dim: Length of the pooled feature vector.
-        pooled: Whether the pooled features are all that the original classifier needs; most networks pool before it.
-        batch_norm: Whether any layer keeps BatchNorm statistics.
-        precision: What frozen stages are computed and kept in, and what others compute in while they learn.
-        compiled: What computes frozen stages, by what it was compiled from (see ``acceleration/frozen.py``): it takes a second.
+        pooled: Whether the last stage's output is pooled, shape (N, D), as in most networks.
+        batch_norm: Whether any layer is BatchNorm.
+        precision: Data type of frozen stages and of their stored activations, and of other stages' training.
+        compiled: Compiled frozen stages (see ``acceleration/frozen.py``), by key; compiling takes about a second.
     """
 
     name: str
@@ -81,16 +81,16 @@ class Backbone:
 
     @property
     def head_boundary(self) -> int:
-        """The boundary above every stage: only the head trains."""
+        """The boundary above all stages, where only the head trains."""
         return len(self.stages)
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The weights' device."""
         return next(self.network.module.parameters()).device
 
     def depths(self) -> tuple[str, ...]:
-        """The names of all boundaries, from everything to the head."""
+        """Return the names of all boundaries, from ``all`` to ``head``."""
         return ("all", *(stage.name for stage in self.stages[1:]), "head")
 
     def boundary(self, depth: str) -> int:
@@ -109,63 +109,63 @@ class Backbone:
         )
 
     def run(self, x: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Run stages ``start`` to ``stop`` (not included; None: all) on the tensor that crosses boundary ``start``."""
+        """Run stages ``start`` to ``stop`` (exclusive; None: all) on activations at boundary ``start``."""
         for stage in self.stages[start:stop]:
             x = stage.module(x)
         return x
 
     def original_logits(self, x: Tensor, start: int = 0) -> Tensor:
-        """Return what the original classifier says of the backbone as it is now, shape (N, original classes)."""
+        """Return the original classifier's logits with the current weights, shape (N, original classes)."""
         logits: Tensor = self.classifier(self.run(x, start))
         return logits
 
     def weights(self) -> Tensors:
-        """Return every weight and buffer of the backbone by its name in the library, the classifier's left out."""
+        """Return all weights and buffers except the classifier's, by their names in the library."""
         prefix = f"{self.network.classifier}."
         return {name: value for name, value in self.network.module.state_dict().items() if not name.startswith(prefix)}
 
     def snapshot(self, boundary: int = 0) -> list[Tensors]:
-        """Return copies of the weights and buffers of each stage from ``boundary`` on; ``restore`` puts them back."""
+        """Return copies of the weights and buffers of each stage from ``boundary`` on, for ``restore``."""
         return [
             {name: value.detach().clone() for name, value in stage.module.state_dict().items()}
             for stage in self.stages[boundary:]
         ]
 
     def restore(self, snapshot: Sequence[Tensors]) -> None:
-        """Put back a snapshot of the last ``len(snapshot)`` stages, to the bit."""
+        """Load a snapshot of the last ``len(snapshot)`` stages, bit for bit."""
         for stage, values in zip(self.stages[len(self.stages) - len(snapshot) :], snapshot, strict=True):
             stage.module.load_state_dict(values)
 
     def fingerprint(self, boundary: int | None = None) -> str:
-        """Return the SHA-256 of every weight and buffer below ``boundary`` (None: of all stages)."""
+        """Return the SHA-256 of all weights and buffers below ``boundary`` (None: of all stages)."""
         return self.fingerprints()[self.head_boundary if boundary is None else boundary]
 
     def fingerprints(self) -> tuple[str, ...]:
         """Return the fingerprints of all boundaries, from 0 up, in one pass over the weights."""
         digest = hashlib.sha256()
-        found = [digest.hexdigest()]
+        fingerprints = [digest.hexdigest()]
         for stage in self.stages:
             for name, value in stage.module.state_dict().items():
                 digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
                 digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-            found.append(digest.hexdigest())
-        return tuple(found)
+            fingerprints.append(digest.hexdigest())
+        return tuple(fingerprints)
 
 
 def in_float32(backbone: Backbone) -> Backbone:
-    """Return the same backbone, weights shared, whose frozen stages compute in float32: what is scored is what ships."""
+    """Return the backbone, weights shared, with frozen stages in float32: the precision of evaluation and use."""
     return replace(backbone, precision=torch.float32)
 
 
 def pool(features: Tensor) -> Tensor:
-    """Return one vector a photo, shape (N, D): most backbones end in one, maps and tokens are averaged."""
+    """Return features of shape (N, D): maps (N, D, H, W) and tokens (N, T, D) are averaged."""
     if features.dim() == 4:
         return features.mean(dim=(2, 3))
     return features.mean(dim=1) if features.dim() == 3 else features
 
 
 class Head(nn.Linear):
-    """The new classifier: linear on the pooled features."""
+    """The new classifier, linear on the pooled features."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return logits, shape (N, classes)."""
@@ -173,14 +173,14 @@ class Head(nn.Linear):
 
 
 def new_head(backbone: Backbone, classes: int, seed: int) -> Head:
-    """Return a head with random weights that depend on the seed alone."""
+    """Return a head with random weights, a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Head(backbone.feature_dim, classes).to(backbone.device)
 
 
 def assemble(name: str, architecture: Architecture, network: Network, device: torch.device) -> Backbone:
-    """Cut a network into stages, and check on one input that the stages compute what the network does.
+    """Cut a network into stages, and check on one input that these compute the network's output.
 
     Raises:
         ModelError: The network can't be cut, or the cut changes its output.
@@ -199,10 +199,10 @@ def assemble(name: str, architecture: Architecture, network: Network, device: to
             features = probe
             for stage in staged.stages:
                 features = stage.module(features)
-            faithful = torch.allclose(staged.classifier(features), module(probe), rtol=1e-3, atol=1e-4)
+            equal = torch.allclose(staged.classifier(features), module(probe), rtol=1e-3, atol=1e-4)
     except (ValueError, RuntimeError, TypeError) as error:
         raise refusal from error
-    if not faithful:
+    if not equal:
         raise refusal
     return Backbone(
         name=name,

@@ -1,6 +1,6 @@
-"""Where backbones come from: the packaged weights, torchvision, timm, a checkpoint on disk.
+"""Loading of pretrained backbones: the packaged weights, torchvision, timm, or a checkpoint on disk.
 
-A family is one entry of ``FAMILIES``.
+Each family is one entry of ``FAMILIES``.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from unfreeze.preprocessing import Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 
 PACKAGED = "efficientnet_lite0"
-# The packaged weights were trained with TensorFlow's padding: timm's plain efficientnet_lite0 loads them too, but loses 8 to
-# 13 points of accuracy.
+# The packaged weights were trained with TensorFlow's padding.  timm's plain efficientnet_lite0 loads them, too, but
+# loses 8 to 13 points of accuracy.
 LITE0 = Architecture("timm", "tf_efficientnet_lite0")
 
 
@@ -47,12 +47,12 @@ def load_backbone(
     Args:
         model: ``efficientnet_lite0`` (packaged), ``torchvision/NAME[:WEIGHTS]``, ``timm/NAME``, a checkpoint file
             (with ``arch``), or a folder in timm's hub format (``config.json`` beside the weights).
-        arch: For a checkpoint file, the architecture it fits: ``torchvision/NAME`` or ``timm/NAME``.
-        device: Where to put it; the CPU by default.
-        precision: What frozen stages are computed and kept in.
+        arch: The architecture of a checkpoint file: ``torchvision/NAME`` or ``timm/NAME``.
+        device: The CPU by default.
+        precision: Data type of frozen stages and their stored activations.
 
     Raises:
-        ModelError: No such model, weights that can't be had or don't fit, or a network that can't be cut into stages.
+        ModelError: The model is unknown, its weights can't be obtained or don't fit, or it can't be cut into stages.
     """
     ensure_torchvision()
     device = device or torch.device("cpu")
@@ -63,7 +63,8 @@ def load_backbone(
         raise ModelError(
             f"No model is called {model!r}, and no such file exists.",
             where="--model",
-            mend=f"Take {PACKAGED}, torchvision/NAME, timm/NAME or the path of a checkpoint; `unfreeze models` lists them.",
+            mend=f"Take {PACKAGED}, torchvision/NAME, timm/NAME or the path of a checkpoint; "
+            "`unfreeze models` lists them.",
         )
     return replace(FAMILIES[family](name, device), precision=precision)
 
@@ -83,7 +84,7 @@ def list_models(pattern: str = "") -> dict[str, tuple[str, ...]]:
 
 
 def stage_names(model: str) -> tuple[str, ...]:
-    """Return what ``--depth`` may be for a model of a known name, without its weights.
+    """Return the values of ``--depth`` for a model, without loading its weights.
 
     Raises:
         ModelError: The library has no such model, or it can't be cut into stages.
@@ -110,7 +111,7 @@ def _packaged(_: str, device: torch.device) -> Backbone:
 def _rename_lite0(weights: Tensors) -> Tensors:
     """Map the packaged file's names (a flat list of 16 blocks) to timm's (blocks in seven stages)."""
     stage_sizes = (1, 2, 2, 3, 3, 4, 1)
-    places = [f"blocks.{stage}.{block}" for stage, size in enumerate(stage_sizes) for block in range(size)]
+    blocks = [f"blocks.{stage}.{block}" for stage, size in enumerate(stage_sizes) for block in range(size)]
     outer = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
     separable = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
     inverted = {
@@ -121,8 +122,8 @@ def _rename_lite0(weights: Tensors) -> Tensors:
     for name, value in weights.items():
         layer, _, parameter = name.rpartition(".")
         if match := re.fullmatch(r"_blocks\.(\d+)\.(\w+)", layer):
-            place = places[int(match[1])]
-            layer = f"{place}.{(separable if place == 'blocks.0.0' else inverted)[match[2]]}"
+            block = blocks[int(match[1])]
+            layer = f"{block}.{(separable if block == 'blocks.0.0' else inverted)[match[2]]}"
         else:
             layer = outer[layer]
         renamed[f"{layer}.{parameter}"] = value
@@ -143,7 +144,7 @@ def _from_torchvision(name: str, device: torch.device) -> Backbone:
             where="--model",
             mend="Take one of: " + ", ".join(available.__members__),
         ) from error
-    # A vision transformer's position embedding is as long as the photos that it was trained on are large.
+    # The length of a vision transformer's position embedding depends on the image size in training.
     size = {"image_size": weights.meta["min_size"][0]} if name.startswith("vit_") else {}
     architecture = Architecture("torchvision", name, size)
     network = build(architecture)
@@ -176,14 +177,14 @@ def _from_timm(name: str, device: torch.device) -> Backbone:
             mend="`unfreeze models` lists names; timm.list_pretrained() those with weights.",
         )
     try:
-        parts = build_timm(architecture, pretrained=True)
+        network = build_timm(architecture, pretrained=True)
     except ModelError:
         raise
-    except Exception as error:  # each of timm's download paths has its own errors, which share no base class
+    except Exception as error:  # the errors of timm's download paths share no base class
         raise _unobtainable(
             f"timm/{name}", error, "model.safetensors", source, f"Give its path: --model PATH --arch timm/{name}"
         ) from error
-    return assemble(f"timm/{name}", architecture, parts, device)
+    return assemble(f"timm/{name}", architecture, network, device)
 
 
 def _from_disk(path: Path, arch: str | None, device: torch.device) -> Backbone:
@@ -212,21 +213,21 @@ def _from_disk(path: Path, arch: str | None, device: torch.device) -> Backbone:
 
 
 def _read_hub_config(config: Path) -> tuple[Architecture, Network]:
-    """Read timm's ``config.json``: the architecture, and an untrained network with the file's own preprocessing."""
+    """Read timm's ``config.json``: the architecture, and an untrained network with the file's preprocessing."""
     try:
         content = json.loads(config.read_text("utf-8"))
         outputs = {"num_classes": int(content["num_classes"])} if "num_classes" in content else {}
-        own = dict(content.get("pretrained_cfg") or {})
+        pretrained_cfg = dict(content.get("pretrained_cfg") or {})
         labels = tuple((str(name),) for name in content.get("label_names") or ())
-        if ours := content.get("unfreeze"):  # a run's own model, whose backbone may be torchvision's
-            architecture = Architecture(ours["library"], ours["name"], {**ours["arguments"], **outputs})
-            preprocessing = Preprocessing.from_dict(ours["preprocessing"])
+        if saved := content.get("unfreeze"):  # written by ``save_model``; the backbone may be torchvision's
+            architecture = Architecture(saved["library"], saved["name"], {**saved["arguments"], **outputs})
+            preprocessing = Preprocessing.from_dict(saved["preprocessing"])
             return architecture, replace(build(architecture), preprocessing=preprocessing, labels=labels)
         architecture = Architecture(
             "timm", str(content["architecture"]), {**outputs, **(content.get("model_args") or {})}
         )
         network = build(architecture)
-        cfg = {**network.module.pretrained_cfg, **own}  # type: ignore[dict-item]
+        cfg = {**network.module.pretrained_cfg, **pretrained_cfg}  # type: ignore[dict-item]
         return architecture, replace(network, preprocessing=timm_preprocessing(cfg), labels=labels or network.labels)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(

@@ -1,7 +1,7 @@
-"""Low-rank changes of attention's weights (LoRA, Hu et al. 2022, section 4): few parameters learn, and none is left over.
+"""Low-rank changes of attention weights (LoRA, Hu et al. 2022, section 4).
 
-While a training lasts, every weight W of an attention block is W + B A with B A of low rank, and A and B learn; at its end
-the product is added to W, so that the model has the layers that it always had.
+During training, each attention weight W is replaced by W + B A of low rank, and only A and B are trained.  Afterwards,
+B A is added to W, and the model has its original layers again.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan
 
 RANK = 8
-"""Of every change; 4 to 16 are all the same to vision transformers (Hu et al. 2022, table 6)."""
+"""Rank of each change; 4 to 16 perform alike (Hu et al. 2022, table 6)."""
 ATTENTION = ("qkv", "proj", "query", "key", "value", "in_proj", "out_proj", "q_proj", "k_proj", "v_proj")
 
 
 class LowRank(nn.Module):
-    """A weight, and what is added to it."""
+    """Parametrization of a weight W as W + ``up`` @ ``down``."""
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         rank = min(RANK, *weight.shape)
         self.down = nn.Parameter(torch.empty(rank, weight.shape[1], device=weight.device))
-        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))  # at first nothing is changed
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank, device=weight.device))  # no change at first
         nn.init.kaiming_uniform_(self.down, a=5**0.5)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the changed weight, (out, in)."""
+        """Return the changed weight, shape (out, in)."""
         return weight + self.up @ self.down
 
 
@@ -47,7 +47,7 @@ def attention_layers(stage: nn.Module) -> list[nn.Linear]:
 
 @contextmanager
 def low_rank(plan: StagePlan, backbone: Backbone) -> Iterator[None]:
-    """Let low-rank changes learn where the plan says so; on leaving, they are part of the weights."""
+    """Parametrize the plan's ``lora`` stages by low-rank changes; on exit, merge these into the weights."""
     layers = [
         layer
         for stage, row in zip(backbone.stages, plan.rows, strict=True)

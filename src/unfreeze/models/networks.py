@@ -1,4 +1,4 @@
-"""Networks as timm and torchvision build them, and what the two libraries know of each."""
+"""Networks from timm and torchvision, with their preprocessing and class names."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from unfreeze.torchvision_shim import ensure_torchvision
 
 
 def build(architecture: Architecture) -> Network:
-    """Return an architecture's untrained network and what is known of it.
+    """Return an architecture's network, untrained.
 
     Raises:
         ModelError: The library has no such architecture.
@@ -23,14 +23,14 @@ def build(architecture: Architecture) -> Network:
 
 
 def build_timm(architecture: Architecture, pretrained: bool = False) -> Network:
-    """Return timm's network; with ``pretrained``, timm gets its weights, and any of its download errors may come up."""
+    """Return timm's network; with ``pretrained``, timm downloads the weights and may raise any of its errors."""
     import timm
 
     refuse_unknown(architecture.name)
     module = timm.create_model(architecture.name, pretrained=pretrained, **architecture.arguments)
     named = module.pretrained_cfg.get("classifier") or ""
     outputs = module.num_classes
-    if outputs == 0:  # features only, such as DINO's: there is no original classifier, but a place for one
+    if outputs == 0:  # no original classifier, as in DINO: add one with a single output
         module.reset_classifier(1)
     classifier = (named if isinstance(named, str) else named[0]) or _last_linear(module, outputs or 1)
     labels = _imagenet_labels() if outputs == 1000 else ()
@@ -38,7 +38,7 @@ def build_timm(architecture: Architecture, pretrained: bool = False) -> Network:
 
 
 def refuse_unknown(name: str) -> None:
-    """Raise a ``ModelError`` with near names where timm has no model of this name."""
+    """Raise a ``ModelError`` that lists similar names if timm has no model of this name."""
     import timm
 
     if not timm.is_model(name):
@@ -51,7 +51,7 @@ def refuse_unknown(name: str) -> None:
 
 
 def _imagenet_labels() -> Labels:
-    """Return ImageNet's 1000 classes in the order of every classifier trained on it: the wnid and the class's names."""
+    """Return the WordNet id and the names of ImageNet's 1000 classes, in the classifiers' usual order."""
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
@@ -62,7 +62,7 @@ def _imagenet_labels() -> Labels:
 
 
 def timm_preprocessing(cfg: dict[str, Any]) -> Preprocessing:
-    """Return the preprocessing that a timm configuration states."""
+    """Return the preprocessing of a timm configuration."""
     from timm.data import resolve_data_config
 
     data = resolve_data_config(pretrained_cfg=cfg)
@@ -73,7 +73,7 @@ def timm_preprocessing(cfg: dict[str, Any]) -> Preprocessing:
 
 
 def refuse_unknown_torchvision(name: str) -> None:
-    """Raise a ``ModelError`` with near names where torchvision has no classification model of this name."""
+    """Raise a ``ModelError`` that lists similar names if torchvision has no classification model of this name."""
     from torchvision import models
 
     known = models.list_models(module=models)
@@ -92,8 +92,8 @@ def _build_torchvision(architecture: Architecture) -> Network:
     refuse_unknown_torchvision(architecture.name)
     arguments = dict(architecture.arguments)
     if architecture.name in ("googlenet", "inception_v3"):
-        # As torchvision does wherever these have weights, which were ported from TensorFlow with its normalisation.
-        # Drawing first weights would take half a minute, for nothing.
+        # torchvision sets transform_input for these weights, which were ported from TensorFlow with its normalisation.
+        # Initialising the weights would take half a minute, and they are overwritten.
         arguments = {"transform_input": True, "init_weights": False, **arguments}
     module = models.get_model(architecture.name, weights=None, **arguments)
     weights = models.get_model_weights(architecture.name)["DEFAULT"]
@@ -103,15 +103,16 @@ def _build_torchvision(architecture: Architecture) -> Network:
 
 
 def torchvision_preprocessing(weights: Any) -> Preprocessing:
-    """Read the preprocessing that torchvision ships with these weights."""
-    preset = weights.transforms()
-    (size,) = preset.crop_size
-    (resize,) = preset.resize_size
-    return Preprocessing((size, size), resize, tuple(preset.mean), tuple(preset.std), preset.interpolation.value)
+    """Return the preprocessing of torchvision's weights."""
+    transforms = weights.transforms()
+    (size,) = transforms.crop_size
+    (resize,) = transforms.resize_size
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    return Preprocessing((size, size), resize, mean, std, transforms.interpolation.value)
 
 
 def _last_linear(network: nn.Module, outputs: int) -> str:
-    """Return the path of the last layer with weights for that many outputs: linear, or SqueezeNet's 1x1 convolution."""
+    """Return the path of the last layer with this many outputs: linear, or a convolution as in SqueezeNet."""
     for path, module in reversed(list(network.named_modules())):
         if isinstance(module, nn.Linear | nn.Conv2d) and module.weight.shape[0] == outputs:
             return str(path)

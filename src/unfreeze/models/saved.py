@@ -1,7 +1,7 @@
-"""A finished model on disk, in timm's hub format: ``config.json`` and ``model.safetensors``.
+"""A trained model on disk, in timm's hub format: ``config.json`` and ``model.safetensors``.
 
-Where the backbone is timm's and has a single classifier, ``timm.create_model("local-dir:FOLDER", pretrained=True)`` gives
-the same logits for a photo's plain view; averaging over orientations is ours.
+If the backbone is timm's and has a single classifier, ``timm.create_model("local-dir:FOLDER", pretrained=True)``
+computes the same logits for an image's plain view; timm doesn't average over orientations.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model that predicts.
+    """A trained image classifier.
 
     Attributes:
-        backbone: From photos to features.
-        head: From features to logits.
-        classes: Their names, in the order of the logits.
-        orientations: In which orientations a photo is shown, to average the logits.
+        backbone: Maps images to features.
+        head: Maps features to logits.
+        classes: Class names, in the order of the logits.
+        orientations: Orientations of the image over which the logits are averaged.
     """
 
     backbone: Backbone
@@ -44,15 +44,15 @@ class Classifier:
 
 
 def save_model(folder: Path, model: Classifier) -> None:
-    """Write a model, as its backbone and head are now, into ``folder``."""
+    """Write a model with its current weights into ``folder``."""
     from safetensors.torch import save
 
     backbone, head = model.backbone, model.head
-    place = backbone.network.classifier
-    old = backbone.network.module.get_submodule(place).weight
+    path = backbone.network.classifier
+    old = backbone.network.module.get_submodule(path).weight
     assert isinstance(old, Tensor)
     weight = head.weight.view(*head.weight.shape, *[1] * (old.dim() - 2))  # some classifiers are 1x1 convolutions
-    tensors = {**backbone.weights(), f"{place}.weight": weight, f"{place}.bias": head.bias}
+    tensors = {**backbone.weights(), f"{path}.weight": weight, f"{path}.bias": head.bias}
     write_bytes(folder / WEIGHTS, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
     write_text(folder / CONFIG, json.dumps(_config(model), indent=2, ensure_ascii=False) + "\n")
 
@@ -61,20 +61,20 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
     """Read a model that ``save_model`` wrote.
 
     Raises:
-        ModelError: Missing, damaged, or the installed library builds another network under that name.
+        ModelError: A file is missing or damaged, or the installed library builds another network under this name.
     """
     damaged = ModelError("The run's model is missing or damaged.", where=folder, mend="Train again.")
     try:
         config = json.loads((folder / CONFIG).read_text("utf-8"))
-        own = config["unfreeze"]
+        saved = config["unfreeze"]
         classes = tuple(str(name) for name in config["label_names"])
-        architecture = Architecture(own["library"], own["name"], own["arguments"])
-        name = str(own["model"])
-        preprocessing = Preprocessing.from_dict(own["preprocessing"])
+        architecture = Architecture(saved["library"], saved["name"], saved["arguments"])
+        name = str(saved["model"])
+        preprocessing = Preprocessing.from_dict(saved["preprocessing"])
         orientations = tuple(
             Orientation[FORMER_ORIENTATIONS.get(name, name).upper()]
-            for name in own.get("orientations", own.get("poses", ("identity",)))
-        )  # older runs know the plain one alone
+            for name in saved.get("orientations", saved.get("poses", ("identity",)))
+        )  # the oldest runs have the plain view alone
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged from error
     tensors = read_weights(folder / WEIGHTS)
@@ -85,8 +85,8 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         missing, unexpected = load_state_dict_compat(network.module, tensors, strict=False)
     except RuntimeError as error:
         raise damaged from error
-    strangers = [name for name in missing if not name.startswith(f"{network.classifier}.")]
-    if weight is None or bias is None or strangers or unexpected or len(bias) != len(classes):
+    lacking = [name for name in missing if not name.startswith(f"{network.classifier}.")]
+    if weight is None or bias is None or lacking or unexpected or len(bias) != len(classes):
         raise damaged
     backbone = assemble(name, architecture, network, device)
     head = Head(backbone.feature_dim, len(classes)).to(device)
@@ -103,7 +103,7 @@ def _config(model: Classifier) -> dict[str, Any]:
     height, width = preprocessing.size
     resize = preprocessing.resize if isinstance(preprocessing.resize, int) else preprocessing.resize[0]
     crop_pct = height / resize
-    if int(height / crop_pct) != resize:  # timm divides by it again, and rounds down
+    if int(height / crop_pct) != resize:  # timm divides by crop_pct and rounds down
         crop_pct = math.nextafter(crop_pct, 0)
     source = getattr(backbone.network.module, "pretrained_cfg", {})
     arguments = backbone.architecture.arguments

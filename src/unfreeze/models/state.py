@@ -1,7 +1,7 @@
-"""The weights of a model as a value, and the one place where they are put into the network.
+"""The weights of a model as a value, their loading into the network, and their interpolation.
 
-Outside ``loaded`` the network always holds its pretrained weights: whatever is trained or evaluated is a ``ModelState``,
-loaded for the duration of a block.  Interpolation in weight space is WiSE-FT's (Wortsman et al. 2022).
+Outside ``loaded`` the network always has its pretrained weights: every trained or evaluated model is a ``ModelState``,
+loaded for the duration of a block.  Interpolation in weight space follows WiSE-FT (Wortsman et al. 2022).
 """
 
 from __future__ import annotations
@@ -21,50 +21,50 @@ class ModelState:
     """The weights and buffers of a model: its last ``len(stages)`` stages and its head.
 
     Attributes:
-        stages: One table of tensors a stage, the topmost last; the stages below are the pretrained ones.
-        head: ``weight`` (C, D) and ``bias`` (C,); empty where only the original classifier is asked.
+        stages: Tensors by name, for each stage, the topmost last; the stages below have the pretrained weights.
+        head: ``weight`` (C, D) and ``bias`` (C,); empty if only the original classifier is used.
     """
 
     stages: Sequence[Tensors]
     head: Tensors
 
     def with_temperature(self, temperature: float) -> ModelState:
-        """Return the same model with its logits divided by ``temperature``."""
+        """Return the model with its logits divided by ``temperature``."""
         return replace(self, head={name: value / temperature for name, value in self.head.items()})
 
     def with_buffers_of(self, backbone: Backbone) -> ModelState:
-        """Return the same model, but with the buffers (BatchNorm's statistics) that the network holds now."""
+        """Return the model with the network's current buffers (BatchNorm statistics)."""
         boundary = len(backbone.stages) - len(self.stages)
         buffers = [
             {name: buffer.detach().clone() for name, buffer in stage.module.named_buffers()}
             for stage in backbone.stages[boundary:]
         ]
-        return replace(self, stages=[own | old for own, old in zip(self.stages, buffers, strict=True)])
+        return replace(self, stages=[tensors | old for tensors, old in zip(self.stages, buffers, strict=True)])
 
 
 def state_of(backbone: Backbone, head: Head, boundary: int) -> ModelState:
-    """Return a copy of the stages from ``boundary`` on and of the head, as they are now."""
+    """Return a copy of the current stages from ``boundary`` on and of the head."""
     return ModelState(
         backbone.snapshot(boundary), {name: value.detach().clone() for name, value in head.state_dict().items()}
     )
 
 
 def random_head(backbone: Backbone, classes: int, seed: int) -> ModelState:
-    """Return the pretrained backbone with a head of random weights that depend on the seed alone."""
+    """Return the pretrained backbone with a head of random weights, a function of the seed."""
     return state_of(backbone, new_head(backbone, classes, seed), backbone.head_boundary)
 
 
 @contextmanager
 def loaded(backbone: Backbone, state: ModelState, *, trainable_from: int | None = None) -> Iterator[Head]:
-    """Put a model's weights into the network for the duration of the block, and yield its head.
+    """Load a model's weights into the network for the duration of the block, and yield its head.
 
-    On leaving, the network's weights and buffers are again, to the bit, what they were; every layer is in eval mode and no
-    parameter asks for a gradient.
+    On exit, the network's weights and buffers are restored bit for bit, every layer is in eval mode and no parameter
+    requires a gradient.
 
     Args:
-        backbone: Holds its pretrained weights.
+        backbone: Has its pretrained weights.
         state: The model.
-        trainable_from: The first stage that the block may change, where that lies below those of ``state``.
+        trainable_from: The first stage that the block may change, if below the stages of ``state``.
     """
     boundary = len(backbone.stages) - len(state.stages)
     before = backbone.snapshot(boundary if trainable_from is None else min(boundary, trainable_from))
@@ -78,21 +78,22 @@ def loaded(backbone: Backbone, state: ModelState, *, trainable_from: int | None 
 
 
 def _head(backbone: Backbone, weights: Tensors) -> Head:
-    """Return a head with these weights, drawing no random numbers; one with arbitrary weights where there are none."""
+    """Return a head with these weights (uninitialised if empty), without drawing random numbers."""
     classes = len(weights["bias"]) if weights else 1
-    head: Head = nn.utils.skip_init(Head, backbone.feature_dim, classes, device=backbone.device)  # type: ignore[no-untyped-call]
+    size = backbone.feature_dim, classes
+    head: Head = nn.utils.skip_init(Head, *size, device=backbone.device)  # type: ignore[no-untyped-call]
     if weights:
         head.load_state_dict(weights)
     return head
 
 
 def interpolate(pretrained: Sequence[Tensors], start: ModelState, end: ModelState, alpha: float) -> ModelState:
-    """Return the model at ``alpha`` between two: 0 is ``start`` and 1 is ``end``, to the bit.
+    """Return the interpolation of two models: bit-identical to ``start`` at 0 and to ``end`` at 1.
 
     Args:
-        pretrained: At least as many of the last stages as ``end`` has, as they were pretrained.
-        start: Phase 1's model, of at most as many stages.
-        end: Phase 2's.
+        pretrained: Pretrained weights of the last stages, at least as many as ``end`` has.
+        start: Phase 1's model, with at most as many stages as ``pretrained``.
+        end: Phase 2's model.
         alpha: 0 to 1.
     """
     if alpha == 0:
@@ -101,14 +102,14 @@ def interpolate(pretrained: Sequence[Tensors], start: ModelState, end: ModelStat
         return end
     before = [*pretrained[: len(pretrained) - len(start.stages)], *start.stages]
     pairs = zip(before[len(before) - len(end.stages) :], end.stages, strict=True)
-    stages = [_lerp_tables(low, high, alpha) for low, high in pairs]
-    return ModelState(stages, _lerp_tables(start.head, end.head, alpha))
+    stages = [_lerp_tensors(low, high, alpha) for low, high in pairs]
+    return ModelState(stages, _lerp_tensors(start.head, end.head, alpha))
 
 
-def _lerp_tables(before: Tensors, after: Tensors, alpha: float) -> Tensors:
+def _lerp_tensors(before: Tensors, after: Tensors, alpha: float) -> Tensors:
     return {name: _lerp(before[name], value, alpha) for name, value in after.items()}
 
 
 def _lerp(before: Tensor, after: Tensor, alpha: float) -> Tensor:
-    """Interpolate floating point tensors; counters, such as BatchNorm's of batches, are the later ones."""
+    """Interpolate floating point tensors; integer counters, such as BatchNorm's, are taken from ``after``."""
     return torch.lerp(before, after, alpha) if after.is_floating_point() else after

@@ -1,4 +1,4 @@
-"""Weights on disk: read as data only, loaded strictly."""
+"""Reading of weight files as data only, and strict loading."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _FORMER_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
 
 
 def read_weights(path: Path) -> Tensors:
-    """Read a checkpoint as data: safetensors, or a pickle of tensors with ``weights_only=True`` and nothing else.
+    """Read a checkpoint as data only: safetensors, or a pickle of tensors with ``weights_only=True``.
 
     Raises:
-        ModelError: Unreadable, or it holds more than tensors.
+        ModelError: The file is unreadable, or has more than tensors.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -48,7 +48,7 @@ def read_weights(path: Path) -> Tensors:
 def load_state_dict_compat(network: nn.Module, weights: Tensors, *, strict: bool) -> tuple[list[str], list[str]]:
     """Load weights as ``load_state_dict`` does, and return the missing and the unexpected names.
 
-    Two habits of old files are allowed for: DenseNet's former names, and MNASNet's version, which files of tensors lack.
+    Compatible with old files: DenseNet's former names are mapped, and MNASNet's missing version is filled in.
 
     Raises:
         RuntimeError: The weights don't fit.
@@ -62,7 +62,11 @@ def load_state_dict_compat(network: nn.Module, weights: Tensors, *, strict: bool
 
 
 def load_strict(network: nn.Module, weights: Tensors, source: str) -> None:
-    """Load weights strictly: a name too many or too few means another network."""
+    """Load weights strictly: a missing or unexpected name means another network.
+
+    Raises:
+        ModelError: The weights don't fit.
+    """
     try:
         load_state_dict_compat(network, weights, strict=True)
     except RuntimeError as error:

@@ -35,7 +35,7 @@ def make_renderers(recipe: Recipe, backbone: Backbone, samples: Sequence[Sample]
     """Return what renders the photos, for each way to augment that the recipe knows."""
     plain = Renderer((), backbone.network.preprocessing, None, seed).for_samples(samples)
     return [
-        choose_renderer(replace(plain, augmentation=augmentation), backbone.device, again=recipe.boundary == 0)
+        choose_renderer(replace(plain, augmentation=augmentation), backbone.device, reused=recipe.boundary == 0)
         for augmentation in recipe.augmentations
     ]
 

@@ -41,7 +41,7 @@ class TrainingSet:
 
     @classmethod
     def of(cls, samples: Sequence[Sample], splits: Splits, classes: int) -> TrainingSet:
-        """Number the photos of ``splits.learning``, which ``samples`` are, from 0."""
+        """Number the photos of ``splits.train_and_val``, which ``samples`` are, from 0."""
         labels = torch.tensor([sample.label for sample in samples])
         count = len(splits.train)
         return cls(
@@ -50,7 +50,7 @@ class TrainingSet:
             np.arange(count, len(samples)),
             splits.fold[splits.train],
             classes,
-            splits.learning,
+            splits.train_and_val,
         )
 
     @property

@@ -23,7 +23,7 @@ from unfreeze.training.schedule import Schedule
 
 SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000
 LIGHT_AUG = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
-ROTATION_AUG = replace(LIGHT_AUG, turns=True)
+ROTATION_AUG = replace(LIGHT_AUG, rotate=True)
 SYMMETRIES = {
     "none": (replace(LIGHT_AUG, flip=0.0),),
     "flip": (LIGHT_AUG,),

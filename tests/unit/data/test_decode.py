@@ -165,7 +165,7 @@ def test_bombs_are_refused_from_the_header(tmp_path: Path, size: tuple[int, int]
     path = tmp_path / "a.ppm"
     path.write_bytes(b"P6 %d %d 255\n" % size)
     with pytest.raises(SizeError, match="more than the 1,000,000 pixels"):
-        decode(path, accepted=DecodeLimits(ANY_PHOTO.formats, 1_000_000))
+        decode(path, limits=DecodeLimits(ANY_PHOTO.formats, 1_000_000))
 
 
 def test_a_tiff_of_thousands_of_bands_is_refused_from_the_header(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_a_tiff_of_thousands_of_bands_is_refused_from_the_header(tmp_path: Path)
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.zeros((500, 8, 8), np.uint16), planarconfig="separate", photometric="minisblack")
     with pytest.raises(SizeError):
-        decode(path, accepted=DecodeLimits(("TIFF",), 1000))
+        decode(path, limits=DecodeLimits(("TIFF",), 1000))
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif", "dcm"])
@@ -194,13 +194,13 @@ def test_an_open_file_is_decoded_as_the_file_on_disk(tmp_path: Path, suffix: str
 def test_formats_that_are_not_accepted_are_refused_whatever_they_are_called(tmp_path: Path) -> None:
     accepted = DecodeLimits(("JPEG", "TIFF"), 1_000_000)
     with pytest.raises(FormatError):
-        decode(saved(tmp_path / "a.png", Image.fromarray(COLOURS)).rename(tmp_path / "a.jpg"), accepted=accepted)
+        decode(saved(tmp_path / "a.png", Image.fromarray(COLOURS)).rename(tmp_path / "a.jpg"), limits=accepted)
     dicom = write_dicom(tmp_path / "a.dcm", RAMP.astype(np.uint16))
     with pytest.raises(FormatError):
-        decode(dicom, accepted=accepted)
+        decode(dicom, limits=accepted)
     stamp = bytearray(saved(tmp_path / "a.tif", waves(64, 48)).read_bytes())
     stamp[128:132] = b"DICM"  # in the pixels
-    assert decode(io.BytesIO(stamp), accepted=accepted).size == (64, 48)
+    assert decode(io.BytesIO(stamp), limits=accepted).size == (64, 48)
 
 
 def test_threads_leave_the_warning_filters_as_they_were(tmp_path: Path) -> None:

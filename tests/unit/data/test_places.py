@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from unfreeze.data.places import each_photo, expand_globs, find_photos, listed
+from unfreeze.data.places import expand_globs, find_photos, iter_photos, read_path_list
 from unfreeze.errors import PhotosError
 
 
@@ -87,7 +87,7 @@ def test_links_that_lead_back_end(here: Path) -> None:
 
 def test_folders_are_listed_one_at_a_time(here: Path) -> None:
     put("p/a/1.jpg", "p/b/2.jpg")
-    photos = each_photo(expand_globs(["p"]))
+    photos = iter_photos(expand_globs(["p"]))
     assert next(photos).name == "1.jpg"
     put("p/b/3.jpg")
     assert [photo.name for photo in photos] == ["2.jpg", "3.jpg"]
@@ -100,24 +100,24 @@ def test_a_list_holds_files_and_folders_as_they_are_called(here: Path, null: boo
     end = "\0" if null else "\n"
     expected = ["a[1].jpg", "d/x.png", "d/y.png", "*.jpg", " spaced .jpg", "a[1].jpg", "gone.jpg"]
     for text in (end.join(names), end.join(names) + end):
-        assert [path.as_posix() for path in listed(io.BytesIO(text.encode()), null=null)] == expected
+        assert [path.as_posix() for path in read_path_list(io.BytesIO(text.encode()), null=null)] == expected
 
 
 def test_a_list_from_windows_has_no_carriage_returns(here: Path) -> None:
-    assert list(listed(io.BytesIO(b"a.jpg\r\nb.jpg\r\n"))) == [Path("a.jpg"), Path("b.jpg")]
-    assert list(listed(io.BytesIO(b"a\n.jpg\0b.jpg\r\0"), null=True)) == [Path("a\n.jpg"), Path("b.jpg\r")]
+    assert list(read_path_list(io.BytesIO(b"a.jpg\r\nb.jpg\r\n"))) == [Path("a.jpg"), Path("b.jpg")]
+    assert list(read_path_list(io.BytesIO(b"a\n.jpg\0b.jpg\r\0"), null=True)) == [Path("a\n.jpg"), Path("b.jpg\r")]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names are any bytes there alone")
 def test_a_list_may_hold_names_that_are_no_unicode(here: Path) -> None:
-    assert list(listed(io.BytesIO(b"\xff.jpg\n"))) == [Path(os.fsdecode(b"\xff.jpg"))]
+    assert list(read_path_list(io.BytesIO(b"\xff.jpg\n"))) == [Path(os.fsdecode(b"\xff.jpg"))]
 
 
 def test_a_list_is_read_as_it_comes(here: Path) -> None:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as stream, os.fdopen(writing, "wb", 0) as pipe:
         pipe.write(b"a.jpg\nb.")
-        photos = listed(stream)
+        photos = read_path_list(stream)
         assert next(photos) == Path("a.jpg")
         pipe.write(b"jpg\n")
         assert next(photos) == Path("b.jpg")

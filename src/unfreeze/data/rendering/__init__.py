@@ -1,1 +1,1 @@
-"""From decoded images to the views that a network sees."""
+"""Rendering of decoded images as a network's input views."""

@@ -1,4 +1,4 @@
-"""PixelSource views in batches, decoded and transformed in threads while the network computes."""
+"""Rendering of views in batches: threads decode and transform images while the network computes."""
 
 from __future__ import annotations
 
@@ -24,9 +24,7 @@ from unfreeze.runtime import limit_threads
 if TYPE_CHECKING:
     from torch import Tensor
 
-DECODED_CACHE_BYTES = (
-    2**29
-)  # bytes of photos on the CPU: 1000 of ImageNet's size, and less than a training step takes beside them
+DECODED_CACHE_BYTES = 2**29  # on the CPU: 1000 images of ImageNet's size, less memory than a training step takes
 
 Key = tuple[Path, bool]
 Chunks = Iterable[Sequence[tuple[int, Sequence[int]]]]
@@ -36,24 +34,24 @@ T = TypeVar("T")
 
 @dataclass
 class DecodedImageCache:
-    """Photos that will be asked for again: the first ones that came, until the budget is spent.
+    """Decoded images for reuse: the first ones put in, up to a budget.
 
-    None gives way to another: every epoch asks for each photo once, so that the one used longest ago is the next one wanted.
+    No eviction: with one access per epoch, LRU would evict exactly the next image needed.
 
     Attributes:
-        budget: Bytes that are left; 0 holds nothing.
+        budget: Remaining bytes; 0 disables the cache.
     """
 
     budget: int = 0
     _images: dict[Key, Tensor] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def find(self, key: Key) -> Tensor | None:
-        """Return what is held of a photo, uint8, shape (height, width, 3): the finished plain view if the key says so."""
+    def get(self, key: Key) -> Tensor | None:
+        """Return the cached pixels, uint8, shape (height, width, 3), or None; the key's flag means the plain view."""
         return self._images.get(key)
 
-    def keep(self, key: Key, pixels: Tensor) -> None:
-        """Hold on to a photo, where there is room; safe to call from several threads at once."""
+    def put(self, key: Key, pixels: Tensor) -> None:
+        """Cache pixels if the budget allows; safe to call from several threads at once."""
         with self._lock:
             if key not in self._images and pixels.nbytes <= self.budget:
                 self.budget -= pixels.nbytes
@@ -62,15 +60,15 @@ class DecodedImageCache:
 
 @dataclass(frozen=True)
 class Renderer:
-    """Renders views of a fixed list of photos.
+    """Renderer of views of a fixed list of images.
 
     Attributes:
-        paths: The photos; elsewhere a photo is named by its place in this list.
-        preprocessing: The backbone's own.
-        augmentation: What views other than the plain one may change; None where only that one is wanted.
-        seed: Views are drawn from (seed, view, content of the photo).
-        digests: The SHA-256 of each file; only the plain view can be rendered without.
-        memory: Photos that need not be decoded again.
+        paths: The image files; methods take indices into this list.
+        preprocessing: The backbone's preprocessing.
+        augmentation: Parameters of augmented views; None renders plain views and their orientations only.
+        seed: Augmented views depend on (seed, view, image content).
+        digests: The SHA-256 of each file; needed by augmented views and ``cache_key``.
+        image_cache: Decoded images.
     """
 
     paths: tuple[Path, ...]
@@ -78,73 +76,73 @@ class Renderer:
     augmentation: Augmentation | None = None
     seed: int = 0
     digests: tuple[str, ...] = ()
-    memory: DecodedImageCache = field(default_factory=DecodedImageCache)
+    image_cache: DecodedImageCache = field(default_factory=DecodedImageCache)
 
     def for_samples(self, samples: Sequence[Sample]) -> Self:
-        """Return the same renderer for other photos, which have been read."""
+        """Return the same renderer for other images, whose digests are known."""
         paths, digests = tuple(sample.path for sample in samples), tuple(sample.digest for sample in samples)
         return replace(self, paths=paths, digests=digests)
 
     @property
     def tta_orientations(self) -> tuple[Orientation, ...]:
-        """In which orientations a photo means the same, the plain one first."""
+        """Orientations that preserve an image's label, the identity first."""
         return (
             self.augmentation.tta_orientations(self.preprocessing.size)
             if self.augmentation is not None
             else IDENTITY_ONLY
         )
 
-    def identity(self, photo: int, view: int) -> str:
-        """Return what decides the pixels of a view, apart from ``preprocessing``."""
-        digest = self.digests[photo]
-        assert digest, "the photo has been read"
+    def cache_key(self, index: int, view: int) -> str:
+        """Return a key of all that determines a view's pixels, except ``preprocessing``."""
+        digest = self.digests[index]
+        assert digest, "the image's digest is unknown"
         if view <= PLAIN_VIEW:
             return f"{digest} {int(view)}" if view else digest
         return f"{digest} {view} {self.seed} {self.augmentation}"
 
-    def views(self, photo: int, views: Sequence[int]) -> Tensor:
-        """Return the given views of one photo as ``to_batch`` gives them, not yet normalised; the file is decoded once.
+    def views(self, index: int, views: Sequence[int]) -> Tensor:
+        """Return views of one image, uint8, shape (N, 3, height, width), channels-last; the file is decoded once.
 
         Raises:
-            DecodeError: The photo can't be read.
+            DecodeError: The image can't be read.
         """
-        image, content = self._decoded(photo), self.content(photo)
+        image, content = self._decode(index), self.content(index)
         return to_batch(render(image, self.preprocessing, self.augmentation, self.seed, views, content))
 
-    def content(self, photo: int) -> int:
-        """Return what views are drawn from, besides seed and view; only the plain one can do without."""
-        return int(self.digests[photo], 16) if self.digests else 0
+    def content(self, index: int) -> int:
+        """Return the digest as a number, which seeds augmented views together with seed and view; 0 if unknown."""
+        return int(self.digests[index], 16) if self.digests else 0
 
     def batches(self, chunks: Chunks) -> Iterator[Tensor]:
-        """Yield the views of each chunk of (photo, views), in order: uint8, shape (views of the chunk, 3, H, W)."""
+        """Yield the views of each chunk of (index, views), in order: uint8, shape (views of the chunk, 3, H, W)."""
         import torch
 
-        for parts in prefetch(lambda wanted: self.views(*wanted), chunks):
+        for parts in prefetch(lambda item: self.views(*item), chunks):
             with limit_threads(sum(part.numel() for part in parts)):
                 batch = torch.cat(parts)
             yield batch
 
-    def _decoded(self, photo: int) -> Image.Image:
+    def _decode(self, index: int) -> Image.Image:
         import torch
 
-        key = self.paths[photo], False
-        held = self.memory.find(key)
-        if held is not None:
-            return Image.fromarray(held.numpy())
-        image = decode(self.paths[photo], self.preprocessing.min_side)
-        if self.memory.budget:
-            self.memory.keep(key, torch.from_numpy(np.array(image)))
+        key = self.paths[index], False
+        cached = self.image_cache.get(key)
+        if cached is not None:
+            return Image.fromarray(cached.numpy())
+        image = decode(self.paths[index], self.preprocessing.min_side)
+        if self.image_cache.budget:
+            self.image_cache.put(key, torch.from_numpy(np.array(image)))
         return image
 
 
 def prefetch(work: Callable[[A], T], chunks: Iterable[Sequence[A]]) -> Iterator[list[T]]:
-    """Yield what ``work`` gives for each item of each chunk, in order, computed in threads ahead of its use."""
+    """Yield the results of ``work`` for each chunk's items, in order; threads compute them ahead of use."""
     workers = min(8, os.cpu_count() or 1)
     pending: deque[list[Future[T]]] = deque()
     queue = iter(chunks)
     with ThreadPoolExecutor(workers, thread_name_prefix="render") as pool:
         while True:
-            while len(pending) < 3 and (chunk := next(queue, None)):  # two batches ahead of the network
+            while len(pending) < 3 and (chunk := next(queue, None)):  # two chunks ahead of the caller
                 pending.append([pool.submit(work, item) for item in chunk])
             if not pending:
                 return

@@ -1,12 +1,11 @@
-"""From an upright RGB photo to what a backbone wants to see: the plain view, and augmented ones.
+"""Rendering of plain and augmented views of an upright RGB image.
 
-View 0 is the plain one: the evaluation rendering that the backbone's source prescribes.  View v > 0 is drawn from
-(seed, v, content) alone, so that it is the same in whichever order, thread, epoch or run it is rendered.  View v < 0 is a
-orientation: the plain view, mirrored or turned to the pixel.
+View 0 is the plain view: the evaluation preprocessing of the backbone's source.  View v > 0 is an augmented view, a
+function of (seed, v, content) alone: order, thread, epoch and run don't change it.  View v < 0 is an ``Orientation``:
+the plain view, flipped or rotated exactly.
 
-torchvision's random transforms are not used: they draw from one generator that all threads share, by which a view
-would depend on those rendered before it and could not be cached.  Pillow does the work in both, in 1.6 ms a view here
-and 1.8 ms there.
+torchvision's random transforms are not used: all threads share one generator, by which a view would depend on the ones
+rendered before it and could not be cached.  Both use Pillow, for 1.6 ms a view here and 1.8 ms there.
 """
 
 from __future__ import annotations
@@ -26,8 +25,8 @@ from unfreeze.runtime import generator
 if TYPE_CHECKING:
     from torch import Tensor
 
-LONGEST = 64  # no crop reaches further from the middle than half the short side
-TURNS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
+MAX_ELONGATION = 64  # long side / short side; a centre crop extends half the short side from the centre
+ROTATIONS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
 PLAIN_VIEW = Orientation.IDENTITY
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -39,33 +38,33 @@ RESAMPLING = {
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """How an augmented view differs from the plain one.
+    """Distribution of augmented views.
 
     Attributes:
-        area: Smallest and largest share of the photo's area that a random crop keeps.
-        aspect: Smallest and largest ratio by which a crop's width over height differs from the input's.
+        area: Smallest and largest area of a random crop, as a share of the image.
+        aspect: Smallest and largest factor between the aspect ratios (width / height) of a crop and of the input.
         flip: Probability of a left-right flip.
-        jitter: Brightness and contrast are each multiplied by a factor within 1 - jitter and 1 + jitter.
-        turns: Whether the view is turned by any number of quarter turns, for photos that have no upright; views that aren't
-            square by half turns alone.
-        color_jitter: Red, green and blue are each multiplied by a factor between exp(-tint) and exp(tint).
+        jitter: Brightness and contrast are each multiplied by a factor from 1 - jitter to 1 + jitter.
+        rotate: Whether views are rotated by random quarter turns (views that aren't square: half turns), for images
+            without an upright orientation.
+        color_jitter: Red, green and blue are each multiplied by a factor from exp(-color_jitter) to exp(color_jitter).
     """
 
     area: tuple[float, float]
     aspect: tuple[float, float]
     flip: float
     jitter: float
-    turns: bool = False
+    rotate: bool = False
     color_jitter: float = 0.0
 
     @property
     def symmetry(self) -> Literal["none", "flip", "rotate"]:
-        """How photos are turned."""
-        return "rotate" if self.turns else "flip" if self.flip else "none"
+        """The symmetry that the augmentation assumes."""
+        return "rotate" if self.rotate else "flip" if self.flip else "none"
 
     def tta_orientations(self, size: tuple[int, int]) -> tuple[Orientation, ...]:
-        """Return in which orientations views of ``size`` mean the same, the plain one first."""
-        if self.turns:
+        """Return the orientations of views of ``size`` that preserve the label, the identity first."""
+        if self.rotate:
             return (
                 (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)
                 if size[0] == size[1]
@@ -75,81 +74,83 @@ class Augmentation:
 
 
 def render(
-    photo: Image.Image,
+    image: Image.Image,
     preprocessing: Preprocessing,
     augmentation: Augmentation | None,
     seed: int,
     views: Sequence[int],
     content: int,
 ) -> list[Image.Image]:
-    """Return views of a photo, in RGB, as large as the backbone's input; orientations are turned from one plain view.
+    """Return views of an image, RGB, of the backbone's input size; all orientations share one plain view.
 
     Args:
-        photo: An upright RGB photo.
-        preprocessing: The backbone's own.
-        augmentation: What views other than the plain one and its orientations may change.
-        seed: Decides, with the view and the content, how.
-        views: Which ones.
-        content: The photo's content as a number.
+        image: An upright RGB image.
+        preprocessing: The backbone's preprocessing.
+        augmentation: Parameters of augmented views; None if there are none.
+        seed: Determines augmented views, together with the view and the content.
+        views: Numbers of the views.
+        content: The image's content as a number.
     """
-    upright = plain(photo, preprocessing) if any(view <= PLAIN_VIEW for view in views) else photo
+    upright = plain(image, preprocessing) if any(view <= PLAIN_VIEW for view in views) else image
 
     def rendered(view: int) -> Image.Image:
         if view <= PLAIN_VIEW:
-            return _in_pose(upright, Orientation(view))
+            return _orient(upright, Orientation(view))
         assert augmentation is not None, "only the plain view needs no augmentation"
-        return augment(photo, preprocessing, augmentation, (seed, view, content))
+        return augment(image, preprocessing, augmentation, (seed, view, content))
 
     return [rendered(view) for view in views]
 
 
-def plain(photo: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize the short side and crop the centre, rounding as torchvision and timm do."""
+def plain(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Resize an image and crop its centre, rounding as torchvision and timm do."""
     if isinstance(preprocessing.resize, int):
-        photo = _middle(photo)
-    width, height = photo.size
+        image = _limit_elongation(image)
+    width, height = image.size
     if isinstance(preprocessing.resize, int):
         short = min(width, height)
         scaled = tuple(int(preprocessing.resize * side / short) for side in (width, height))
     else:
         scaled = preprocessing.resize[::-1]
     crop_height, crop_width = preprocessing.size
-    canvas = photo if scaled == photo.size else photo.resize(scaled, RESAMPLING[preprocessing.interpolation])  # type: ignore[arg-type]
+    if scaled != image.size:
+        image = image.resize(scaled, RESAMPLING[preprocessing.interpolation])  # type: ignore[arg-type]
     left, top = _margin(scaled[0], crop_width), _margin(scaled[1], crop_height)
-    return canvas.crop((left, top, left + crop_width, top + crop_height))
+    return image.crop((left, top, left + crop_width, top + crop_height))
 
 
-def _in_pose(view: Image.Image, orientation: Orientation) -> Image.Image:
+def _orient(view: Image.Image, orientation: Orientation) -> Image.Image:
     if orientation is Orientation.FLIPPED:
         return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return view.transpose(TURNS[orientation.turns]) if orientation.turns else view
+    turns = orientation.quarter_turns
+    return view.transpose(ROTATIONS[turns]) if turns else view
 
 
-def _middle(photo: Image.Image) -> Image.Image:
-    """Cut the ends off a strip longer than ``LONGEST`` times its width, which would fill the memory when it is enlarged."""
-    width, height = photo.size
-    span = LONGEST * min(width, height)
+def _limit_elongation(image: Image.Image) -> Image.Image:
+    """Crop an image to ``MAX_ELONGATION`` times its short side: a longer strip, upscaled, would fill the memory."""
+    width, height = image.size
+    span = MAX_ELONGATION * min(width, height)
     if max(width, height) <= span:
-        return photo
+        return image
     left, top = max(0, (width - span) // 2), max(0, (height - span) // 2)
-    return photo.crop((left, top, left + min(width, span), top + min(height, span)))
+    return image.crop((left, top, left + min(width, span), top + min(height, span)))
 
 
 def _margin(side: int, crop: int) -> int:
-    """Return where a centred crop begins; where the crop is longer, the smaller half of the padding comes first."""
+    """Return the start of a centred crop; where the crop is longer, the smaller half of the padding comes first."""
     return -((crop - side) // 2) if crop > side else round((side - crop) / 2)
 
 
 @dataclass(frozen=True, slots=True)
 class ViewParams:
-    """What an augmented view shows of a photo, and in which light.
+    """Parameters of one augmented view.
 
     Attributes:
-        box: Left, top, right and bottom, in pixels of the photo.
-        flip: Whether left and right change places.
-        channel_gain: Factors on every pixel's red, green and blue.
-        contrast: Factor on every pixel's distance from the view's mean grey.
-        rot90: Quarter turns to the left, of the finished view.
+        box: Left, top, right and bottom of the crop, in pixels of the image.
+        flip: Whether the view is flipped left-right.
+        channel_gain: Factors of red, green and blue.
+        contrast: Factor of every pixel's distance from the view's mean grey.
+        rot90: Quarter turns to the left, applied last.
     """
 
     box: tuple[float, float, float, float]
@@ -162,7 +163,7 @@ class ViewParams:
 def draw_view(
     size: tuple[int, int], preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
 ) -> ViewParams:
-    """Draw a view of a photo of ``size``, width and height, as (seed, view, content) decides."""
+    """Return random parameters for an image of ``size`` (width, height); ``key`` (seed, view, content) seeds them."""
     random = generator(*key)
     width, height = size
     area = width * height * random.uniform(*augmentation.area)
@@ -175,51 +176,56 @@ def draw_view(
     box = (left, top, left + crop_width, top + crop_height)
     flip = bool(random.random() < augmentation.flip)
     brightness, contrast = random.uniform(1 - augmentation.jitter, 1 + augmentation.jitter, size=2)
-    turns = 0
-    if augmentation.turns:
+    rot90 = 0
+    if augmentation.rotate:
         square = preprocessing.size[0] == preprocessing.size[1]
-        turns = int(random.integers(4)) if square else 2 * int(random.integers(2))
-    tints = (
+        rot90 = int(random.integers(4)) if square else 2 * int(random.integers(2))
+    color_gain = (
         np.exp(random.uniform(-augmentation.color_jitter, augmentation.color_jitter, size=3))
         if augmentation.color_jitter
         else np.ones(3)
     )
-    red, green, blue = (brightness * tints).tolist()
-    return ViewParams(box, flip, (red, green, blue), float(contrast), turns)
+    red, green, blue = (brightness * color_gain).tolist()
+    return ViewParams(box, flip, (red, green, blue), float(contrast), rot90)
 
 
 def augment(
-    photo: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
+    image: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
 ) -> Image.Image:
-    """Crop, flip, jitter and turn a photo as (seed, view, content) decides."""
-    frame = draw_view(photo.size, preprocessing, augmentation, key)
-    view = photo.resize(preprocessing.size[::-1], RESAMPLING[preprocessing.interpolation], box=frame.box)
-    if frame.flip:
+    """Crop, flip, jitter and rotate an image at random; ``key`` (seed, view, content) seeds the parameters."""
+    params = draw_view(image.size, preprocessing, augmentation, key)
+    view = image.resize(preprocessing.size[::-1], RESAMPLING[preprocessing.interpolation], box=params.box)
+    if params.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if augmentation.jitter or augmentation.color_jitter:
-        view = ImageEnhance.Contrast(_lit(view, frame.channel_gain)).enhance(frame.contrast)
-    return view if not frame.rot90 else view.transpose(TURNS[frame.rot90])
+        view = ImageEnhance.Contrast(_apply_gain(view, params.channel_gain)).enhance(params.contrast)
+    return view if not params.rot90 else view.transpose(ROTATIONS[params.rot90])
 
 
-def _lit(view: Image.Image, light: tuple[float, float, float]) -> Image.Image:
-    """Multiply red, green and blue; decimals are cut off, as ``ImageEnhance.Brightness`` does where all are equal."""
-    levels = np.outer(np.array(light, np.float32), np.arange(256, dtype=np.float32))
+def _apply_gain(view: Image.Image, gain: tuple[float, float, float]) -> Image.Image:
+    """Multiply red, green and blue and truncate; three equal gains give the result of ``ImageEnhance.Brightness``."""
+    levels = np.outer(np.array(gain, np.float32), np.arange(256, dtype=np.float32))
     return view.point(np.minimum(levels, 255).astype(int).ravel().tolist())
 
 
 def to_batch(views: Sequence[Image.Image]) -> Tensor:
-    """Return views of one size as bytes, shape (N, 3, height, width), channels-last: what travels to the device."""
+    """Return views of one size as one tensor, uint8, shape (N, 3, height, width), channels-last."""
     import torch
 
     return torch.from_numpy(np.stack([np.asarray(view) for view in views])).permute(0, 3, 1, 2)
 
 
 def normalize(views: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Return views, uint8, shape (N, 3, height, width), minus the backbone's mean and divided by its standard deviation.
+    """Scale views to 0-1, subtract the backbone's mean and divide by its standard deviation, per channel.
 
-    They come in float32, channels-last, on the device that they are on.
+    Args:
+        views: uint8, shape (N, 3, height, width).
+        preprocessing: The backbone's preprocessing.
+
+    Returns:
+        float32, shape (N, 3, height, width), channels-last, on the views' device.
     """
     count, _, height, width = views.shape
-    rows = views.permute(0, 2, 3, 1).reshape(count * height, width * 3).float()  # long ones, not of 3: 5 times as fast
+    rows = views.permute(0, 2, 3, 1).reshape(count * height, width * 3).float()  # 5 times as fast as rows of 3
     mean, std = (rows.new_tensor(value).repeat(width) for value in (preprocessing.mean, preprocessing.std))
     return rows.div_(255).sub_(mean).div_(std).view(count, height, width, 3).permute(0, 3, 1, 2)

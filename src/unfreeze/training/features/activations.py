@@ -219,7 +219,7 @@ def logits_from(
 
 
 def _keys(renderer: Renderer, wanted: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], str]:
-    return {(photo, view): renderer.identity(photo, view) for photo, views in wanted.items() for view in views}
+    return {(photo, view): renderer.cache_key(photo, view) for photo, views in wanted.items() for view in views}
 
 
 def _kinds(backbone: Backbone, engine: EngineReport, renderer: Renderer) -> list[tuple[str, ...]]:

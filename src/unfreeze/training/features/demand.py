@@ -97,7 +97,7 @@ def cache_misses(store: FeatureCache, backbone: Backbone, requests: Sequence[Act
         if kind not in kept:
             kept[kind] = namespaces(store, in_precision, request.renderer)
         keys = {
-            request.renderer.identity(image, view): (image, view)
+            request.renderer.cache_key(image, view): (image, view)
             for image, views in request.views.items()
             for view in views
         }

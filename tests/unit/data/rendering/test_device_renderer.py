@@ -116,7 +116,7 @@ def test_photos_in_one_batch_dont_see_each_other(monkeypatch: pytest.MonkeyPatch
     together = resample(frames, PREPROCESSING.size, "bicubic")
     assert together.is_contiguous(memory_format=torch.channels_last)
     alone = torch.cat([resample([frame], PREPROCESSING.size, "bicubic") for frame in frames])
-    monkeypatch.setattr(device_renderer, "AT_ONCE", 3 * 4 * 100 * 100)
+    monkeypatch.setattr(device_renderer, "MAX_PADDED_BYTES", 3 * 4 * 100 * 100)
     by_turns = resample(frames, PREPROCESSING.size, "bicubic")
     for other in (alone, by_turns):
         difference = (together.int() - other.int()).abs()
@@ -142,7 +142,7 @@ def test_what_is_held_is_not_read_again(tmp_path: Path) -> None:
     own = on_device(renderer(paths), CPU, DECODED_CACHE_BYTES)
     wanted = [[(photo, (0, 2)) for photo in range(6)]]
     (before,) = own.batches(wanted)
-    assert own.memory.budget == DECODED_CACHE_BYTES - 6 * 3 * 16 * 16 - 3 * 24 * 2 * (20 + 21 + 22)
+    assert own.image_cache.budget == DECODED_CACHE_BYTES - 6 * 3 * 16 * 16 - 3 * 24 * 2 * (20 + 21 + 22)
     paths[3].unlink()
     (after,) = own.batches(wanted)
     assert torch.equal(after, before)
@@ -152,21 +152,21 @@ def test_what_is_held_is_not_read_again(tmp_path: Path) -> None:
 
 def test_turned_views_are_never_taken_for_others(photos: tuple[Path, ...]) -> None:
     still = renderer(photos)
-    turned = replace(still, augmentation=replace(CROPS, turns=True))
+    turned = replace(still, augmentation=replace(CROPS, rotate=True))
     for one, other in ((still, turned), (on_device(still, CPU, 0), on_device(turned, CPU, 0))):
-        assert one.identity(0, 1) != other.identity(0, 1)
-        assert one.identity(0, 0) == other.identity(0, 0)
+        assert one.cache_key(0, 1) != other.cache_key(0, 1)
+        assert one.cache_key(0, 0) == other.cache_key(0, 0)
 
 
 def test_the_two_renderers_views_are_never_taken_for_each_other(photos: tuple[Path, ...]) -> None:
     by_pillow = renderer(photos)
     own = on_device(by_pillow, CPU, 0)
-    assert own.identity(0, 1) != by_pillow.identity(0, 1)
-    assert own.identity(0, 0) == by_pillow.identity(0, 0)
+    assert own.cache_key(0, 1) != by_pillow.cache_key(0, 1)
+    assert own.cache_key(0, 0) == by_pillow.cache_key(0, 0)
 
 
-@pytest.mark.parametrize(("again", "budget"), [(True, DECODED_CACHE_BYTES), (False, 0)])
-def test_on_a_cpu_pillow_renders(photos: tuple[Path, ...], again: bool, budget: int) -> None:
-    chosen = choose_renderer(renderer(photos), CPU, again=again)
+@pytest.mark.parametrize(("reused", "budget"), [(True, DECODED_CACHE_BYTES), (False, 0)])
+def test_on_a_cpu_pillow_renders(photos: tuple[Path, ...], reused: bool, budget: int) -> None:
+    chosen = choose_renderer(renderer(photos), CPU, reused=reused)
     assert not isinstance(chosen, DeviceRenderer)
-    assert chosen.memory.budget == budget
+    assert chosen.image_cache.budget == budget

@@ -32,7 +32,7 @@ def test_batch_size_threads_and_memory_change_no_pixel(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: workers)
     expected = torch.cat([renderer(photos).views(photo, views) for photo, views in WANTED])
-    own = replace(renderer(photos), memory=DecodedImageCache(budget))
+    own = replace(renderer(photos), image_cache=DecodedImageCache(budget))
     batches = list(own.batches(chunks(WANTED, size)))
     assert len(batches) == -(-len(WANTED) // size)
     assert torch.equal(torch.cat(batches), expected)
@@ -86,13 +86,13 @@ def test_a_photo_that_cant_be_read_is_named(photos: tuple[Path, ...], tmp_path: 
 def test_the_content_of_a_photo_decides_its_views_not_its_place(photos: tuple[Path, ...]) -> None:
     there, here = renderer(photos), renderer(photos[3:])
     assert torch.equal(there.views(3, (0, 1)), here.views(0, (0, 1)))
-    assert there.identity(3, 1) == here.identity(0, 1)
+    assert there.cache_key(3, 1) == here.cache_key(0, 1)
     one = renderer(photos)
-    names = [one.identity(0, 0), one.identity(0, 1), one.identity(0, 2), one.identity(1, 0), one.identity(1, 1)]
+    names = [one.cache_key(0, 0), one.cache_key(0, 1), one.cache_key(0, 2), one.cache_key(1, 0), one.cache_key(1, 1)]
     assert (
-        len({*names, renderer(photos, 1).identity(0, 1), replace(one, augmentation=TEXTBOOK_AUG).identity(0, 1)}) == 7
+        len({*names, renderer(photos, 1).cache_key(0, 1), replace(one, augmentation=TEXTBOOK_AUG).cache_key(0, 1)}) == 7
     )
-    assert one.identity(0, 0) == renderer(photos, 1).identity(0, 0)
+    assert one.cache_key(0, 0) == renderer(photos, 1).cache_key(0, 0)
 
 
 def test_a_large_photo_is_rendered_as_if_it_had_been_read_whole(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_large_photo_is_rendered_as_if_it_had_been_read_whole(tmp_path: Path) 
 def test_what_is_held_is_not_read_again_and_stays_within_the_budget(tmp_path: Path) -> None:
     paths = draw(tmp_path, 6)  # 24 pixels wide, 20 to 22 high
     memory = DecodedImageCache(3 * 24 * (20 + 21 + 22) + 100)
-    own = replace(renderer(paths), memory=memory)
+    own = replace(renderer(paths), image_cache=memory)
     before = [own.views(photo, (0, 1)) for photo in range(6)]
     assert memory.budget == 100
     for path in paths[:3]:
@@ -121,8 +121,8 @@ def test_what_is_held_is_not_read_again_and_stays_within_the_budget(tmp_path: Pa
 
 
 def test_a_photo_that_several_threads_read_at_once_is_paid_for_once(photos: tuple[Path, ...]) -> None:
-    own = replace(renderer(photos), memory=DecodedImageCache(DECODED_CACHE_BYTES))
+    own = replace(renderer(photos), image_cache=DecodedImageCache(DECODED_CACHE_BYTES))
     with ThreadPoolExecutor(8) as pool:
         views = list(pool.map(lambda number: own.views(number % 2, (0, 1)), range(64)))
-    assert own.memory.budget == DECODED_CACHE_BYTES - 3 * 24 * (20 + 21)
+    assert own.image_cache.budget == DECODED_CACHE_BYTES - 3 * 24 * (20 + 21)
     assert all(torch.equal(view, views[number % 2]) for number, view in enumerate(views))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unfreeze.data.rendering.transforms import (
     Augmentation,
-    _lit,
+    _apply_gain,
     augment,
     draw_view,
     normalize,
@@ -24,7 +24,7 @@ from unfreeze.preprocessing import Interpolation, Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 
 MILD = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
-TURNED = replace(MILD, turns=True)
+TURNED = replace(MILD, rotate=True)
 STILL = Augmentation(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, jitter=0.0)
 SIZES = [(40, 40), (61, 40), (40, 61), (97, 33), (33, 97), (32, 32), (20, 20), (9, 50), (50, 9), (300, 41), (1, 1)]
 
@@ -196,7 +196,7 @@ def test_jitter_changes_brightness_within_its_bounds() -> None:
 def test_light_that_has_no_colour_is_pillows_brightness(factor: float) -> None:
     image = photo(61, 40)
     expected = ImageEnhance.Brightness(image).enhance(factor)
-    np.testing.assert_array_equal(pixels(_lit(image, (factor, factor, factor))), pixels(expected))
+    np.testing.assert_array_equal(pixels(_apply_gain(image, (factor, factor, factor))), pixels(expected))
 
 
 def test_tint_changes_every_colour_by_itself_within_its_bounds() -> None:

@@ -365,6 +365,6 @@ def test_training_learns_the_same_from_either_renderers_views(photos: tuple[Path
         return [loss for row in tuned.history for loss in (row.train_loss, row.val_loss)]
 
     by_pillow = losses(given.renderer)
-    assert losses(choose_renderer(given.renderer, CPU, again=True)) == by_pillow
+    assert losses(choose_renderer(given.renderer, CPU, reused=True)) == by_pillow
     assert losses(on_device(given.renderer, CPU, 10_000)) == pytest.approx(by_pillow, rel=0.01)
     assert losses(replace(given.renderer, seed=1)) != pytest.approx(by_pillow, rel=0.01)  # other views
