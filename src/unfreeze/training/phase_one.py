@@ -15,7 +15,6 @@ from torch import Tensor
 
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.evaluation.selection import ModelSelector
-from unfreeze.models.freezing import StagePlan
 from unfreeze.models.state import ModelState, random_head
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
@@ -26,8 +25,7 @@ from unfreeze.training.finetune.loop import EpochRow, Indices, finetune
 from unfreeze.training.folds import TrainingSet, concat_folds, fold_labels
 from unfreeze.training.head.head_cache import fit_head_cached
 from unfreeze.training.head.regularisation_path import HeadFit, Linear
-from unfreeze.training.recipes import Recipe
-from unfreeze.training.schedule import Schedule
+from unfreeze.training.recipes import ByGradient, Recipe, Solved
 
 
 @dataclass(frozen=True)
@@ -64,17 +62,17 @@ def train_head(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
 
     The head is solved, or trained by gradient where the recipe has a schedule for it.
     """
-    if recipe.head_plan is None or recipe.head_schedule is None:
+    if isinstance(recipe.head, Solved):
         return _solved(features, recipe)
-    return _by_gradient(features, recipe.head_plan, recipe.head_schedule)
+    return _by_gradient(features, recipe.head)
 
 
-def _by_gradient(features: TrainingFeatures, plan: StagePlan, schedule: Schedule) -> HeadOnlyResult:
+def _by_gradient(features: TrainingFeatures, how: ByGradient) -> HeadOnlyResult:
     backbone, data, folds = features.backbone, features.data, features.folds
     start = random_head(backbone, data.n_classes, features.seed)
     tuned = [
         finetune(
-            backbone, start, features.of(fold).for_head, data.labels, plan, schedule,
+            backbone, start, features.of(fold).for_head, data.labels, how.plan, how.schedule,
             phase="phase 1", train=fold.train, val=fold.val, seed=features.seed,
         )
         for fold in folds.trainings

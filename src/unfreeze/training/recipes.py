@@ -96,6 +96,19 @@ class Candidate:
         return replace(self, plan=self.plan.scaled(LR_BACKOFF))
 
 
+@dataclass(frozen=True, slots=True)
+class Solved:
+    """Phase 1 solves the head: a logistic regression on cached features."""
+
+
+@dataclass(frozen=True, slots=True)
+class ByGradient:
+    """Phase 1 trains the head by gradient descent."""
+
+    plan: StagePlan
+    schedule: Schedule
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that the two phases need to know.
@@ -104,8 +117,7 @@ class Recipe:
         name: As asked for.
         augmentations: Of views other than the plain one; of several, the one that serves phase 1 best on the folds.
         n_head_views: How many views of each training photo phase 1 sees, the plain one included, next to its other orientations.
-        head_plan: Phase 1 by gradient, together with ``head_schedule``; None where the head is solved.
-        head_schedule: See ``head_plan``.
+        head: How phase 1 fits the head.
         candidates: Ways to unfreeze, in the order in which they are tried; none where the recipe ends with the head.
         alphas: Points between the phases that may ship, from the nearest to phase 1 on; phase 2's own end is 1.
         max_forgetting: Points of the original task's accuracy that may be lost; None: any.
@@ -118,8 +130,7 @@ class Recipe:
     name: str
     augmentations: tuple[Augmentation, ...]
     n_head_views: int
-    head_plan: StagePlan | None
-    head_schedule: Schedule | None
+    head: Solved | ByGradient
     candidates: tuple[Candidate, ...]
     alphas: tuple[float, ...]
     max_forgetting: float | None
@@ -157,7 +168,7 @@ class Recipe:
     @property
     def head_uses_features(self) -> bool:
         """Whether phase 1 can train on features that were computed once: nothing below the head moves in it."""
-        return self.head_plan is None or self.head_plan.boundary == len(self.head_plan.rows)
+        return isinstance(self.head, Solved) or self.head.plan.boundary == len(self.head.plan.rows)
 
     @property
     def n_feature_views(self) -> int:
@@ -183,8 +194,7 @@ def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: in
         name=config.recipe,
         augmentations=_augmentations(config),
         n_head_views=config.views or HEAD_VIEWS,
-        head_plan=None,
-        head_schedule=None,
+        head=Solved(),
         candidates=(),
         alphas=(),
         max_forgetting=None,
@@ -212,8 +222,7 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
         name=config.recipe,
         augmentations=_augmentations(config),
         n_head_views=config.views or HEAD_VIEWS,
-        head_plan=None,
-        head_schedule=None,
+        head=Solved(),
         candidates=candidates,
         alphas=ALPHAS,
         max_forgetting=MAX_FORGETTING if config.max_forgetting is None else config.max_forgetting,
@@ -308,14 +317,14 @@ def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int)
     head_epochs = config.head_epochs or CLASSIC_EPOCHS
     head_lr = config.head_lr or CLASSIC_HEAD_LR
     lr = config.lr or CLASSIC_LR
+    head_plan = plan_from(backbone, backbone.head_boundary, lr=0.0, head_lr=head_lr, bn=config.bn)
     plan = plan_from(backbone, 0, lr=lr, head_lr=lr, bn=config.bn)
     schedule = textbook_schedule(config.epochs or CLASSIC_EPOCHS, config.batch_size)
     return Recipe(
         name=config.recipe,
         augmentations=(TEXTBOOK_AUG,),
         n_head_views=head_epochs + 1,
-        head_plan=plan_from(backbone, backbone.head_boundary, lr=0.0, head_lr=head_lr, bn=config.bn),
-        head_schedule=textbook_schedule(head_epochs, config.batch_size),
+        head=ByGradient(head_plan, textbook_schedule(head_epochs, config.batch_size)),
         candidates=(Candidate("all", 0, plan, schedule),),
         alphas=(1.0,),
         max_forgetting=None,
