@@ -44,7 +44,7 @@ def planted_features(by_view: Mapping[int, Tensor], renderer: Renderer) -> Cache
         for view, rows in by_view.items():
             draft.append([f"{image} {view}" for image in range(len(rows))], rows)
     for view, rows in by_view.items():
-        places |= {(image, view): draft.places[f"{image} {view}"] for image in range(len(rows))}
+        places |= {(image, view): draft.rows[f"{image} {view}"] for image in range(len(rows))}
     return CachedActivations(5, renderer, places)
 
 

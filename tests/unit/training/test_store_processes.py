@@ -16,8 +16,8 @@ from unfreeze.training.features.cache import ABANDONED_AFTER_S, CacheNamespace, 
 WRITER = """
     import sys, time, torch
     from pathlib import Path
-    from unfreeze.training.features.cache import Store
-    own = Store(Path(sys.argv[1]), 2**40).shelf("kind", "of", "rows")
+    from unfreeze.training.features.cache import FeatureCache
+    own = FeatureCache(Path(sys.argv[1]), 2**40).namespace("kind", "of", "rows")
     with own.write() as draft:
         for number in range(int(sys.argv[2])):
             draft.append([str(number)], torch.full((1, 1000), float(number)))
@@ -27,18 +27,18 @@ WRITER = """
                 if sys.argv[3] == "stay":
                     time.sleep(60)
 """
-# Each writes books that together are twice the limit, and reads whatever it still finds.
+# Each writes files that together are twice the limit, and reads the rows that are still there.
 EVICTOR = """
     import sys, torch
     from pathlib import Path
-    from unfreeze.training.features.cache import Store, read_rows
-    store = Store(Path(sys.argv[1]), 20 * 4000)
+    from unfreeze.training.features.cache import FeatureCache, read_rows
+    store = FeatureCache(Path(sys.argv[1]), 20 * 4000)
     for book in range(20):
-        own = store.shelf(str(book % 3))
+        own = store.namespace(str(book % 3))
         with own.write() as draft:
             for number in range(book, book + 2):
                 draft.append([str(number)], torch.full((1, 1000), float(number)))
-        found = own.find([str(number) for number in range(30)])
+        found = own.load([str(number) for number in range(30)])
         for key, place in found.items():
             assert (read_rows([place]) == float(key)).all(), key
 """
