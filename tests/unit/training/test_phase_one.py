@@ -255,7 +255,8 @@ def by_folds_and_all(
     """Return which of the renderers all images choose, and which the other folds choose for each fold."""
     renderers = [replace(given.renderer, seed=seed) for seed in range(len(losses))]
     planted(monkeypatch, *losses)
-    selected = select_augmentation(store, backbone, renderers, given.data, recipe(backbone))
+    how = replace(recipe(backbone), cross_fit=True)
+    selected = select_augmentation(store, backbone, renderers, given.data, how)
     return renderers.index(selected.final), [renderers.index(each) for each in selected.by_fold]
 
 
