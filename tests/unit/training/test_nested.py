@@ -20,7 +20,7 @@ from unfreeze.models.state import ModelState
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
 from unfreeze.training.features.activations import CachedActivations
-from unfreeze.training.features.cache import RowRef
+from unfreeze.training.features.cache_files import RowRef
 from unfreeze.training.features.training_features import FoldActivations
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import TwoPhaseResult, fine_tune

@@ -23,7 +23,8 @@ from unfreeze.models.backbone import Backbone, Head, pool
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input
 from unfreeze.runtime import progress_bar
-from unfreeze.training.features.cache import CacheNamespace, FeatureCache, RowRef, read_rows
+from unfreeze.training.features.cache import CacheNamespace, FeatureCache
+from unfreeze.training.features.cache_files import RowRef, read_rows
 from unfreeze.training.features.engine_cache import engine_of
 
 EVALUATION_BATCH = 64

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from unfreeze.acceleration.frozen import EngineReport, choice_inputs, choose_engine, known_engine, remember_engine
 from unfreeze.models.backbone import Backbone
-from unfreeze.training.features.cache import FeatureCache, read_rows
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.cache_files import read_rows
 
 FORMAT = "1"  # part of the namespace: a new one leaves older choices unused
 KEY = "engine"  # a namespace has one row

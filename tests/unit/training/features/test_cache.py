@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from unfreeze.errors import CacheError
-from unfreeze.training.features.cache import ABANDONED_AFTER_S, CacheNamespace, FeatureCache, open_cache, read_rows
+from unfreeze.training.features.cache import ABANDONED_AFTER_S, CacheNamespace, FeatureCache, open_cache
+from unfreeze.training.features.cache_files import read_rows
 
 KEYS = ["a", "b", "c", "d"]
 ROWS = torch.arange(24, dtype=torch.float32).view(4, 2, 3)
@@ -185,7 +186,7 @@ def test_a_row_that_the_disk_cant_read_is_computed_anew(tmp_path: Path, monkeypa
 
     own = shelf(tmp_path)
     write(own)
-    monkeypatch.setattr("unfreeze.training.features.cache.FileIO", BadSector)
+    monkeypatch.setattr("unfreeze.training.features.cache_files.FileIO", BadSector)
     assert not own.load(KEYS)
     with own.write() as draft:
         draft.append(KEYS, ROWS)
