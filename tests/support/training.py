@@ -27,7 +27,8 @@ from unfreeze.training.features.training_features import FoldActivations, Traini
 from unfreeze.training.finetune.loop import FineTuneResult, Indices, finetune
 from unfreeze.training.folds import Folds, TrainingSet, labels_by_fold
 from unfreeze.training.phase_one import train_head
-from unfreeze.training.recipes import ByGradient, Candidate, Recipe, Solved, recipe_for
+from unfreeze.training.recipe import ByGradient, Candidate, Recipe, Solved
+from unfreeze.training.recipes import recipe_for
 from unfreeze.training.schedule import Schedule
 from unfreeze.training.search import SearchContext, Trial, run_trial, search
 

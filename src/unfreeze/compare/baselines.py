@@ -14,12 +14,11 @@ from unfreeze.config import TrainConfig
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import BatchNormMode, plan_from
+from unfreeze.training.recipe import ByGradient, Recipe
 from unfreeze.training.recipes import (
     CLASSIC_HEAD_LR,
     LIGHT_AUG,
     TEXTBOOK_AUG,
-    ByGradient,
-    Recipe,
     recipe_for,
     textbook_schedule,
     usual_batch_size,

@@ -25,7 +25,7 @@ from unfreeze.training.features.demand import CacheMisses, compute
 from unfreeze.training.finetune.loop import Indices, finetune
 from unfreeze.training.finetune.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.folds import Folds, TrainingSet
-from unfreeze.training.recipes import ByGradient, Candidate, Recipe
+from unfreeze.training.recipe import ByGradient, Candidate, Recipe
 from unfreeze.training.schedule import Schedule
 
 N_TIMED = 2  # batches or steps, after one that warms up

@@ -13,7 +13,7 @@ from unfreeze.training.features.demand import CacheMisses, cache_misses, held_ou
 from unfreeze.training.features.gather import training_requests
 from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.head.head_cache import is_head_cached
-from unfreeze.training.recipes import ByGradient, Recipe
+from unfreeze.training.recipe import ByGradient, Recipe
 
 
 @dataclass(frozen=True)

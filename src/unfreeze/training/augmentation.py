@@ -23,7 +23,7 @@ from unfreeze.training.features.demand import ActivationRequest, compute
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.head.head_cache import fit_head_cached
 from unfreeze.training.head.regularisation_path import Linear
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 
 PROBE_ORIENTATIONS = 2  # identity and one more label-preserving orientation of each augmentation
 MAX_PROBE_IMAGES = 400  # 200 selected the same on all aerial photos, by a smaller margin (benchmarks/RESULTS.md)

@@ -25,7 +25,7 @@ from unfreeze.training.finetune.loop import EpochRow, Indices, finetune
 from unfreeze.training.folds import TrainingSet, concat_folds, fold_labels
 from unfreeze.training.head.head_cache import fit_head_cached
 from unfreeze.training.head.regularisation_path import HeadFit, Linear
-from unfreeze.training.recipes import ByGradient, Recipe, Solved
+from unfreeze.training.recipe import ByGradient, Recipe, Solved
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.finetune.loop import EpochRow
 from unfreeze.training.folds import concat_folds, fold_labels, labels_by_fold
 from unfreeze.training.phase_one import HeadOnlyResult
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 from unfreeze.training.search import SearchContext, TimeLeft, Trial, search
 
 ForgettingFn = Callable[[ModelState], float | None]

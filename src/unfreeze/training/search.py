@@ -19,7 +19,7 @@ from unfreeze.training.finetune.loop import EpochRow, Failure, FineTuneResult, I
 from unfreeze.training.finetune.parallel import ProgressFn, n_parallel, run_parallel
 from unfreeze.training.folds import Fold
 from unfreeze.training.phase_one import HeadOnlyResult
-from unfreeze.training.recipes import LR_BACKOFF, Candidate
+from unfreeze.training.recipe import LR_BACKOFF, Candidate
 
 TimeLeft = Callable[[int], bool]
 FAILURE_TEXT: dict[Failure, str] = {

@@ -15,7 +15,7 @@ from unfreeze.models.state import loaded
 from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune
-from unfreeze.training.recipes import ByGradient
+from unfreeze.training.recipe import ByGradient
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -18,7 +18,7 @@ from unfreeze.training.features.activations import BATCH
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.finetune.loop import FineTuneResult, finetune
 from unfreeze.training.folds import TrainingSet
-from unfreeze.training.recipes import ByGradient, Recipe, Solved
+from unfreeze.training.recipe import ByGradient, Recipe, Solved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -24,7 +24,7 @@ from unfreeze.training.features.cache_files import RowRef
 from unfreeze.training.features.training_features import FoldActivations
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import TwoPhaseResult, fine_tune
-from unfreeze.training.recipes import Candidate
+from unfreeze.training.recipe import Candidate
 from unfreeze.training.search import SearchContext, Trial, search
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -25,7 +25,8 @@ from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.gather import compute_activations
 from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import train_head
-from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, ByGradient, Recipe
+from unfreeze.training.recipe import ByGradient, Recipe
+from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -14,18 +14,8 @@ from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.orientations import Orientation
-from unfreeze.training.recipes import (
-    COLOR_JITTER,
-    LIGHT_AUG,
-    LR_BACKOFF,
-    MAX_FORGETTING,
-    ROTATION_AUG,
-    ByGradient,
-    Candidate,
-    Recipe,
-    Solved,
-    recipe_for,
-)
+from unfreeze.training.recipe import LR_BACKOFF, ByGradient, Candidate, Recipe, Solved
+from unfreeze.training.recipes import COLOR_JITTER, LIGHT_AUG, MAX_FORGETTING, ROTATION_AUG, recipe_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

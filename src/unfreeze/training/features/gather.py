@@ -10,7 +10,7 @@ from unfreeze.training.features.activations import Activations
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import ActivationRequest, compute
 from unfreeze.training.folds import TrainingSet
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 
 Sources = Mapping[int, Activations]  # by the boundary that a training starts from
 

@@ -12,7 +12,7 @@ from unfreeze.training.features.activations import Activations
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.gather import compute_activations
 from unfreeze.training.folds import Fold, Folds, TrainingSet
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
