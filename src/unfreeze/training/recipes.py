@@ -79,7 +79,7 @@ def _auto(config: TrainConfig, backbone: Backbone, n_images: int, n_classes: int
     views = config.views or CACHED_VIEWS
     if (config.new_views or 0) > views:
         raise ConfigError(
-            f"{config.new_views} of {views} views can't give way to new ones.",
+            f"{config.new_views} of {views} views can't be replaced by new ones.",
             where="--new-views",
             mend="Raise --views.",
         )
@@ -160,7 +160,7 @@ def _candidate(
 def _distill(config: TrainConfig, backbone: Backbone) -> float:
     if config.distill and not (backbone.network.num_classes and backbone.pooled):
         raise ConfigError(
-            f"{backbone.name} has no original classifier that kept features are enough for.",
+            f"{backbone.name} has no original classifier on pooled features to stay close to.",
             where="--distill",
             mend="Leave --distill out.",
         )

@@ -68,7 +68,7 @@ def test_orientations_that_only_one_folds_images_like_are_averaged_for_the_other
     photos: tuple[Path, ...], liked_by: int
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=30)
-    how = replace(recipe(backbone, judges=30), allow_tta=True)
+    how = replace(recipe(backbone).cross_fit_all(30), allow_tta=True)
     by_view = mirrored_helps_one_fold(given, liked_by)
     features = training_features(backbone, given, recipe(backbone, judges=30))
     planted = FoldActivations(given.renderer, {}, planted_features(by_view, given.renderer))

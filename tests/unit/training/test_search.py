@@ -79,7 +79,7 @@ def test_an_anchored_candidate_is_held_to_the_pretrained_features(
     own, held_to = setting(backbone, photos), list[object]()
 
     def noted(*given: Any, **rest: Any) -> FineTuneResult:
-        held_to.append(rest["features"])
+        held_to.append(rest["pretrained_features"])
         return finetune(*given, **rest)
 
     monkeypatch.setattr("unfreeze.training.search.finetune", noted)
