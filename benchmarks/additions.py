@@ -29,7 +29,8 @@ from unfreeze.models.state import ModelState, loaded, state_of
 from unfreeze.runtime import deterministic, generator, prepare_process
 from unfreeze.training.features.activations import logits_from
 from unfreeze.training.finetune.loop import distillation_loss, kd_loss
-from unfreeze.training.recipes import Candidate, recipe_for
+from unfreeze.training.recipe import Candidate
+from unfreeze.training.recipes import recipe_for
 from unfreeze.training.schedule import Schedule, view_schedule
 
 POINTS = (0.25, 0.5, 0.75, 1.0)

@@ -39,7 +39,7 @@ from unfreeze.training.features.cache import open_cache
 from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 
 SETS = ("hymenoptera", "bccd_cells", "magnetic_tile")
 ARMS = ("frozen", "train mode", "train mode, original statistics put back")

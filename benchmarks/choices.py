@@ -38,7 +38,8 @@ from unfreeze.training.features.cache import open_cache
 from unfreeze.training.features.training_features import TrainingFeatures, compute_features
 from unfreeze.training.folds import Fold, TrainingSet
 from unfreeze.training.phase_one import HeadOnlyResult, train_head
-from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, Recipe, recipe_for
+from unfreeze.training.recipe import Recipe
+from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, recipe_for
 from unfreeze.training.search import SearchContext
 
 POINTS = (0.5, 0.75, 1.0)

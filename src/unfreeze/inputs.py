@@ -20,7 +20,8 @@ from unfreeze.models.backbones import load_backbone
 from unfreeze.runtime import Stopwatch, choose_device, prepare_process
 from unfreeze.training.features.cache import FeatureCache, open_cache
 from unfreeze.training.folds import TrainingSet
-from unfreeze.training.recipes import Recipe, recipe_for
+from unfreeze.training.recipe import Recipe
+from unfreeze.training.recipes import recipe_for
 
 DecodeIndex = Mapping[str, int]  # the short side of photos that were read before, by digest
 

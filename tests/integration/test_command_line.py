@@ -120,7 +120,7 @@ def test_training_gets_no_photo_of_the_test_set(
     """Not even by number: what training is given holds the paths and labels of the training photos, and no others."""
     from unfreeze.training.features.training_features import TrainingFeatures
     from unfreeze.training.phase_one import HeadOnlyResult, train_head
-    from unfreeze.training.recipes import Recipe
+    from unfreeze.training.recipe import Recipe
 
     given: list[TrainingFeatures] = []
 

@@ -27,7 +27,8 @@ from unfreeze.training.features.training_features import FoldActivations, Traini
 from unfreeze.training.finetune.loop import FineTuneResult, Indices, finetune
 from unfreeze.training.folds import Folds, TrainingSet, labels_by_fold
 from unfreeze.training.phase_one import train_head
-from unfreeze.training.recipes import Candidate, Recipe, recipe_for
+from unfreeze.training.recipe import ByGradient, Candidate, Recipe, Solved
+from unfreeze.training.recipes import recipe_for
 from unfreeze.training.schedule import Schedule
 from unfreeze.training.search import SearchContext, Trial, run_trial, search
 
@@ -111,8 +112,7 @@ def recipe(
         name="test",
         augmentations=(CROPS,),
         n_head_views=2,
-        head_plan=None if solved else plan_from(backbone, 5, lr=0.0, head_lr=0.02),
-        head_schedule=None if solved else schedule(epochs=2),
+        head=Solved() if solved else ByGradient(plan_from(backbone, 5, lr=0.0, head_lr=0.02), schedule(epochs=2)),
         candidates=candidates,
         alphas=alphas,
         max_forgetting=max_forgetting,

@@ -31,7 +31,8 @@ from unfreeze.training.features.cache import open_cache
 from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune, select_shipped
-from unfreeze.training.recipes import Recipe, recipe_for
+from unfreeze.training.recipe import Recipe
+from unfreeze.training.recipes import recipe_for
 
 HEAD_ONLY = "head-only"
 

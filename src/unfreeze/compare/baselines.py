@@ -13,12 +13,12 @@ from dataclasses import replace
 from unfreeze.config import TrainConfig
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.models.backbone import Backbone
-from unfreeze.models.freezing import BatchNormMode, StagePlan, plan_from
+from unfreeze.models.freezing import BatchNormMode, plan_from
+from unfreeze.training.recipe import ByGradient, Recipe
 from unfreeze.training.recipes import (
     CLASSIC_HEAD_LR,
     LIGHT_AUG,
     TEXTBOOK_AUG,
-    Recipe,
     recipe_for,
     textbook_schedule,
     usual_batch_size,
@@ -38,7 +38,7 @@ def classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int, 
 def naive(backbone: Backbone, epochs: int) -> Recipe:
     """Return a recipe that trains every layer at the head's rate at once, BatchNorm in train mode: a common mistake."""
     plan = plan_from(backbone, 0, lr=CLASSIC_HEAD_LR, head_lr=CLASSIC_HEAD_LR, bn="train")
-    return _one_phase("naive", TEXTBOOK_AUG, plan, textbook_schedule(epochs))
+    return _one_phase("naive", TEXTBOOK_AUG, ByGradient(plan, textbook_schedule(epochs)))
 
 
 def layer_decay(backbone: Backbone, epochs: int, photos: int) -> Recipe:
@@ -56,16 +56,15 @@ def layer_decay(backbone: Backbone, epochs: int, photos: int) -> Recipe:
         smoothing=0.1,
     )
     plan = plan_from(backbone, 0, lr=LAYER_DECAY_LR, head_lr=LAYER_DECAY_LR, decay=LAYER_DECAY)
-    return _one_phase("layer decay", LIGHT_AUG, plan, schedule)
+    return _one_phase("layer decay", LIGHT_AUG, ByGradient(plan, schedule))
 
 
-def _one_phase(name: str, augmentation: Augmentation, plan: StagePlan, schedule: Schedule) -> Recipe:
+def _one_phase(name: str, augmentation: Augmentation, head: ByGradient) -> Recipe:
     return Recipe(
         name=name,
         augmentations=(augmentation,),
         n_head_views=1,
-        head_plan=plan,
-        head_schedule=schedule,
+        head=head,
         candidates=(),
         alphas=(),
         max_forgetting=None,

@@ -1,6 +1,6 @@
-"""How the rounds' answers choose: which candidate, how far from phase 1, and whether phase 2 ships.  Arrays in, choice out.
+"""Model selection by validation logits: which candidate, at which alpha, and whether phase 2 ships.  Arrays in, choice out.
 
-What is said of a round's photos is never chosen by them: for every round, the other rounds choose.
+Nested selection: choices that affect a fold's predictions are made on the other folds.
 """
 
 from __future__ import annotations
@@ -14,24 +14,22 @@ from numpy.typing import NDArray
 from unfreeze.evaluation.calibration import calibrated_nll, paired_z, significantly_lower
 
 Z_95 = 1.645  # standard errors: 95 % of a normal distribution lie below
-IMBALANCE_RATIO = 3.0  # times as many photos of one class as of another: from there on, every class weighs the same
+IMBALANCE_RATIO = 3.0  # from this ratio of the largest class to the smallest on, every class has the same weight
 
 Indices = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Logits = NDArray[np.float32]
-LogitsByAlpha = Mapping[
-    float, Sequence[Logits]
-]  # of a candidate at every alpha, what each round's model says of its photos
-FoldIds = Sequence[int]  # rounds
+LogitsByAlpha = Mapping[float, Sequence[Logits]]  # a candidate's validation logits (V, C) of each fold at every alpha
+FoldIds = Sequence[int]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the judges like best.
+    """The selected point between phase 1 and phase 2.
 
     Attributes:
-        trial: The candidate's place among those that were tried.
-        alpha: How far it goes from phase 1 (0) to phase 2 (1).
+        trial: The index of the candidate's trial.
+        alpha: The weight of phase 2 in the interpolation: 0 is phase 1, 1 is phase 2.
     """
 
     trial: int
@@ -40,7 +38,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class SampleScores:
-    """What some answers are worth to the judges, photo by photo: weighted log-losses and rights (N,)."""
+    """A model's scores per validation image: class-weighted log-losses and correctness, each of shape (N,)."""
 
     losses: Floats
     correct: Floats
@@ -48,12 +46,12 @@ class SampleScores:
 
 @dataclass(frozen=True)
 class ModelSelector:
-    """Who judges: the rounds' photos.
+    """Compare models with head-only on the validation images of some folds.
 
     Attributes:
-        labels: Their labels.
-        head_only: What phase 1 says of them.
-        class_weights: How much a photo of each class weighs (C,).
+        labels: The labels of each fold's images, each of shape (V,).
+        head_only: The head-only model's logits of them, each of shape (V, C).
+        class_weights: The weight of an image of each class (C,).
     """
 
     labels: tuple[Indices, ...]
@@ -61,12 +59,12 @@ class ModelSelector:
     class_weights: Floats
 
     @classmethod
-    def of(cls, head_only: Sequence[Logits], truths: Sequence[Indices], class_counts: Indices) -> ModelSelector:
+    def of(cls, head_only: Sequence[Logits], labels: Sequence[Indices], class_counts: Indices) -> ModelSelector:
         """Give every class the same weight where the training images are clearly imbalanced, and every image otherwise.
 
         Args:
             head_only: The head-only model's logits for each fold's images, each of shape (V, C).
-            truths: Their labels.
+            labels: Their labels, each of shape (V,).
             class_counts: How many training images each class has (C,).
         """
         counts = class_counts
@@ -74,82 +72,76 @@ class ModelSelector:
         weights = np.ones(len(counts))
         if present.max() > IMBALANCE_RATIO * present.min():
             weights = present.mean() / counts.clip(1)
-        return cls(tuple(truths), tuple(head_only), weights)
+        return cls(tuple(labels), tuple(head_only), weights)
 
     @property
     def all_folds(self) -> FoldIds:
-        """All rounds."""
+        """The indices of all folds."""
         return range(len(self.labels))
 
-    def other_folds(self, own: int) -> FoldIds:
-        """Return the rounds that choose for one: the others, or itself where it is the only one."""
-        return [r for r in self.all_folds if r != own] or [own]
+    def other_folds(self, fold: int) -> FoldIds:
+        """Return the indices of the folds that choose for ``fold``: the others, or itself where it is the only one."""
+        return [other for other in self.all_folds if other != fold] or [fold]
 
-    def select(self, trials: Sequence[LogitsByAlpha], judges: FoldIds) -> Choice:
-        """Return the point with the lowest log-loss of those that are good enough to ship, or of all where none of them is.
+    def select(self, trials: Sequence[LogitsByAlpha], folds: FoldIds) -> Choice:
+        """Return the point with the lowest log-loss of those significantly better than head-only, or of all if none is.
 
-        Points near phase 1 gain less, but the judges are the more certain of it.  Without judges, it is the last candidate's
-        farthest point.  At least one point is there to choose from.
+        Small alphas improve less but more consistently.  Without folds, the last candidate's largest alpha is selected.
+        At least one trial must have logits.
         """
-        if not judges:
-            last = max(number for number, answers in enumerate(trials) if answers)
+        if not folds:
+            last = max(trial for trial, by_alpha in enumerate(trials) if by_alpha)
             return Choice(last, max(trials[last]))
-        heard = {
-            (trial, alpha): self.validation_scores(said, judges)
-            for trial, answers in enumerate(trials)
-            for alpha, said in answers.items()
+        scores = {
+            (trial, alpha): self.validation_scores(logits, folds)
+            for trial, by_alpha in enumerate(trials)
+            for alpha, logits in by_alpha.items()
         }
-        before = self.validation_scores(self.head_only, judges)
-        good = [option for option, after in heard.items() if significantly_better(before, after)]
-        return Choice(*min(good or heard, key=lambda option: float(heard[option].losses.mean())))
+        head_only = self.validation_scores(self.head_only, folds)
+        better = [option for option, after in scores.items() if significantly_better(head_only, after)]
+        return Choice(*min(better or scores, key=lambda option: float(scores[option].losses.mean())))
 
-    def accepts(self, answers: Sequence[Logits], judges: FoldIds) -> bool:
-        """Tell whether something else is good enough to ship instead of head-only, by what it says of the rounds' photos."""
-        return not judges or significantly_better(
-            self.validation_scores(self.head_only, judges), self.validation_scores(answers, judges)
+    def accepts(self, logits: Sequence[Logits], folds: FoldIds) -> bool:
+        """Tell whether a model is significantly better than head-only on the images of ``folds``; True without folds."""
+        return not folds or significantly_better(
+            self.validation_scores(self.head_only, folds), self.validation_scores(logits, folds)
         )
 
-    def z_score(self, answers: Sequence[Logits]) -> float:
-        """Return by how many standard errors the log-loss of something else is below head-only's, to all judges."""
-        before, after = (
-            self.validation_scores(self.head_only, self.all_folds),
-            self.validation_scores(answers, self.all_folds),
-        )
-        return paired_z(after.losses, before.losses)
+    def z_score(self, logits: Sequence[Logits]) -> float:
+        """Return by how many standard errors a model's mean log-loss is below head-only's on all folds."""
+        head_only = self.validation_scores(self.head_only, self.all_folds)
+        return paired_z(self.validation_scores(logits, self.all_folds).losses, head_only.losses)
 
-    def should_continue(self, trials: Sequence[LogitsByAlpha], judges: FoldIds) -> bool:
-        """Tell whether to try a deeper candidate: the last one is certain to be better than all before it, all the way.
+    def should_continue(self, trials: Sequence[LogitsByAlpha], folds: FoldIds) -> bool:
+        """Tell whether to try a deeper candidate: the last one is significantly better than all before it, at alpha 1.
 
-        What isn't good enough to ship is no reason to spend twice its time.  Where it was best halfway, the pretrained
-        weights are worth staying near to: more of them need not move.
+        A deeper candidate takes about twice the time, which a gain that is too small to ship does not justify.  Where a
+        smaller alpha was best, the pretrained weights are worth staying near to: training more of them cannot help.
         """
-        if not judges or not trials:
-            return bool(judges)
-        *earlier, last = ([self.validation_scores(said, judges) for said in answers.values()] for answers in trials)
-        known = [
-            self.validation_scores(self.head_only, judges),
-            *(verdicts for answers in earlier for verdicts in answers),
-        ]
+        if not folds or not trials:
+            return bool(folds)
+        *earlier, last = ([self.validation_scores(logits, folds) for logits in trial.values()] for trial in trials)
+        known = [self.validation_scores(self.head_only, folds), *(scores for trial in earlier for scores in trial)]
         return _lowest_loss(last) is last[-1] and significantly_lower(
             _lowest_loss(last).losses, _lowest_loss(known).losses, Z_95
         )
 
-    def validation_scores(self, answers: Sequence[Logits], judges: FoldIds) -> SampleScores:
-        """Return what some answers are worth to the judges, photo by photo."""
-        said = np.concatenate([answers[r] for r in judges])
-        truth = np.concatenate([self.labels[r] for r in judges])
-        weights = self.class_weights[truth]
-        return SampleScores(calibrated_nll(said, truth) * weights, (said.argmax(axis=1) == truth) * weights)
+    def validation_scores(self, logits: Sequence[Logits], folds: FoldIds) -> SampleScores:
+        """Return the scores of a model's logits, given for every fold (V, C), on the images of ``folds``."""
+        pooled = np.concatenate([logits[fold] for fold in folds])
+        labels = np.concatenate([self.labels[fold] for fold in folds])
+        weights = self.class_weights[labels]
+        return SampleScores(calibrated_nll(pooled, labels) * weights, (pooled.argmax(axis=1) == labels) * weights)
 
 
-def _lowest_loss(heard: Sequence[SampleScores]) -> SampleScores:
-    return min(heard, key=lambda verdicts: float(verdicts.losses.mean()))
+def _lowest_loss(options: Sequence[SampleScores]) -> SampleScores:
+    return min(options, key=lambda scores: float(scores.losses.mean()))
 
 
 def significantly_better(before: SampleScores, after: SampleScores) -> bool:
-    """Tell whether what came after is better: its log-loss is lower for certain, and it is not clearly less often right.
+    """Tell whether ``after`` has a significantly lower log-loss and no significantly lower accuracy.
 
-    Few photos say more by log-loss than by accuracy: it counts how far from a mistake each of them is.
+    Few images show a difference in log-loss sooner than in accuracy: it measures each image's distance from an error.
     """
     wrong_before, wrong_after = before.correct.max() - before.correct, before.correct.max() - after.correct
     return significantly_lower(after.losses, before.losses, Z_95) and not significantly_lower(wrong_before, wrong_after)

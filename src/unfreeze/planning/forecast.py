@@ -13,7 +13,7 @@ from unfreeze.planning.workload import count_workload, order_by_cache_hits
 from unfreeze.runtime import Stopwatch
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.folds import TrainingSet
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

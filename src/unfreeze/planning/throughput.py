@@ -25,7 +25,7 @@ from unfreeze.training.features.demand import CacheMisses, compute
 from unfreeze.training.finetune.loop import Indices, finetune
 from unfreeze.training.finetune.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.folds import Folds, TrainingSet
-from unfreeze.training.recipes import Candidate, Recipe
+from unfreeze.training.recipe import ByGradient, Candidate, Recipe
 from unfreeze.training.schedule import Schedule
 
 N_TIMED = 2  # timed batches or steps, after one warm-up
@@ -173,8 +173,8 @@ def measure_throughput(
                 for candidate, n_images in zip(recipe.candidates, work.n_train_steps_images, strict=True)
             ),
             s_per_head_train=(
-                trainings.s_per_image(head_boundary, recipe.head_plan, recipe.head_schedule, work.n_head_train_images)
-                if recipe.head_plan is not None and recipe.head_schedule is not None
+                trainings.s_per_image(head_boundary, recipe.head.plan, recipe.head.schedule, work.n_head_train_images)
+                if isinstance(recipe.head, ByGradient)
                 else 0.0
             ),
             head_s=_head_s(timer, backbone, data, len(recipe.head_views(renderer))) if work.needs_head_fit else 0.0,

@@ -13,7 +13,7 @@ from unfreeze.training.features.demand import CacheMisses, cache_misses, held_ou
 from unfreeze.training.features.gather import training_requests
 from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.head.head_cache import is_head_cached
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import ByGradient, Recipe
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def count_workload(
     n_test, n_reference = len(test.paths), len(reference.paths) if reference is not None else 0
     # Forgetting is measured before a deeper candidate is tried, and before a model is selected.
     n_budget = n_reference if recipe.max_forgetting is not None else 0
-    head = recipe.head_schedule
+    head = recipe.head.schedule if isinstance(recipe.head, ByGradient) else None
     heldout_misses = tuple(cache_misses(cache, backbone, held_out))
     return Workload(
         training=tuple(cache_misses(cache, backbone, requests)),
@@ -113,7 +113,7 @@ def count_workload(
             if head is not None and not recipe.head_uses_features
             else 0
         ),
-        needs_head_fit=recipe.head_plan is None
+        needs_head_fit=head is None
         and not is_head_cached(cache, backbone, renderer, data, recipe.head_views(renderer), recipe.smoothing),
         n_train_steps_images=tuple(candidate.n_train_images(trainings) for candidate in recipe.candidates),
         n_val_images=tuple(

@@ -11,7 +11,7 @@ from unfreeze.data.splits import Splits
 from unfreeze.files import write_text
 from unfreeze.models.backbone import Architecture
 from unfreeze.runs.folder import RunFolder
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 from unfreeze.verdict import Verdict, counted
 from unfreeze.version import __version__
 

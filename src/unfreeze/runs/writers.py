@@ -15,7 +15,7 @@ from unfreeze.runs.folder import RunFolder
 from unfreeze.scoring.evidence import HeldOutPredictions
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 
 
 def describe(

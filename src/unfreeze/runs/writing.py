@@ -21,7 +21,7 @@ from unfreeze.runtime import echo
 from unfreeze.scoring.evidence import HeldOutPredictions
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult, select_shipped
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 from unfreeze.verdict import Verdict
 
 

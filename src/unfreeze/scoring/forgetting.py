@@ -22,7 +22,7 @@ from unfreeze.training.features.demand import held_out_request
 from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 
 MAX_DIAGNOSTIC_IMAGES = 2000  # of so many, every stage's features and every class's logit are kept
 MIN_PROBE_IMAGES = 50  # with fewer, a linear probe can't be fitted

@@ -19,7 +19,7 @@ from unfreeze.runtime import progress_bar
 from unfreeze.training.features.activations import EVALUATION_BATCH, Activations
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import ActivationRequest, compute, held_out_request
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 
 Indices = NDArray[np.int64]
 

@@ -1,1 +1,1 @@
-"""Phase 1, phase 2, and the activations that both stand on."""
+"""Phase 1, phase 2, and the activations that both train on."""

@@ -1,4 +1,4 @@
-"""Which augmentation suits the photos: solved heads on a few views of each tell, before anything else is computed."""
+"""The choice of the augmentation by cross-validating solved heads on a few views, before all others are computed."""
 
 from __future__ import annotations
 
@@ -23,16 +23,14 @@ from unfreeze.training.features.demand import ActivationRequest, compute
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.head.head_cache import fit_head_cached
 from unfreeze.training.head.regularisation_path import Linear
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 
-PROBE_ORIENTATIONS = 2  # orientations, the plain one included, that tell whether photos may be turned so
-MAX_PROBE_IMAGES = (
-    400  # photos to tell it by: 200 found it on all aerial photos, too, with less to spare (benchmarks/RESULTS.md)
-)
+PROBE_ORIENTATIONS = 2  # identity and one more label-preserving orientation of each augmentation
+MAX_PROBE_IMAGES = 400  # 200 selected the same on all aerial photos, by a smaller margin (benchmarks/RESULTS.md)
 
 
 def make_renderers(recipe: Recipe, backbone: Backbone, samples: Sequence[Sample], seed: int) -> list[Renderer]:
-    """Return what renders the photos, for each way to augment that the recipe knows."""
+    """Return a renderer of ``samples`` for each augmentation of the recipe."""
     plain = Renderer((), backbone.network.preprocessing, None, seed).for_samples(samples)
     return [
         choose_renderer(replace(plain, augmentation=augmentation), backbone.device, reused=recipe.boundary == 0)
@@ -53,8 +51,8 @@ def select_augmentation(
 ) -> SelectedRenderers:
     """Return the renderer with which a solved head is best: the first, unless another is significantly better.
 
-    Turned views help in two ways that are measured together: the head learns from them, and its logits are averaged over
-    them.  Where the folds' predictions are the evidence, the choice is nested: the other folds choose for a fold.
+    Turned views help in two ways, measured together: the head is fitted on them, and its logits are averaged over them.
+    Where the folds' predictions are the evidence, the choice is nested: the other folds choose for a fold.
     """
     folds = range(int(data.fold.max()) + 1)
     if len(renderers) == 1:
@@ -62,7 +60,7 @@ def select_augmentation(
     some = data.subsample(MAX_PROBE_IMAGES)
     labels = some.train_labels
     at_head = compute(store, backbone, probe_requests(backbone, renderers, data, recipe))[backbone.head_boundary]
-    assert isinstance(at_head, CachedActivations), "features are kept"
+    assert isinstance(at_head, CachedActivations), "features are cached"
 
     def losses(renderer: Renderer) -> FloatArray:
         orientations = renderer.tta_orientations[:PROBE_ORIENTATIONS]
@@ -82,11 +80,11 @@ def select_nested(losses: Sequence[FloatArray], fold: IntArray, n_folds: int) ->
     """Return for every fold the index of the option that the images of the other folds choose.
 
     Args:
-        losses: Of each option, the losses of the same images by models that weren't trained on them, each of shape (N,).
+        losses: The out-of-fold losses of the same images for each option, each of shape (N,).
         fold: The fold of each image (N,).
-        n_folds: How many there are; an option is chosen for a fold that has no image, too.
+        n_folds: The number of folds; an option is chosen for a fold without images, too.
     """
-    return [first_or_significantly_lower([each[fold != own] for each in losses]) for own in range(n_folds)]
+    return [first_or_significantly_lower([each[fold != left_out] for each in losses]) for left_out in range(n_folds)]
 
 
 def first_or_significantly_lower(losses: Sequence[FloatArray]) -> int:
@@ -104,9 +102,9 @@ def first_or_significantly_lower(losses: Sequence[FloatArray]) -> int:
 def probe_requests(
     backbone: Backbone, renderers: Sequence[Renderer], data: TrainingSet, recipe: Recipe
 ) -> tuple[ActivationRequest, ...]:
-    """Return what ``select_augmentation`` needs: of each renderer the plain view, and another orientation.
+    """Return the requests of ``select_augmentation``: the plain view and each renderer's next orientation.
 
-    Where there is a single renderer, nothing is asked for.  Plain views are the same in the eyes of every renderer.
+    A single renderer needs none.  Orientations do not depend on the augmentation: the first renderer serves all.
     """
     if len(renderers) < 2:
         return ()
@@ -116,18 +114,18 @@ def probe_requests(
         )
     )
     views = dict.fromkeys(data.subsample(MAX_PROBE_IMAGES).train.tolist(), orientations)
-    first = recipe.cache_boundary
+    boundary = recipe.cache_boundary
     return (
-        ActivationRequest(renderers[0], first, views, "reading training photos"),
-        ActivationRequest(renderers[0], backbone.head_boundary, views, "computing features", first),
+        ActivationRequest(renderers[0], boundary, views, "reading training photos"),
+        ActivationRequest(renderers[0], backbone.head_boundary, views, "computing features", boundary),
     )
 
 
-def out_of_fold_tta_logits(fold_heads: Sequence[Linear], found: Tensor, data: TrainingSet) -> Logits:
-    """Return each training photo's logits by the head of the other folds (N, C), the mean over its orientations (N, orientations, D)."""
-    mean = found.mean(dim=1)  # the head is linear
-    answers = np.empty((len(mean), data.n_classes), np.float32)
+def out_of_fold_tta_logits(fold_heads: Sequence[Linear], features: Tensor, data: TrainingSet) -> Logits:
+    """Return out-of-fold logits (N, C) of training images, averaged over the orientations of ``features`` (N, K, D)."""
+    mean = features.mean(dim=1)  # the head is linear
+    logits = np.empty((len(mean), data.n_classes), np.float32)
     for fold, head in enumerate(fold_heads):
-        own = data.fold == fold
-        answers[own] = head.logits(mean[torch.from_numpy(own)]).numpy()
-    return answers
+        mask = data.fold == fold
+        logits[mask] = head.logits(mean[torch.from_numpy(mask)]).numpy()
+    return logits

@@ -1,4 +1,4 @@
-"""Which photos training may see, and the rounds that judge it: learn from some of them, answer on the others."""
+"""The images that training may see, and their folds: train on some of the images, validate on the others."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """The photos that training may see.  It knows no others: photos are numbered among these, from 0.
+    """The images that training may see, numbered from 0; test images are not among them.
 
     Attributes:
-        labels: Of every one of them, indexed by photo.
-        train: Photos to learn from.
-        val: Photos to choose by; empty where the user named none.
-        fold: The cross-validation fold of each photo of ``train``.
-        n_classes: How many there are.
-        ids: The index of each in the run's ``PhotoSet``, under which predictions are written down.
+        labels: The class of each image (N,).
+        train: The indices of the training images.
+        val: The indices of the user's validation images; empty where the user gave none.
+        fold: The cross-validation fold of each image of ``train``.
+        n_classes: The number of classes.
+        ids: The index of each image in the run's ``PhotoSet``, under which predictions are written.
     """
 
     labels: Tensor
@@ -41,7 +41,7 @@ class TrainingSet:
 
     @classmethod
     def of(cls, samples: Sequence[Sample], splits: Splits, classes: int) -> TrainingSet:
-        """Number the photos of ``splits.train_and_val``, which ``samples`` are, from 0."""
+        """Number ``samples``, which are the images of ``splits.train_and_val``, from 0."""
         labels = torch.tensor([sample.label for sample in samples])
         count = len(splits.train)
         return cls(
@@ -65,22 +65,22 @@ class TrainingSet:
         return np.bincount(self.train_labels, minlength=self.n_classes)
 
     def subsample(self, count: int) -> TrainingSet:
-        """Return the same with so many photos to learn from, spread evenly, if there are more."""
+        """Return the same set with at most ``count`` training images, evenly spaced."""
         some = np.linspace(0, len(self.train) - 1, min(count, len(self.train)), dtype=np.int64)
         return replace(self, train=self.train[some], fold=self.fold[some])
 
     def requested_views(
         self, count: int, orientations: Sequence[Orientation] = IDENTITY_ONLY
     ) -> dict[int, Sequence[int]]:
-        """Return the views that training asks for: ``count`` of photos to learn from, and every photo in all ``orientations``."""
+        """Return the views that training reads: ``count`` of training images, and all ``orientations`` of every image."""
         turned = [orientation for orientation in orientations if orientation is not Orientation.IDENTITY]
-        learn: dict[int, Sequence[int]] = dict.fromkeys(self.train.tolist(), (*range(count), *turned))
-        return learn | dict.fromkeys(self.val.tolist(), (Orientation.IDENTITY, *turned))
+        train: dict[int, Sequence[int]] = dict.fromkeys(self.train.tolist(), (*range(count), *turned))
+        return train | dict.fromkeys(self.val.tolist(), (Orientation.IDENTITY, *turned))
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Learn from ``train``, judge on ``val``; ``fold`` is the fold that ``val`` is, or None for the user's own."""
+    """Train on ``train`` and validate on ``val``; ``fold`` is the index of ``val``, None if no cross-validation fold."""
 
     train: Indices
     val: Indices
@@ -89,7 +89,7 @@ class Fold:
 
 @dataclass(frozen=True)
 class Folds:
-    """Every training of a phase.
+    """The trainings of a phase: the validation folds and a final fit on all training images.
 
     Attributes:
         validation: The folds that are validated on.
@@ -101,9 +101,9 @@ class Folds:
     final: Fold | None
 
     @classmethod
-    def of(cls, data: TrainingSet, judges: int) -> Folds:
-        """Return the user's validation set as the only fold, or as many folds as give ``judges`` images to validate on."""
-        validation = _validation_folds(data, judges)
+    def of(cls, data: TrainingSet, min_validation_images: int) -> Folds:
+        """Return the user's validation set as the only fold, or enough folds to validate on ``min_validation_images``."""
+        validation = _validation_folds(data, min_validation_images)
         complete = bool(len(data.val) and validation)
         return cls(validation, None if complete else Fold(data.train, data.train[:0], None))
 
@@ -118,28 +118,28 @@ class Folds:
         return sum(len(fold.val) for fold in self.validation)
 
 
-def _validation_folds(data: TrainingSet, judges: int) -> tuple[Fold, ...]:
-    if not judges:
+def _validation_folds(data: TrainingSet, min_validation_images: int) -> tuple[Fold, ...]:
+    if not min_validation_images:
         return ()
     if len(data.val):
         return (Fold(data.train, data.val, None),)
-    folds = int(data.fold.max()) + 1
-    count = min(folds, math.ceil(judges * folds / len(data.train)))
+    n_folds = int(data.fold.max()) + 1
+    count = min(n_folds, math.ceil(min_validation_images * n_folds / len(data.train)))
     return tuple(Fold(data.train[data.fold != f], data.train[data.fold == f], f) for f in range(count))
 
 
-def fold_labels(rounds: Sequence[Fold], data: TrainingSet) -> Indices:
-    """Return the labels of the photos that the rounds judge by, in their order."""
-    judges = np.concatenate([each.val for each in rounds]) if rounds else data.train[:0]
-    found: Indices = data.labels[torch.from_numpy(judges)].numpy()
-    return found
+def fold_labels(folds: Sequence[Fold], data: TrainingSet) -> Indices:
+    """Return the labels of the validation images of all ``folds``, concatenated (N,)."""
+    images = np.concatenate([fold.val for fold in folds]) if folds else data.train[:0]
+    labels: Indices = data.labels[torch.from_numpy(images)].numpy()
+    return labels
 
 
-def labels_by_fold(rounds: Sequence[Fold], data: TrainingSet) -> list[Indices]:
-    """Return the labels of the photos that each round judges by."""
-    return [fold_labels((each,), data) for each in rounds]
+def labels_by_fold(folds: Sequence[Fold], data: TrainingSet) -> list[Indices]:
+    """Return the labels of each fold's validation images, each of shape (V,)."""
+    return [fold_labels((fold,), data) for fold in folds]
 
 
-def concat_folds(answers: Sequence[Logits], classes: int) -> Logits:
-    """Return the rounds' answers as one array, shape (N, C)."""
-    return np.concatenate(answers) if answers else np.empty((0, classes), np.float32)
+def concat_folds(fold_logits: Sequence[Logits], n_classes: int) -> Logits:
+    """Return the logits of all folds as one array, shape (N, C)."""
+    return np.concatenate(fold_logits) if fold_logits else np.empty((0, n_classes), np.float32)

@@ -1,7 +1,7 @@
-"""Phase 2: ways to unfreeze are tried in rounds, each trained on every training photo, too; what the rounds like best ships.
+"""Phase 2: fine-tune each candidate (depth, rate) on every fold and once on all training images, and select the best.
 
-Where there are several rounds, what is said of a round's photos is never chosen by them: the other rounds choose.  So with a
-round for every fold, the answers are evidence as good as a test set's (``evidence.py``).
+The candidate and alpha with the lowest validation log-loss are selected.  Nested selection: choices that affect a fold's
+predictions are made on the other folds, so that the predictions of all folds are evidence as good as a test set's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.finetune.loop import EpochRow
 from unfreeze.training.folds import concat_folds, fold_labels, labels_by_fold
 from unfreeze.training.phase_one import HeadOnlyResult
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 from unfreeze.training.search import SearchContext, TimeLeft, Trial, search
 
 ForgettingFn = Callable[[ModelState], float | None]
@@ -25,21 +25,21 @@ ForgettingFn = Callable[[ModelState], float | None]
 
 @dataclass(frozen=True)
 class TwoPhaseResult:
-    """The two-phase model, and whether it held its own against head-only on the rounds' photos.
+    """The two-phase models, and whether they are significantly better than head-only on the validation images.
 
     Attributes:
-        state: The two-phase model.
-        trial: What was unfrozen, and how it went in the rounds.
-        alpha: Where the model stands between phase 1 (0) and phase 2 (1).
-        fold_logits: What every round's two-phase model says of the round's photos, chosen by the other rounds.
-        temperature: Makes the model as sure as it is right (see ``calibration.py``).
-        n_calibration: Photos that it was fitted on: answers of models that never saw them.
-        accepted: Whether it ships.
-        fold_accepted: For every round, whether it would ship by what the other rounds say.
-        fold_states: Every round's model.
-        history: A row an epoch.
-        trials: Everything that was tried.
-        warnings: What went wrong on the way, and what was done about it.
+        state: The two-phase model, trained on all training images.
+        trial: The selected candidate and its trainings.
+        alpha: The weight of phase 2 in the interpolation: 0 is phase 1, 1 is phase 2.
+        fold_logits: The logits (V, C) of each fold's images by the fold's two-phase model, which the other folds selected.
+        temperature: Divides the logits so that the probabilities are calibrated (see ``calibration.py``).
+        n_calibration: The number of images that it was fitted on: out-of-fold predictions.
+        accepted: Whether the two-phase model ships.
+        fold_accepted: For every fold, whether the other folds would ship it.
+        fold_states: The two-phase model of every fold.
+        history: One row per epoch.
+        trials: All candidates that were tried.
+        warnings: Sentences for the user on failures and their remedies.
     """
 
     state: ModelState
@@ -64,102 +64,102 @@ def fine_tune(
     forgetting: ForgettingFn = lambda _state: None,
     time_left: TimeLeft = lambda _tried: True,
 ) -> TwoPhaseResult:
-    """Unfreeze and go on from phase 1.
+    """Continue training from phase 1 with unfrozen stages.
 
     Args:
-        features: The images that training may see, and their activations.
-        phase1: Phase 1.
-        recipe: What may be done.
-        forgetting: How much accuracy a model lost at the original task; None where that isn't known.
-        time_left: Whether there is time for another candidate, after so many.
+        features: The training images and their activations.
+        phase1: Phase 1's result.
+        recipe: The candidates, the alphas and the forgetting budget.
+        forgetting: The share of the original task's accuracy that a model lost; None where it is unknown.
+        time_left: Given the number of trials so far, whether there is time for another candidate.
     """
-    data, rounds = features.data, features.folds.validation
+    data, folds = features.data, features.folds.validation
     pretrained = features.backbone.snapshot(recipe.boundary)
-    panel = ModelSelector.of(phase1.fold_logits, labels_by_fold(rounds, data), data.class_counts)
+    selector = ModelSelector.of(phase1.fold_logits, labels_by_fold(folds, data), data.class_counts)
 
     def within_budget(model: ModelState) -> bool:
         lost = forgetting(model) if recipe.max_forgetting is not None else None
         return lost is None or recipe.max_forgetting is None or lost * 100 <= recipe.max_forgetting
 
-    def room_left(trial: Trial) -> bool:
+    def trial_within_budget(trial: Trial) -> bool:
         return not trial.fold_states or within_budget(trial.fold_states[-1])
 
-    bench = SearchContext(features, phase1, pretrained, recipe.alphas)
-    searched = search(bench, recipe.candidates, panel, time_left, room_left, nested=recipe.cross_fit)
+    context = SearchContext(features, phase1, pretrained, recipe.alphas)
+    searched = search(context, recipe.candidates, selector, time_left, trial_within_budget, nested=recipe.cross_fit)
     trials = searched.trials
-    setbacks = [setback for trial in trials for setback in trial.warnings()]
+    warnings = [warning for trial in trials for warning in trial.warnings()]
     if not any(trial.val_logits_by_alpha for trial in trials[: searched.considered_by_all]):
-        return _rolled_back(phase1, trials, setbacks)
+        return _rolled_back(phase1, trials, warnings)
 
     def model_at(choice: Choice) -> ModelState:
         return interpolate(pretrained, phase1.phase2_init, trials[choice.trial].fold_states[-1], choice.alpha)
 
-    heard, by_all = [trial.val_logits_by_alpha for trial in trials], searched.considered_by_all
-    wanted = choice = panel.select(heard[:by_all], panel.all_folds)
-    while not within_budget(final := model_at(choice)):
-        heard[choice.trial] = {a: said for a, said in heard[choice.trial].items() if a < choice.alpha}
-        if not any(heard[:by_all]):
-            setbacks.append(_over_budget(wanted, recipe, "phase 1"))
-            return _rolled_back(phase1, trials, setbacks)
-        choice = panel.select(heard[:by_all], panel.all_folds)
-    if choice != wanted:
-        setbacks.append(_over_budget(wanted, recipe, f"alpha {choice.alpha:g}"))
+    options, by_all = [trial.val_logits_by_alpha for trial in trials], searched.considered_by_all
+    preferred = choice = selector.select(options[:by_all], selector.all_folds)
+    while not within_budget(state := model_at(choice)):
+        options[choice.trial] = {a: logits for a, logits in options[choice.trial].items() if a < choice.alpha}
+        if not any(options[:by_all]):
+            warnings.append(_over_budget(preferred, recipe, "phase 1"))
+            return _rolled_back(phase1, trials, warnings)
+        choice = selector.select(options[:by_all], selector.all_folds)
+    if choice != preferred:
+        warnings.append(_over_budget(preferred, recipe, f"alpha {choice.alpha:g}"))
 
-    said, finals, ship = [], [], []
-    for own, considered in zip(panel.all_folds, searched.considered, strict=True):
-        others, options = panel.other_folds(own), heard[:considered]
-        if not any(options):  # all that the others would have tried went wrong, or forgets too much
-            said.append(phase1.fold_logits[own])
-            finals.append(phase1.fold_states[own])
-            ship.append(False)
+    fold_logits, fold_states, fold_accepted = [], [], []
+    for fold, considered in zip(selector.all_folds, searched.considered, strict=True):
+        others, fold_options = selector.other_folds(fold), options[:considered]
+        if not any(fold_options):  # all candidates that the other folds would have tried failed, or forget too much
+            fold_logits.append(phase1.fold_logits[fold])
+            fold_states.append(phase1.fold_states[fold])
+            fold_accepted.append(False)
             continue
-        theirs = panel.select(options, others)
-        answers = options[theirs.trial][theirs.alpha]
-        said.append(answers[own])
-        tuned = trials[theirs.trial].fold_states[own]
-        finals.append(interpolate(pretrained, phase1.fold_inits[own], tuned, theirs.alpha))
-        ship.append(panel.accepts(answers, others))
+        fold_choice = selector.select(fold_options, others)
+        logits = fold_options[fold_choice.trial][fold_choice.alpha]
+        fold_logits.append(logits[fold])
+        tuned = trials[fold_choice.trial].fold_states[fold]
+        fold_states.append(interpolate(pretrained, phase1.fold_inits[fold], tuned, fold_choice.alpha))
+        fold_accepted.append(selector.accepts(logits, others))
     return TwoPhaseResult(
-        state=final,
+        state=state,
         trial=trials[choice.trial],
         alpha=choice.alpha,
-        fold_logits=tuple(said),
-        temperature=fit_temperature(concat_folds(said, data.n_classes), fold_labels(rounds, data)),
+        fold_logits=tuple(fold_logits),
+        temperature=fit_temperature(concat_folds(fold_logits, data.n_classes), fold_labels(folds, data)),
         n_calibration=features.folds.n_validation,
-        accepted=panel.accepts(heard[choice.trial][choice.alpha], panel.all_folds),
-        fold_accepted=tuple(ship),
-        fold_states=tuple(finals),
+        accepted=selector.accepts(options[choice.trial][choice.alpha], selector.all_folds),
+        fold_accepted=tuple(fold_accepted),
+        fold_states=tuple(fold_states),
         history=tuple(row for trial in trials for row in trial.history),
         trials=trials,
-        warnings=tuple(setbacks),
+        warnings=tuple(warnings),
     )
 
 
-def _over_budget(wanted: Choice, recipe: Recipe, instead: str) -> str:
+def _over_budget(preferred: Choice, recipe: Recipe, instead: str) -> str:
     return (
-        f"at alpha {wanted.alpha:g} more than {recipe.max_forgetting:g} points of the original task were forgotten: "
+        f"at alpha {preferred.alpha:g} more than {recipe.max_forgetting:g} points of the original task were forgotten: "
         f"{instead} it is"
     )
 
 
-def _rolled_back(first: HeadOnlyResult, trials: tuple[Trial, ...], setbacks: list[str]) -> TwoPhaseResult:
-    """Return phase 1 in the place of a phase 2 that went wrong at every rate, or forgot too much at every alpha."""
+def _rolled_back(phase1: HeadOnlyResult, trials: tuple[Trial, ...], warnings: list[str]) -> TwoPhaseResult:
+    """Return phase 1's models as the result of a phase 2 that failed at every rate, or forgot too much at every alpha."""
     return TwoPhaseResult(
-        state=first.state,
+        state=phase1.state,
         trial=trials[0],
         alpha=0.0,
-        fold_logits=first.fold_logits,
-        temperature=first.temperature,
-        n_calibration=first.n_calibration,
+        fold_logits=phase1.fold_logits,
+        temperature=phase1.temperature,
+        n_calibration=phase1.n_calibration,
         accepted=False,
-        fold_accepted=tuple(False for _ in first.fold_logits),
-        fold_states=first.fold_states,
+        fold_accepted=tuple(False for _ in phase1.fold_logits),
+        fold_states=phase1.fold_states,
         history=tuple(row for trial in trials for row in trial.history),
         trials=trials,
-        warnings=tuple(setbacks),
+        warnings=tuple(warnings),
     )
 
 
-def select_shipped(first: HeadOnlyResult, second: TwoPhaseResult | None) -> HeadOnlyResult | TwoPhaseResult:
-    """Return the phase whose model ships."""
-    return second if second is not None and second.accepted else first
+def select_shipped(phase1: HeadOnlyResult, phase2: TwoPhaseResult | None) -> HeadOnlyResult | TwoPhaseResult:
+    """Return the result of the phase whose model ships."""
+    return phase2 if phase2 is not None and phase2.accepted else phase1

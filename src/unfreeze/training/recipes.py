@@ -1,4 +1,4 @@
-"""How plan, schedule and augmentation are chosen: readable tables, data in, recipe out.
+"""Recipes: plan, schedule and augmentation from tables, by the backbone and the number of images per class.
 
 The rates, decays and step counts of ``auto`` are where published sweeps agree (BiT's HyperRule, Kolesnikov et al. 2020,
 table 1; BEiT and MAE for transformers' layer decay; LP-FT, Kumar et al. 2022, for the order of the phases).
@@ -7,21 +7,19 @@ table 1; BEiT and MAE for transformers' layer decay; LP-FT, Kumar et al. 2022, f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 from unfreeze.config import TrainConfig
-from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
-from unfreeze.models.freezing import StagePlan, plan_from
+from unfreeze.models.freezing import plan_from
 from unfreeze.models.lora import attention_layers
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
-from unfreeze.training.folds import Fold
+from unfreeze.training.recipe import ByGradient, Candidate, Recipe, Solved
 from unfreeze.training.schedule import Schedule
 
-SCARCE, PLENTIFUL = 45, 300  # photos a class: the geometric middles between 20, 100 and 1000
+SCARCE, PLENTIFUL = 45, 300  # images per class: the geometric means of 20 and 100, and of 100 and 1000
 LIGHT_AUG = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
 ROTATION_AUG = replace(LIGHT_AUG, rotate=True)
 SYMMETRIES = {
@@ -30,21 +28,19 @@ SYMMETRIES = {
     "rotate": (ROTATION_AUG,),
     None: (LIGHT_AUG, ROTATION_AUG),
 }
-COLOR_JITTER = 0.3  # of views in varied light; what it gains and costs stands in benchmarks/RESULTS.md
-TEXTBOOK_AUG = Augmentation(
-    area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0
-)  # torchvision's RandomResizedCrop
-HEAD_VIEWS = 2  # the plain view and an augmented one, next to its orientations; 4 gain no more (benchmarks/RESULTS.md)
-CACHED_VIEWS = 8  # of phase 2, which learns more from each of them; 16 gain no more (benchmarks/RESULTS.md)
-STEPS = 80  # a scarce set is seen until it has taken so many steps, within the epochs below
-EPOCHS = (15, 20)  # 10 are few for 100 photos a class (benchmarks/RESULTS.md, "What could be added to phase 2")
-MIN_VALIDATION_IMAGES = 160  # validation photos that the search rests on, where there are so many
+COLOR_JITTER = 0.3  # where the light varies; its gain and cost are in benchmarks/RESULTS.md
+TEXTBOOK_AUG = Augmentation(area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0)
+"""The crops of torchvision's RandomResizedCrop."""
+HEAD_VIEWS = 2  # the plain view and one random view, besides orientations; 4 gain no more (benchmarks/RESULTS.md)
+CACHED_VIEWS = 8  # views per image in phase 2, which gains more from views; 16 gain no more (benchmarks/RESULTS.md)
+STEPS = 80  # least number of steps, within the range of epochs below
+EPOCHS = (15, 20)  # 10 are few for 100 images per class (benchmarks/RESULTS.md, "What could be added to phase 2")
+MIN_VALIDATION_IMAGES = 160  # images that the search validates on, where there are as many
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
-MAX_FORGETTING = 2.0  # points of the original task's accuracy
+MAX_FORGETTING = 2.0  # percentage points of the original task's accuracy
 PEFT_LR_MULTIPLIER = 10
-"""Times the rate where few weights learn: LoRA's is 10 to 20 times that of all of them (Hu et al. 2022, appendix D)."""
-LR_BACKOFF = 0.1  # what is left of the rates where a training went wrong
-CANDIDATE_TABLE = {  # (share of the stages that train, topmost rate), from the head downwards, by images a class
+"""Factor on the rate for subsets of the weights: LoRA's is 10 to 20 times the full rate (Hu et al. 2022, appendix D)."""
+CANDIDATE_TABLE = {  # (share of the stages that train, topmost rate), from the head downwards, by images per class
     ("batch norm", "scarce"): ((1 / 3, 3e-4),),
     ("batch norm", "middle"): ((1 / 3, 3e-4), (0.45, 3e-4)),
     ("batch norm", "plentiful"): ((1 / 3, 3e-4), (1.0, 3e-4)),
@@ -57,120 +53,6 @@ CLASSIC_HEAD_LR = 1e-3
 CLASSIC_LR = 1e-5
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """One way to unfreeze.
-
-    Attributes:
-        depth: The name of the first stage that trains.
-        boundary: Its index.
-        plan: Who learns how fast.
-        schedule: For how long.
-    """
-
-    depth: str
-    boundary: int
-    plan: StagePlan
-    schedule: Schedule
-
-    @property
-    def lr(self) -> float:
-        """The topmost stage's learning rate."""
-        return self.plan.rows[-1].lr
-
-    def n_train_images(self, folds: Sequence[Fold]) -> int:
-        """Return how many images the steps of all trainings take, whatever is broken off."""
-        return sum(self.schedule.n_images(len(fold.train)) for fold in folds)
-
-    def n_val_images(self, folds: Sequence[Fold], alphas: Sequence[float], orientations: Sequence[Orientation]) -> int:
-        """Return how many forward passes of validation images there are: at first, after each epoch, and at every alpha.
-
-        The last epoch's outputs are those at alpha 1, where models are asked about the plain view alone.
-        """
-        n_val = sum(len(fold.val) for fold in folds)
-        known = n_val if 1 in alphas and tuple(orientations) == IDENTITY_ONLY else 0
-        return n_val + self.schedule.n_images(n_val) + len(alphas) * len(orientations) * n_val - known
-
-    def with_lr_scaled(self) -> Candidate:
-        """Return the same at a tenth of the rates."""
-        return replace(self, plan=self.plan.scaled(LR_BACKOFF))
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that the two phases need to know.
-
-    Attributes:
-        name: As asked for.
-        augmentations: Of views other than the plain one; of several, the one that serves phase 1 best on the folds.
-        n_head_views: How many views of each training photo phase 1 sees, the plain one included, next to its other orientations.
-        head_plan: Phase 1 by gradient, together with ``head_schedule``; None where the head is solved.
-        head_schedule: See ``head_plan``.
-        candidates: Ways to unfreeze, in the order in which they are tried; none where the recipe ends with the head.
-        alphas: Points between the phases that may ship, from the nearest to phase 1 on; phase 2's own end is 1.
-        max_forgetting: Points of the original task's accuracy that may be lost; None: any.
-        allow_tta: Whether the models may be asked about several orientations of a photo; phase 1 tells whether that is better.
-        min_validation_images: Validation photos that are wanted, rounded up to whole folds; 0 where nothing is to be chosen.
-        boundary: Everything below is a fixed function throughout the run, and is computed once.
-        cross_fit: Whether every fold is validated on, and its predictions are the evidence: there is no test set.
-    """
-
-    name: str
-    augmentations: tuple[Augmentation, ...]
-    n_head_views: int
-    head_plan: StagePlan | None
-    head_schedule: Schedule | None
-    candidates: tuple[Candidate, ...]
-    alphas: tuple[float, ...]
-    max_forgetting: float | None
-    allow_tta: bool
-    min_validation_images: int
-    boundary: int
-    cross_fit: bool = False
-
-    def cross_fit_all(self, photos: int) -> Recipe:
-        """Return the same recipe with every fold of ``photos`` training photos held out in its turn."""
-        return replace(self, min_validation_images=photos, cross_fit=True)
-
-    def without_phase_two(self) -> Recipe:
-        """Return the same recipe, ending with the head."""
-        return replace(self, candidates=(), alphas=())
-
-    @property
-    def n_cached_views(self) -> int:
-        """How many views of each training photo the two phases ask for together."""
-        return max(self.n_head_views, *(each.schedule.n_cached_views for each in self.candidates), 0)
-
-    def orientations(self, renderer: Renderer) -> tuple[Orientation, ...]:
-        """Return the orientations that photos may be shown in, as ``renderer`` turns them."""
-        return renderer.tta_orientations if self.allow_tta else IDENTITY_ONLY
-
-    def head_views(self, renderer: Renderer) -> tuple[int, ...]:
-        """Return the views of each photo that a solved head is fitted on, the plain one first."""
-        return (*range(self.n_head_views), *self.orientations(renderer)[1:])
-
-    @property
-    def cache_boundary(self) -> int:
-        """Where training's activations are kept for both phases; 0 where phase 2 moves every stage, or there is none."""
-        return self.boundary if self.candidates else 0
-
-    @property
-    def head_uses_features(self) -> bool:
-        """Whether phase 1 can train on features that were computed once: nothing below the head moves in it."""
-        return self.head_plan is None or self.head_plan.boundary == len(self.head_plan.rows)
-
-    @property
-    def n_feature_views(self) -> int:
-        """How many views of each training photo have their features kept: phase 1's, and those that phase 2 is held to."""
-        anchored = (each.schedule.n_cached_views for each in self.candidates if each.schedule.distill)
-        return max(self.n_head_views, *anchored, 0)
-
-    @property
-    def smoothing(self) -> float:
-        """Of the labels in phase 2."""
-        return self.candidates[0].schedule.smoothing if self.candidates else 0.0
-
-
 def _augmentations(config: TrainConfig) -> tuple[Augmentation, ...]:
     return tuple(
         replace(each, color_jitter=COLOR_JITTER if config.color_jitter == "varied" else 0.0)
@@ -178,13 +60,12 @@ def _augmentations(config: TrainConfig) -> tuple[Augmentation, ...]:
     )
 
 
-def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
+def _head_only(config: TrainConfig, backbone: Backbone, n_images: int, n_classes: int) -> Recipe:
     return Recipe(
         name=config.recipe,
         augmentations=_augmentations(config),
         n_head_views=config.views or HEAD_VIEWS,
-        head_plan=None,
-        head_schedule=None,
+        head=Solved(),
         candidates=(),
         alphas=(),
         max_forgetting=None,
@@ -194,26 +75,25 @@ def _head_only(config: TrainConfig, backbone: Backbone, photos: int, classes: in
     )
 
 
-def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
+def _auto(config: TrainConfig, backbone: Backbone, n_images: int, n_classes: int) -> Recipe:
     views = config.views or CACHED_VIEWS
     if (config.new_views or 0) > views:
         raise ConfigError(
-            f"{config.new_views} of {views} views can't give way to new ones.",
+            f"{config.new_views} of {views} views can't be replaced by new ones.",
             where="--new-views",
             mend="Raise --views.",
         )
     if config.depth == "head":
-        return _head_only(config, backbone, photos, classes)
+        return _head_only(config, backbone, n_images, n_classes)
     candidates = tuple(
-        _candidate(config, backbone, boundary, lr, photos, classes)
-        for boundary, lr in _depths_and_rates(config, backbone, photos / classes)
+        _candidate(config, backbone, boundary, lr, n_images, n_classes)
+        for boundary, lr in _depths_and_rates(config, backbone, n_images / n_classes)
     )
     return Recipe(
         name=config.recipe,
         augmentations=_augmentations(config),
         n_head_views=config.views or HEAD_VIEWS,
-        head_plan=None,
-        head_schedule=None,
+        head=Solved(),
         candidates=candidates,
         alphas=ALPHAS,
         max_forgetting=MAX_FORGETTING if config.max_forgetting is None else config.max_forgetting,
@@ -223,22 +103,26 @@ def _auto(config: TrainConfig, backbone: Backbone, photos: int, classes: int) ->
     )
 
 
-def _depths_and_rates(config: TrainConfig, backbone: Backbone, photos_a_class: float) -> list[tuple[int, float]]:
-    """Return the depths and rates to try, from the head downwards; what the user asks for is tried alone."""
+def _depths_and_rates(config: TrainConfig, backbone: Backbone, images_per_class: float) -> list[tuple[int, float]]:
+    """Return (boundary, rate) of each candidate, from the head downwards; a depth of the user's is the only one."""
     family = "batch norm" if backbone.batch_norm else "layer norm"
-    regime = "scarce" if photos_a_class < SCARCE else "middle" if photos_a_class < PLENTIFUL else "plentiful"
-    asked = None if config.depth is None else backbone.boundary(config.depth)
-    found: list[tuple[int, float]] = []
+    regime = "scarce" if images_per_class < SCARCE else "middle" if images_per_class < PLENTIFUL else "plentiful"
+    user_boundary = None if config.depth is None else backbone.boundary(config.depth)
+    pairs: list[tuple[int, float]] = []
     for share, lr in CANDIDATE_TABLE[family, regime]:
-        boundary = backbone.head_boundary - max(1, round(share * backbone.head_boundary)) if asked is None else asked
-        way = (boundary, config.lr or lr)
-        if way not in found and (asked is None or not found):
-            found.append(way)
-    return found
+        boundary = (
+            backbone.head_boundary - max(1, round(share * backbone.head_boundary))
+            if user_boundary is None
+            else user_boundary
+        )
+        pair = (boundary, config.lr or lr)
+        if pair not in pairs and (user_boundary is None or not pairs):
+            pairs.append(pair)
+    return pairs
 
 
 def _candidate(
-    config: TrainConfig, backbone: Backbone, boundary: int, lr: float, photos: int, classes: int
+    config: TrainConfig, backbone: Backbone, boundary: int, lr: float, n_images: int, n_classes: int
 ) -> Candidate:
     if config.subset == "lora" and not any(attention_layers(stage.module) for stage in backbone.stages[boundary:]):
         raise ConfigError(
@@ -255,20 +139,20 @@ def _candidate(
         bn=config.bn,
         subset=config.subset,
     )
-    batch_size = config.batch_size or usual_batch_size(photos)
-    per_epoch = math.ceil(photos / batch_size)
+    batch_size = config.batch_size or usual_batch_size(n_images)
+    per_epoch = math.ceil(n_images / batch_size)
     schedule = Schedule(
         epochs=config.epochs or min(max(round(STEPS / per_epoch), EPOCHS[0]), EPOCHS[1]),
         batch_size=batch_size,
         n_views=None if plan.boundary == 0 else config.views or CACHED_VIEWS,
         new_views_per_epoch=config.new_views or 0 if plan.boundary else 0,
         optimizer="adamw",
-        weight_decay=1e-4 if photos / classes >= SCARCE else 0.0,
+        weight_decay=1e-4 if n_images / n_classes >= SCARCE else 0.0,
         warmup=0.2,
         cosine=True,
         clip=1.0,
-        distill=_distill(config, backbone) if plan.boundary else 0.0,  # below, no view is seen twice
-        smoothing=0.1,  # phase 1 often ends with a training loss of 0: without it, no gradient is left to follow
+        distill=_distill(config, backbone) if plan.boundary else 0.0,  # at 0, no view is cached
+        smoothing=0.1,  # phase 1 often ends with a training loss of 0: without smoothing, no gradient is left
     )
     return Candidate(backbone.depths()[boundary], boundary, plan, schedule)
 
@@ -276,20 +160,20 @@ def _candidate(
 def _distill(config: TrainConfig, backbone: Backbone) -> float:
     if config.distill and not (backbone.network.num_classes and backbone.pooled):
         raise ConfigError(
-            f"{backbone.name} has no original classifier that kept features are enough for.",
+            f"{backbone.name} has no original classifier on pooled features to stay close to.",
             where="--distill",
             mend="Leave --distill out.",
         )
     return config.distill or 0.0
 
 
-def usual_batch_size(photos: int) -> int:
-    """Return the photos a step: fewer where there would be too few steps."""
-    return 16 if photos < 320 else 32
+def usual_batch_size(n_images: int) -> int:
+    """Return the number of images per step, which is smaller for small sets: they would have too few steps."""
+    return 16 if n_images < 320 else 32
 
 
 def textbook_schedule(epochs: int, batch_size: int | None = None) -> Schedule:
-    """Return the tutorials' schedule: plain Adam at a constant rate, a new view of each photo in every epoch."""
+    """Return the tutorials' schedule: plain Adam at a constant rate, a new view of each image in every epoch."""
     return Schedule(
         epochs=epochs,
         batch_size=batch_size or 32,
@@ -304,18 +188,18 @@ def textbook_schedule(epochs: int, batch_size: int | None = None) -> Schedule:
     )
 
 
-def _classic(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
+def _classic(config: TrainConfig, backbone: Backbone, n_images: int, n_classes: int) -> Recipe:
     head_epochs = config.head_epochs or CLASSIC_EPOCHS
     head_lr = config.head_lr or CLASSIC_HEAD_LR
     lr = config.lr or CLASSIC_LR
+    head_plan = plan_from(backbone, backbone.head_boundary, lr=0.0, head_lr=head_lr, bn=config.bn)
     plan = plan_from(backbone, 0, lr=lr, head_lr=lr, bn=config.bn)
     schedule = textbook_schedule(config.epochs or CLASSIC_EPOCHS, config.batch_size)
     return Recipe(
         name=config.recipe,
         augmentations=(TEXTBOOK_AUG,),
         n_head_views=head_epochs + 1,
-        head_plan=plan_from(backbone, backbone.head_boundary, lr=0.0, head_lr=head_lr, bn=config.bn),
-        head_schedule=textbook_schedule(head_epochs, config.batch_size),
+        head=ByGradient(head_plan, textbook_schedule(head_epochs, config.batch_size)),
         candidates=(Candidate("all", 0, plan, schedule),),
         alphas=(1.0,),
         max_forgetting=None,
@@ -332,6 +216,6 @@ RECIPES: dict[str, Callable[[TrainConfig, Backbone, int, int], Recipe]] = {
 }
 
 
-def recipe_for(config: TrainConfig, backbone: Backbone, photos: int, classes: int) -> Recipe:
-    """Return the recipe for ``photos`` training photos of ``classes`` classes."""
-    return RECIPES[config.recipe](config, backbone, photos, classes)
+def recipe_for(config: TrainConfig, backbone: Backbone, n_images: int, n_classes: int) -> Recipe:
+    """Return the recipe for ``n_images`` training images of ``n_classes`` classes."""
+    return RECIPES[config.recipe](config, backbone, n_images, n_classes)

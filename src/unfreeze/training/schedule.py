@@ -1,4 +1,4 @@
-"""How long and how fast a training goes, and which view of each image it sees in which epoch."""
+"""The schedule of a training: its length, its learning rate over time, and the view of each image in each epoch."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast a phase trains; the rates themselves stand in the ``StagePlan``.
+    """The length of a training and its optimizer's settings; the learning rates are in the ``StagePlan``.
 
     Attributes:
-        epochs: Passes over the training photos.
-        batch_size: Photos a step.
-        n_views: An epoch trains each photo on one of so many views, in turn; None draws a new one every epoch.
-        new_views_per_epoch: How many of them give way to new ones after each epoch.
-        optimizer: ``adamw`` decouples weight decay from the gradient; ``adam`` is the textbook's.
-        weight_decay: For weights alone; norms and biases never decay.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        n_views: The number of views of each image; epochs cycle through them.  None: a new random view every epoch.
+        new_views_per_epoch: How many of them are replaced by new random ones after each epoch.
+        optimizer: ``adamw`` decouples weight decay from the gradient; ``adam`` is the tutorials'.
+        weight_decay: Of weights; norms and biases do not decay.
         warmup: Share of the steps over which the rate climbs linearly from 0.
-        cosine: Whether the rate then falls to 0 by half a cosine, or stays.
-        clip: Largest gradient norm; None leaves gradients alone.
-        smoothing: Share of each label that is spread over all classes.
-        distill: Weight of the distillation loss on the original classifier's logits (LwF, see ``distillation_loss``); 0 disables it.
+        cosine: Whether the rate then falls to 0 by half a cosine, or stays constant.
+        clip: Largest gradient norm; None: no clipping.
+        smoothing: Label smoothing: the share of each label that is spread over all classes.
+        distill: Weight of the distillation loss on the original classifier's logits (LwF, see ``distillation_loss``).
     """
 
     epochs: int
@@ -44,11 +44,11 @@ class Schedule:
 
     @property
     def n_cached_views(self) -> int:
-        """How many views of each photo training asks for over all epochs; 0 where none is worth keeping."""
+        """The number of views of each image that all epochs read; 0 where every epoch renders new ones."""
         return 0 if self.n_views is None else self.n_views + self.new_views_per_epoch * (self.epochs - 1)
 
     def n_images(self, count: int) -> int:
-        """Return how many images all epochs see, where each of them sees ``count``."""
+        """Return the number of images in all epochs, given ``count`` per epoch."""
         return self.epochs * count
 
     def lr_factor(self, step: int, steps: int) -> float:
@@ -59,9 +59,9 @@ class Schedule:
         return 0.5 * (1 + math.cos(math.pi * (step - ramp) / max(1, steps - ramp))) if self.cosine else 1.0
 
 
-def view_schedule(photos: Indices, epoch: int, schedule: Schedule) -> list[int]:
-    """Return the view that each photo is trained on in this epoch, counted from 1."""
+def view_schedule(images: Indices, epoch: int, schedule: Schedule) -> list[int]:
+    """Return the view that each image is trained on in ``epoch``, which is counted from 1."""
     if schedule.n_views is None:
-        return [epoch] * len(photos)
+        return [epoch] * len(images)
     oldest = schedule.new_views_per_epoch * (epoch - 1)
-    return [oldest + (int(photo) + epoch) % schedule.n_views for photo in photos]
+    return [oldest + (int(image) + epoch) % schedule.n_views for image in images]

@@ -15,6 +15,7 @@ from unfreeze.models.state import loaded
 from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune
+from unfreeze.training.recipe import ByGradient
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -29,21 +30,21 @@ def test_both_classics_differ_in_batch_norm_alone() -> None:
     assert [replace(row, bn="frozen") for row in drifting.plan.rows] == list(still.plan.rows)
     assert {row.bn for row in drifting.plan.rows} == {"train"}
     assert replace(drifting, plan=still.plan) == still
-    assert replace(moving, candidates=frozen.candidates, head_plan=frozen.head_plan) == frozen
+    assert replace(moving, candidates=frozen.candidates, head=frozen.head) == frozen
 
 
 def test_naive_trains_everything_at_the_heads_rate_from_a_random_head() -> None:
     recipe = naive(tiny_cnn(), 3)
     assert recipe.candidates == ()
-    assert recipe.head_plan is not None
-    assert {row.lr for row in recipe.head_plan.rows} == {recipe.head_plan.head_lr} == {1e-3}
-    assert all(row.trainable and row.bn == "train" for row in recipe.head_plan.rows)
+    assert isinstance(recipe.head, ByGradient)
+    assert {row.lr for row in recipe.head.plan.rows} == {recipe.head.plan.head_lr} == {1e-3}
+    assert all(row.trainable and row.bn == "train" for row in recipe.head.plan.rows)
 
 
 def test_lower_layers_learn_slower() -> None:
     recipe = layer_decay(tiny_vit(), 3, 12)
-    assert recipe.head_plan is not None
-    rates = [row.lr for row in recipe.head_plan.rows]
+    assert isinstance(recipe.head, ByGradient)
+    rates = [row.lr for row in recipe.head.plan.rows]
     assert rates == pytest.approx([5e-4 * 0.7**below for below in (4, 3, 2, 1, 0)])
 
 

@@ -18,7 +18,7 @@ from unfreeze.training.features.activations import BATCH
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.finetune.loop import FineTuneResult, finetune
 from unfreeze.training.folds import TrainingSet
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import ByGradient, Recipe, Solved
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -59,8 +59,8 @@ def test_timing_leaves_the_backbone_and_torchs_generator_as_they_were(
     assert torch.equal(torch.get_rng_state(), drawn)
     assert found.s_per_forward > 0
     assert (found.s_per_view > 0) == (work.n_views > 0)
-    assert (found.head_s > 0) == (given[2].head_plan is None)
-    assert (found.s_per_head_train > 0) == (given[2].head_plan is not None)
+    assert (found.head_s > 0) == isinstance(given[2].head, Solved)
+    assert (found.s_per_head_train > 0) == isinstance(given[2].head, ByGradient)
     assert len(found.s_per_train) == len(given[2].candidates)
     assert all(seconds > 0 for seconds in found.s_per_train)
 

@@ -23,7 +23,7 @@ from unfreeze.training.folds import Fold, Folds, TrainingSet
 from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
-from unfreeze.training.recipes import Candidate
+from unfreeze.training.recipe import Candidate
 from unfreeze.training.search import Trial
 
 CLASSES = 3

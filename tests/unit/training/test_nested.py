@@ -20,11 +20,11 @@ from unfreeze.models.state import ModelState
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
 from unfreeze.training.features.activations import CachedActivations
-from unfreeze.training.features.cache import RowRef
+from unfreeze.training.features.cache_files import RowRef
 from unfreeze.training.features.training_features import FoldActivations
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import TwoPhaseResult, fine_tune
-from unfreeze.training.recipes import Candidate
+from unfreeze.training.recipe import Candidate
 from unfreeze.training.search import SearchContext, Trial, search
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -44,7 +44,7 @@ def planted_features(by_view: Mapping[int, Tensor], renderer: Renderer) -> Cache
         for view, rows in by_view.items():
             draft.append([f"{image} {view}" for image in range(len(rows))], rows)
     for view, rows in by_view.items():
-        places |= {(image, view): draft.places[f"{image} {view}"] for image in range(len(rows))}
+        places |= {(image, view): draft.rows[f"{image} {view}"] for image in range(len(rows))}
     return CachedActivations(5, renderer, places)
 
 
@@ -68,7 +68,7 @@ def test_orientations_that_only_one_folds_images_like_are_averaged_for_the_other
     photos: tuple[Path, ...], liked_by: int
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=30)
-    how = replace(recipe(backbone, judges=30), allow_tta=True, cross_fit=True)
+    how = replace(recipe(backbone).cross_fit_all(30), allow_tta=True)
     by_view = mirrored_helps_one_fold(given, liked_by)
     features = training_features(backbone, given, recipe(backbone, judges=30))
     planted = FoldActivations(given.renderer, {}, planted_features(by_view, given.renderer))

@@ -25,7 +25,8 @@ from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.gather import compute_activations
 from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import train_head
-from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG, Recipe
+from unfreeze.training.recipe import ByGradient, Recipe
+from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -66,7 +67,7 @@ def test_phase_one_with_batch_norm_in_train_mode_moves_statistics_until_it_ends(
     backbone, given = tiny_cnn(), task(photos, train=12)
     before = backbone.fingerprint()
     how = recipe(backbone, candidate(backbone, 0), solved=False)
-    how = replace(how, head_plan=plan_from(backbone, 5, lr=0.0, head_lr=0.02, bn="train"))
+    how = replace(how, head=ByGradient(plan_from(backbone, 5, lr=0.0, head_lr=0.02, bn="train"), schedule(epochs=2)))
     first = train_head(training_features(backbone, given, how, for_head=0), how)
     assert backbone.fingerprint() == before
     with loaded(backbone, first.state):
@@ -195,7 +196,7 @@ def test_without_candidates_only_features_are_kept(photos: tuple[Path, ...]) -> 
 def test_a_head_that_is_trained_below_moving_statistics_trains_on_photos(photos: tuple[Path, ...]) -> None:
     backbone, given = tiny_cnn(), task(photos, train=12)
     how = recipe(backbone, candidate(backbone, 0), solved=False)
-    how = replace(how, head_plan=plan_from(backbone, 5, lr=0.0, head_lr=0.02, bn="train"))
+    how = replace(how, head=ByGradient(plan_from(backbone, 5, lr=0.0, head_lr=0.02, bn="train"), schedule(epochs=2)))
     sources, at_head = gathered(backbone, given, how)
     assert at_head is sources[0]
 
@@ -255,7 +256,8 @@ def by_folds_and_all(
     """Return which of the renderers all images choose, and which the other folds choose for each fold."""
     renderers = [replace(given.renderer, seed=seed) for seed in range(len(losses))]
     planted(monkeypatch, *losses)
-    selected = select_augmentation(store, backbone, renderers, given.data, replace(recipe(backbone), cross_fit=True))
+    how = replace(recipe(backbone), cross_fit=True)
+    selected = select_augmentation(store, backbone, renderers, given.data, how)
     return renderers.index(selected.final), [renderers.index(each) for each in selected.by_fold]
 
 

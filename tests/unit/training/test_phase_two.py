@@ -19,7 +19,7 @@ from unfreeze.predict import to_model_input
 from unfreeze.runtime import deterministic
 from unfreeze.training.phase_one import HeadOnlyResult, train_head
 from unfreeze.training.phase_two import ForgettingFn, TwoPhaseResult, fine_tune, select_shipped
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 from unfreeze.training.search import Trial
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -14,16 +14,8 @@ from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.orientations import Orientation
-from unfreeze.training.recipes import (
-    COLOR_JITTER,
-    LIGHT_AUG,
-    LR_BACKOFF,
-    MAX_FORGETTING,
-    ROTATION_AUG,
-    Candidate,
-    Recipe,
-    recipe_for,
-)
+from unfreeze.training.recipe import LR_BACKOFF, ByGradient, Candidate, Recipe, Solved
+from unfreeze.training.recipes import COLOR_JITTER, LIGHT_AUG, MAX_FORGETTING, ROTATION_AUG, recipe_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +34,7 @@ def test_head_only_has_no_second_phase() -> None:
         assert recipe.candidates == ()
         assert recipe.alphas == ()
         assert recipe.max_forgetting is None
-        assert recipe.head_plan is None
+        assert recipe.head == Solved()
         assert recipe.cache_boundary == 0
         assert recipe.boundary == 4  # the original classifier needs the last stage's output before pooling
         assert recipe.head_uses_features
@@ -191,26 +183,25 @@ def test_judged_by_all_holds_out_every_photo() -> None:
 def test_classic_is_the_textbooks_recipe() -> None:
     recipe = chosen(tiny_cnn(), recipe="classic", epochs=3, head_epochs=2)
     way = only(recipe)
-    assert recipe.head_plan is not None
-    assert recipe.head_schedule is not None
-    assert recipe.head_plan.boundary == 5
+    assert isinstance(recipe.head, ByGradient)
+    assert recipe.head.plan.boundary == 5
     assert recipe.head_uses_features
     assert recipe.boundary == way.boundary == way.plan.boundary == 0
     assert len({row.lr for row in way.plan.rows}) == 1
-    assert 10 <= recipe.head_plan.head_lr / way.plan.head_lr <= 1000
-    assert (recipe.head_schedule.epochs, way.schedule.epochs) == (2, 3)
+    assert 10 <= recipe.head.plan.head_lr / way.plan.head_lr <= 1000
+    assert (recipe.head.schedule.epochs, way.schedule.epochs) == (2, 3)
     assert recipe.n_head_views == 3  # phase 1 draws a new view in each of its epochs, after the plain one
-    assert {recipe.head_schedule.optimizer, way.schedule.optimizer} == {"adam"}
+    assert {recipe.head.schedule.optimizer, way.schedule.optimizer} == {"adam"}
     assert recipe.alphas == (1.0,)
     assert recipe.max_forgetting is None
 
 
 def test_classic_with_batch_norm_in_train_mode_trains_its_head_on_photos() -> None:
     recipe = chosen(tiny_cnn(), recipe="classic", bn="train")
-    assert recipe.head_plan is not None
-    assert recipe.head_plan.boundary == 0
+    assert isinstance(recipe.head, ByGradient)
+    assert recipe.head.plan.boundary == 0
     assert not recipe.head_uses_features
-    assert not any(row.trainable for row in recipe.head_plan.rows)
+    assert not any(row.trainable for row in recipe.head.plan.rows)
 
 
 def test_fresh_views_are_kept_with_the_others() -> None:

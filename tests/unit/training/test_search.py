@@ -17,7 +17,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import interpolate, loaded
 from unfreeze.predict import to_model_input
 from unfreeze.training.finetune.loop import FineTuneResult, finetune
-from unfreeze.training.recipes import LR_BACKOFF
+from unfreeze.training.recipe import LR_BACKOFF
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,7 +1,7 @@
-"""A frozen layer is computed once: the tensors that cross a boundary, for every photo and view, kept and trained on.
+"""Activations: the tensors at a boundary for every image and view, computed once by the frozen stages and cached.
 
-Two sources give the same tensors through the same method: ``CachedActivations`` from the store, ``PixelSource`` from the photos.  Training
-can't tell them apart.  What was computed in an earlier run is found again by what it was computed from.
+``CachedActivations`` reads them from the cache and ``PixelSource`` renders images, through the same method: training does
+not depend on the source.  Activations of earlier runs are found by a key of everything that they were computed from.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ from unfreeze.models.backbone import Backbone, Head, pool
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input
 from unfreeze.runtime import progress_bar
-from unfreeze.training.features.cache import CacheNamespace, FeatureCache, RowRef, read_rows
+from unfreeze.training.features.cache import CacheNamespace, FeatureCache
+from unfreeze.training.features.cache_files import RowRef, read_rows
 from unfreeze.training.features.engine_cache import engine_of
 
 EVALUATION_BATCH = 64
 BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
-FORMAT = "5"  # of what is kept; another one makes older activations unfindable
+FORMAT = "5"  # part of every key: a new one leaves older activations unused
 
 
 class Activations(Protocol):
-    """What crosses ``boundary``, for any photo and view."""
+    """The tensors at ``boundary`` for any image and view."""
 
     @property
     def boundary(self) -> int:
@@ -41,112 +42,112 @@ class Activations(Protocol):
 
     @property
     def renderer(self) -> Renderer:
-        """The photos they come from."""
+        """The images that they are computed from."""
 
-    def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield the tensors of (photos[i], views[i]) in order, ``size`` at a time."""
+    def batches(self, images: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
+        """Yield the tensors of (images[i], views[i]) in order, ``size`` at a time."""
 
 
 @dataclass(frozen=True)
 class PixelSource:
-    """The photos themselves: what crosses boundary 0."""
+    """The rendered images themselves: the activations at boundary 0."""
 
     renderer: Renderer
     boundary: int = 0
 
-    def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield rendered views, uint8, shape (size, 3, height, width); neighbouring views of a photo are decoded once."""
-        pairs = [(int(photo), int(view)) for photo, view in zip(photos, views, strict=True)]
+    def batches(self, images: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
+        """Yield rendered views, uint8, shape (size, 3, height, width); consecutive views of an image are decoded once."""
+        pairs = [(int(image), int(view)) for image, view in zip(images, views, strict=True)]
         chunks = (pairs[start : start + size] for start in range(0, len(pairs), size))
         return self.renderer.batches(
-            [(photo, [view for _, view in same]) for photo, same in groupby(chunk, key=lambda pair: pair[0])]
+            [(image, [view for _, view in same]) for image, same in groupby(chunk, key=lambda pair: pair[0])]
             for chunk in chunks
         )
 
 
 @dataclass(frozen=True)
 class CachedActivations:
-    """Activations that were computed before.
+    """Activations in the cache.
 
     Attributes:
-        boundary: Where they were taken.
-        renderer: The photos they come from.
-        rows: Where each (photo, view) is kept.
+        boundary: The first stage that still has to run on them.
+        renderer: The images that they were computed from.
+        rows: The cached row of each (image, view).
     """
 
     boundary: int
     renderer: Renderer
     rows: dict[tuple[int, int], RowRef]
 
-    def batches(self, photos: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield kept activations, shape (size, ...)."""
-        places = [self.rows[int(photo), int(view)] for photo, view in zip(photos, views, strict=True)]
-        for start in range(0, len(places), size):
-            yield read_rows(places[start : start + size])
+    def batches(self, images: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
+        """Yield cached activations, shape (size, ...)."""
+        rows = [self.rows[int(image), int(view)] for image, view in zip(images, views, strict=True)]
+        for start in range(0, len(rows), size):
+            yield read_rows(rows[start : start + size])
 
 
 def compute_or_load(
-    store: FeatureCache,
+    cache: FeatureCache,
     backbone: Backbone,
     source: Activations,
     boundary: int,
-    wanted: Mapping[int, Sequence[int]],
+    requested: Mapping[int, Sequence[int]],
     description: str,
 ) -> CachedActivations:
-    """Return what crosses ``boundary`` for the wanted photos and views: found in the store, or computed and kept there.
+    """Return the activations at ``boundary`` for the requested images and views, from the cache or computed into it.
 
     Args:
-        store: Outlives the run.
+        cache: Outlives the run.
         backbone: Its stages below ``boundary`` must be frozen.
-        source: What is computed from: the photos, or activations at a shallower boundary; the store may hold better.  Where
-            the network isn't cut at that boundary, the photos serve instead, so that the bits don't depend on the source.
-        boundary: ``backbone.head_boundary`` keeps pooled features, shape (rows, D).
-        wanted: The views of each photo.
-        description: What the progress bar says.
+        source: The input: images, or activations at a shallower boundary.  Deeper cached ones are preferred.  Where the
+            engine does not cut the network at its boundary, images are used, so that the bits don't depend on the source.
+        boundary: ``backbone.head_boundary`` means pooled features, shape (rows, D).
+        requested: The views of each image.
+        description: The text of the progress bar.
 
     Raises:
-        CacheError: They can't be kept.
+        CacheError: They can't be written.
     """
-    keys = _keys(source.renderer, wanted)
+    keys = _keys(source.renderer, requested)
     if not keys:
         return CachedActivations(boundary, source.renderer, {})
-    engine = engine_of(store, backbone)
+    engine = engine_of(cache, backbone)
     kinds = _kinds(backbone, engine, source.renderer)
-    shelf = store.namespace(*kinds[boundary])
-    found = shelf.load(keys.values())
-    absent = {key: pair for pair, key in keys.items() if key not in found}  # byte-identical photos share a key
-    if absent:
-        start = _deepest_cached_boundary(store, kinds, engine.sources(boundary), set(absent))
+    namespace = cache.namespace(*kinds[boundary])
+    rows = namespace.load(keys.values())
+    misses = {key: pair for pair, key in keys.items() if key not in rows}  # byte-identical images share a key
+    if misses:
+        start = _deepest_cached_boundary(cache, kinds, engine.sources(boundary), set(misses))
         if source.boundary not in engine.sources(boundary):
             source = PixelSource(source.renderer)
         if start > source.boundary:
-            source = compute_or_load(store, backbone, source, start, group_by_image(absent.values()), description)
+            source = compute_or_load(cache, backbone, source, start, group_by_image(misses.values()), description)
         evaluation_mode(backbone)
         frozen_forward(backbone, source.boundary, boundary)
-        if engine_of(store, backbone) != engine:  # it can't be compiled any more: another one is looked up and computes
-            return compute_or_load(store, backbone, source, boundary, wanted, description)
-        order = list(absent)
-        photos, views = [photo for photo, _ in absent.values()], [view for _, view in absent.values()]
-        batches = frozen_outputs(backbone, source, boundary, photos, views)
-        with shelf.write() as draft:
-            for crossing in progress_bar(batches, description, total=-(-len(absent) // BATCH)):
-                done = len(draft.keys)
-                draft.append(order[done : done + len(crossing)], crossing)
-        found |= draft.places
-    return CachedActivations(boundary, source.renderer, {pair: found[key] for pair, key in keys.items()})
+        if engine_of(cache, backbone) != engine:  # compiling failed, and another engine was chosen, with other keys
+            return compute_or_load(cache, backbone, source, boundary, requested, description)
+        order = list(misses)
+        images, views = [image for image, _ in misses.values()], [view for _, view in misses.values()]
+        batches = frozen_outputs(backbone, source, boundary, images, views)
+        with namespace.write() as writer:
+            for batch in progress_bar(batches, description, total=-(-len(misses) // BATCH)):
+                done = len(writer.keys)
+                writer.append(order[done : done + len(batch)], batch)
+        rows |= writer.rows
+    return CachedActivations(boundary, source.renderer, {pair: rows[key] for pair, key in keys.items()})
 
 
 def frozen_outputs(
-    backbone: Backbone, source: Activations, boundary: int, photos: Sequence[int], views: Sequence[int]
+    backbone: Backbone, source: Activations, boundary: int, images: Sequence[int], views: Sequence[int]
 ) -> Iterator[Tensor]:
-    """Compute what crosses ``boundary`` for (photos[i], views[i]), ``BATCH`` at a time, on the CPU."""
+    """Compute the activations at ``boundary`` of (images[i], views[i]), and yield ``BATCH`` at a time, on the CPU."""
     evaluation_mode(backbone)
     forward = frozen_forward(backbone, source.boundary, boundary)
     dtype = choose_engine(backbone).cached_dtype(boundary)
-    for batch in source.batches(photos, views, BATCH):
+    for batch in source.batches(images, views, BATCH):
         with torch.inference_mode():
-            # A batch that isn't full is filled up: with fewer rows, other kernels round otherwise, and what is computed
-            # anew would differ from what was kept.
+            # Fill the last batch up: with fewer rows, other kernels round differently, and activations that are computed
+            # again would differ from the cached ones.
             full = batch if len(batch) == BATCH else batch[torch.arange(BATCH) % len(batch)]
             x = to_model_input(full, backbone, source.boundary)
             out = forward(x)[: len(batch)]
@@ -154,76 +155,75 @@ def frozen_outputs(
         yield out.cpu()
 
 
-def namespaces(store: FeatureCache, backbone: Backbone, renderer: Renderer) -> list[CacheNamespace]:
-    """Return where the activations of every boundary are kept, from boundary 0 up."""
-    return [store.namespace(*kind) for kind in _kinds(backbone, engine_of(store, backbone), renderer)]
+def namespaces(cache: FeatureCache, backbone: Backbone, renderer: Renderer) -> list[CacheNamespace]:
+    """Return the cache namespace of every boundary's activations, from boundary 0 up."""
+    return [cache.namespace(*kind) for kind in _kinds(backbone, engine_of(cache, backbone), renderer)]
 
 
 def group_by_image(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
-    """Return the views of each photo of (photo, view) pairs."""
-    return {photo: [view for _, view in views] for photo, views in groupby(sorted(pairs), key=lambda pair: pair[0])}
+    """Return the views of each image of (image, view) pairs."""
+    return {image: [view for _, view in views] for image, views in groupby(sorted(pairs), key=lambda pair: pair[0])}
 
 
 def _deepest_cached_boundary(
-    store: FeatureCache, kinds: Sequence[tuple[str, ...]], sources: Sequence[int], keys: set[str]
+    cache: FeatureCache, kinds: Sequence[tuple[str, ...]], sources: Sequence[int], keys: set[str]
 ) -> int:
-    held = (b for b in reversed(sources) if b and store.namespace(*kinds[b]).cached_keys(keys) == keys)
-    return next(held, 0)
+    complete = (b for b in reversed(sources) if b and cache.namespace(*kinds[b]).cached_keys(keys) == keys)
+    return next(complete, 0)
 
 
 def activations_at(
-    store: FeatureCache,
+    cache: FeatureCache,
     backbone: Backbone,
     renderer: Renderer,
     boundary: int,
-    wanted: Mapping[int, Sequence[int]],
+    requested: Mapping[int, Sequence[int]],
     description: str,
 ) -> Activations:
-    """Return what crosses ``boundary``: kept, or, where that is the photos themselves, rendered whenever asked for."""
+    """Return the activations at ``boundary`` from the cache; at 0, images that are rendered whenever they are read."""
     source = PixelSource(renderer)
-    return compute_or_load(store, backbone, source, boundary, wanted, description) if boundary else source
+    return compute_or_load(cache, backbone, source, boundary, requested, description) if boundary else source
 
 
-def pooled_features(cache: CachedActivations, photos: Sequence[int], views: Sequence[int]) -> Tensor:
-    """Return pooled features, shape (photos, views, D), from a cache at the head."""
-    rows = read_rows([cache.rows[int(photo), view] for photo in photos for view in views])
-    return rows.view(len(photos), len(views), -1)
+def pooled_features(at_head: CachedActivations, images: Sequence[int], views: Sequence[int]) -> Tensor:
+    """Return pooled features, shape (images, views, D), from the activations at the head."""
+    rows = read_rows([at_head.rows[int(image), view] for image in images for view in views])
+    return rows.view(len(images), len(views), -1)
 
 
 def cache_key(
-    store: FeatureCache,
+    cache: FeatureCache,
     backbone: Backbone,
     renderer: Renderer,
     boundary: int,
-    photos: Sequence[int],
+    images: Sequence[int],
     views: Sequence[int],
 ) -> tuple[str, ...]:
-    """Return everything that decides the activations of these photos, each in these views."""
-    kinds = _kinds(backbone, engine_of(store, backbone), renderer)
-    return (*kinds[boundary], *_keys(renderer, dict.fromkeys(photos, views)).values())
+    """Return everything that the activations of ``images``, each in ``views``, depend on."""
+    kinds = _kinds(backbone, engine_of(cache, backbone), renderer)
+    return (*kinds[boundary], *_keys(renderer, dict.fromkeys(images, views)).values())
 
 
 def logits_from(
     backbone: Backbone,
     head: Head,
     source: Activations,
-    photos: NDArray[np.int64],
+    images: NDArray[np.int64],
     orientations: Sequence[Orientation] = IDENTITY_ONLY,
 ) -> Logits:
-    """Return the head's logits for ``photos``, shape (N, C): the mean over ``orientations``."""
-    chosen = photos.tolist()
-    batches = (source.batches(chosen, [orientation] * len(chosen), EVALUATION_BATCH) for orientation in orientations)
-    said = np.stack([predict_logits(backbone, head, batch, source.boundary) for batch in batches])
-    found: Logits = said.mean(axis=0)
-    return found
+    """Return the head's logits for ``images``, shape (N, C): the mean over ``orientations``."""
+    indices = images.tolist()
+    batches = (source.batches(indices, [orientation] * len(indices), EVALUATION_BATCH) for orientation in orientations)
+    mean: Logits = np.stack([predict_logits(backbone, head, each, source.boundary) for each in batches]).mean(axis=0)
+    return mean
 
 
-def _keys(renderer: Renderer, wanted: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], str]:
-    return {(photo, view): renderer.cache_key(photo, view) for photo, views in wanted.items() for view in views}
+def _keys(renderer: Renderer, requested: Mapping[int, Sequence[int]]) -> dict[tuple[int, int], str]:
+    return {(image, view): renderer.cache_key(image, view) for image, views in requested.items() for view in views}
 
 
 def _kinds(backbone: Backbone, engine: EngineReport, renderer: Renderer) -> list[tuple[str, ...]]:
-    """Return everything that decides what crosses each boundary, apart from the photo and the view."""
+    """Return everything that the activations at each boundary depend on, apart from the image and the view."""
     depths = backbone.depths()
     return [
         (

@@ -1,4 +1,4 @@
-"""Which views of which images are needed at which boundary, as values: computing executes them, the forecast counts them."""
+"""Requests for activations of images and views at a boundary, as values: computed in training, counted in the forecast."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from unfreeze.training.features.engine_cache import engine_of
 
 @dataclass(frozen=True)
 class ActivationRequest:
-    """Views of images that are needed at a boundary.
+    """A request for the activations of views of images at a boundary.
 
     Attributes:
         renderer: The images.
-        boundary: Where the activations are taken; 0: the images are rendered whenever they are asked for.
-        views: Of each image, by its number in ``renderer``.
-        description: What the progress bar says.
+        boundary: The boundary of the activations; 0: images, which are rendered whenever they are read.
+        views: The views of each image, by its index in ``renderer``.
+        description: The text of the progress bar.
         source: The boundary of an earlier request for the same views that this one is computed from; 0: the images.
         in_float32: Whether it is computed in float32, whatever the backbone's precision is.
     """
@@ -46,9 +46,9 @@ class CacheMisses:
     """The part of a request that has to be computed.
 
     Attributes:
-        request: What is asked for.
+        request: The whole request.
         pairs: (image, view), in the order in which they are computed; byte-identical images once.
-        start: The boundary that they are computed from; 0: the images.
+        start: The boundary of the activations that they are computed from; 0: the images.
     """
 
     request: ActivationRequest
@@ -56,16 +56,16 @@ class CacheMisses:
     start: int
 
 
-def compute(store: FeatureCache, backbone: Backbone, requests: Sequence[ActivationRequest]) -> dict[int, Activations]:
-    """Execute requests for the same images in order, and return the activations by boundary.
+def compute(cache: FeatureCache, backbone: Backbone, requests: Sequence[ActivationRequest]) -> dict[int, Activations]:
+    """Compute requests for the same images in order, and return the activations by boundary.
 
     Args:
-        store: What it holds is not computed again.
+        cache: Activations in it are not computed again.
         backbone: Its stages below the boundaries must be frozen.
         requests: Each after the one that it is computed from.
 
     Raises:
-        CacheError: The activations can't be kept.
+        CacheError: The activations can't be written.
     """
     computed: dict[int, Activations] = {}
     for request in requests:
@@ -73,7 +73,7 @@ def compute(store: FeatureCache, backbone: Backbone, requests: Sequence[Activati
         source = computed[request.source] if request.source else images
         computed[request.boundary] = (
             compute_or_load(
-                store, request.backbone(backbone), source, request.boundary, request.views, request.description
+                cache, request.backbone(backbone), source, request.boundary, request.views, request.description
             )
             if request.boundary
             else images
@@ -81,21 +81,21 @@ def compute(store: FeatureCache, backbone: Backbone, requests: Sequence[Activati
     return computed
 
 
-def cache_misses(store: FeatureCache, backbone: Backbone, requests: Sequence[ActivationRequest]) -> list[CacheMisses]:
-    """Return what ``compute`` would compute for the requests, in order; what an earlier one computes counts there alone.
+def cache_misses(cache: FeatureCache, backbone: Backbone, requests: Sequence[ActivationRequest]) -> list[CacheMisses]:
+    """Return the views that ``compute`` would compute for each request, without those that an earlier request computes.
 
-    Unlike ``compute`` it takes what the store lists to be whole.
+    Unlike ``compute``, it does not check that the cached rows are intact.
     """
-    kept: dict[tuple[torch.dtype, Preprocessing], list[CacheNamespace]] = {}
+    cached: dict[tuple[torch.dtype, Preprocessing], list[CacheNamespace]] = {}
     computed: dict[tuple[torch.dtype, Preprocessing, int], set[str]] = {}
-    found: list[CacheMisses] = []
+    misses: list[CacheMisses] = []
     for request in requests:
         if not request.boundary:
             continue
         in_precision = request.backbone(backbone)
         kind = in_precision.precision, request.renderer.preprocessing
-        if kind not in kept:
-            kept[kind] = namespaces(store, in_precision, request.renderer)
+        if kind not in cached:
+            cached[kind] = namespaces(cache, in_precision, request.renderer)
         keys = {
             request.renderer.cache_key(image, view): (image, view)
             for image, views in request.views.items()
@@ -104,18 +104,18 @@ def cache_misses(store: FeatureCache, backbone: Backbone, requests: Sequence[Act
 
         def absent(boundary: int, keys: set[str], kind: tuple[torch.dtype, Preprocessing] = kind) -> set[str]:
             left = keys - computed.get((*kind, boundary), set())
-            return left - kept[kind][boundary].cached_keys(left) if left else left
+            return left - cached[kind][boundary].cached_keys(left) if left else left
 
         missing = absent(request.boundary, set(keys))
         if not missing:
             continue
-        sources = engine_of(store, in_precision).sources(request.boundary)
-        own = request.source if request.source in sources else 0
-        deeper = (boundary for boundary in reversed(sources) if boundary > own)
-        start = next((boundary for boundary in deeper if not absent(boundary, missing)), own)
+        sources = engine_of(cache, in_precision).sources(request.boundary)
+        source = request.source if request.source in sources else 0
+        deeper = (boundary for boundary in reversed(sources) if boundary > source)
+        start = next((boundary for boundary in deeper if not absent(boundary, missing)), source)
         computed.setdefault((*kind, request.boundary), set()).update(missing)
-        found.append(CacheMisses(request, tuple(pair for key, pair in keys.items() if key in missing), start))
-    return found
+        misses.append(CacheMisses(request, tuple(pair for key, pair in keys.items() if key in missing), start))
+    return misses
 
 
 def held_out_request(
@@ -124,13 +124,13 @@ def held_out_request(
     orientations: Sequence[Orientation] = IDENTITY_ONLY,
     description: str = "reading photos",
 ) -> ActivationRequest:
-    """Return the request for all images of ``renderer``, which only score: in float32, as the model that ships computes.
+    """Return the request for all images of ``renderer``, in float32, as the model that ships computes.
 
     Args:
         renderer: Test or reference images.
-        boundary: Everything below is the same before and after training.
-        orientations: Those that models are asked about.
-        description: What the progress bar says.
+        boundary: The stages below are the same before and after training.
+        orientations: Those that logits are averaged over.
+        description: The text of the progress bar.
     """
     views = dict.fromkeys(range(len(renderer.paths)), orientations)
     return ActivationRequest(renderer, boundary, views, description, in_float32=True)

@@ -1,6 +1,6 @@
-"""What computes frozen stages is chosen once per weights and machine: the choice is kept beside what was computed.
+"""The choice of the engine for frozen stages, made once per weights and machine and cached beside the activations.
 
-Making it compiles the whole backbone; a run that finds everything in the store has no other need to.
+Choosing compiles the whole backbone, which a run that finds all its activations in the cache otherwise doesn't need.
 """
 
 from __future__ import annotations
@@ -14,29 +14,30 @@ from torch import Tensor
 from unfreeze.acceleration.engine_report import EngineReport
 from unfreeze.acceleration.frozen import choice_inputs, choose_engine, known_engine, remember_engine
 from unfreeze.models.backbone import Backbone
-from unfreeze.training.features.cache import FeatureCache, read_rows
+from unfreeze.training.features.cache import FeatureCache
+from unfreeze.training.features.cache_files import read_rows
 
-FORMAT = "1"  # of what is kept; another one makes older choices unfindable
-KEY = "engine"  # a shelf holds one
+FORMAT = "1"  # part of the namespace: a new one leaves older choices unused
+KEY = "engine"  # a namespace has one row
 PRECISIONS = {str(precision): precision for precision in (torch.float32, torch.bfloat16)}
 
 
-def engine_of(store: FeatureCache, backbone: Backbone) -> EngineReport:
-    """Return what computes the frozen stages: chosen in this process, found in the store, or chosen now and kept there.
+def engine_of(cache: FeatureCache, backbone: Backbone) -> EngineReport:
+    """Return the engine of the frozen stages: chosen in this process, read from the cache, or chosen now and cached.
 
     Raises:
-        CacheError: It can't be kept.
+        CacheError: It can't be written.
     """
     fingerprint = backbone.fingerprint()
-    shelf = store.namespace("engine", FORMAT, *choice_inputs(backbone, fingerprint))
+    namespace = cache.namespace("engine", FORMAT, *choice_inputs(backbone, fingerprint))
     report = known_engine(backbone, fingerprint)
-    if report is None and (found := shelf.load([KEY])):
-        report = _unpacked(read_rows([found[KEY]])[0])
+    if report is None and (rows := namespace.load([KEY])):
+        report = _unpacked(read_rows([rows[KEY]])[0])
         remember_engine(backbone, fingerprint, report)
-    if report is None or not shelf.cached_keys([KEY]):
+    if report is None or not namespace.cached_keys([KEY]):
         report = choose_engine(backbone, fingerprint)
-        with shelf.write() as draft:
-            draft.append([KEY], _packed(report)[None])
+        with namespace.write() as writer:
+            writer.append([KEY], _packed(report)[None])
     return report
 
 

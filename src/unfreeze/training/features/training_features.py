@@ -1,7 +1,4 @@
-"""Everything that the phases may know: the backbone, the training images' activations, and the folds.
-
-The images that are held out for testing are not in it.
-"""
+"""The inputs of the two phases: the backbone, the training images' activations, and the folds; no test image."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from unfreeze.training.features.activations import Activations
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.gather import compute_activations
 from unfreeze.training.folds import Fold, Folds, TrainingSet
-from unfreeze.training.recipes import Recipe
+from unfreeze.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class FoldActivations:
     Attributes:
         renderer: What renders the views.
         by_boundary: The activations at every boundary that a training of phase 2 starts from.
-        for_head: What phase 1 trains on: pooled features, or activations where it moves more than the head.
+        for_head: The activations that phase 1 trains on: pooled features, unless it changes more than the head.
     """
 
     renderer: Renderer
@@ -35,13 +32,13 @@ class FoldActivations:
 
 @dataclass(frozen=True)
 class TrainingFeatures:
-    """What phase 1 and phase 2 train on.
+    """The inputs of phase 1 and phase 2.
 
     Attributes:
-        cache: Keeps activations and solved heads across runs.
-        backbone: Pretrained.
+        cache: Stores activations and solved heads across runs.
+        backbone: The pretrained backbone.
         data: The images that training may see, with their labels.
-        folds: Which of them are trained and validated on, in turn.
+        folds: The trainings: images to train and to validate on.
         final: Activations in the augmentation that all training images choose.
         by_fold: For each cross-validation fold, those in the augmentation that the other folds choose; often the same.
         seed: Decides the order of images, and random initial weights.
@@ -56,21 +53,21 @@ class TrainingFeatures:
     seed: int
 
     def of(self, fold: Fold) -> FoldActivations:
-        """Return the activations that a fold's training reads; those of the final fit where it isn't a fold."""
+        """Return the activations of a fold's training; those of the final fit where ``fold`` has no index."""
         return self.final if fold.fold is None else self.by_fold[fold.fold]
 
 
 def compute_features(
     cache: FeatureCache, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingSet, recipe: Recipe, seed: int
 ) -> TrainingFeatures:
-    """Choose the augmentation, and compute the activations of all training images in its views, or find them in the cache.
+    """Choose the augmentation, and compute the activations of all training images in its views, or load them.
 
     Args:
         cache: Outlives the run.
-        backbone: Pretrained.
+        backbone: The pretrained backbone.
         renderers: One for each augmentation of the recipe; the first is taken unless another is significantly better.
         data: The images that training may see.
-        recipe: How the phases train.
+        recipe: The settings of the phases.
         seed: See ``TrainingFeatures``.
     """
     selected = select_augmentation(cache, backbone, renderers, data, recipe)

@@ -11,7 +11,8 @@ from torch import Tensor
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.training.features.activations import CachedActivations, cache_key, pooled_features
-from unfreeze.training.features.cache import CacheNamespace, FeatureCache, read_rows
+from unfreeze.training.features.cache import CacheNamespace, FeatureCache
+from unfreeze.training.features.cache_files import read_rows
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.head.regularisation_path import HeadFit, Linear, fit_head
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import torch
 
-from unfreeze.training.features.cache import ABANDONED_AFTER_S, CacheNamespace, FeatureCache, read_rows
+from unfreeze.training.features.cache import ABANDONED_AFTER_S, CacheNamespace, FeatureCache
+from unfreeze.training.features.cache_files import read_rows
 
 WRITER = """
     import sys, time, torch
@@ -31,7 +32,8 @@ WRITER = """
 EVICTOR = """
     import sys, torch
     from pathlib import Path
-    from unfreeze.training.features.cache import FeatureCache, read_rows
+    from unfreeze.training.features.cache import FeatureCache
+    from unfreeze.training.features.cache_files import read_rows
     cache = FeatureCache(Path(sys.argv[1]), 20 * 4000)
     for file in range(20):
         rows = cache.namespace(str(file % 3))

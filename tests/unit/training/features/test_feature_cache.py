@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from unfreeze.errors import CacheError
-from unfreeze.training.features.cache import ABANDONED_AFTER_S, CacheNamespace, FeatureCache, open_cache, read_rows
+from unfreeze.training.features.cache import ABANDONED_AFTER_S, CacheNamespace, FeatureCache, open_cache
+from unfreeze.training.features.cache_files import read_rows
 
 KEYS = ["a", "b", "c", "d"]
 ROWS = torch.arange(24, dtype=torch.float32).view(4, 2, 3)
@@ -54,7 +55,7 @@ def test_rows_come_back_to_the_bit_in_any_order(tmp_path: Path, dtype: torch.dty
     back = read_rows([places["d"], places["a"], places["d"]])
     assert back.dtype == dtype
     assert torch.equal(back, rows[[3, 0, 3]])
-    assert all(torch.equal(read_rows([place])[0], rows[0]) for key, place in draft.places.items() if key == "a")
+    assert all(torch.equal(read_rows([place])[0], rows[0]) for key, place in draft.rows.items() if key == "a")
 
 
 def test_a_row_that_is_no_block_of_memory_is_written_as_it_reads(tmp_path: Path) -> None:
@@ -185,12 +186,12 @@ def test_a_row_that_the_disk_cant_read_is_computed_anew(tmp_path: Path, monkeypa
 
     own = shelf(tmp_path)
     write(own)
-    monkeypatch.setattr("unfreeze.training.features.cache.FileIO", BadSector)
+    monkeypatch.setattr("unfreeze.training.features.cache_files.FileIO", BadSector)
     assert not own.load(KEYS)
     with own.write() as draft:
         draft.append(KEYS, ROWS)
     with pytest.raises(CacheError, match="damaged"):
-        read_rows([draft.places["a"]])
+        read_rows([draft.rows["a"]])
 
 
 def test_an_index_without_rows_is_not_believed(tmp_path: Path) -> None:
@@ -247,7 +248,7 @@ def test_what_a_run_has_open_it_can_read_even_when_it_was_dropped(tmp_path: Path
     with own.write() as draft:
         draft.append(KEYS, ROWS)
     assert not own.load(KEYS)
-    assert torch.equal(read_rows([draft.places[key] for key in KEYS]), ROWS)
+    assert torch.equal(read_rows([draft.rows[key] for key in KEYS]), ROWS)
 
 
 def test_what_a_dead_process_left_is_swept_but_not_what_another_writes_now(tmp_path: Path) -> None:
