@@ -74,7 +74,7 @@ def predict(
     read = unread = 0
     with ExitStack() as stack:
         writes = list(_outputs(stack, csv, json, top or 1, finished.classes))
-        answers = finished.answers(paths)
+        answers = finished.predictions(paths)
         if not _fills_the_terminal(csv, json, total):
             answers = progress_bar(answers, "predicting", total=total)
         for answer in answers:

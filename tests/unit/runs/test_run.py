@@ -84,7 +84,7 @@ def test_cross_fitted_and_head_only_without_reference_photos_nothing_is_said_of_
     out = tmp_path / "run"
     unfreeze.train(drawn, recipe="head-only", views=1, tta=False, test_size=0, out=out)
     verdict = json.loads((out / "verdict.json").read_text("utf-8"))
-    assert verdict["scores"]["evidence"] == "cross_fitted"
+    assert verdict["scores"]["protocol"] == "cross_fitted"
     assert "forgetting" not in verdict
 
 
