@@ -85,9 +85,9 @@ def test_the_verdict_follows_its_schema(run: Path) -> None:
     assert forgetting["n"] == 28
     assert forgetting["drop"] == pytest.approx(forgetting["before"] - forgetting["after"])
     assert {"decode", "features", "head", "finetune", "total"} <= set(verdict["cost"]["seconds"])
-    (tried,) = verdict["tried"]
+    (tried,) = verdict["trials"]
     assert tried["depth"] == "blocks.6"
-    points = {alpha: accuracy for alpha, accuracy, _, _ in tried["path"]}
+    points = {point["alpha"]: point["accuracy"] for point in tried["points"]}
     assert list(points) == sorted(points)
     assert {0, verdict["model"]["alpha"], 1} <= set(points)
     assert all(0 <= accuracy <= 1 for accuracy in points.values())
@@ -239,7 +239,7 @@ def test_without_time_for_phase_two_the_run_ends_with_the_head(
     assert "there is no time for phase 2 in 0.001 minutes" in told.err
     assert "Phase 2 did not run" in told.out
     verdict = json.loads((tmp_path / "run" / "verdict.json").read_text("utf-8"))
-    assert (verdict["shipped"], verdict["tried"], verdict["model"]["alpha"]) == ("head_only", [], 0)
+    assert (verdict["shipped"], verdict["trials"], verdict["model"]["alpha"]) == ("head_only", [], 0)
     assert verdict["forgetting"]["drop"] == 0
     assert verdict["cost"]["forecast"]["finetune"] == 0
     assert not {"gain", "two_phase"} & (set(verdict) | set(verdict["scores"]))
