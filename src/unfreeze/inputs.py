@@ -1,8 +1,8 @@
-"""What a training starts from, in the order in which mistakes in it should be found: photos, backbone, reference photos."""
+"""The inputs of a run, opened in the order in which mistakes should be reported: images, backbone, reference images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,14 @@ from unfreeze.data.splits import FOLDS, Splits, split
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
+from unfreeze.planning.forecast import Forecast, forecast_run
 from unfreeze.runtime import Stopwatch, choose_device, prepare_process
 from unfreeze.training.features.cache import FeatureCache, open_cache
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipe import Recipe
 from unfreeze.training.recipes import recipe_for
 
-DecodeIndex = Mapping[str, int]  # the short side of photos that were read before, by digest
+DecodeIndex = Mapping[str, int]  # short side in pixels of every image that was decoded before, by digest
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,11 @@ class Inputs:
 
     Attributes:
         photos: All images that can be read.
-        splits: Which of them train, validate and test.
-        backbone: Pretrained.
+        splits: Indices of those to train on, to validate on and to test on, and the folds.
+        backbone: The pretrained backbone.
         reference: Images of the original task; None where none are given.
-        cache: Keeps activations and heads across runs.
-        seed: Decides the split, the views, the order of images and random weights.
+        cache: Activations and solved heads, stored across runs.
+        seed: Seed of the split, the views, the order of images and random weights.
     """
 
     photos: PhotoSet
@@ -48,12 +49,12 @@ class Inputs:
 
     @cached_property
     def data(self) -> TrainingSet:
-        """The images that training may see; it knows no others."""
+        """The images that training may see, without the held-out ones."""
         return TrainingSet.of(self.training_samples, self.splits, len(self.photos.classes))
 
     @property
     def training_samples(self) -> list[Sample]:
-        """The images that training may see: those to train on, then the user's validation set."""
+        """The samples that training may see: those to train on, then the user's validation set."""
         return [self.photos.samples[i] for i in self.splits.train_and_val]
 
     def held_out(self, renderer: Renderer) -> tuple[Renderer, Renderer | None]:
@@ -63,39 +64,44 @@ class Inputs:
 
     @property
     def test_samples(self) -> list[Sample]:
-        """The images that are held out."""
+        """The samples that are held out for testing."""
         return [self.photos.samples[i] for i in self.splits.test]
+
+    def forecast(self, renderers: Sequence[Renderer], recipe: Recipe) -> Forecast:
+        """Forecast the seconds of a run that trains with ``recipe`` on the views of ``renderers``."""
+        held_out = self.held_out(renderers[0])
+        return forecast_run(self.cache, self.backbone, renderers, self.data, recipe, *held_out)
 
 
 def open_inputs(config: TrainConfig, watch: Stopwatch) -> Inputs:
-    """Read the photos, split them, load the backbone, and read the reference photos.
+    """Read the images, split them, load the backbone, and read the reference images.
 
     Raises:
         UnfreezeError: Any mistake in them that the user can mend.
     """
-    store, known, photos = open_photos(config, watch)
+    cache, decode_index, photos = open_photos(config, watch)
     with watch.measure("decode"):
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
     backbone = open_backbone(config, watch)
     with watch.measure("evaluation"):
-        reference = open_reference(config.reference, backbone, photos, store, known)
-    return Inputs(photos, splits, backbone, reference, store, config.seed)
+        reference = open_reference(config.reference, backbone, photos, cache, decode_index)
+    return Inputs(photos, splits, backbone, reference, cache, config.seed)
 
 
 def choose_recipe(config: TrainConfig, inputs: Inputs) -> Recipe:
-    """Return how to train; where there is no test set, every fold is validated on."""
-    count = len(inputs.splits.train)
-    recipe = recipe_for(config, inputs.backbone, count, len(inputs.photos.classes))
-    return recipe if len(inputs.splits.test) else recipe.cross_fit_all(count)
+    """Return the recipe of ``config``; without a test set, every fold is used for validation (full cross-fitting)."""
+    n_train = len(inputs.splits.train)
+    recipe = recipe_for(config, inputs.backbone, n_train, len(inputs.photos.classes))
+    return recipe if len(inputs.splits.test) else recipe.cross_fit_all(n_train)
 
 
 def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[FeatureCache, DecodeIndex, PhotoSet]:
-    """Prepare the process and read the photos; the cache outlives the run."""
+    """Prepare the process, open the cache, and read and check the images."""
     prepare_process()
-    store = open_cache(config.cache, config.cache_gib)
-    known = store.decode_index()
+    cache = open_cache(config.cache, config.cache_gib)
+    decode_index = cache.decode_index()
     with watch.measure("decode"):
-        return store, known, check(read_photos(config.photos), known)
+        return cache, decode_index, check(read_photos(config.photos), decode_index)
 
 
 def open_backbone(config: TrainConfig | CompareConfig, watch: Stopwatch) -> Backbone:
@@ -107,9 +113,9 @@ def open_backbone(config: TrainConfig | CompareConfig, watch: Stopwatch) -> Back
 
 
 def open_reference(
-    folder: Path | None, backbone: Backbone, photos: PhotoSet, store: FeatureCache, known: DecodeIndex
+    folder: Path | None, backbone: Backbone, photos: PhotoSet, cache: FeatureCache, decode_index: DecodeIndex
 ) -> PhotoSet | None:
-    """Read the photos of the original task that can be read (None: no folder), and remember all that was read.
+    """Read the images of the original task that can be decoded (None: no folder); add all images to the decode index.
 
     Raises:
         ConfigError: The original classes are unknown.
@@ -121,7 +127,7 @@ def open_reference(
             raise ConfigError(
                 "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
             )
-        reference = drop_unreadable(read_reference(folder, backbone.network.labels), known)
-    read = (*photos.samples, *(reference.samples if reference is not None else ()))
-    store.update_decode_index({sample.digest: sample.short_side for sample in read})
+        reference = drop_unreadable(read_reference(folder, backbone.network.labels), decode_index)
+    samples = (*photos.samples, *(reference.samples if reference is not None else ()))
+    cache.update_decode_index({sample.digest: sample.short_side for sample in samples})
     return reference

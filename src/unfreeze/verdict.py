@@ -1,4 +1,4 @@
-"""The verdict of a run: its figures as one typed value, ``verdict.json``, and in two sentences."""
+"""The verdict of a run: one typed value, its JSON form ``verdict.json``, and two or three sentences for people."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
-from unfreeze.verdict_schema1 import upgraded
+from unfreeze.verdict_schema1 import upgrade_schema1
 
 if TYPE_CHECKING:
     from unfreeze.acceleration.engine_report import EngineReport
 
 Arm = Literal["two_phase", "head_only"]
-SMALLEST_USEFUL_GAIN = 0.005  # gain below which nobody would gather photos to prove it
+SMALLEST_USEFUL_GAIN = 0.005  # a smaller gain isn't worth collecting images to prove it
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Data(_Part):
-    """What was trained on and scored."""
+class Data(_Section):
+    """Counts of the images that were trained on and scored, and the class names."""
 
     n_train: int
     n_test: int
@@ -35,17 +35,17 @@ class Data(_Part):
     left_out: int
 
 
-class Model(_Part):
-    """Which backbone, and how phase 2 treated it.
+class Model(_Section):
+    """The backbone, and how phase 2 trained it.
 
     Attributes:
-        name: The backbone, as the user called it.
-        boundary: Index of the first stage that trained in phase 2; the number of stages where none did.
-        depth: The same by name.
-        alpha: Where the weights stand between phase 1 (0) and phase 2 (1).
-        bn: BatchNorm's mode.
-        symmetry: How views were turned: not at all, mirrored, or every way.
-        orientations: Of a photo, whose logits are averaged: identity, flipped, or turned by rot90, rot180, rot270.
+        name: Name of the backbone as the user gave it.
+        boundary: Index of the first stage that phase 2 trained; the number of stages where phase 2 didn't run.
+        depth: Name of that stage.
+        alpha: Interpolation of the shipped weights between phase 1 (0) and phase 2 (1).
+        bn: Mode of BatchNorm in phase 2.
+        symmetry: Random symmetries of training views: none, horizontal flips, or flips and quarter turns.
+        orientations: Orientations of an image whose logits are averaged: identity, flipped, rot90, rot180, rot270.
     """
 
     name: str
@@ -57,16 +57,16 @@ class Model(_Part):
     orientations: tuple[str, ...] = ("identity",)
 
 
-class Point(_Part):
-    """One point between the phases, scored on the validation images, which choose among the points: slightly optimistic.
+class Point(_Section):
+    """Validation scores at one alpha; slightly optimistic, as the same images select the alpha.
 
     Attributes:
-        alpha: From phase 1 (0) to phase 2 (1).
-        accuracy: On them.
-        balanced_accuracy: Likewise.
-        log_loss: Likewise, at its best temperature.
-        z: By how many standard errors the log-loss is below phase 1's, every class weighing the same where they are clearly
-            imbalanced; it decides what ships.  Absent where it wasn't written.
+        alpha: Interpolation from phase 1 (0) to phase 2 (1).
+        accuracy: Fraction of the validation images.
+        balanced_accuracy: Mean recall over the classes present.
+        log_loss: Mean log-loss in nats, at the temperature where it is lowest.
+        z: The number of standard errors by which the log-loss is below phase 1's, with class weights where the classes
+            are clearly imbalanced; what ships is selected by it.  Absent in verdicts that don't have it.
     """
 
     alpha: float
@@ -76,14 +76,14 @@ class Point(_Part):
     z: float | None = None
 
 
-class TrialSummary(_Part):
+class TrialSummary(_Section):
     """One candidate for phase 2.
 
     Attributes:
-        depth: From which stage on it trained.
-        lr: The topmost stage's learning rate.
-        points: Every point between the phases; none where nothing validates, or training failed.
-        seconds: What it took.
+        depth: Name of the first stage that it trained.
+        lr: Learning rate of the topmost stage.
+        points: Scores at every alpha; none without validation images, or where training failed.
+        seconds: Duration of its trainings.
     """
 
     depth: str
@@ -92,15 +92,16 @@ class TrialSummary(_Part):
     seconds: float
 
 
-class ScoreSheet(_Part):
-    """The scores of both arms on the same photos, with calibrated probabilities.
+class ScoreSheet(_Section):
+    """The scores of both models on the same images, with calibrated probabilities.
 
     Attributes:
-        protocol: ``test``: on photos that were held out.  ``cross_fitted``: on every photo, by models that never saw it.
-        head_only: Of phase 1's model.
-        two_phase: Of phase 2's; absent where it didn't run.
-        shipped: Of the one that ships; cross-fitted, of whichever the other folds' photos would have shipped.
-        calibration: What temperature scaling did to it.
+        protocol: ``test``: on images that were held out.  ``cross_fitted``: on every image, by models that were not
+            trained on it.
+        head_only: Scores of the head-only model.
+        two_phase: Scores of the two-phase model; absent where phase 2 didn't run.
+        shipped: Scores of the model that ships; cross-fitted, for each fold of the model that the other folds select.
+        calibration: Effect of temperature scaling on the shipped model.
     """
 
     protocol: Literal["test", "cross_fitted"]
@@ -110,21 +111,21 @@ class ScoreSheet(_Part):
     calibration: Calibration | None = None
 
 
-class Cost(_Part):
-    """What the run took: seconds by part, those that were forecast, and the peak memory of its process."""
+class Cost(_Section):
+    """Cost of the run: seconds by part, the forecast seconds by part, and the peak memory of the process in MiB."""
 
     seconds: dict[str, float]
     forecast: dict[str, float] | None = None
     peak_rss_mib: float | None = None
 
 
-class FrozenEngine(_Part):
-    """What computed the frozen stages.
+class FrozenEngine(_Section):
+    """The engine that computed the frozen stages.
 
     Attributes:
-        computed_by: The libraries with their versions, and how.
-        precision: Of the stages.
-        fallbacks: Faster ways that were not taken, each with the reason.
+        computed_by: The libraries with their versions, and the method.
+        precision: Precision of the computation.
+        fallbacks: Faster engines that were rejected, each with the reason.
     """
 
     computed_by: str
@@ -133,17 +134,17 @@ class FrozenEngine(_Part):
 
 
 def frozen_engine(report: EngineReport | None) -> FrozenEngine | None:
-    """Return what a verdict says of the engine; None where nothing was computed."""
+    """Return the verdict's section on the engine; None where nothing was computed."""
     if report is None:
         return None
-    fallbacks = tuple(f"{way}: {reason}" for way, reason in report.rejected)
+    fallbacks = tuple(f"{engine}: {reason}" for engine, reason in report.rejected)
     return FrozenEngine(computed_by=report.computed_by, precision=report.precision, fallbacks=fallbacks)
 
 
-class Verdict(_Part):
-    """Everything that a run found out; absent means not measured, never 0.  Scores are fractions.
+class Verdict(_Section):
+    """All figures of a run; an absent one was not measured, and is never 0.  Scores are fractions.
 
-    Gain and forgetting are those of the two-phase model, whether or not it is the one that ships.
+    Gain and forgetting are those of the two-phase model, whether or not it ships.
     """
 
     schema_version: Literal[2] = Field(default=2, alias="schema")
@@ -160,20 +161,20 @@ class Verdict(_Part):
     frozen_engine: FrozenEngine | None = None
 
     def to_json(self) -> str:
-        """Return ``verdict.json``'s text."""
+        """Return the text of ``verdict.json``."""
         return self.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Verdict:
-        """Read ``verdict.json``, of this schema or of the first.
+        """Parse ``verdict.json``, of this schema or of schema 1.
 
         Raises:
-            RunError: Damaged, or written by a later version.
+            RunError: The text is damaged, or of a later version.
         """
         try:
             figures = json.loads(text)
             if isinstance(figures, dict) and figures.get("schema", 1) == 1:
-                text = json.dumps(upgraded(figures))
+                text = json.dumps(upgrade_schema1(figures))
             return cls.model_validate_json(text)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             cause = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
@@ -184,20 +185,20 @@ class Verdict(_Part):
             ) from error
 
     def sentences(self) -> tuple[str, ...]:
-        """Return the verdict for people: what ships and how good it is, what phase 2 gained and forgot, what is open."""
+        """Return the verdict for people: the shipped model, phase 2's gain and forgetting, and the test's power."""
         scores = self.scores.shipped
         low, high = scores.accuracy_ci95
-        seen = (
+        scored = (
             f"{counted(scores.n, 'test photo')} that it never saw"
             if self.scores.protocol == "test"
             else f"{counted(scores.n, 'photo')}, each answered by a model that never saw it"
         )
-        first = (
+        shipped = (
             f"The {'two-phase' if self.shipped == 'two_phase' else 'head-only'} model ships: it is right on "
-            f"{_percent(scores.accuracy)} of {seen} (95 % interval {_percent(low)} to {_percent(high)})."
+            f"{_percent(scores.accuracy)} of {scored} (95 % interval {_percent(low)} to {_percent(high)})."
         )
         power = self._power_sentence()
-        return first, self._gain_sentence() + self._forgetting_clause(), *([power] if power else [])
+        return shipped, self._gain_sentence() + self._forgetting_clause(), *([power] if power else [])
 
     def _gain_sentence(self) -> str:
         if self.gain is None:
@@ -207,13 +208,13 @@ class Verdict(_Part):
             f"{_points(gain.accuracy)} points (95 % interval {_points(low)} to {_points(high)}, p = {gain.p_value:.2g})"
         )
         if self.shipped == "head_only" and self.warnings and gain.fixed == gain.broken == 0:
-            return "Phase 2 went wrong and is thrown away"
+            return "Phase 2 went wrong, so the head-only model ships"
         if self.shipped == "head_only":
-            judges, scored = ("validation photos", "the test photos")
+            selected_on, scored_on = "the validation photos", "the test photos"
             if self.scores.protocol == "cross_fitted":
-                judges, scored = ("photos that it never saw", "them")
-            fate = f"Phase 2 was not better for certain on {judges} and is thrown away"
-            return f"{fate}; on {scored} it changed accuracy by {size}"
+                selected_on, scored_on = "photos that it never saw", "them"
+            reason = f"Phase 2 was not significantly better on {selected_on}, so the head-only model ships"
+            return f"{reason}; on {scored_on} it changed accuracy by {size}"
         if gain.proven:
             return f"Phase 2 gained {size}: proven"
         if gain.fixed == gain.broken == 0:
@@ -221,7 +222,7 @@ class Verdict(_Part):
         return f"Phase 2 changed accuracy by {size}: a gain is not proven"
 
     def _power_sentence(self) -> str | None:
-        """Return what gain the photos could have shown, where they showed none."""
+        """Return the smallest gain that could have been proven; None where the gain is proven, or that isn't known."""
         gain = self.gain
         if gain is None or gain.proven or gain.detectable is None:
             return None
@@ -233,18 +234,18 @@ class Verdict(_Part):
         return f"{power}; for the {gain.accuracy * 100:.1f} points seen here, {_about(gain.needed_n)} would do."
 
     def _forgetting_clause(self) -> str:
-        forgotten = self.forgetting
-        if forgotten is None:
+        forgetting = self.forgetting
+        if forgetting is None:
             return "."
         if self.shipped == "head_only" and self.model.bn == "frozen":
             return "; the pretrained backbone ships as it was, so that nothing is forgotten."
-        if forgotten.drop is not None and forgotten.n is not None:
+        if forgetting.drop is not None and forgetting.n is not None:
             return (
-                f"; of the original task the backbone lost {forgotten.drop * 100:.1f} points "
-                f"({counted(forgotten.n, 'reference photo')})."
+                f"; of the original task the backbone lost {forgetting.drop * 100:.1f} points "
+                f"({counted(forgetting.n, 'reference photo')})."
             )
-        if forgotten.agreement is not None:
-            return f"; the original classifier still gives the same answer on {_percent(forgotten.agreement)} of them."
+        if forgetting.agreement is not None:
+            return f"; the original classifier still gives the same answer on {_percent(forgetting.agreement)} of them."
         return "."
 
 
@@ -257,11 +258,11 @@ def _points(fraction: float) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number of things as people write it."""
+    """Return a number with its noun, in the plural unless it is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _about(number: int) -> str:
-    """Return a count of photos that is no more certain than two digits."""
+    """Return a count rounded up to two significant digits."""
     digits = max(0, len(str(number)) - 2)
     return str(math.ceil(number / 10**digits) * 10**digits)

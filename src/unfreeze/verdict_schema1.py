@@ -1,4 +1,4 @@
-"""SampleScores of schema 1, as the first edition wrote them, in the terms of schema 2."""
+"""Conversion of ``verdict.json`` of schema 1, which the first edition wrote, to schema 2."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 from unfreeze.orientations import FORMER_ORIENTATIONS
 
-POINT = ("alpha", "accuracy", "balanced_accuracy", "log_loss")
+POINT_FIELDS = ("alpha", "accuracy", "balanced_accuracy", "log_loss")
 
 
-def upgraded(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a verdict of schema 1 says, in schema 2.
+def upgrade_schema1(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a verdict of schema 1 with the names of schema 2.
 
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: It isn't what schema 1 says.
+        KeyError, TypeError, ValueError, AttributeError: ``verdict`` doesn't have the fields of schema 1.
     """
     figures = {**verdict, "schema": 2}
     figures["model"] = _renamed(figures["model"], {"poses": "orientations"})
@@ -34,9 +34,9 @@ def upgraded(verdict: Mapping[str, Any]) -> dict[str, Any]:
 def _trial(trial: Mapping[str, Any]) -> dict[str, Any]:
     figures = dict(trial)
     points, z = figures.pop("path"), figures.pop("errors", None) or ()
-    figures["points"] = [dict(zip(POINT, point, strict=True)) for point in points]
-    for point, score in zip(figures["points"], z, strict=False):
-        point["z"] = score
+    figures["points"] = [dict(zip(POINT_FIELDS, point, strict=True)) for point in points]
+    for point, z_score in zip(figures["points"], z, strict=False):
+        point["z"] = z_score
     return figures
 
 

@@ -85,9 +85,9 @@ def test_the_verdict_follows_its_schema(run: Path) -> None:
     assert forgetting["n"] == 28
     assert forgetting["drop"] == pytest.approx(forgetting["before"] - forgetting["after"])
     assert {"decode", "features", "head", "finetune", "total"} <= set(verdict["cost"]["seconds"])
-    (trial,) = verdict["trials"]
+    (tried,) = verdict["trials"]
     assert tried["depth"] == "blocks.6"
-    points = {point["alpha"]: point["accuracy"] for point in trial["points"]}
+    points = {point["alpha"]: point["accuracy"] for point in tried["points"]}
     assert list(points) == sorted(points)
     assert {0, verdict["model"]["alpha"], 1} <= set(points)
     assert all(0 <= accuracy <= 1 for accuracy in points.values())

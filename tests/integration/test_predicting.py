@@ -196,7 +196,7 @@ def test_both_engines_give_the_same_answers(run: Run, drawn: Path, monkeypatch: 
 
 
 def test_python_gets_a_reason_for_each_damaged_photo(run: Run, photos: list[str]) -> None:
-    answers = list(run.answers(map(Path, photos)))
+    answers = list(run.predictions(map(Path, photos)))
     assert [type(answer) for answer in answers] == [Prediction, Prediction, Unread, Prediction, Prediction]
     assert [answer.path.name for answer in run.predict(["[013].jpg"])] == ["0.jpg", "1.jpg", "3.jpg"]
 

@@ -172,16 +172,16 @@ def test_a_loss_is_not_called_a_gain() -> None:
     assert "-10.0 points (95 % interval -16.0 to -4.5" in second
     assert "gained" not in second
     assert second.startswith(
-        "Phase 2 was not better for certain on validation photos and is thrown away; on the test photos"
+        "Phase 2 was not significantly better on the validation photos, so the head-only model ships; on the test photos"
     )
 
 
 def test_a_phase_two_that_was_rolled_back_is_not_said_to_have_changed_anything() -> None:
     same = replace(PROVEN, accuracy=0.0, accuracy_ci95=(0.0, 0.0), fixed=0, broken=0, p_value=1.0, proven=False)
     _, second = verdict(shipped="head_only", gain=same, forgetting=None).sentences()
-    assert second == "Phase 2 went wrong and is thrown away."
+    assert second == "Phase 2 went wrong, so the head-only model ships."
     _, second = verdict(shipped="head_only", gain=same, forgetting=None, warnings=()).sentences()
-    assert second.startswith("Phase 2 was not better for certain")
+    assert second.startswith("Phase 2 was not significantly better")
 
 
 def test_a_pretrained_backbone_that_ships_has_forgotten_nothing() -> None:
@@ -214,7 +214,7 @@ def test_cross_fitted_scores_are_called_what_they_are() -> None:
     assert "of 200 photos, each answered by a model that never saw it (95 %" in first
     _, second, *_ = verdict(shipped="head_only", scores=scores).sentences()
     assert second.startswith(
-        "Phase 2 was not better for certain on photos that it never saw and is thrown away; on them it changed"
+        "Phase 2 was not significantly better on photos that it never saw, so the head-only model ships; on them it changed"
     )
 
 

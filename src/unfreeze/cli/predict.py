@@ -74,7 +74,7 @@ def predict(
     read = unread = 0
     with ExitStack() as stack:
         writes = list(_outputs(stack, csv, json, top or 1, finished.classes))
-        predictions = finished.answers(paths)
+        predictions = finished.predictions(paths)
         if not _fills_the_terminal(csv, json, total):
             predictions = progress_bar(predictions, "predicting", total=total)
         for prediction in predictions:

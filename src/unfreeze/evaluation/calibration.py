@@ -1,4 +1,4 @@
-"""Temperature scaling: one number that makes a classifier as sure as it is right (Guo et al. 2017, section 4.2)."""
+"""Temperature scaling: one divisor of the logits that calibrates a classifier (Guo et al. 2017, section 4.2)."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import numpy as np
 
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 
-LOG_RANGE = (-3.0, 3.0)  # of the temperature's logarithm: from 1/20 to 20
-SMALLEST_PROBABILITY = 1e-7  # a class that a fold's training part lacks has no finite log-loss
+LOG_RANGE = (-3.0, 3.0)  # bounds of the temperature's logarithm: 1/20 to 20
+SMALLEST_PROBABILITY = 1e-7  # floor: a class that is absent from a fold's training images has no finite log-loss
 PRIOR = 1.0
-"""Standard deviation of the logarithm around 0.  Photos that are all answered rightly would have every answer certain: the
-prior weighs about as much as one photo, and only there decides."""
+"""Standard deviation of the Gaussian prior on the temperature's logarithm, around 0.  If all images are classified
+correctly, the likelihood alone has no finite optimum; the prior weighs about as much as one image."""
 LAPLACE_PSEUDO_ERROR = 1.0
-"""Photos that are taken to be answered wrongly, whatever was seen: of n photos that are all right, the next is right with a
-chance of (n + 1) / (n + 2) (Laplace's rule of succession; Platt 1999, section 2.2, fits a sigmoid to such targets)."""
+"""Pseudo-count of misclassified images: after n correct ones, the next is correct with probability (n + 1) / (n + 2)
+(Laplace's rule of succession; Platt 1999, section 2.2, fits a sigmoid to such targets)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What temperature scaling did to the model that ships.
+    """Effect of temperature scaling on the shipped model.
 
     Attributes:
-        temperature: Its logits are divided by it; above 1 it was too sure.
-        n: Out-of-fold or validation photos that it was fitted on.
-        ece_before: Calibration error on the scored photos without it.
-        ece_after: With it.
-        log_loss_before: Likewise, in nats.
-        log_loss_after: With it.
+        temperature: Divisor of the logits; above 1 the model was over-confident.
+        n: The number of out-of-fold or validation images that the temperature was fitted on.
+        ece_before: Expected calibration error on the scored images at temperature 1.
+        ece_after: Expected calibration error at ``temperature``.
+        log_loss_before: Log-loss in nats at temperature 1.
+        log_loss_after: Log-loss in nats at ``temperature``.
     """
 
     temperature: float
@@ -48,67 +48,67 @@ def softmax(logits: FloatArray, temperature: float = 1.0) -> FloatArray:
 
 
 def fit_temperature(logits: FloatArray, labels: IntArray) -> float:
-    """Return the temperature that suits photos that the model wasn't fitted on; 1 where there are none.
+    """Return the temperature with the lowest smoothed log-loss on images outside the training set; 1 without any.
 
-    It has the lowest log-loss, where each label is taken to be another one with the chance that ``LAPLACE_PSEUDO_ERROR`` leaves: few photos
-    don't make a model certain, however right it is on them.
+    The labels are smoothed by the error rate that ``LAPLACE_PSEUDO_ERROR`` implies, so that few images don't make a
+    model certain even where all are classified correctly.
 
     Args:
-        logits: Shape (N, C).
-        labels: Classes (N,).
+        logits: Logits (N, C).
+        labels: Class indices (N,).
     """
-    return _temperature(_floored(logits), labels, LAPLACE_PSEUDO_ERROR / (len(labels) + 2))
+    return _temperature(_clipped_log_probabilities(logits), labels, LAPLACE_PSEUDO_ERROR / (len(labels) + 2))
 
 
 def calibrated_nll(logits: FloatArray, labels: IntArray) -> FloatArray:
-    """Return each photo's log-loss (N,), in nats, at the temperature where it is lowest.
+    """Return each image's log-loss (N,), in nats, at the temperature with the lowest mean.
 
-    How sure a model is differs between the phases (phase 2's smoothed labels make it less so) and says nothing of what its
-    features are worth: models are compared by this.
+    Models are compared by this loss: confidence differs between the phases (label smoothing lowers it in phase 2)
+    independently of the quality of the features.
     """
-    floored = _floored(logits)
-    return _nats(floored, labels, _temperature(floored, labels, doubt=0.0))
+    log_probabilities = _clipped_log_probabilities(logits)
+    return _log_losses(log_probabilities, labels, _temperature(log_probabilities, labels, error_rate=0.0))
 
 
 def significantly_lower(losses: FloatArray, than: FloatArray, errors: float = 1.0) -> bool:
-    """Tell whether losses of the same photos (N,) are lower by more than so many standard errors of their differences."""
-    gain, error = _lower(losses, than)
-    return gain > errors * error
+    """Return whether paired losses (N,) are lower by more than ``errors`` standard errors of their differences."""
+    reduction, error = _paired_reduction(losses, than)
+    return reduction > errors * error
 
 
 def paired_z(losses: FloatArray, than: FloatArray) -> float:
-    """Return by how many standard errors losses of the same photos (N,) are lower; 0 where all of them differ alike."""
-    gain, error = _lower(losses, than)
-    return gain / error if error else 0.0
+    """Return the reduction of paired losses (N,) in standard errors; 0 where all differences are equal."""
+    reduction, error = _paired_reduction(losses, than)
+    return reduction / error if error else 0.0
 
 
-def _lower(losses: FloatArray, than: FloatArray) -> tuple[float, float]:
-    """Return by how much losses of the same photos (N,) are lower on the mean, and the standard error of that."""
-    better = than - losses
-    return float(better.mean()), float(better.std()) / math.sqrt(len(better))
+def _paired_reduction(losses: FloatArray, than: FloatArray) -> tuple[float, float]:
+    """Return the mean reduction of paired losses (N,) and its standard error."""
+    reductions = than - losses
+    return float(reductions.mean()), float(reductions.std()) / math.sqrt(len(reductions))
 
 
-def _temperature(logits: FloatArray, labels: IntArray, doubt: float) -> float:
-    """Return the temperature with the lowest log-loss, each label being wrong with a chance of ``doubt``."""
+def _temperature(logits: FloatArray, labels: IntArray, error_rate: float) -> float:
+    """Return the temperature with the lowest log-loss, if each label is wrong with probability ``error_rate``."""
     from scipy.optimize import minimize_scalar
 
     if not len(labels):
         return 1.0
     own = logits[np.arange(len(labels)), labels]
     others = (logits.sum(axis=1) - own) / (logits.shape[1] - 1)
-    # of the loss with doubtful labels, all but the normalising term is linear in the logits
-    expected = (1 - doubt) * own + doubt * others
+    # The loss with smoothed labels is the normalising term minus a term that is linear in the logits.
+    expected = (1 - error_rate) * own + error_rate * others
 
-    def regret(log_temperature: float) -> float:
+    def objective(log_temperature: float) -> float:
         temperature = math.exp(log_temperature)
         losses = _normaliser(logits, temperature) - expected / temperature
         return float(losses.sum() + (log_temperature / PRIOR) ** 2 / 2)
 
-    found = minimize_scalar(regret, bounds=LOG_RANGE, method="bounded", options={"xatol": 1e-4})
-    return math.exp(float(found.x))
+    optimum = minimize_scalar(objective, bounds=LOG_RANGE, method="bounded", options={"xatol": 1e-4})
+    return math.exp(float(optimum.x))
 
 
-def _floored(logits: FloatArray) -> FloatArray:
+def _clipped_log_probabilities(logits: FloatArray) -> FloatArray:
     from scipy.special import log_softmax
 
     return np.asarray(log_softmax(logits.astype(np.float64), axis=1).clip(math.log(SMALLEST_PROBABILITY)))
@@ -120,5 +120,5 @@ def _normaliser(logits: FloatArray, temperature: float) -> FloatArray:
     return np.asarray(logsumexp(logits / temperature, axis=1))
 
 
-def _nats(logits: FloatArray, labels: IntArray, temperature: float) -> FloatArray:
+def _log_losses(logits: FloatArray, labels: IntArray, temperature: float) -> FloatArray:
     return _normaliser(logits, temperature) - logits[np.arange(len(labels)), labels] / temperature

@@ -1,4 +1,4 @@
-"""What fine-tuning cost the original task: the ORIGINAL head, once on the original and once on the tuned backbone."""
+"""Loss of the original task by fine-tuning: the ORIGINAL head on the original and on the tuned backbone."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ TOP = 5
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """Two kinds of evidence, each None where it wasn't measured; ``Forgetting()`` is neither.
+    """Measurements on reference images and on the user's own images, each None where it wasn't measured.
 
     Attributes:
-        reference: What the reference photos are, with labels of the original task.
-        n: Reference photos.
+        reference: Name of the reference images, which have labels of the original task.
+        n: The number of reference images.
         before: Accuracy of the original head on the original backbone, a fraction.
-        after: Its accuracy on the tuned backbone.
+        after: Accuracy of the original head on the tuned backbone.
         drop: ``before - after``; positive is forgetting.
-        drop_ci95: Paired bootstrap.
-        weights_drop: The part of ``drop`` that is left when BatchNorm's original statistics are put back.
-        batch_norm_drop: The rest: what BatchNorm's moved statistics cost.  The two sum to ``drop``.
+        drop_ci95: Interval of ``drop`` by the paired bootstrap.
+        weights_drop: The part of ``drop`` that remains with BatchNorm's original statistics.
+        batch_norm_drop: The part that BatchNorm's moved statistics cause.  The two sum to ``drop``.
         top5_before: As ``before``, for the label among the five most probable classes.
-        top5_after: Likewise.
-        top5_drop: Likewise.
-        top5_drop_ci95: Likewise.
-        probe_before: Accuracy of a linear reader, refitted on the original backbone's features (see ``similarity.probe``).
-        probe_after: The same on the tuned backbone's features.
-        probe_drop: What was lost for any linear head; ``drop`` beyond it is the original head's misalignment.
-        probe_drop_ci95: Paired bootstrap.
-        agreement: Fraction of the user's own held-out photos where the original head's top class stayed the same.
-        agreement_n: Photos that ``agreement`` is about.
-        kl: On the same photos, mean Kullback-Leibler divergence of the original head's answers after from before, nats.
-        cka: Of each stage that trained, how alike its output is before and after (see ``similarity.linear_cka``).
+        top5_after: As ``after``, for the five most probable classes.
+        top5_drop: As ``drop``, for the five most probable classes.
+        top5_drop_ci95: Interval of ``top5_drop`` by the paired bootstrap.
+        probe_before: Accuracy of a linear probe, fitted on the original backbone's features (see ``similarity.probe``).
+        probe_after: Accuracy of a linear probe, fitted on the tuned backbone's features.
+        probe_drop: The loss for any linear head; ``drop`` beyond it is the original head's misalignment.
+        probe_drop_ci95: Interval of ``probe_drop`` by the paired bootstrap.
+        agreement: Fraction of the user's own held-out images for which the original head's top class is the same.
+        agreement_n: The number of images that ``agreement`` is measured on.
+        kl: Mean Kullback-Leibler divergence of the original head's predictions on them, after from before, in nats.
+        cka: Linear CKA of each trained stage's outputs before and after (see ``similarity.linear_cka``).
     """
 
     reference: str | None = None
@@ -63,16 +63,16 @@ class Forgetting:
     cka: Mapping[str, float] = field(default_factory=dict)
 
     def with_agreement(self, before_top1: IntArray, after_top1: IntArray, kl: float | None = None) -> Forgetting:
-        """Add the evidence of the user's own photos; for arguments and errors see ``agreement``."""
-        share = agreement(before_top1, after_top1)
-        return replace(self, agreement=share, agreement_n=len(before_top1), kl=kl)
+        """Add the agreement on the user's own images; for arguments and errors see ``agreement``."""
+        same = agreement(before_top1, after_top1)
+        return replace(self, agreement=same, agreement_n=len(before_top1), kl=kl)
 
-    def with_cka(self, alike: Mapping[str, float]) -> Forgetting:
-        """Add how alike each stage's output is before and after."""
-        return replace(self, cka=dict(alike))
+    def with_cka(self, by_stage: Mapping[str, float]) -> Forgetting:
+        """Add the linear CKA of each stage's outputs before and after."""
+        return replace(self, cka=dict(by_stage))
 
     def with_probe(self, labels: IntArray, before_top1: IntArray, after_top1: IntArray, seed: int = 0) -> Forgetting:
-        """Add what a refitted linear reader finds in the features of reference photos before and after (N,)."""
+        """Add the accuracy of linear probes, from their top classes for reference images before and after (N,)."""
         before, after = _same(labels, before_top1), _same(labels, after_top1)
         return replace(
             self,
@@ -84,28 +84,28 @@ class Forgetting:
 
 
 def forgetting(
-    *, reference: str, before: IntArray, after: IntArray, restored: IntArray, outputs: int, seed: int = 0
+    *, reference: str, before: IntArray, after: IntArray, with_original_bn: IntArray, num_classes: int, seed: int = 0
 ) -> Forgetting:
-    """Measure the accuracy lost on reference photos, and split it by cause.
+    """Measure the accuracy lost on reference images, and split it by cause.
 
     Args:
-        reference: What the photos are, for the report.
-        before: How many classes the original head finds likelier than the label, on the original backbone (N,).
-        after: The same on the tuned backbone (N,).
-        restored: The same on the tuned backbone with the original BatchNorm statistics (N,).
-        outputs: Classes of the original head; where there are no more than five, being among five says nothing.
-        seed: Of the bootstrap.
+        reference: Name of the images, for the report.
+        before: Ranks of the labels by the original head on the original backbone (N,); see ``ranks``.
+        after: Ranks on the tuned backbone (N,).
+        with_original_bn: Ranks on the tuned backbone with the original BatchNorm statistics (N,).
+        num_classes: The number of the original head's classes; up to five, top-5 accuracy is left out.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: There are no photos, or the shapes differ.
+        ValueError: There are no images, or the shapes differ.
     """
-    right = [in_top_k(ranks, before, 1) for ranks in (before, restored, after)]
-    weights, batch_norm, drop = right[0] - right[1], right[1] - right[2], right[0] - right[2]
+    correct_before, correct_bn, correct_after = (in_top_k(r, before, 1) for r in (before, with_original_bn, after))
+    weights, batch_norm, drop = correct_before - correct_bn, correct_bn - correct_after, correct_before - correct_after
     measured = Forgetting(
         reference=reference,
         n=len(before),
-        before=float(right[0].mean()),
-        after=float(right[2].mean()),
+        before=float(correct_before.mean()),
+        after=float(correct_after.mean()),
         drop=float(drop.mean()),
         drop_ci95=mean_interval(drop, seed=seed),
         weights_drop=float(weights.mean()),
@@ -113,43 +113,44 @@ def forgetting(
         batch_norm_drop=float(batch_norm.mean()),
         batch_norm_drop_ci95=mean_interval(batch_norm, seed=seed),
     )
-    if outputs <= TOP:
+    if num_classes <= TOP:
         return measured
-    first, last = in_top_k(before, before, TOP), in_top_k(after, before, TOP)
+    top5_before, top5_after = in_top_k(before, before, TOP), in_top_k(after, before, TOP)
     return replace(
         measured,
-        top5_before=float(first.mean()),
-        top5_after=float(last.mean()),
-        top5_drop=float((first - last).mean()),
-        top5_drop_ci95=mean_interval(first - last, seed=seed),
+        top5_before=float(top5_before.mean()),
+        top5_after=float(top5_after.mean()),
+        top5_drop=float((top5_before - top5_after).mean()),
+        top5_drop_ci95=mean_interval(top5_before - top5_after, seed=seed),
     )
 
 
 def agreement(before_top1: IntArray, after_top1: IntArray) -> float:
-    """Return the fraction of photos whose top class (N,) is the same on both backbones; needs no labels.
+    """Return the fraction of images whose top class (N,) is the same on both backbones; needs no labels.
 
     Raises:
-        ValueError: There are no photos, or the shapes differ.
+        ValueError: There are no images, or the shapes differ.
     """
     return float(_same(before_top1, after_top1).mean())
 
 
 def divergence(before: FloatArray, after: FloatArray) -> float:
     """Return the mean Kullback-Leibler divergence in nats, from the log-probabilities before and after (N, C)."""
-    first = before.astype(np.float64)
-    return float((np.exp(first) * (first - after)).sum(1).mean())
+    before = before.astype(np.float64)
+    return float((np.exp(before) * (before - after)).sum(1).mean())
 
 
 def ranks(logits: FloatArray, labels: IntArray) -> IntArray:
-    """Return how many classes are likelier than the label (N,), from logits (N, C)."""
+    """Return the number of classes with a higher logit than the label (N,), from logits (N, C)."""
     own = logits[np.arange(len(labels)), labels]
     return np.asarray((logits > own[:, None]).sum(1), dtype=np.int64)
 
 
-def in_top_k(found: IntArray, like: IntArray, top: int) -> FloatArray:
-    if found.ndim != 1 or found.shape != like.shape or not found.size:
-        raise ValueError(f"ranks of shapes {found.shape} and {like.shape} must be (N,), N > 0")
-    return np.asarray(found < top, dtype=np.float64)
+def in_top_k(label_ranks: IntArray, like: IntArray, k: int) -> FloatArray:
+    """Return 1.0 where the label is among the ``k`` most probable classes, else 0.0 (N,); ``like`` has the shape."""
+    if label_ranks.ndim != 1 or label_ranks.shape != like.shape or not label_ranks.size:
+        raise ValueError(f"ranks of shapes {label_ranks.shape} and {like.shape} must be (N,), N > 0")
+    return np.asarray(label_ranks < k, dtype=np.float64)
 
 
 def _same(a: IntArray, b: IntArray) -> FloatArray:

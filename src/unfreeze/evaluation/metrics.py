@@ -1,7 +1,7 @@
 """Scores of a classifier on labelled images, each with a 95 % interval.
 
-Point values are means of the columns that the bootstrap resamples anyway.  scikit-learn's are the same, as tests
-confirm, but importing it adds 1.2 to 1.7 s of CPU time to a process that needs nothing else of it, and it has no ECE.
+Point values are means of the columns that the bootstrap resamples.  Tests compare them with scikit-learn's, which isn't
+used: importing it adds 1.2 to 1.7 s of CPU time, and it has no ECE.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ EPSILON = float(np.finfo(np.float32).eps)
 ECE_BINS = 15
 """Guo et al. (2017), "On calibration of modern neural networks", table 1."""
 
-CONFUSED = 100
-"""Classes up to which scores hold the confusion matrix: it grows with their square."""
+MAX_CONFUSION_CLASSES = 100
+"""With more classes the scores have no confusion matrix, whose size is the square of their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +29,26 @@ class Scores:
     """Scores of one model; fractions, except for the log-loss in nats.
 
     Attributes:
-        n: Images scored.
+        n: The number of images.
         accuracy: Fraction whose most probable class is the label.
         accuracy_ci95: Wilson's interval; with groups, see ``score``.
         balanced_accuracy: Mean recall over the classes that are present.
         balanced_accuracy_ci95: Price and Bonett's interval; with groups, see ``score``.
         log_loss: Mean of -log p(label), with p no less than ``EPSILON``.
-        log_loss_ci95: Bootstrap.
+        log_loss_ci95: Bootstrap interval.
         ece: Expected calibration error of the top class in 15 equal bins (Guo et al. 2017, equation 3).
-        ece_ci95: Errs on the wide side.  The ECE of a sample is too high, and of a resample higher still, so that a
-            percentile interval misses a well calibrated model nearly always.  Its upper end is kept; the lower end is
-            the ECE less the 97.5 % quantile of the L1 distance between the bins of resample and sample, which bounds
-            the error of the ECE by the triangle inequality.
+        ece_ci95: Conservative interval.  The ECE of a sample is biased upwards, and that of a resample more so, so that
+            a percentile interval nearly always misses a well calibrated model.  The upper end is the percentile
+            interval's; the lower end is the ECE minus the 97.5 % quantile of the L1 distance between the bins of
+            resample and sample, which bounds the error of the ECE by the triangle inequality.
         macro_f1: Mean F1 over the classes that are present.
-        kappa: Cohen's (1960).
+        kappa: Cohen's kappa (1960).
         roc_auc: Area under the ROC curve; of more than two classes the mean of each against the rest.
         pr_auc: Average precision, the mean over the classes.
-        per_class: A row a class, in their order.
-        confusion: Images of each class (row) that were given each class (column); up to ``CONFUSED`` classes.
+        per_class: Scores of each class, in the order of the class indices.
+        confusion: Counts by label (row) and predicted class (column); None above ``MAX_CONFUSION_CLASSES`` classes.
 
-    The last five are absent where they are undefined: a single class orders nothing.
+    The last five are None where they are undefined, as the areas are with a single class.
     """
 
     n: int
@@ -72,7 +72,7 @@ class Scores:
     confusion: tuple[tuple[int, ...], ...] | None = None
 
     def rows(self) -> tuple[tuple[str, float, Interval], ...]:
-        """Return each score's name for people, its value and its interval."""
+        """Return the name for people, the value and the interval of each defined score."""
         rows = (
             ("accuracy", self.accuracy, self.accuracy_ci95),
             ("balanced accuracy", self.balanced_accuracy, self.balanced_accuracy_ci95),
@@ -92,65 +92,67 @@ def score(labels: IntArray, probabilities: FloatArray, *, groups: Groups | None 
     """Score predictions.
 
     Where images share groups, every interval comes from resampling whole groups, and those of the two accuracies are
-    no narrower than the ones for independent images, so that a perfect score isn't taken for a certain one.
+    no narrower than the ones for independent images, so that the interval of a perfect score has a width.
 
     Args:
         labels: Class indices (N,).
-        probabilities: One row an image (N, C), rows summing to 1; C may exceed the classes present.
-        groups: What images belong together (N,), such as the patient; None is an image on its own.
-        seed: Of the bootstrap.
+        probabilities: Probabilities (N, C), rows summing to 1; C may exceed the classes present.
+        groups: Group of each image (N,), such as the patient; an image with None is a group of its own.
+        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: There are no images, the shapes don't fit, or these aren't labels and probabilities.
     """
     check_predictions(labels, probabilities)
     n = len(labels)
-    right = correct_predictions(labels, probabilities)
+    correct = correct_predictions(labels, probabilities)
     loss = log_losses(labels, probabilities)
-    gaps = calibration_gaps(probabilities, right)
+    gaps = calibration_gaps(probabilities, correct)
     classes = class_columns(labels)
-    n_class, right_class = classes.sum(0), right @ classes
-    accuracy, ece = float(right.mean()), _mean_gap(gaps)
+    n_class, n_correct = classes.sum(0), correct @ classes
+    accuracy, ece = float(correct.mean()), _mean_gap(gaps)
 
-    accuracy_ci = wilson(int(right.sum()), n)
-    balanced_ci = balanced_interval(right_class, n_class)
+    accuracy_ci = wilson(int(correct.sum()), n)
+    balanced_ci = balanced_interval(n_correct, n_class)
     if group_codes(groups, n) is not None:
-        columns = np.column_stack([np.ones(n), right, classes, classes * right[:, None]])
+        columns = np.column_stack([np.ones(n), correct, classes, classes * correct[:, None]])
         by_group = bootstrap(columns, _accuracies, groups=groups, seed=seed)
         accuracy_ci, balanced_ci = interval_union(accuracy_ci, by_group[0]), interval_union(balanced_ci, by_group[1])
 
-    whole = class_scores(labels, probabilities, groups=groups, seed=seed)
+    by_class = class_scores(labels, probabilities, groups=groups, seed=seed)
     matrix = confusion_matrix(labels, probabilities)
     chance = float(matrix.sum(0) @ matrix.sum(1)) / n**2
 
     def loss_and_ece(sums: FloatArray) -> FloatArray:
-        images, nats, resampled = np.split(sums, [1, 2], axis=1)
-        resampled = resampled / images
-        away = np.abs(resampled - gaps.mean(0)).sum(1)
-        return np.column_stack([nats / images, np.abs(resampled).sum(1), away])
+        n_images, losses, resampled = np.split(sums, [1, 2], axis=1)
+        resampled = resampled / n_images
+        distance = np.abs(resampled - gaps.mean(0)).sum(1)
+        return np.column_stack([losses / n_images, np.abs(resampled).sum(1), distance])
 
     columns = np.column_stack([np.ones(n), loss, gaps])
-    loss_ci, (_, ece_high), (_, away) = bootstrap(columns, loss_and_ece, groups=groups, seed=seed)
+    loss_ci, (_, ece_high), (_, distance) = bootstrap(columns, loss_and_ece, groups=groups, seed=seed)
     return Scores(
         n=n,
         accuracy=accuracy,
         accuracy_ci95=accuracy_ci,
-        balanced_accuracy=balanced_accuracy(labels, right),
+        balanced_accuracy=balanced_accuracy(labels, correct),
         balanced_accuracy_ci95=balanced_ci,
         log_loss=float(loss.mean()),
         log_loss_ci95=loss_ci,
         ece=ece,
-        ece_ci95=(max(0.0, ece - away), max(ece, ece_high)),
-        macro_f1=whole.macro_f1[0],
-        macro_f1_ci95=whole.macro_f1[1],
+        ece_ci95=(max(0.0, ece - distance), max(ece, ece_high)),
+        macro_f1=by_class.macro_f1[0],
+        macro_f1_ci95=by_class.macro_f1[1],
         kappa=(accuracy - chance) / (1 - chance) if chance < 1 else None,
         kappa_ci95=kappa_interval(accuracy_ci, chance) if chance < 1 else None,
-        roc_auc=whole.roc_auc[0] if whole.roc_auc else None,
-        roc_auc_ci95=whole.roc_auc[1] if whole.roc_auc else None,
-        pr_auc=whole.pr_auc[0] if whole.pr_auc else None,
-        pr_auc_ci95=whole.pr_auc[1] if whole.pr_auc else None,
-        per_class=whole.rows,
-        confusion=tuple(tuple(int(count) for count in row) for row in matrix) if len(matrix) <= CONFUSED else None,
+        roc_auc=by_class.roc_auc[0] if by_class.roc_auc else None,
+        roc_auc_ci95=by_class.roc_auc[1] if by_class.roc_auc else None,
+        pr_auc=by_class.pr_auc[0] if by_class.pr_auc else None,
+        pr_auc_ci95=by_class.pr_auc[1] if by_class.pr_auc else None,
+        per_class=by_class.rows,
+        confusion=tuple(tuple(int(count) for count in row) for row in matrix)
+        if len(matrix) <= MAX_CONFUSION_CLASSES
+        else None,
     )
 
 
@@ -160,10 +162,10 @@ def calibration_scores(labels: IntArray, probabilities: FloatArray) -> tuple[flo
     return _mean_gap(gaps), float(log_losses(labels, probabilities).mean())
 
 
-def balanced_accuracy(labels: IntArray, right: FloatArray) -> float:
-    """Return the mean recall over the classes present, from 1.0 where the answer is right (N,)."""
+def balanced_accuracy(labels: IntArray, correct: FloatArray) -> float:
+    """Return the mean recall over the classes present; ``correct`` is 1.0 where the prediction is the label (N,)."""
     classes = class_columns(labels)
-    return float((right @ classes / classes.sum(0)).mean())
+    return float((correct @ classes / classes.sum(0)).mean())
 
 
 def check_predictions(labels: IntArray, probabilities: FloatArray) -> None:
@@ -174,7 +176,7 @@ def check_predictions(labels: IntArray, probabilities: FloatArray) -> None:
         )
     if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= probabilities.shape[1]:
         raise ValueError(f"labels must be integers from 0 to {probabilities.shape[1] - 1}")
-    # bfloat16 keeps 8 bits, so that the rows of its softmax miss 1 by up to half a per cent
+    # bfloat16 has 8 bits of precision: the rows of its softmax miss 1 by up to half a per cent
     if not np.allclose(probabilities.sum(1), 1, atol=0.01) or probabilities.min() < 0:
         raise ValueError("probabilities must be at least 0, without NaN, and sum to 1 in each row")
 
@@ -199,18 +201,18 @@ def class_columns(labels: IntArray) -> FloatArray:
 def balanced(per_class: FloatArray, of_class: FloatArray) -> FloatArray:
     """Return the mean over classes (R,) of ``of_class / per_class``, both (R, K).
 
-    A class that a resample of groups lost has no recall there, and is left out of that mean.
+    A class without images in a resample has no recall there, and is left out of that mean.
     """
     means: FloatArray = (of_class / per_class.clip(1)).sum(1) / (per_class > 0).sum(1)
     return means
 
 
-def calibration_gaps(probabilities: FloatArray, right: FloatArray) -> FloatArray:
+def calibration_gaps(probabilities: FloatArray, correct: FloatArray) -> FloatArray:
     """Return accuracy minus confidence (N, 15), each in the column of the bin (lower, upper] of its confidence."""
     confidence = probabilities.max(1).astype(float)
     inner_edges = np.arange(1, ECE_BINS) / ECE_BINS
-    gaps = np.zeros((len(right), ECE_BINS))
-    gaps[np.arange(len(right)), np.digitize(confidence, inner_edges, right=True)] = right - confidence
+    gaps = np.zeros((len(correct), ECE_BINS))
+    gaps[np.arange(len(correct)), np.digitize(confidence, inner_edges, right=True)] = correct - confidence
     return gaps
 
 
@@ -220,5 +222,5 @@ def _mean_gap(gaps: FloatArray) -> float:
 
 
 def _accuracies(sums: FloatArray) -> FloatArray:
-    per_class, right_class = np.split(sums[:, 2:], 2, axis=1)
-    return np.column_stack([sums[:, 1] / sums[:, 0], balanced(per_class, right_class)])
+    n_class, n_correct = np.split(sums[:, 2:], 2, axis=1)
+    return np.column_stack([sums[:, 1] / sums[:, 0], balanced(n_class, n_correct)])

@@ -1,4 +1,4 @@
-"""Gains that were measured several times: over seeds that divide the photos anew, and over several comparisons."""
+"""Statistics of repeated gains: over random splits of the same images, and over several comparisons."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class RepeatedGain:
     """A mean gain over repetitions, a fraction.
 
     Attributes:
-        mean: Positive is better.
-        ci95: Its 95 % interval; None where there is but one repetition.
-        p_value: Two-sided, of no gain; None likewise.
+        mean: Mean gain; positive is better.
+        ci95: 95 % interval of the mean; None with one repetition.
+        p_value: Two-sided p-value of no gain; None with one repetition.
     """
 
     mean: float
@@ -27,15 +27,15 @@ class RepeatedGain:
 
 
 def corrected_t(gains: Sequence[float], n_train: int, n_test: int) -> RepeatedGain:
-    """Test the mean gain over random divisions of the same photos into training and test set.
+    """Test the mean gain over random splits of the same images into training and test set.
 
-    The divisions overlap, so that the gains' own spread is too small by far.  Nadeau & Bengio (2003), "Inference for the
-    generalization error", section 3: its variance is taken 1/J + n_test/n_train times instead of 1/J.
+    The splits overlap, so that the variance of the gains underestimates that of the mean.  Nadeau & Bengio (2003),
+    "Inference for the generalization error", section 3, scale it by 1/J + n_test/n_train instead of 1/J.
 
     Args:
-        gains: One of each of J divisions.
-        n_train: Photos that trained in each.
-        n_test: Photos that were scored in each.
+        gains: The gain of each of J splits.
+        n_train: The number of training images in each.
+        n_test: The number of test images in each.
     """
     mean = float(np.mean(gains))
     if len(gains) < 2:
@@ -51,11 +51,11 @@ def corrected_t(gains: Sequence[float], n_train: int, n_test: int) -> RepeatedGa
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values for several comparisons at once, in their order (Holm 1979): all claims below 5 % hold together."""
+    """Return Holm-adjusted p-values (1979) in the given order, which bound the family-wise error rate."""
     order = np.argsort(p_values, kind="stable")
     adjusted = np.empty(len(p_values))
     largest = 0.0
-    for place, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - place) * p_values[index]))
+    for rank, index in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return [float(value) for value in adjusted]

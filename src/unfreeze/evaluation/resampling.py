@@ -1,7 +1,7 @@
-"""The bootstrap that every interval of this package shares.
+"""The bootstrap of all intervals in this package.
 
-A statistic is written as a function of column sums, so that thousands of resamples are one matrix product: the counts
-with which each image was drawn, times the columns.  Groups (a patient, a burst of photos) become summed rows first.
+A statistic is a function of column sums, so that thousands of resamples are one matrix product: the counts of each
+image in each resample, times the columns.  The rows of a group (a patient, a burst of images) are summed first.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ Interval: TypeAlias = tuple[float, float]
 Groups: TypeAlias = Sequence[str | None]
 
 RESAMPLES = 2000
-"""Efron & Tibshirani (1993) ask for 1000 or more where the ends of an interval are wanted."""
+"""Efron & Tibshirani (1993) recommend 1000 or more for the ends of an interval."""
 
 DRAWS_AT_ONCE = 2**20
-"""Bounds the count matrix to 8 MiB."""
+"""The number of counts in a block of resamples, 8 MiB."""
 
 
 def group_codes(groups: Groups | None, n: int) -> IntArray | None:
     """Number the groups of ``n`` images from 0; an image whose group is None is a group of its own.
 
     Returns:
-        Codes (n,), or None where no two images share a group: plain images are the same thing.
+        Codes (n,), or None where no two images share a group, which is equal to no groups.
 
     Raises:
         ValueError: There aren't ``n`` groups.
@@ -40,9 +40,9 @@ def group_codes(groups: Groups | None, n: int) -> IntArray | None:
         return None
     if len(groups) != n:
         raise ValueError(f"{len(groups)} groups for {n} images")
-    seen: dict[str | int, int] = {}
-    codes = [seen.setdefault(index if name is None else name, len(seen)) for index, name in enumerate(groups)]
-    return None if len(seen) == n else np.asarray(codes)
+    code_of: dict[str | int, int] = {}
+    codes = [code_of.setdefault(index if name is None else name, len(code_of)) for index, name in enumerate(groups)]
+    return None if len(code_of) == n else np.asarray(codes)
 
 
 def bootstrap(
@@ -56,17 +56,17 @@ def bootstrap(
     """Return a 95 % bootstrap interval for each number that ``statistic`` computes.
 
     They are percentile intervals (Efron & Tibshirani 1993, chapter 13), expanded by Student's t (Hesterberg 2015, "What
-    teachers should know about the bootstrap"), as the plain ones are too narrow where images or groups are few.
+    teachers should know about the bootstrap"), as the plain ones are too narrow for few images or groups.
     Groups are resampled whole (the cluster bootstrap: Davison & Hinkley 1997, section 3.8).
-    A single group can tell nothing of others; its images are resampled, and the interval speaks of that group alone.
+    Of a single group, the images are resampled, and the interval holds for that group alone.
     Of a single image, the interval has no width.
 
     Args:
-        columns: (N, K), what each image adds to each sum.
+        columns: Contribution of each image to each of K sums (N, K).
         statistic: Maps the sums of R resamples (R, K) to S numbers each (R, S).
-        groups: The group of each image (N,).
-        strata: Labels (N,) whose counts every resample keeps; of no effect where groups are resampled.
-        seed: The same seed gives the same resamples.
+        groups: Group of each image (N,).
+        strata: Labels (N,) whose counts are the same in every resample; ignored where groups are resampled.
+        seed: Seed of the resamples.
     """
     codes = group_codes(groups, len(columns))
     if codes is not None and codes.max() > 0:
@@ -78,7 +78,7 @@ def bootstrap(
 def resamples(
     n: int, *, strata: IntArray | None = None, seed: int = 0, number: int = RESAMPLES
 ) -> Iterator[FloatArray]:
-    """Yield how often each of ``n`` images (or groups) is drawn in each of ``number`` resamples, shape (some, n)."""
+    """Yield the counts of ``n`` images (or groups) in ``number`` resamples, in blocks of shape (r, n)."""
     strata = np.zeros(n, int) if strata is None else strata
     order = np.argsort(strata, kind="stable")
     _, sizes = np.unique(strata, return_counts=True)
@@ -92,22 +92,22 @@ def resamples(
 
 
 def percentiles(values: FloatArray, n: int) -> list[Interval]:
-    """Return the interval of each statistic from its values in all resamples (R, S) of ``n`` images or groups."""
+    """Return the interval of each of S statistics from its values in R resamples (R, S) of ``n`` images or groups."""
     tail = _expanded_tail(n)
     low, high = np.quantile(values, [tail, 1 - tail], axis=0)
     return [(float(a), float(b)) for a, b in zip(low, high, strict=True)]
 
 
 def mean_interval(values: FloatArray, *, groups: Groups | None = None, seed: int = 0) -> Interval:
-    """Return the 95 % bootstrap interval of the mean of ``values`` (N,); of paired differences, the paired one."""
+    """Return the 95 % bootstrap interval of the mean of ``values`` (N,), which may be paired differences."""
     columns = np.column_stack([np.ones(len(values)), values])
     return bootstrap(columns, lambda sums: sums[:, 1:] / sums[:, :1], groups=groups, seed=seed)[0]
 
 
 def _sum_by(codes: IntArray, columns: FloatArray) -> FloatArray:
     order = np.argsort(codes, kind="stable")
-    first = np.flatnonzero(np.diff(codes[order], prepend=-1))
-    return np.add.reduceat(columns[order], first, axis=0)
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    return np.add.reduceat(columns[order], starts, axis=0)
 
 
 def _expanded_tail(n: int) -> float:

@@ -1,4 +1,4 @@
-"""How alike two representations of the same photos are, and what a linear reader still finds in one of them."""
+"""Similarity of two representations of the same images (CKA), and linear probes of a representation."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ import numpy as np
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 
 FOLDS = 5
-PENALTIES = tuple(10.0**exponent for exponent in range(-4, 3))  # on features of mean squared length 1
+PENALTIES = tuple(10.0**exponent for exponent in range(-4, 3))  # ridge penalties on features of mean squared norm 1
 
 
 def linear_cka(a: FloatArray, b: FloatArray) -> float | None:
-    """Return the linear centred kernel alignment of features (N, D) and (N, E): 1 for the same up to rotation and scale.
+    """Return the linear centred kernel alignment of features (N, D) and (N, E): 1 if equal up to rotation and scale.
 
-    Kornblith et al. (2019), "Similarity of neural network representations revisited", with the unbiased estimate of Song et
-    al. (2012): the plain one calls any two wide representations of few photos alike.  None below 4 photos, or where one
-    representation is constant.
+    Kornblith et al. (2019), "Similarity of neural network representations revisited", with the unbiased estimate of
+    Song et al. (2012): the plain one is near 1 for any two wide representations of few images.  None below 4 images, or
+    if a representation is constant.
     """
     n = len(a)
     if n < 4:
         return None
-    across, own_a, own_b = _hsic(a, b), _hsic(a, a), _hsic(b, b)
-    return across / (own_a * own_b) ** 0.5 if own_a > 0 and own_b > 0 else None
+    hsic_ab, hsic_aa, hsic_bb = _hsic(a, b), _hsic(a, a), _hsic(b, b)
+    return hsic_ab / (hsic_aa * hsic_bb) ** 0.5 if hsic_aa > 0 and hsic_bb > 0 else None
 
 
 def _hsic(a: FloatArray, b: FloatArray) -> float:
@@ -40,13 +40,13 @@ def _gram(x: FloatArray) -> FloatArray:
 
 
 def probe(features: FloatArray, targets: FloatArray) -> IntArray:
-    """Return each photo's top class by a linear reader that was refitted on other photos' features.
+    """Return each image's top class (N,) by a linear probe that was fitted on the features of other images.
 
-    The reader is ridge regression onto what the original classifier said, which needs no labels and serves where there is
-    one photo a class.  A class that it still finds in the features was not lost: the original head only looks past it.
+    The probe is a ridge regression onto the original classifier's logits, which needs no labels and works with one
+    image a class.  A class that the probe still predicts was not lost: only the original head is misaligned with it.
 
     Args:
-        features: Of the backbone as it is now (N, D).
+        features: Features of the probed backbone (N, D).
         targets: Logits of the original classifier on the original backbone (N, C).
     """
     from sklearn.linear_model import RidgeCV
@@ -56,7 +56,7 @@ def probe(features: FloatArray, targets: FloatArray) -> IntArray:
     x = x - x.mean(0)
     x /= max(float(np.sqrt((x**2).sum(1).mean())), 1e-12)
     penalties = [penalty * len(x) for penalty in PENALTIES]
-    reader = RidgeCV(alphas=penalties)
+    ridge = RidgeCV(alphas=penalties)
     folds = KFold(min(FOLDS, len(x)), shuffle=True, random_state=0)
-    read = cross_val_predict(reader, x, targets.astype(np.float64), cv=folds)
-    return np.asarray(np.atleast_2d(read).argmax(1), dtype=np.int64)
+    predicted = cross_val_predict(ridge, x, targets.astype(np.float64), cv=folds)
+    return np.asarray(np.atleast_2d(predicted).argmax(1), dtype=np.int64)

@@ -1,1 +1,1 @@
-"""A run on disk: its folder, and what is written into it."""
+"""A run on disk: its folder, and the files in it."""

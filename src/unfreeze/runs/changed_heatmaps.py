@@ -1,4 +1,4 @@
-"""The photos that phase 2 fixed and broke, drawn while both models are at hand: where each saw what it answered."""
+"""Heatmaps of both models' predictions for the images that phase 2 fixed and broke."""
 
 from __future__ import annotations
 
@@ -23,65 +23,70 @@ from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
 
-SIDE = 256  # pixels of a picture's longer side: a page holds dozens of them
+SIDE = 256  # pixels of a picture's longer side: the report has dozens of them
 
 
 def write_changed_heatmaps(
     folder: RunFolder,
     inputs: Inputs,
     features: TrainingFeatures,
-    evidence: HeldOutPredictions,
-    first: HeadOnlyResult,
-    second: TwoPhaseResult,
+    predictions: HeldOutPredictions,
+    phase1: HeadOnlyResult,
+    phase2: TwoPhaseResult,
 ) -> None:
-    """Draw the first photos that phase 2 fixed and broke: the view, and on it the heatmap of each model's own prediction.
+    """Write pictures of the first images that phase 2 fixed and broke: the view, and each model's heatmap over it.
 
-    Each photo is drawn by the models that predicted it: cross-fitted, by those of the fold that it is in.  Where nothing can
-    be drawn (see ``explain.heatmaps``) or a photo is gone, the run goes on without.
+    The heatmaps are computed by the models that predicted the image; cross-fitted, by those of its fold.  If none
+    can be computed (see ``explain.heatmaps``) or an image can't be read, the run goes on without them.
 
     Args:
-        folder: Of the run; a picture is named by the photo's row in ``predictions.csv``.
-        inputs: All photos of the run, and the pretrained backbone.
-        features: The images that training saw, and their folds.
-        evidence: What both models predicted.
-        first: Phase 1's models.
-        second: Phase 2's.
+        folder: The run folder; a picture is named by the image's row in ``predictions.csv``.
+        inputs: Images and pretrained backbone of the run.
+        features: The training images and their folds.
+        predictions: Both models' predictions.
+        phase1: The head-only models.
+        phase2: The two-phase models.
     """
-    assert evidence.two_phase is not None, "phase 2 has predicted"
+    assert predictions.two_phase is not None, "phase 2 ran"
     backbone, samples = inputs.backbone, inputs.photos.samples
     rows = np.concatenate(
-        [which[:PICTURED] for which in changed(evidence.labels, evidence.head_only, evidence.two_phase)]
+        [indices[:PICTURED] for indices in changed(predictions.labels, predictions.head_only, predictions.two_phase)]
     )
-    classes = [torch.from_numpy(arm.argmax(axis=1)) for arm in (evidence.head_only, evidence.two_phase)]
+    classes = [
+        torch.from_numpy(probabilities.argmax(axis=1))
+        for probabilities in (predictions.head_only, predictions.two_phase)
+    ]
     try:
-        for images, *states in _by_model(evidence, features, first, second):
-            drawn_rows = [int(row) for row in rows if evidence.image_ids[row] in images]
-            if not drawn_rows:
+        for image_ids, *states in _by_model(predictions, features, phase1, phase2):
+            model_rows = [int(row) for row in rows if predictions.image_ids[row] in image_ids]
+            if not model_rows:
                 continue
-            paths = [samples[evidence.image_ids[row]].path for row in drawn_rows]
+            paths = [samples[predictions.image_ids[row]].path for row in model_rows]
             views = torch.cat(list(photo_batches(backbone, paths)))
             pictures = [[as_photo(view)] for view in views]
             for state, predicted in zip(states, classes, strict=True):
                 with loaded(backbone, state) as head:
-                    heats = heatmaps(backbone, head, views, predicted[drawn_rows])
-                for of_photo, heat in zip(pictures, heats, strict=True):
-                    of_photo.append(overlay(of_photo[0], heat))
-            for row, of_photo in zip(drawn_rows, pictures, strict=True):
-                picture = side_by_side([_small(each) for each in of_photo])
+                    heats = heatmaps(backbone, head, views, predicted[model_rows])
+                for parts, heat in zip(pictures, heats, strict=True):
+                    parts.append(overlay(parts[0], heat))
+            for row, parts in zip(model_rows, pictures, strict=True):
+                picture = side_by_side([_small(part) for part in parts])
                 write_bytes(folder.heatmap(row), encoded(picture, "JPEG"))
     except UnfreezeError as error:
         echo(f"the report will have no heatmaps: {error.what}")
 
 
 def _by_model(
-    evidence: HeldOutPredictions, features: TrainingFeatures, first: HeadOnlyResult, second: TwoPhaseResult
+    predictions: HeldOutPredictions, features: TrainingFeatures, phase1: HeadOnlyResult, phase2: TwoPhaseResult
 ) -> Iterator[tuple[IntArray, ModelState, ModelState]]:
     """Yield the ids of images with the head-only and the two-phase model that predicted them."""
-    if evidence.protocol == "test":
-        yield evidence.image_ids, first.state, second.state
+    if predictions.protocol == "test":
+        yield predictions.image_ids, phase1.state, phase2.state
         return
-    for fold, before, after in zip(features.folds.validation, first.fold_states, second.fold_states, strict=True):
-        yield features.data.ids[fold.val], before, after
+    for fold, head_only, two_phase in zip(
+        features.folds.validation, phase1.fold_states, phase2.fold_states, strict=True
+    ):
+        yield features.data.ids[fold.val], head_only, two_phase
 
 
 def _small(picture: Image.Image) -> Image.Image:

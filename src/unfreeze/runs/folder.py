@@ -1,4 +1,4 @@
-"""The run folder: every file name in it stands here, and every write is whole or not there at all."""
+"""The run folder: the paths of all its files, and how a folder is made and opened."""
 
 from __future__ import annotations
 
@@ -10,48 +10,48 @@ from unfreeze.errors import RunError
 from unfreeze.files import is_folder
 
 RUNS = Path("runs")
-PICTURED = 12  # photos of a kind that the report shows: so many have heatmaps
+PICTURED = 12  # images of each kind (fixed, broken) that the report shows with heatmaps
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """The places in one run's folder."""
+    """The paths in a run folder."""
 
     root: Path
 
     @property
     def args(self) -> Path:
-        """The whole configuration as run."""
+        """The settings of the run."""
         return self.root / "args.toml"
 
     @property
     def verdict(self) -> Path:
-        """The figures; written last, so that its presence means that the run is complete."""
+        """The verdict; written last, so that its presence means that the run is complete."""
         return self.root / "verdict.json"
 
     @property
     def splits(self) -> Path:
-        """Which photo was on which side."""
+        """The split and the fold of every image."""
         return self.root / "splits.csv"
 
     @property
     def predictions(self) -> Path:
-        """Every scored photo with both arms' probabilities."""
+        """Both models' probabilities for every scored image."""
         return self.root / "predictions.csv"
 
     @property
     def history(self) -> Path:
-        """A row an epoch."""
+        """The training history, a row an epoch."""
         return self.root / "history.csv"
 
     @property
     def checks(self) -> Path:
-        """What was left out, and why."""
+        """The files that were left out, with reasons."""
         return self.root / "checks.csv"
 
     @property
     def report(self) -> Path:
-        """The run for people: one page that needs nothing else."""
+        """The report: one page without external files."""
         return self.root / "report.html"
 
     @property
@@ -61,41 +61,41 @@ class RunFolder:
 
     @property
     def tensorboard(self) -> Path:
-        """Where TensorBoard finds the run, if it is tracked there."""
+        """The folder of TensorBoard's events, if the run is tracked there."""
         return self.root / "tensorboard"
 
     def heatmap(self, row: int) -> Path:
-        """Of a photo, by its row in ``predictions.csv`` from 0: what both models saw in it, where they differ."""
+        """The picture with both models' heatmaps of an image, by its row in ``predictions.csv`` from 0."""
         return self.root / "heatmaps" / f"{row}.jpg"
 
     @property
     def explained(self) -> Path:
-        """Where ``unfreeze explain`` draws what it isn't told to draw elsewhere."""
+        """The default folder of ``unfreeze explain``."""
         return self.root / "explained"
 
     @property
     def export(self) -> Path:
-        """Where ``unfreeze export`` writes what it isn't told to write elsewhere."""
+        """The default folder of ``unfreeze export``."""
         return self.root / "export"
 
     @property
     def rows(self) -> Path:
-        """Of a comparison: a row for every arm and seed."""
+        """The table of a comparison: a row for every arm and seed."""
         return self.root / "compare.csv"
 
     @property
     def comparison(self) -> Path:
-        """Of a comparison: its figures."""
+        """The figures of a comparison."""
         return self.root / "compare.json"
 
     @property
     def plot(self) -> Path:
-        """Of a comparison: accuracy against forgetting."""
+        """The plot of a comparison: accuracy against forgetting."""
         return self.root / "compare.png"
 
     @property
     def model(self) -> Path:
-        """The folder of the model that ships."""
+        """The folder of the shipped model."""
         return self.root / "model"
 
     @property
@@ -105,38 +105,36 @@ class RunFolder:
 
     @property
     def model_config(self) -> Path:
-        """How to build the shipped model again, in timm's hub format."""
+        """The architecture of the shipped model, in timm's hub format."""
         return self.model / "config.json"
 
     @property
     def model_card(self) -> Path:
-        """The shipped model for people."""
+        """The model card of the shipped model."""
         return self.model / "README.md"
 
 
 def refuse_used(out: Path | None) -> None:
-    """Refuse a place for a run that holds something already; None is a place that will be made.
+    """Refuse a run folder that isn't empty; None is a folder that will be made.
 
     Raises:
-        RunError: It does, or can't be looked into.
+        RunError: ``out`` isn't empty, or can't be read.
     """
     if out is None:
         return
     try:
         used = out.is_dir() and any(out.iterdir())
     except OSError as error:
-        raise RunError(
-            f"The run folder can't be looked into: {error}", where=out, mend="Take another --out."
-        ) from error
+        raise RunError(f"The run folder can't be read: {error}", where=out, mend="Take another --out.") from error
     if used:
         raise RunError("This folder is not empty, and a run never overwrites.", where=out, mend="Take another --out.")
 
 
 def new_run(out: Path | None, kind: str = "train") -> RunFolder:
-    """Make a new, empty run folder; ``out``, or the next free of runs/train, runs/train2, ...; likewise for other kinds.
+    """Make a new, empty run folder: ``out``, or the next free of runs/train, runs/train2, ... (runs/KIND, ...).
 
     Raises:
-        RunError: ``out`` holds something already, or can't be made.
+        RunError: ``out`` isn't empty, or can't be made.
     """
     try:
         if out is not None:
@@ -165,7 +163,7 @@ def open_run(root: Path) -> RunFolder:
     """Return a finished run's folder.
 
     Raises:
-        RunError: There is none, or it never finished.
+        RunError: There is no such folder, or the run never finished.
     """
     if not is_folder(root):
         raise RunError(
@@ -180,7 +178,7 @@ def open_run(root: Path) -> RunFolder:
 
 
 def _point_latest(root: Path) -> None:
-    """Let runs/latest point at ``root``; where links aren't allowed (Windows), do without."""
+    """Let runs/latest point at ``root``, except where links aren't allowed (Windows)."""
     link = root.parent / f".latest-{os.getpid()}"
     try:
         link.unlink(missing_ok=True)

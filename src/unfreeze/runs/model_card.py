@@ -1,4 +1,4 @@
-"""The model card: what the shipped model is for, what it was made of, how good it is, and where that ends."""
+"""The model card of the shipped model: intended use, data, scores, forgetting and limits."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from unfreeze.training.recipe import Recipe
 from unfreeze.verdict import Verdict, counted
 from unfreeze.version import __version__
 
-LISTED = 100  # classes that are listed
-FEW = 20  # scored photos of a class below which its recall says little: one photo is 5 points
+MAX_LISTED = 100  # classes that are listed
+FEW = 20  # scored images of a class below which its recall is uncertain: one image is 5 points
 SIDES = {"train": "to train on", "val": "to choose by", "test": "to test on"}
 BY_TIMM = """
 With timm, in the plain view alone:
@@ -54,7 +54,7 @@ def write_card(
 
 
 def plain(text: str) -> str:
-    """Return a name that Markdown shows as it is: on one line, without any mark-up, in tables too."""
+    """Return a name on one line, escaped so that Markdown shows it unchanged, in tables too."""
     return re.sub(r"([\\`*_{}\[\]<>()#+!|~&$:])", r"\\\1", " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split()))
 
 
@@ -76,7 +76,7 @@ tags:
 
 def _use(verdict: Verdict) -> str:
     classes = verdict.data.classes
-    names = ", ".join(plain(name) for name in classes[:LISTED]) + (", ..." if len(classes) > LISTED else "")
+    names = ", ".join(plain(name) for name in classes[:MAX_LISTED]) + (", ..." if len(classes) > MAX_LISTED else "")
     return f"""It tells photos of {len(classes)} classes apart: {names}.
 
 It is for photos like those that it was trained on: of the same things, taken in the same way. It is not for photos of
@@ -91,17 +91,17 @@ def _data(verdict: Verdict, photos: PhotoSet, splits: Splits) -> str:
         if len(getattr(splits, side))
     }
     rows = [
-        (plain(name), *(str(of[label]) for of in counts.values()))
-        for label, name in list(enumerate(photos.classes))[:LISTED]
+        (plain(name), *(str(by_label[label]) for by_label in counts.values()))
+        for label, name in list(enumerate(photos.classes))[:MAX_LISTED]
     ]
-    totals = ("all", *(str(of.total()) for of in counts.values()))
+    totals = ("all", *(str(by_label.total()) for by_label in counts.values()))
     notes = [counted(verdict.data.left_out, "file") + " left out"]
     if len({sample.group for sample in photos.samples} - {None}):
         notes.append("photos of one group (such as a patient) are on one side")
     if verdict.scores.protocol == "cross_fitted":
         notes.append("none was held out: each was scored by models of the folds that never saw it")
-    if len(photos.classes) > LISTED:
-        notes.append(f"the other {len(photos.classes) - LISTED} classes are not listed")
+    if len(photos.classes) > MAX_LISTED:
+        notes.append(f"the other {len(photos.classes) - MAX_LISTED} classes are not listed")
     table = _table(("photos of", *(SIDES[side] for side in counts)), [*rows, totals])
     return f"{table}\n\n{_sentence('; '.join(notes))}"
 
@@ -110,33 +110,39 @@ def _scores(verdict: Verdict) -> str:
     scores = verdict.scores.shipped
     on = "test photos" if verdict.scores.protocol == "test" else "photos, by models that never saw them"
     rows = [(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}") for name, value, (low, high) in scores.rows()]
-    known = [
+    recalls = [
         (row.recall, row.n, plain(name))
         for row, name in zip(scores.per_class, verdict.data.classes, strict=False)
         if row.recall is not None
     ]
-    weakest = "; ".join(f"{name} {recall:.2f} of {n}" for recall, n, name in sorted(known)[:3])
+    weakest = "; ".join(f"{name} {recall:.2f} of {n}" for recall, n, name in sorted(recalls)[:3])
     table = _table((f"score on {scores.n} {on}", "value", "95 % interval"), rows)
     return table + (f"\n\nLowest recall: {weakest}." if weakest else "")
 
 
 def _forgetting(verdict: Verdict) -> str:
-    lost = verdict.forgetting
+    forgetting = verdict.forgetting
     if verdict.shipped == "head_only" and verdict.model.bn == "frozen":
         return "Nothing is forgotten: the pretrained backbone is part of the model as it was, and only the head is new."
-    told = []
-    if lost is not None and lost.drop is not None and lost.drop_ci95 is not None and lost.before is not None:
-        low, high = lost.drop_ci95
-        told.append(
-            f"The original classifier on this backbone lost {lost.drop * 100:.1f} points (95 % interval {low * 100:.1f} to "
-            f"{high * 100:.1f}) of {lost.before * 100:.1f} % accuracy on {lost.n} photos of its own task."
+    sentences = []
+    if (
+        forgetting is not None
+        and forgetting.drop is not None
+        and forgetting.drop_ci95 is not None
+        and forgetting.before is not None
+    ):
+        low, high = forgetting.drop_ci95
+        sentences.append(
+            f"The original classifier on this backbone lost {forgetting.drop * 100:.1f} points (95 % interval "
+            f"{low * 100:.1f} to {high * 100:.1f}) of {forgetting.before * 100:.1f} % accuracy on "
+            f"{forgetting.n} photos of its own task."
         )
-    if lost is not None and lost.agreement is not None:
-        told.append(
-            f"On {lost.agreement_n} of the scored photos it still gives the same answer as before in "
-            f"{lost.agreement * 100:.1f} % of cases."
+    if forgetting is not None and forgetting.agreement is not None:
+        sentences.append(
+            f"On {forgetting.agreement_n} of the scored photos it still gives the same answer as before in "
+            f"{forgetting.agreement * 100:.1f} % of cases."
         )
-    return " ".join(told) or "What the backbone forgot of its original task was not measured."
+    return " ".join(sentences) or "What the backbone forgot of its original task was not measured."
 
 
 def _limits(verdict: Verdict) -> str:
@@ -145,8 +151,8 @@ def _limits(verdict: Verdict) -> str:
 
 def _known_limits(verdict: Verdict) -> Iterator[str]:
     yield (
-        "The scores hold for photos like those that were scored. On photos from another camera, place or time they may be "
-        "worse: test there before you rely on it (`unfreeze eval`)."
+        "The scores hold for photos like those that were scored. On photos from another camera, place or time they may "
+        "be worse: test there before you rely on it (`unfreeze eval`)."
     )
     if verdict.scores.calibration is not None:
         yield "Its probabilities are calibrated for such photos alone, and for classes as frequent as they were there."
@@ -156,7 +162,7 @@ def _known_limits(verdict: Verdict) -> Iterator[str]:
         if row.n < FEW
     ]
     if scarce:
-        shown = ", ".join(scarce[:LISTED]) + (", ..." if len(scarce) > LISTED else "")
+        shown = ", ".join(scarce[:MAX_LISTED]) + (", ..." if len(scarce) > MAX_LISTED else "")
         yield f"Of these classes fewer than {FEW} photos were scored, so that little is known of each: {shown}."
     if verdict.scores.protocol == "cross_fitted":
         yield "The model itself was never tested on photos that it hadn't seen: models made in the same way were."

@@ -24,9 +24,9 @@ class Run:
     """One training and its folder.
 
     Attributes:
-        folder: Where everything of the run is.
-        verdict: What it found out.
-        device: Where the model runs: auto, cpu, cuda, mps.
+        folder: The run folder.
+        verdict: All figures of the run.
+        device: The device that the model runs on: auto, cpu, cuda, mps.
     """
 
     folder: RunFolder
@@ -38,64 +38,64 @@ class Run:
         """The class names, in the order of the probabilities."""
         return self.verdict.data.classes
 
-    def predict(self, places: Sequence[str | Path]) -> list[Prediction]:
+    def predict(self, photos: Sequence[str | Path]) -> list[Prediction]:
         """Predict photos.
 
         Args:
-            places: Photos, folders to search for them, or patterns such as ``photos/**/*.jpg``.
+            photos: Image files, folders to search for them, or patterns such as ``photos/**/*.jpg``.
 
         Returns:
-            One prediction a photo, in order; a photo that can't be read is an error.
+            One prediction for each image, in order.
 
         Raises:
-            PhotosError: A place doesn't exist, or holds no photos.
-            DecodeError: A photo can't be read.
+            PhotosError: A file or folder doesn't exist, or a folder has no images.
+            DecodeError: An image can't be decoded.
         """
         from unfreeze.data.places import find_photos
 
-        return list(self.stream(find_photos(places)))
+        return list(self.stream(find_photos(photos)))
 
     def stream(self, paths: Iterable[Path], *, skip_damaged: bool = False) -> Iterator[Prediction]:
-        """Yield one prediction a photo file, in order, in constant memory.
+        """Yield one prediction for each image file, in order, in constant memory.
 
         Args:
             paths: The files.
-            skip_damaged: Pass over a photo that can't be read, with a line on stderr.
+            skip_damaged: Skip an image that can't be decoded, with a line on stderr.
 
         Raises:
-            DecodeError: A photo can't be read, and none may be passed over.
+            DecodeError: An image can't be decoded, and ``skip_damaged`` is False.
         """
         from unfreeze.predict import Unread
 
-        for answer in self.answers(paths):
-            if not isinstance(answer, Unread):
-                yield answer
+        for prediction in self.predictions(paths):
+            if not isinstance(prediction, Unread):
+                yield prediction
             elif skip_damaged:
-                _say_left_out(answer.error)
+                _echo_left_out(prediction.error)
             else:
-                raise answer.error
+                raise prediction.error
 
-    def answers(self, paths: Iterable[Path]) -> Iterator[Prediction | Unread]:
-        """Yield one prediction a photo file, or why it can't be read, in order; see ``predict.predictions``."""
+    def predictions(self, paths: Iterable[Path]) -> Iterator[Prediction | Unread]:
+        """Yield a prediction or a decoding error for each image file, in order; see ``predict.predictions``."""
         from unfreeze.predict import predictions
 
         return predictions(self._model, paths)
 
     def explain(
-        self, places: Sequence[str | Path], *, label: str | None = None, skip_damaged: bool = False
+        self, photos: Sequence[str | Path], *, label: str | None = None, skip_damaged: bool = False
     ) -> Iterator[Explanation]:
-        """Yield, for one photo after the other, where in it the evidence for a class is; see ``explain.heatmaps``.
+        """Yield the heatmap of a class for each image, in order; see ``explain.heatmaps``.
 
         Args:
-            places: Photos, folders to search for them, or patterns.
-            label: The class; None: each photo's most probable one.
-            skip_damaged: Pass over a photo that can't be read, with a line on stderr.
+            photos: Image files, folders to search for them, or patterns.
+            label: The class; None: the most probable class of each image.
+            skip_damaged: Skip an image that can't be decoded, with a line on stderr.
 
         Raises:
-            PhotosError: A place doesn't exist, or holds no photos.
-            ConfigError: The model doesn't know the class.
-            DecodeError: A photo can't be read, and none may be passed over.
-            ModelError: The network has no features with a place in the photo.
+            PhotosError: A file or folder doesn't exist, or a folder has no images.
+            ConfigError: The model has no such class.
+            DecodeError: An image can't be decoded, and ``skip_damaged`` is False.
+            ModelError: The network has no spatial features.
         """
         from unfreeze.data.folders import display_name
         from unfreeze.data.places import find_photos
@@ -106,19 +106,19 @@ class Run:
         if label is not None and label not in self.classes:
             mend = "It knows: " + ", ".join(self.classes)
             raise ConfigError(f"The model doesn't know the class {label!r}.", where="--label", mend=mend)
-        paths = find_photos(places)
+        paths = find_photos(photos)
         if skip_damaged:
             paths = [path for path in paths if _is_photo(path)]
         model = self._model
         return explanations(model.backbone, model.head, paths, self.classes, label, model.orientations)
 
     def evaluate(self, photos: str | Path) -> Scores:
-        """Score the shipped model on labelled photos of its classes, whichever split they are in.
+        """Score the shipped model on labelled images of its classes, whichever split they are in.
 
-        Photos that can't be read are left out, with a line each on stderr.
+        Images that can't be decoded are left out, with a line each on stderr.
 
         Raises:
-            PhotosError: None can be read, or they are of classes that the model doesn't know.
+            PhotosError: No image can be decoded, or the model doesn't have one of their classes.
         """
         import numpy as np
 
@@ -128,20 +128,22 @@ class Run:
         from unfreeze.evaluation.metrics import score
         from unfreeze.runtime import echo
 
-        found = drop_unreadable(read_photos(Path(photos), to_train=False))
-        for left in found.left_out:
+        dataset = drop_unreadable(read_photos(Path(photos), to_train=False))
+        for left in dataset.left_out:
             echo(f"left out: {left.file_name}: {left.reason}")
-        strangers = [name for name in found.classes if name not in self.classes]
-        if strangers:
+        unknown = [name for name in dataset.classes if name not in self.classes]
+        if unknown:
             raise PhotosError(
-                f"The model doesn't know the class {strangers[0]!r}.",
+                f"The model doesn't know the class {unknown[0]!r}.",
                 where=photos,
                 mend="It knows: " + ", ".join(self.classes),
             )
-        labels = np.array([self.classes.index(found.classes[sample.label]) for sample in found.samples])
-        answers = [answer.probabilities for answer in self.stream(sample.path for sample in found.samples)]
-        groups = [sample.group for sample in found.samples]
-        return score(labels, np.array(answers), groups=groups)
+        labels = np.array([self.classes.index(dataset.classes[sample.label]) for sample in dataset.samples])
+        probabilities = [
+            prediction.probabilities for prediction in self.stream(sample.path for sample in dataset.samples)
+        ]
+        groups = [sample.group for sample in dataset.samples]
+        return score(labels, np.array(probabilities), groups=groups)
 
     @cached_property
     def _model(self) -> Classifier:
@@ -152,18 +154,18 @@ class Run:
 
 
 def _is_photo(path: Path) -> bool:
-    """Return whether the file can be decoded; say why where it can't."""
+    """Return whether the file can be decoded; print the error if it can't."""
     from unfreeze.data.decode import decode
 
     try:
         decode(path, min_side=1)
     except DecodeError as error:
-        _say_left_out(error)
+        _echo_left_out(error)
         return False
     return True
 
 
-def _say_left_out(reason: DecodeError) -> None:
+def _echo_left_out(reason: DecodeError) -> None:
     from unfreeze.runtime import echo
 
     echo(f"left out: {reason}")
@@ -173,7 +175,8 @@ def load(folder: str | Path, device: str = "auto") -> Run:
     """Open a finished run.
 
     Raises:
-        RunError: There is none in ``folder``, it never finished, or a later version wrote it.
+        RunError: ``folder`` has no run, the run never finished, or a later version wrote it.
     """
-    place = open_run(Path(folder))
-    return Run(place, Verdict.from_json(place.verdict.read_text("utf-8"), str(place.verdict)), device)
+    run_folder = open_run(Path(folder))
+    verdict = Verdict.from_json(run_folder.verdict.read_text("utf-8"), str(run_folder.verdict))
+    return Run(run_folder, verdict, device)

@@ -1,4 +1,4 @@
-"""The verdict on a terminal: its sentences, the scores of both models side by side, and what was forgotten."""
+"""The verdict on a terminal: its sentences, the scores of both models side by side, and the forgetting."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.resampling import Interval
 from unfreeze.verdict import Verdict
 
-WEAKEST = 3  # classes that are named
-LABEL, CELL = 20, 26  # widths of the table's columns
+N_WEAKEST = 3  # classes with the lowest recall that are named
+LABEL, CELL = 20, 26  # characters in the table's columns
 
 
 def summary(verdict: Verdict) -> Iterator[str]:
-    """Yield the lines that ``unfreeze train`` ends with, fewer than 25."""
+    """Yield the last lines of ``unfreeze train``, fewer than 25."""
     yield from verdict.sentences()
     arms = {"head-only": verdict.scores.head_only}
     if verdict.scores.two_phase is not None:
         arms["two-phase"] = verdict.scores.two_phase
-    if verdict.scores.shipped not in arms.values():  # cross-fitted, its score counts the choice between the two as well
+    if verdict.scores.shipped not in arms.values():  # cross-fitted, folds may select different models
         arms["as it is chosen"] = verdict.scores.shipped
     yield _row("", list(arms))
     cells = [{name: _value(value, interval) for name, value, interval in scores.rows()} for scores in arms.values()]
@@ -38,49 +38,51 @@ def summary(verdict: Verdict) -> Iterator[str]:
         orientations = ", ".join(verdict.model.orientations)
         yield f"{'orientations':{LABEL}}{orientations}: their logits are averaged (--no-tta: the plain view alone)"
     if verdict.trials:
-        yield f"{'phase 2':{LABEL}}{_searched(verdict)}"
+        yield f"{'phase 2':{LABEL}}{_trials(verdict)}"
     yield from (f"{'warning':{LABEL}}{warning}" for warning in verdict.warnings)
     if verdict.forgetting is not None:
-        yield from _forgotten(verdict.forgetting)
+        yield from _forgetting(verdict.forgetting)
 
 
 def _weakest(scores: Scores, classes: tuple[str, ...]) -> str:
     rows = zip(scores.per_class, classes, strict=False)
-    known = [(row.recall, row.n, name) for row, name in rows if row.recall is not None and row.recall < 1]
-    worst = sorted(known)[:WEAKEST]
+    recalls = [(row.recall, row.n, name) for row, name in rows if row.recall is not None and row.recall < 1]
+    worst = sorted(recalls)[:N_WEAKEST]
     return ", ".join(f"{name} (recall {recall:.2f} of {n})" for recall, n, name in worst)
 
 
-def _searched(verdict: Verdict) -> str:
-    """Return what phase 2 ended with, and what else was tried."""
-    ended = f"from {verdict.model.depth} up, alpha {verdict.model.alpha:g}" if verdict.model.alpha else "does not ship"
-    tried = ", ".join(f"{each.depth} at {each.lr:g} ({each.seconds:.0f} s)" for each in verdict.trials)
-    shown = {"rotate": "views turned every way", "flip": "views mirrored", "none": "views upright"}
-    views = f"; {shown[verdict.model.symmetry]}" if verdict.model.symmetry else ""
-    return f"{ended}; tried {tried}{views}"
+def _trials(verdict: Verdict) -> str:
+    """Return the shipped depth and alpha, the candidates that were tried, and the symmetry of the views."""
+    selected = (
+        f"from {verdict.model.depth} up, alpha {verdict.model.alpha:g}" if verdict.model.alpha else "does not ship"
+    )
+    tried = ", ".join(f"{trial.depth} at {trial.lr:g} ({trial.seconds:.0f} s)" for trial in verdict.trials)
+    views_by_symmetry = {"rotate": "views turned every way", "flip": "views mirrored", "none": "views upright"}
+    views = f"; {views_by_symmetry[verdict.model.symmetry]}" if verdict.model.symmetry else ""
+    return f"{selected}; tried {tried}{views}"
 
 
-def _forgotten(forgotten: Forgetting) -> Iterator[str]:
-    if forgotten.drop is not None and forgotten.drop_ci95 is not None and forgotten.before is not None:
-        low, high = forgotten.drop_ci95
-        top5 = f"; top-5 lost {forgotten.top5_drop * 100:.1f}" if forgotten.top5_drop is not None else ""
+def _forgetting(forgetting: Forgetting) -> Iterator[str]:
+    if forgetting.drop is not None and forgetting.drop_ci95 is not None and forgetting.before is not None:
+        low, high = forgetting.drop_ci95
+        top5 = f"; top-5 lost {forgetting.top5_drop * 100:.1f}" if forgetting.top5_drop is not None else ""
         yield (
-            f"{'original task':{LABEL}}{forgotten.before * 100:.1f} % before, lost {forgotten.drop * 100:.1f} "
-            f"({low * 100:.1f} to {high * 100:.1f}): weights {(forgotten.weights_drop or 0) * 100:.1f}, "
-            f"BatchNorm {(forgotten.batch_norm_drop or 0) * 100:.1f}{top5}"
+            f"{'original task':{LABEL}}{forgetting.before * 100:.1f} % before, lost {forgetting.drop * 100:.1f} "
+            f"({low * 100:.1f} to {high * 100:.1f}): weights {(forgetting.weights_drop or 0) * 100:.1f}, "
+            f"BatchNorm {(forgetting.batch_norm_drop or 0) * 100:.1f}{top5}"
         )
-    if forgotten.probe_drop is not None and forgotten.probe_before is not None:
+    if forgetting.probe_drop is not None and forgetting.probe_before is not None:
         yield (
-            f"{'  by a new reader':{LABEL}}{forgotten.probe_before * 100:.1f} % before, lost "
-            f"{forgotten.probe_drop * 100:.1f}: what no linear head can find any more"
+            f"{'  by a new head':{LABEL}}{forgetting.probe_before * 100:.1f} % before, lost "
+            f"{forgetting.probe_drop * 100:.1f}: what no linear head can find any more"
         )
     parts = []
-    if forgotten.agreement is not None:
-        parts.append(f"{forgotten.agreement * 100:.1f} % the same on {forgotten.agreement_n} of your photos")
-    if forgotten.kl is not None:
-        parts.append(f"KL {forgotten.kl:.3f}")
-    if forgotten.cka:
-        parts.append("CKA " + ", ".join(f"{name} {value:.3f}" for name, value in list(forgotten.cka.items())[-3:]))
+    if forgetting.agreement is not None:
+        parts.append(f"{forgetting.agreement * 100:.1f} % the same on {forgetting.agreement_n} of your photos")
+    if forgetting.kl is not None:
+        parts.append(f"KL {forgetting.kl:.3f}")
+    if forgetting.cka:
+        parts.append("CKA " + ", ".join(f"{name} {value:.3f}" for name, value in list(forgetting.cka.items())[-3:]))
     if parts:
         yield f"{'original answers':{LABEL}}{'; '.join(parts)}"
 

@@ -1,4 +1,4 @@
-"""A finished run in the tools that people compare their runs in: read from its folder alone, after the run.
+"""Trackers (TensorBoard, MLflow): a finished run, read from its folder alone, is written into one.
 
 An extension is one entry in ``TRACKERS``.
 """
@@ -21,18 +21,18 @@ from unfreeze.runs.folder import RunFolder, open_run
 from unfreeze.verdict import Verdict
 
 Name = Literal["tensorboard", "mlflow"]
-EXPERIMENT = "unfreeze"  # in MLflow, unless MLFLOW_EXPERIMENT_NAME says otherwise
+EXPERIMENT = "unfreeze"  # in MLflow, unless MLFLOW_EXPERIMENT_NAME is set
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a tracker is told of a run.
+    """The values of a run that are written into a tracker.
 
     Attributes:
-        name: The run's.
-        settings: Every setting that decided it.
-        figures: Every number of the verdict by its place in ``verdict.json``, such as ``scores/shipped/accuracy``.
-        epochs: Of each curve (phase and figure) its points: epoch and value.
+        name: Name of the run folder.
+        settings: All settings of the run.
+        figures: All numbers of the verdict by their path in ``verdict.json``, such as ``scores/shipped/accuracy``.
+        epochs: Points (epoch, value) of each curve, by PHASE/FIGURE.
         sentences: The verdict for people.
     """
 
@@ -47,18 +47,18 @@ def check_tracker(name: Name) -> None:
     """Refuse a tracker that can't be used, before anything is trained for it.
 
     Raises:
-        MissingExtraError: It isn't installed.
+        MissingExtraError: The tracker isn't installed.
     """
-    needed = {"tensorboard": ["tensorboard"], "mlflow": ["mlflow"]}[name]
+    required = {"tensorboard": ["tensorboard"], "mlflow": ["mlflow"]}[name]
     if name == "mlflow" and "MLFLOW_TRACKING_URI" not in os.environ:
-        needed += ["sqlalchemy", "alembic"]  # MLflow's own store is a database, which its slim package can't open alone
-    for package in needed:
+        required += ["sqlalchemy", "alembic"]  # MLflow's slim package can't open its local store, a database, alone
+    for package in required:
         if find_spec(package) is None:
             raise MissingExtraError(package, name, f"Tracking in {name}")
 
 
 def track_run(root: Path, name: Name) -> str:
-    """Write a finished run into a tracker, and return where it is there.
+    """Write a finished run into a tracker, and return its location there.
 
     Raises:
         RunError: There is no finished run in ``root``, or the tracker can't write it.
@@ -69,20 +69,20 @@ def track_run(root: Path, name: Name) -> str:
     record = read_record(folder)
     try:
         return TRACKERS[name](folder, record)
-    except Exception as error:  # full disks and servers that don't answer, in the tracker's own words
+    except Exception as error:  # such as full disks and unreachable servers
         raise RunError(
             f"{name} can't write the run: {error}", where=root, mend=f"unfreeze track {root} --to {name} tries again."
         ) from error
 
 
 def read_record(folder: RunFolder) -> Record:
-    """Read what a tracker is told.
+    """Read the values of a run for a tracker.
 
     Raises:
         RunError: A file of the run is damaged.
     """
     verdict = Verdict.from_json(folder.verdict.read_text("utf-8"), str(folder.verdict))
-    told = verdict.model_dump(exclude_none=True, exclude={"schema_version", "trials", "versions"})
+    sections = verdict.model_dump(exclude_none=True, exclude={"schema_version", "trials", "versions"})
     settings = tomllib.loads(folder.args.read_text("utf-8")) if folder.args.exists() else {}
     header, rows = read_table(folder.history)
     epochs: dict[str, list[tuple[int, float]]] = {}
@@ -93,21 +93,21 @@ def read_record(folder: RunFolder) -> Record:
     return Record(
         name=folder.root.resolve().name,
         settings={name: str(value) for name, value in settings.items()},
-        figures=dict(_figures(told)),
+        figures=dict(_figures(sections)),
         epochs=epochs,
         sentences=" ".join(verdict.sentences()),
     )
 
 
-def _figures(told: Mapping[str, Any], inside: str = "") -> Iterator[tuple[str, float]]:
-    for name, value in told.items():
+def _figures(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for name, value in section.items():
         if isinstance(value, Mapping):
-            yield from _figures(value, f"{inside}{name}/")
+            yield from _figures(value, f"{prefix}{name}/")
         elif isinstance(value, int | float):
-            yield f"{inside}{name}", float(value)
+            yield f"{prefix}{name}", float(value)
         elif name.endswith("_ci95"):
             yield from (
-                (f"{inside}{name}/{end}", float(bound)) for end, bound in zip(("low", "high"), value, strict=True)
+                (f"{prefix}{name}/{end}", float(bound)) for end, bound in zip(("low", "high"), value, strict=True)
             )
 
 
@@ -116,7 +116,7 @@ def _to_tensorboard(folder: RunFolder, record: Record) -> str:
     from PIL import Image
     from torch.utils.tensorboard import SummaryWriter
 
-    shutil.rmtree(folder.tensorboard, ignore_errors=True)  # of the same run, tracked before
+    shutil.rmtree(folder.tensorboard, ignore_errors=True)  # events of an earlier tracking of this run
     with SummaryWriter(str(folder.tensorboard)) as writer:
         add: Any = writer
         for name, value in record.figures.items():
@@ -133,14 +133,14 @@ def _to_tensorboard(folder: RunFolder, record: Record) -> str:
 
 
 def _to_mlflow(folder: RunFolder, record: Record) -> str:
-    # Read when MLflow is imported: it would tell its makers of every run.
+    # MLflow reads these on import; without them it reports every run to its makers.
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = os.environ["DO_NOT_TRACK"] = "true"
     from mlflow import MlflowClient
 
     client = MlflowClient()
     title = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-    known = client.get_experiment_by_name(title)
-    experiment = known.experiment_id if known is not None else client.create_experiment(title)
+    existing = client.get_experiment_by_name(title)
+    experiment = existing.experiment_id if existing is not None else client.create_experiment(title)
     run = client.create_run(
         experiment, run_name=record.name, tags={"mlflow.note.content": record.sentences}
     ).info.run_id
@@ -149,10 +149,10 @@ def _to_mlflow(folder: RunFolder, record: Record) -> str:
         for name, text in record.settings.items():
             client.log_param(run, name, text)
         for name, value in record.figures.items():
-            client.log_metric(run, _spelled(name), value)
+            client.log_metric(run, _metric_name(name), value)
         for name, points in record.epochs.items():
             for epoch, value in points:
-                client.log_metric(run, _spelled(name), value, step=epoch)
+                client.log_metric(run, _metric_name(name), value, step=epoch)
         for file in (folder.args, folder.verdict, folder.report, folder.history):
             if file.exists():
                 client.log_artifact(run, str(file))
@@ -165,12 +165,12 @@ def _to_mlflow(folder: RunFolder, record: Record) -> str:
 
 
 def _without_password(address: str) -> str:
-    """Return an address without the name and password that may stand before the host."""
+    """Return an address without the user name and password that may precede the host."""
     return re.sub(r"^([\w+]+://)[^/]*@", r"\1", address)
 
 
-def _spelled(name: str) -> str:
-    """Return a metric's name in the characters that MLflow takes."""
+def _metric_name(name: str) -> str:
+    """Return a metric's name without the characters that MLflow refuses."""
     return re.sub(r"[^\w. /:-]", "", name)
 
 

@@ -1,4 +1,4 @@
-"""What a run writes down: its tables, and what it says before it starts."""
+"""Tables of the run folder, and the description of a run before it starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unfreeze.training.recipe import Recipe
 def describe(
     photos: PhotoSet, splits: Splits, backbone: Backbone, recipe: Recipe, reference: PhotoSet | None
 ) -> Iterator[str]:
-    """Yield what the user should know before the work starts, a line each."""
+    """Yield the lines that describe the data and the training before it starts."""
     sides = f"{len(splits.train)} to train on, {len(splits.test)} to test on"
     if not len(splits.test):
         sides = f"all train, and each is scored by models of the {splits.fold.max() + 1} folds that never saw it"
@@ -30,7 +30,7 @@ def describe(
     yield f"{len(photos.samples)} photos of {len(photos.classes)} classes: {sides}"
     given = {sample.split for sample in photos.samples}
     if "val" in given and "test" not in given:
-        yield "there is no test folder: val is held out as the test set, and validation is drawn from train"
+        yield "there is no test folder: val is held out as the test set, and photos to choose by are taken from train"
     for note in photos.notes:
         yield f"note: {note}"
     if photos.left_out:
@@ -39,53 +39,55 @@ def describe(
         yield f"{len(reference.samples)} reference photos, {len(reference.left_out)} files left out"
         for note in reference.notes:
             yield f"note: {note}"
-    tried = ", ".join(f"{each.depth} at {each.lr:g}" for each in recipe.candidates)
-    anchored = ", anchored" * any(each.schedule.distill for each in recipe.candidates)
-    phase_two = f"phase 2 from {tried}{anchored}" if recipe.candidates else "no phase 2"
-    yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase_two}"
+    tried = ", ".join(f"{candidate.depth} at {candidate.lr:g}" for candidate in recipe.candidates)
+    distilled = ", with distillation" * any(candidate.schedule.distill for candidate in recipe.candidates)
+    phase2 = f"phase 2 from {tried}{distilled}" if recipe.candidates else "no phase 2"
+    yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase2}"
 
 
 def write_arguments(folder: RunFolder, config: Common) -> None:
-    """Write what decides the run; ``unfreeze train --config args.toml`` runs it again."""
-    places = {"out", "cache", "cache_gib"}
-    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=places)))
+    """Write the settings of the run; ``unfreeze train --config args.toml`` runs it again."""
+    local_settings = {"out", "cache", "cache_gib"}
+    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=local_settings)))
 
 
 def write_checks(folder: RunFolder, photos: PhotoSet) -> None:
-    """Write what was left out, and why."""
-    write_table(folder.checks, ["file_name", "reason"], [(left.file_name, left.reason) for left in photos.left_out])
+    """Write the files that were left out, with reasons."""
+    write_table(
+        folder.checks, ["file_name", "reason"], [(skipped.file_name, skipped.reason) for skipped in photos.left_out]
+    )
 
 
 def write_splits(folder: RunFolder, photos: PhotoSet, splits: Splits) -> None:
-    """Write which photo is on which side."""
-    side = {int(i): name for name in ("train", "val", "test") for i in getattr(splits, name)}
+    """Write the split and the fold of every image."""
+    split_of = {int(i): name for name in ("train", "val", "test") for i in getattr(splits, name)}
     rows = [
-        (sample.file_name, photos.classes[sample.label], sample.group, side[i], int(fold) if fold >= 0 else None)
+        (sample.file_name, photos.classes[sample.label], sample.group, split_of[i], int(fold) if fold >= 0 else None)
         for i, (sample, fold) in enumerate(zip(photos.samples, splits.fold, strict=True))
     ]
     write_table(folder.splits, ["file_name", "label", "group", "split", "fold"], rows)
 
 
-def write_predictions(folder: RunFolder, photos: PhotoSet, evidence: HeldOutPredictions) -> None:
-    """Write both arms' probabilities for every scored photo."""
-    arms = {"head_only": evidence.head_only}
-    if evidence.two_phase is not None:
-        arms["two_phase"] = evidence.two_phase
+def write_predictions(folder: RunFolder, photos: PhotoSet, predictions: HeldOutPredictions) -> None:
+    """Write both models' probabilities for every scored image."""
+    arms = {"head_only": predictions.head_only}
+    if predictions.two_phase is not None:
+        arms["two_phase"] = predictions.two_phase
     header = ["file_name", "label", *(f"{arm}:{name}" for arm in arms for name in photos.classes)]
     rows = [
         [
-            photos.samples[photo].file_name,
-            photos.classes[photos.samples[photo].label],
-            *(round(float(value), 6) for answers in arms.values() for value in answers[row]),
+            photos.samples[index].file_name,
+            photos.classes[photos.samples[index].label],
+            *(round(float(value), 6) for probabilities in arms.values() for value in probabilities[row]),
         ]
-        for row, photo in enumerate(evidence.image_ids)
+        for row, index in enumerate(predictions.image_ids)
     ]
     write_table(folder.predictions, header, rows)
 
 
-def write_history(folder: RunFolder, first: HeadOnlyResult, second: TwoPhaseResult | None) -> None:
-    """Write a row an epoch; a solved head has none."""
-    rows = [*first.history, *(second.history if second is not None else ())]
+def write_history(folder: RunFolder, phase1: HeadOnlyResult, phase2: TwoPhaseResult | None) -> None:
+    """Write the training history, a row an epoch; a solved head has none."""
+    rows = [*phase1.history, *(phase2.history if phase2 is not None else ())]
     write_table(
         folder.history,
         ["phase", "epoch", "train_loss", "val_loss", "val_accuracy", "seconds"],

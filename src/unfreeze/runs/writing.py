@@ -1,4 +1,4 @@
-"""A run's folder at its beginning and at its end."""
+"""The first and the last step of a run: its folder is made, and its results are written."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from unfreeze.verdict import Verdict
 
 
 def start_run(config: TrainConfig, inputs: Inputs, recipe: Recipe) -> RunFolder:
-    """Make the run's folder, write down what decides the run, and tell the user what will be done."""
+    """Make the run folder, write settings, checks and splits, and print the description of the run."""
     folder = new_run(config.out)
     write_arguments(folder, config)
     write_checks(folder, inputs.photos)
@@ -45,7 +45,7 @@ def write_run(
     phase2: TwoPhaseResult | None,
     predictions: HeldOutPredictions,
 ) -> None:
-    """Write the model that ships, the tables, and last the verdict, whose presence means that the run is complete."""
+    """Write the shipped model, the tables, and last the verdict, whose presence means that the run is complete."""
     shipped = select_shipped(phase1, phase2)
     state = shipped.state.with_temperature(shipped.temperature)
     with loaded(inputs.backbone, state) as head:

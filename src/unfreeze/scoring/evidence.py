@@ -1,4 +1,4 @@
-"""HeldOutPredictions: what both models say of photos that they never saw, from a test set or from every photo in its turn."""
+"""Both models' predictions for images that they were not trained on: a test set, or all images by cross-fitting."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class HeldOutPredictions:
-    """Calibrated probabilities of the same photos by all arms, each of shape (N, C).
+    """Calibrated probabilities of the same images by both models, each of shape (N, C).
 
     Attributes:
-        protocol: ``test``: photos that were held out from the start.  ``cross_fitted``: every photo, each by models of the
-            folds that it is not in, whose strength, epoch, temperature and even shipping the other folds chose.
-        image_ids: Their indices in the run's ``PhotoSet`` (N,), whatever the protocol.
-        labels: Their labels (N,).
-        head_only: What the head-only model says.
-        two_phase: What the two-phase model says; None where phase 2 didn't run.
-        shipped: What the one that ships says; in cross-fitting, the one that would ship by the other folds.
-        uncalibrated: The same without its temperature.
-        n_calibration: Photos that the temperature of what ships was fitted on.
-        n_folds: How many models answered; None for the one that was tested.
+        protocol: ``test``: images that were held out from the start.  ``cross_fitted``: all images, each predicted by
+            the models of its fold, whose penalty, epoch, alpha, temperature and shipping were chosen on the other folds.
+        image_ids: Indices in the run's ``PhotoSet`` (N,), in both protocols.
+        labels: Labels of the images (N,).
+        head_only: Probabilities by the head-only model.
+        two_phase: Probabilities by the two-phase model; None where phase 2 didn't run.
+        shipped: Probabilities by the model that ships; cross-fitted, by the model that the other folds select.
+        uncalibrated: The same at temperature 1.
+        n_calibration: The number of images that the shipped model's temperature was fitted on.
+        n_folds: The number of cross-fitted models; None for a test set.
     """
 
     protocol: Literal["test", "cross_fitted"]
@@ -60,150 +60,154 @@ def collect_predictions(
     inputs: Inputs,
     features: TrainingFeatures,
     test: EvaluationSet | None,
-    first: HeadOnlyResult,
-    second: TwoPhaseResult | None,
+    phase1: HeadOnlyResult,
+    phase2: TwoPhaseResult | None,
 ) -> HeldOutPredictions:
-    """Return both models' predictions for the test images, or, without any, for every image by the models of its fold."""
+    """Return both models' predictions for the test images, or without any, for all images by their folds' models."""
     if test is None:
-        return cross_fitted(features.data, features.folds.validation, first, second)
+        return cross_fitted(features.data, features.folds.validation, phase1, phase2)
     labels = np.array([sample.label for sample in inputs.test_samples])
-    head_only = predict_held_out(features.backbone, first.state, test, first.orientations)
+    head_only = predict_held_out(features.backbone, phase1.state, test, phase1.orientations)
     two_phase = (
-        predict_held_out(features.backbone, second.state, test, first.orientations) if second is not None else None
+        predict_held_out(features.backbone, phase2.state, test, phase1.orientations) if phase2 is not None else None
     )
-    return from_test(inputs.splits.test, labels, head_only, two_phase, first, second)
+    return from_test(inputs.splits.test, labels, head_only, two_phase, phase1, phase2)
 
 
 def from_test(
-    photos: Indices,
+    image_ids: Indices,
     labels: Indices,
     head_only: Logits,
     two_phase: Logits | None,
-    first: HeadOnlyResult,
-    second: TwoPhaseResult | None,
+    phase1: HeadOnlyResult,
+    phase2: TwoPhaseResult | None,
 ) -> HeldOutPredictions:
-    """Return the final models' predictions for the test ``photos``, given their logits (N, C)."""
-    ours = softmax(head_only, first.temperature)
-    ships, shipped, logits = select_shipped(first, second), ours, head_only
-    theirs = None
-    if second is not None and two_phase is not None:
-        theirs = softmax(two_phase, second.temperature)
-        if ships is second:
-            shipped, logits = theirs, two_phase
+    """Return the final models' predictions for the test images, from their logits (N, C)."""
+    head_only_probs = softmax(head_only, phase1.temperature)
+    shipped, shipped_probs, shipped_logits = select_shipped(phase1, phase2), head_only_probs, head_only
+    two_phase_probs = None
+    if phase2 is not None and two_phase is not None:
+        two_phase_probs = softmax(two_phase, phase2.temperature)
+        if shipped is phase2:
+            shipped_probs, shipped_logits = two_phase_probs, two_phase
     return HeldOutPredictions(
         protocol="test",
-        image_ids=photos,
+        image_ids=image_ids,
         labels=labels,
-        head_only=ours,
-        two_phase=theirs,
-        shipped=shipped,
-        uncalibrated=softmax(logits),
-        n_calibration=ships.n_calibration,
+        head_only=head_only_probs,
+        two_phase=two_phase_probs,
+        shipped=shipped_probs,
+        uncalibrated=softmax(shipped_logits),
+        n_calibration=shipped.n_calibration,
     )
 
 
 def cross_fitted(
-    data: TrainingSet, rounds: Sequence[Fold], first: HeadOnlyResult, second: TwoPhaseResult | None
+    data: TrainingSet, folds: Sequence[Fold], phase1: HeadOnlyResult, phase2: TwoPhaseResult | None
 ) -> HeldOutPredictions:
-    """Return what the rounds' models say, each of its own fold; the rounds are all folds."""
-    truths = labels_by_fold(rounds, data)
-    head_only = _calibrated_by_other_folds(first.fold_logits, truths)
-    shipped, logits = list(head_only), list(first.fold_logits)
+    """Return the predictions of each fold's models for the fold's images; ``folds`` are all folds."""
+    labels = labels_by_fold(folds, data)
+    head_only = _calibrated_by_other_folds(phase1.fold_logits, labels)
+    shipped, logits = list(head_only), list(phase1.fold_logits)
     two_phase = None
-    if second is not None:
-        two_phase = _calibrated_by_other_folds(second.fold_logits, truths)
-        for number in np.flatnonzero(second.fold_accepted):
-            shipped[number], logits[number] = two_phase[number], second.fold_logits[number]
-    photos = data.ids[np.concatenate([each.val for each in rounds])]
-    order = np.argsort(photos)
+    if phase2 is not None:
+        two_phase = _calibrated_by_other_folds(phase2.fold_logits, labels)
+        for fold in np.flatnonzero(phase2.fold_accepted):
+            shipped[fold], logits[fold] = two_phase[fold], phase2.fold_logits[fold]
+    image_ids = data.ids[np.concatenate([fold.val for fold in folds])]
+    order = np.argsort(image_ids)
     return HeldOutPredictions(
         protocol="cross_fitted",
-        image_ids=photos[order],
-        labels=np.concatenate(truths)[order],
+        image_ids=image_ids[order],
+        labels=np.concatenate(labels)[order],
         head_only=np.concatenate(head_only)[order],
         two_phase=np.concatenate(two_phase)[order] if two_phase is not None else None,
         shipped=np.concatenate(shipped)[order],
         uncalibrated=softmax(np.concatenate(logits))[order],
-        n_calibration=len(photos),
-        n_folds=len(rounds),
+        n_calibration=len(image_ids),
+        n_folds=len(folds),
     )
 
 
-def score_sheet(evidence: HeldOutPredictions, groups: Groups, temperature: float, seed: int) -> ScoreSheet:
-    """Score every arm, and say what its temperature did to the one that ships."""
+def score_sheet(predictions: HeldOutPredictions, groups: Groups, temperature: float, seed: int) -> ScoreSheet:
+    """Score both models and the shipped one, and measure the effect of the shipped one's temperature."""
 
-    def scored(answers: FloatArray) -> Scores:
-        found = score(evidence.labels, answers, groups=groups, seed=seed)
-        return found if evidence.n_folds is None else widened_scores(found, evidence.n_folds)
+    def scores_of(probabilities: FloatArray) -> Scores:
+        scores = score(predictions.labels, probabilities, groups=groups, seed=seed)
+        return scores if predictions.n_folds is None else widened_scores(scores, predictions.n_folds)
 
-    head_only = scored(evidence.head_only)
-    two_phase = scored(evidence.two_phase) if evidence.two_phase is not None else None
-    if evidence.shipped is evidence.head_only:
+    head_only = scores_of(predictions.head_only)
+    two_phase = scores_of(predictions.two_phase) if predictions.two_phase is not None else None
+    if predictions.shipped is predictions.head_only:
         shipped = head_only
-    elif evidence.shipped is evidence.two_phase and two_phase is not None:
+    elif predictions.shipped is predictions.two_phase and two_phase is not None:
         shipped = two_phase
     else:
-        shipped = scored(evidence.shipped)
-    ece_before, loss_before = calibration_scores(evidence.labels, evidence.uncalibrated)
+        shipped = scores_of(predictions.shipped)
+    ece_before, log_loss_before = calibration_scores(predictions.labels, predictions.uncalibrated)
     calibration = Calibration(
         temperature=temperature,
-        n=evidence.n_calibration,
+        n=predictions.n_calibration,
         ece_before=ece_before,
         ece_after=shipped.ece,
-        log_loss_before=loss_before,
+        log_loss_before=log_loss_before,
         log_loss_after=shipped.log_loss,
     )
     return ScoreSheet(
-        protocol=evidence.protocol, head_only=head_only, two_phase=two_phase, shipped=shipped, calibration=calibration
+        protocol=predictions.protocol,
+        head_only=head_only,
+        two_phase=two_phase,
+        shipped=shipped,
+        calibration=calibration,
     )
 
 
-def paired_gain(evidence: HeldOutPredictions, groups: Groups, seed: int) -> Gain | None:
-    """Compare the two-phase model with the head-only one; None where phase 2 didn't run."""
-    if evidence.two_phase is None:
+def paired_gain(predictions: HeldOutPredictions, groups: Groups, seed: int) -> Gain | None:
+    """Return the two-phase model's gain over the head-only one; None where phase 2 didn't run."""
+    if predictions.two_phase is None:
         return None
-    found = gain(evidence.labels, evidence.head_only, evidence.two_phase, groups=groups, seed=seed)
-    return found if evidence.n_folds is None else widened_gain(found, evidence.n_folds)
+    paired = gain(predictions.labels, predictions.head_only, predictions.two_phase, groups=groups, seed=seed)
+    return paired if predictions.n_folds is None else widened_gain(paired, predictions.n_folds)
 
 
 def summarise_trials(
-    data: TrainingSet, rounds: Sequence[Fold], first: HeadOnlyResult, second: TwoPhaseResult
+    data: TrainingSet, folds: Sequence[Fold], phase1: HeadOnlyResult, phase2: TwoPhaseResult
 ) -> tuple[TrialSummary, ...]:
-    """Return what the rounds' photos say of everything that was tried, at every point between the phases."""
-    truth, ends = fold_labels(rounds, data), {0.0: first.fold_logits}
-    panel = ModelSelector.of(first.fold_logits, labels_by_fold(rounds, data), data.class_counts)
+    """Return the validation scores of every candidate at every alpha."""
+    labels, at_phase1 = fold_labels(folds, data), {0.0: phase1.fold_logits}
+    selector = ModelSelector.of(phase1.fold_logits, labels_by_fold(folds, data), data.class_counts)
 
-    def point(alpha: float, logits: Sequence[Logits]) -> Point:
-        found = concat_folds(logits, data.n_classes)
-        correct = (found.argmax(axis=1) == truth).astype(float)
+    def point(alpha: float, fold_logits: Sequence[Logits]) -> Point:
+        logits = concat_folds(fold_logits, data.n_classes)
+        correct = (logits.argmax(axis=1) == labels).astype(float)
         return Point(
             alpha=alpha,
             accuracy=float(correct.mean()),
-            balanced_accuracy=balanced_accuracy(truth, correct),
-            log_loss=float(calibrated_nll(found, truth).mean()),
-            z=panel.z_score(logits),
+            balanced_accuracy=balanced_accuracy(labels, correct),
+            log_loss=float(calibrated_nll(logits, labels).mean()),
+            z=selector.z_score(fold_logits),
         )
 
     def summary(trial: Trial) -> TrialSummary:
-        points = ends | dict(trial.val_logits_by_alpha) if rounds else {}
+        logits_by_alpha = at_phase1 | dict(trial.val_logits_by_alpha) if folds else {}
         return TrialSummary(
             depth=trial.candidate.depth,
             lr=trial.candidate.lr,
-            points=tuple(point(alpha, logits) for alpha, logits in points.items()),
+            points=tuple(point(alpha, fold_logits) for alpha, fold_logits in logits_by_alpha.items()),
             seconds=trial.seconds,
         )
 
-    return tuple(summary(trial) for trial in second.trials)
+    return tuple(summary(trial) for trial in phase2.trials)
 
 
-def _calibrated_by_other_folds(answers: Sequence[Logits], truths: Sequence[Indices]) -> list[FloatArray]:
-    """Return each round's probabilities at the temperature that suits the other rounds."""
-    found = []
-    for own, said in enumerate(answers):
-        others = [number for number in range(len(answers)) if number != own]
+def _calibrated_by_other_folds(fold_logits: Sequence[Logits], labels: Sequence[Indices]) -> list[FloatArray]:
+    """Return each fold's probabilities, calibrated by the temperature that is fitted on the other folds."""
+    probabilities = []
+    for fold, logits in enumerate(fold_logits):
+        others = [other for other in range(len(fold_logits)) if other != fold]
         temperature = fit_temperature(
-            np.concatenate([answers[number] for number in others]),
-            np.concatenate([truths[number] for number in others]),
+            np.concatenate([fold_logits[other] for other in others]),
+            np.concatenate([labels[other] for other in others]),
         )
-        found.append(softmax(said, temperature))
-    return found
+        probabilities.append(softmax(logits, temperature))
+    return probabilities

@@ -1,4 +1,4 @@
-"""Images that training never sees, at the boundary above the frozen stages, and the models' logits for them."""
+"""Evaluation sets: activations of held-out images above the frozen stages, and the models' logits for them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class EvaluationSet:
     """Images to evaluate models on.
 
     Attributes:
-        activations: What crosses the boundary below which no model differs from the pretrained network.
-        images: Their indices in ``activations``.
-        labels: Their labels in the original task (N,), where they are reference images.
+        activations: Activations at the boundary below which every model equals the pretrained network.
+        images: Indices of the images in ``activations`` (N,).
+        labels: Labels in the original task (N,); only for reference images.
     """
 
     activations: Activations
@@ -40,11 +40,11 @@ class EvaluationSet:
 
     @property
     def boundary(self) -> int:
-        """The first stage that still has to run."""
+        """Index of the first stage that runs on the activations."""
         return self.activations.boundary
 
     def batches(self, description: str, orientation: Orientation = Orientation.IDENTITY) -> Iterator[Tensor]:
-        """Yield the images in one orientation, or what crosses the boundary of them, ``EVALUATION_BATCH`` at a time."""
+        """Yield pixels or activations of the images in one orientation, ``EVALUATION_BATCH`` images at a time."""
         images = self.images.tolist()
         batches = self.activations.batches(images, [orientation] * len(images), EVALUATION_BATCH)
         return progress_bar(batches, description, total=-(-len(images) // EVALUATION_BATCH))
@@ -53,7 +53,7 @@ class EvaluationSet:
 def evaluation_set(
     cache: FeatureCache, backbone: Backbone, request: ActivationRequest, labels: Indices | None = None
 ) -> EvaluationSet:
-    """Compute what a request for held-out images asks for."""
+    """Compute the requested activations of held-out images."""
     activations = compute(cache, backbone, [request])[request.boundary]
     return EvaluationSet(activations, np.arange(len(request.renderer.paths)), labels)
 
@@ -61,7 +61,7 @@ def evaluation_set(
 def open_test_set(
     inputs: Inputs, recipe: Recipe, renderer: Renderer, orientations: Sequence[Orientation]
 ) -> EvaluationSet | None:
-    """Compute what the models need of the test images in every orientation; None where there are none."""
+    """Compute the activations of the test images in every orientation; None without test images."""
     if not inputs.test_samples:
         return None
     request = held_out_request(
@@ -75,9 +75,9 @@ def predict_held_out(
 ) -> Logits:
     """Return a model's logits for held-out images, shape (N, C): the mean over ``orientations``."""
     with loaded(backbone, state) as head:
-        by_pose = [
+        by_orientation = [
             predict_logits(backbone, head, held_out.batches("predicting test photos", orientation), held_out.boundary)
             for orientation in orientations
         ]
-    mean: Logits = np.stack(by_pose).mean(axis=0)
+    mean: Logits = np.stack(by_orientation).mean(axis=0)
     return mean

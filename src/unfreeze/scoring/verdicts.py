@@ -1,4 +1,4 @@
-"""The verdict: the scores, the gain and the forgetting of a run, put together."""
+"""The verdict of a run, assembled from its scores, its gain, its forgetting and its cost."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ from unfreeze.acceleration.frozen import engine_used
 from unfreeze.config import TrainConfig
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.inputs import Inputs
+from unfreeze.planning.forecast import Forecast
+from unfreeze.runtime import Stopwatch, peak_rss_mib
 from unfreeze.scoring.evidence import HeldOutPredictions, paired_gain, score_sheet, summarise_trials
 from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult, select_shipped
 from unfreeze.verdict import Cost, Data, Model, Verdict, frozen_engine
 from unfreeze.version import versions
+
+
+def measure_cost(watch: Stopwatch, forecast: Forecast, phase2: TwoPhaseResult | None) -> Cost:
+    """Return the seconds of each part so far, the forecast for the candidates that were tried, and the peak memory."""
+    n_tried = len(phase2.trials) if phase2 is not None else 0
+    return Cost(seconds=watch.report(), forecast=forecast.seconds(n_tried), peak_rss_mib=peak_rss_mib())
 
 
 def build_verdict(
@@ -21,20 +29,20 @@ def build_verdict(
     phase1: HeadOnlyResult,
     phase2: TwoPhaseResult | None,
     predictions: HeldOutPredictions,
-    forgotten: Forgetting | None,
+    forgetting: Forgetting | None,
     cost: Cost,
 ) -> Verdict:
-    """Score both models' predictions, and say which model ships.
+    """Score both models' predictions, and select the model that ships.
 
     Args:
-        config: The run's.
-        inputs: Its images and backbone.
-        features: What it trained on.
-        phase1: Phase 1.
-        phase2: Phase 2; None where it didn't run.
+        config: Settings of the run.
+        inputs: Images, splits and backbone of the run.
+        features: The training images, their activations and the folds.
+        phase1: The head-only models.
+        phase2: The two-phase models; None where phase 2 didn't run.
         predictions: Both models' predictions for images that they were not trained on.
-        forgotten: What was measured of the original task.
-        cost: What the run took.
+        forgetting: The measured loss of the original task; None where it wasn't measured.
+        cost: Seconds and memory of the run.
     """
     groups = [inputs.photos.samples[image].group for image in predictions.image_ids]
     shipped = select_shipped(phase1, phase2)
@@ -59,7 +67,7 @@ def build_verdict(
         ),
         scores=score_sheet(predictions, groups, shipped.temperature, inputs.seed),
         gain=paired_gain(predictions, groups, inputs.seed),
-        forgetting=forgotten,
+        forgetting=forgetting,
         trials=summarise_trials(features.data, features.folds.validation, phase1, phase2) if phase2 is not None else (),
         warnings=phase2.warnings if phase2 is not None else (),
         cost=cost,

@@ -11,7 +11,7 @@ from unfreeze.evaluation.resampling import IntArray
 
 def measured(before: IntArray, after: IntArray, restored: IntArray | None = None, outputs: int = 1000) -> Forgetting:
     middle = after if restored is None else restored
-    return forgetting(reference="flowers", before=before, after=after, restored=middle, outputs=outputs)
+    return forgetting(reference="flowers", before=before, after=after, with_original_bn=middle, num_classes=outputs)
 
 
 def test_an_untouched_backbone_forgets_exactly_nothing() -> None:

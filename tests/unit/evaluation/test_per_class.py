@@ -11,7 +11,7 @@ from sklearn.metrics import (
 )
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 
-from unfreeze.evaluation.metrics import CONFUSED, score
+from unfreeze.evaluation.metrics import MAX_CONFUSION_CLASSES, score
 from unfreeze.evaluation.per_class import class_scores, confusion_matrix
 from unfreeze.evaluation.proportions import kappa_interval, wilson
 from unfreeze.evaluation.resampling import FloatArray, IntArray
@@ -65,7 +65,7 @@ def test_what_is_undefined_is_absent() -> None:
 
 
 def test_many_classes_have_no_confusion_matrix() -> None:
-    labels, stated = drawn(300, CONFUSED + 1)
+    labels, stated = drawn(300, MAX_CONFUSION_CLASSES + 1)
     assert score(labels, stated).confusion is None
 
 

@@ -81,7 +81,7 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> Observed:
         monkeypatch.setattr(kind, "batches", noted)
 
     monkeypatch.setattr("unfreeze.inputs.load_backbone", load)
-    monkeypatch.setattr("unfreeze.pipeline.forecast_run", forecast)
+    monkeypatch.setattr("unfreeze.inputs.forecast_run", forecast)
     monkeypatch.setattr("unfreeze.pipeline.write_changed_heatmaps", lambda *_: None)
     noting(CachedActivations)
     noting(PixelSource)

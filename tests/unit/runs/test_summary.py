@@ -62,7 +62,7 @@ def test_head_only_has_one_column() -> None:
 
 
 def test_where_the_folds_chose_differently_what_ships_has_a_column_of_its_own() -> None:
-    scores = verdict().scores.model_copy(update={"evidence": "cross_fitted", "shipped": replace(SCORES, accuracy=0.71)})
+    scores = verdict().scores.model_copy(update={"protocol": "cross_fitted", "shipped": replace(SCORES, accuracy=0.71)})
     lines = list(summary(verdict().model_copy(update={"scores": scores})))
     (header,) = (line for line in lines if "head-only  " in line)
     assert header.split("  ")[-1].strip() == "as it is chosen"

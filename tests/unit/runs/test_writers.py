@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
     ("settings", "says"),
     [
         ({}, "phase 2 from layer3 at 0.0003"),
-        ({"distill": 1.0}, "phase 2 from layer3 at 0.0003, anchored"),
+        ({"distill": 1.0}, "phase 2 from layer3 at 0.0003, with distillation"),
         ({"recipe": "head-only"}, "no phase 2"),
     ],
 )
