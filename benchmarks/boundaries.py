@@ -40,8 +40,8 @@ from unfreeze.training.recipes import LIGHT_AUG
 from unfreeze.training.schedule import Schedule
 
 ONE_EPOCH = Schedule(
-    epochs=1, batch_size=32, n_views=1, new_views_per_epoch=0, optimizer="adamw", weight_decay=0.0, warmup=0.2, cosine=True, clip=1.0,
-    smoothing=0.1,
+    epochs=1, batch_size=32, n_views=1, new_views_per_epoch=0, optimizer="adamw", weight_decay=0.0,
+    warmup=0.2, cosine=True, clip=1.0, smoothing=0.1,
 )  # fmt: skip
 
 

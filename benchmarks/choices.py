@@ -141,7 +141,8 @@ def measure(data: Path, name: str, a_class: int, seed: int, named: list[str]) ->
     backbone, known = task.inputs.backbone, task.inputs.data
     everything = Fold(known.train, known.train[:0], None)
     for label, augmentation, views in (
-        ("4 views", LIGHT_AUG, 4), ("8 views", LIGHT_AUG, 8), ("16 views", LIGHT_AUG, 16), ("8 turned views", ROTATION_AUG, 8),
+        ("4 views", LIGHT_AUG, 4), ("8 views", LIGHT_AUG, 8), ("16 views", LIGHT_AUG, 16),
+        ("8 turned views", ROTATION_AUG, 8),
     ):  # fmt: skip
         task = task.uncached()
         for number, recipe in enumerate(ways(task.config.model_copy(update={"views": views}), named, backbone, known)):

@@ -122,8 +122,8 @@ def _wait(device: torch.device) -> None:
 def epoch(backbone: Backbone, renderer: Renderer, labels: Tensor, batch: int) -> float:
     """Train two epochs as a run does; return photos per second of the second, when photos are held."""
     schedule = Schedule(
-        epochs=2, batch_size=batch, n_views=None, new_views_per_epoch=0, optimizer="adamw", weight_decay=0.0, warmup=0.0, cosine=False,
-        clip=1.0, smoothing=0.0,
+        epochs=2, batch_size=batch, n_views=None, new_views_per_epoch=0, optimizer="adamw", weight_decay=0.0,
+        warmup=0.0, cosine=False, clip=1.0, smoothing=0.0,
     )  # fmt: skip
     everyone = np.arange(len(labels))
     classes = int(labels.max()) + 1

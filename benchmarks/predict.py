@@ -92,7 +92,8 @@ def main() -> None:
             seconds.setdefault(name, []).append(timed(work))
     engine = f"OpenVINO {openvino_version()}" if openvino_version() else "no OpenVINO"
     print(
-        f"{backbone.name}, {len(paths)} photos, {torch.get_num_threads()} threads, {engine}, orientations {len(model.orientations)}\n"
+        f"{backbone.name}, {len(paths)} photos, {torch.get_num_threads()} threads, {engine}, "
+        f"orientations {len(model.orientations)}\n"
     )
     print("| | images per second | of the bare pass | of the engine's bare pass |\n| --- | --- | --- | --- |")
     for name, taken in seconds.items():

@@ -80,7 +80,8 @@ def main() -> None:
     means = ", ".join(f"{way} {mean:.3f}" for way, mean in zip(ways, np.mean(losses, axis=0), strict=True))
     better = sum(after < before for _, before, after in losses)
     print(
-        f"\nmean log-loss: {means}; with doubt (of {LAPLACE_PSEUDO_ERROR:g} photo) better than without in {better} of {len(losses)}"
+        f"\nmean log-loss: {means}; with doubt (of {LAPLACE_PSEUDO_ERROR:g} photo) better than without "
+        f"in {better} of {len(losses)}"
     )
 
 

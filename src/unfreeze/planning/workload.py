@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
+from unfreeze.orientations import Orientation
 from unfreeze.training.augmentation import probe_requests
 from unfreeze.training.features.cache import FeatureCache
-from unfreeze.training.features.demand import CacheMisses, cache_misses, held_out_request
+from unfreeze.training.features.demand import ActivationRequest, CacheMisses, cache_misses, held_out_request
 from unfreeze.training.features.gather import training_requests
 from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.head.head_cache import is_head_cached
@@ -96,7 +97,7 @@ def count_workload(
         *probe_requests(backbone, renderers, data, recipe),
         *training_requests(backbone, renderer, data, recipe),
     )
-    held_out = [held_out_request(test, recipe.boundary, orientations)]
+    held_out = [_test_request(cache, backbone, test, recipe.boundary, orientations)]
     if reference is not None:
         held_out.append(held_out_request(reference, recipe.boundary))
     n_test, n_reference = len(test.paths), len(reference.paths) if reference is not None else 0
@@ -133,6 +134,17 @@ def _n_original_task(backbone: Backbone, recipe: Recipe, n_test: int, n_referenc
         return 0
     n_task = n_test or (n_val if recipe.candidates else 0)
     return 2 * (n_task + n_reference)
+
+
+def _test_request(
+    cache: FeatureCache, backbone: Backbone, test: Renderer, boundary: int, orientations: Sequence[Orientation]
+) -> ActivationRequest:
+    """Return the request for the test images in all orientations, or in the plain one where an earlier run used no other."""
+    plain = held_out_request(test, boundary)
+    if not test.paths or cache_misses(cache, backbone, [plain]):
+        return held_out_request(test, boundary, orientations)
+    averaged = held_out_request(test, boundary, orientations)
+    return plain if cache_misses(cache, backbone, [averaged]) else averaged
 
 
 def order_by_cache_hits(

@@ -79,8 +79,8 @@ class Scene:
             for answers, state in zip(said, models, strict=True):
                 answers[each.val] = softmax(self.logits(state, each.val))
         self.first = HeadOnlyResult(
-            before[0], IDENTITY_ONLY, (), 1.0, 0, tuple(before[:3]) if folds else (), (IDENTITY_ONLY,) * len(rounds), before[0],
-            (), (),
+            before[0], IDENTITY_ONLY, (), 1.0, 0, tuple(before[:3]) if folds else (), (IDENTITY_ONLY,) * len(rounds),
+            before[0], (), (),
         )  # fmt: skip
         self.second = TwoPhaseResult(
             after[0], Trial(candidate(self.backbone), {}, (), (), None, 0.0), 1.0, (), 1.0, 0, True, (),

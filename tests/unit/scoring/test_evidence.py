@@ -33,7 +33,8 @@ Answers = tuple[Logits, ...]
 
 def one(answers: Answers, temperature: float, calibrated_on: int = 30) -> HeadOnlyResult:
     return HeadOnlyResult(
-        state=NOTHING, orientations=IDENTITY_ONLY, fold_logits=answers, temperature=temperature, n_calibration=calibrated_on,
+        state=NOTHING, orientations=IDENTITY_ONLY, fold_logits=answers, temperature=temperature,
+        n_calibration=calibrated_on,
         fold_states=(), fold_orientations=tuple(IDENTITY_ONLY for _ in answers), phase2_init=NOTHING, fold_inits=(), history=(),
     )  # fmt: skip
 
