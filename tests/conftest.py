@@ -40,6 +40,12 @@ def run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
+def compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tiny network chooses and compiles what computes its frozen stages itself."""
+    monkeypatch.setattr("tests.support.backbones.SHARES_COMPILED", False)
+
+
+@pytest.fixture
 def four_threads() -> Iterator[None]:
     """As a machine with more cores has them."""
     threads = torch.get_num_threads()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tests.support.photos import PREPROCESSING, SIZE
 from torch import Tensor, nn
 
+from unfreeze.acceleration.frozen import choose_engine
 from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, assemble
 from unfreeze.models.backbone import new_head as new_head
 from unfreeze.models.state import ModelState
 
 CPU = torch.device("cpu")
+SHARES_COMPILED = True
+"""Whether tiny networks of the same weights share what computes their frozen stages; the fixture ``compiled_anew`` ends it."""
+COMPILED: dict[str, dict[Any, Any]] = {}
 
 
 class TinyCnn(nn.Module):
@@ -88,7 +94,14 @@ def _backbone(module: nn.Module, name: str, classifier: str, outputs: int) -> Ba
             nn.init.kaiming_normal_(layer.weight)
     shake(module)
     network = Network(module, classifier, outputs, (), PREPROCESSING)
-    return assemble(name, Architecture("timm", name), network, CPU)
+    backbone = assemble(name, Architecture("timm", name), network, CPU)
+    if SHARES_COMPILED:
+        compiled = COMPILED.setdefault(backbone.fingerprint(), {})
+        if not compiled:
+            choose_engine(backbone)
+            compiled.update(backbone.compiled)
+        backbone.compiled.update(compiled)
+    return backbone
 
 
 def tiny_cnn(*, dropout: float = 0.0, outputs: int = 7) -> Backbone:

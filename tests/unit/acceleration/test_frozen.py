@@ -24,7 +24,7 @@ from unfreeze.models.backbone import Architecture, Backbone, BatchNorm, Network,
 from unfreeze.models.networks import build
 from unfreeze.torchvision_shim import ensure_torchvision
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "compiled_anew")
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ from unfreeze.acceleration.openvino import openvino_version
 from unfreeze.acceleration.probe import probe_images
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, in_float32
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "compiled_anew")
 
 IMAGES = torch.randn(16, 3, *PREPROCESSING.size, generator=torch.Generator().manual_seed(0))
 

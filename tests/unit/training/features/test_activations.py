@@ -35,7 +35,7 @@ from unfreeze.training.features.engine_cache import engine_of
 from unfreeze.training.finetune.loop import finetune
 from unfreeze.training.recipes import TEXTBOOK_AUG
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "compiled_anew")
 
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
 Wanted = dict[int, Sequence[int]]

@@ -18,7 +18,7 @@ from unfreeze.models.freezing import StagePlan, plan_from
 from unfreeze.training.features.activations import Activations
 from unfreeze.training.finetune.parallel import ProgressFn, n_parallel, parallel_slowdown, run_parallel
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "compiled_anew")
 
 BACKBONES = pytest.mark.parametrize("make", [tiny_cnn, tiny_vit])
 
