@@ -114,32 +114,6 @@ def test_the_report_is_written_by_train_and_again_from_the_folder_alone(
     assert f"<td>{metadata.version('torch')}</td>" in written  # not torch's own word, which names its kind, too
 
 
-def test_training_gets_no_photo_of_the_test_set(
-    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Not even by number: what training is given holds the paths and labels of the training photos, and no others."""
-    from unfreeze.training.features.training_features import TrainingFeatures
-    from unfreeze.training.phase_one import HeadOnlyResult, train_head
-    from unfreeze.training.recipe import Recipe
-
-    given: list[TrainingFeatures] = []
-
-    def spied(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
-        given.append(features)
-        return train_head(features, recipe)
-
-    monkeypatch.setattr("unfreeze.pipeline.train_head", spied)
-    assert command("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again")) == 0
-    (features,) = given
-    data = features.data
-    with (run / "splits.csv").open(encoding="utf-8") as file:
-        trained = [row for row in csv.DictReader(file) if row["split"] == "train"]
-    for renderer in (features.final.renderer, *(fold.renderer for fold in features.by_fold)):
-        assert [path.relative_to(photos).as_posix() for path in renderer.paths] == [row["file_name"] for row in trained]
-        assert len(renderer.digests) == len(data.labels) == len(data.ids) == len(trained)
-    assert sorted(data.train) == list(range(len(trained)))
-
-
 def test_every_photo_is_scored_by_models_that_never_saw_it(
     photos: Path, reference: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,9 +181,31 @@ def test_the_frozen_part_ships_as_it_was_pretrained_to_the_bit(run: Path) -> Non
     assert all(torch.equal(shipped[name], pretrained[name]) for name in below)
 
 
-def test_the_same_seed_gives_the_same_weights_to_the_bit(run: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bits_and_training_gets_no_test_photo(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even by number: what training is given holds the paths and labels of the training photos, and no others."""
+    from unfreeze.training.features.training_features import TrainingFeatures
+    from unfreeze.training.phase_one import HeadOnlyResult, train_head
+    from unfreeze.training.recipe import Recipe
+
+    given: list[TrainingFeatures] = []
+
+    def spied(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
+        given.append(features)
+        return train_head(features, recipe)
+
+    monkeypatch.setattr("unfreeze.pipeline.train_head", spied)
     words = ("train", "--config", str(run / "args.toml"), "--out", str(tmp_path / "again"), "--cache-gib", "0")
     assert command(*words) == 0
+    (features,) = given
+    data = features.data
+    with (run / "splits.csv").open(encoding="utf-8") as file:
+        trained = [row for row in csv.DictReader(file) if row["split"] == "train"]
+    for renderer in (features.final.renderer, *(fold.renderer for fold in features.by_fold)):
+        assert [path.relative_to(photos).as_posix() for path in renderer.paths] == [row["file_name"] for row in trained]
+        assert len(renderer.digests) == len(data.labels) == len(data.ids) == len(trained)
+    assert sorted(data.train) == list(range(len(trained)))
     first, again = (folder / "model" / "model.safetensors" for folder in (run, tmp_path / "again"))
     assert first.read_bytes() == again.read_bytes()
     assert tomllib.loads((tmp_path / "again" / "args.toml").read_text("utf-8"))["depth"] == "blocks.6"

@@ -15,7 +15,7 @@ from unfreeze.models.state import ModelState
 
 CPU = torch.device("cpu")
 SHARES_COMPILED = True
-"""Whether tiny networks of the same weights share what computes their frozen stages; the fixture ``compiled_anew`` ends it."""
+"""Whether tiny networks of the same weights share what computes their frozen stages; see the fixture ``compiled_anew``."""
 COMPILED: dict[str, dict[Any, Any]] = {}
 
 

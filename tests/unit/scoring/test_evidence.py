@@ -35,7 +35,8 @@ def one(answers: Answers, temperature: float, calibrated_on: int = 30) -> HeadOn
     return HeadOnlyResult(
         state=NOTHING, orientations=IDENTITY_ONLY, fold_logits=answers, temperature=temperature,
         n_calibration=calibrated_on,
-        fold_states=(), fold_orientations=tuple(IDENTITY_ONLY for _ in answers), phase2_init=NOTHING, fold_inits=(), history=(),
+        fold_states=(), fold_orientations=tuple(IDENTITY_ONLY for _ in answers), phase2_init=NOTHING,
+        fold_inits=(), history=(),
     )  # fmt: skip
 
 
@@ -230,7 +231,7 @@ def by_chance(seed: int, apart: float = 0.0) -> tuple[float, bool, float]:
 
 
 def test_shuffled_labels_prove_nothing_and_flatter_nothing() -> None:
-    found = [by_chance(seed) for seed in range(200)]
+    found = [by_chance(seed) for seed in range(120)]
     assert np.mean([proven for _, proven, _ in found]) <= 0.05
     assert abs(np.mean([gain for gain, _, _ in found])) < 0.02
     assert (
