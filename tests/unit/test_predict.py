@@ -24,7 +24,7 @@ from unfreeze.predict import (
     probabilities,
 )
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "compiled_anew")
 
 NAMES = ("cat", "dog", "owl")
 ENGINES = {"plain": 10**6, "built": 1}
