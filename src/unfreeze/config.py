@@ -145,14 +145,19 @@ class Settings(Common):
     @model_validator(mode="before")
     @classmethod
     def _take_former_names(cls, values: object) -> object:
-        if not isinstance(values, dict):
-            return values
-        for former, name in FORMER_NAMES.items():
-            if former in values and name in values:
-                raise ValueError(
-                    f"--{former.replace('_', '-')} is the former name of --{name.replace('_', '-')}: give one"
-                )
-        return {FORMER_NAMES.get(name, name): value for name, value in values.items()}
+        return _in_present_names(values) if isinstance(values, dict) else values
+
+
+def _in_present_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings under their present names.
+
+    Raises:
+        ValueError: A setting stands under both.
+    """
+    for former, name in FORMER_NAMES.items():
+        if former in values and name in values:
+            raise ValueError(f"--{former.replace('_', '-')} is the former name of --{name.replace('_', '-')}: give one")
+    return {FORMER_NAMES.get(name, name): value for name, value in values.items()}
 
 
 class TrainConfig(Settings):
@@ -265,9 +270,9 @@ def read_config(path: Path) -> dict[str, Any]:
     """Read settings from a TOML file, such as a run's ``args.toml``.
 
     Raises:
-        ConfigError: The file is unreadable, or no TOML.
+        ConfigError: The file is unreadable, or no TOML, or has a setting under its former and its present name.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return _in_present_names(tomllib.loads(path.read_text("utf-8")))
+    except (OSError, ValueError) as error:  # TOML's and Unicode's errors are ValueErrors
         raise ConfigError(f"The configuration can't be read: {error}", where=path) from error

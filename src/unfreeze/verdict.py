@@ -176,7 +176,7 @@ class Verdict(_Section):
             if isinstance(figures, dict) and figures.get("schema", 1) == 1:
                 text = json.dumps(upgrade_schema1(figures))
             return cls.model_validate_json(text)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             cause = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             raise RunError(
                 f"The verdict can't be read: {cause}.",

@@ -486,3 +486,19 @@ def test_interrupted_it_says_what_is_left(photos: Path, tmp_path: Path) -> None:
     assert process.returncode == 130
     assert left == "unfreeze: interrupted; an unfinished run has no verdict.json\n"
     assert not (tmp_path / "run" / "verdict.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "x", "--light=blue"], "--color-jitter"),
+        (["train", "x", "--anchor", "1000"], "--distill"),
+        (["train", "--", "--light"], "where: --light"),
+        (["models", "--light"], "--light"),
+    ],
+)
+def test_former_flags_are_those_of_train_and_no_other_words(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(*words) == 2
+    assert told in capsys.readouterr().err

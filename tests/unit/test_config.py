@@ -202,3 +202,21 @@ def test_a_comparison_refuses_what_it_has_no_use_for(flag: str, settings: dict[s
 def test_a_comparison_has_defaults() -> None:
     plain = make_comparison({"photos": "photos"})
     assert (plain.seeds, plain.epochs, plain.test_size, plain.out) == (3, 10, None, None)
+
+
+def test_former_names_in_a_file_are_todays_so_that_flags_win(tmp_path: Path) -> None:
+    path = tmp_path / "args.toml"
+    path.write_text('anchor = 0.5\nlight = "varied"\n', "utf-8")
+    values = read_config(path) | {"distill": 1.0, "photos": "x"}
+    config = make_config(values)
+    assert (config.distill, config.color_jitter) == (1.0, "varied")
+    assert make_config({"photos": "x", "fresh_views": 2}).new_views == 2
+
+
+def test_a_setting_under_both_names_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "args.toml"
+    path.write_text("anchor = 0.5\ndistill = 1\n", "utf-8")
+    with pytest.raises(ConfigError, match="--anchor is the former name of --distill"):
+        read_config(path)
+    with pytest.raises(ConfigError, match="--anchor is the former name of --distill"):
+        make_config({"photos": "x", "anchor": 0.5, "distill": 1.0})

@@ -117,6 +117,7 @@ def edited(**changes: Any) -> str:
         edited(shipped="both"),
         edited(news=1),
         edited(cost=3),
+        "[" * 200_000,
     ],
 )
 def test_damaged_and_later_verdicts_are_refused(text: str) -> None:

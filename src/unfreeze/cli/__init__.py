@@ -111,7 +111,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run the command line on ``words`` (None: ``sys.argv``); exit with 2 for the user's mistakes and 1 for ours."""
     try:
         arguments = sys.argv[1:] if words is None else words
-        app([_rename_flag(word) for word in arguments], exit_on_error=False, print_error=False)
+        app(_in_present_names(arguments), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         print(f"unfreeze: {_reason(error)}", file=sys.stderr)
         sys.exit(USER_MISTAKE)
@@ -131,13 +131,16 @@ def main(words: Sequence[str] | None = None) -> None:
         sys.exit(OUR_MISTAKE)
 
 
-def _rename_flag(word: str) -> str:
-    """Return a flag with a former name under its present name, with its value where one is attached."""
+def _in_present_names(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with former flags of ``train`` under their present names."""
     from unfreeze.config import FORMER_NAMES
 
+    if words[:1] != ["train"]:
+        return list(words)
     flags = {f"--{former}".replace("_", "-"): f"--{name}".replace("_", "-") for former, name in FORMER_NAMES.items()}
-    flag, is_attached, value = word.partition("=")
-    return flags.get(flag, flag) + is_attached + value
+    end = words.index("--") if "--" in words else len(words)  # no flags stand behind it
+    split = [word.partition("=") for word in words[:end]]
+    return [*(flags.get(flag, flag) + equals + value for flag, equals, value in split), *words[end:]]
 
 
 def _reason(error: CycloptsError) -> str:

@@ -54,12 +54,12 @@ def low_rank(plan: StagePlan, backbone: Backbone) -> Iterator[None]:
         if row.trainable and row.subset == "lora"
         for layer in attention_layers(stage.module)
     ]
-    for layer in layers:
-        parametrize.register_parametrization(layer, "weight", LowRank(layer.weight))
     try:
+        for layer in layers:
+            parametrize.register_parametrization(layer, "weight", LowRank(layer.weight))
         yield
     finally:
-        for layer in layers:
+        for layer in filter(parametrize.is_parametrized, layers):
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
             bias = layer.bias
             del layer.bias

@@ -77,8 +77,13 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         )  # the oldest runs have the plain view alone
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged from error
+    if not orientations:
+        raise damaged
     tensors = read_weights(folder / WEIGHTS)
-    network = replace(build(architecture), preprocessing=preprocessing, num_classes=0, labels=())
+    try:
+        network = replace(build(architecture), preprocessing=preprocessing, num_classes=0, labels=())
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # arguments that no network takes
+        raise damaged from error
     weight = tensors.pop(f"{network.classifier}.weight", None)
     bias = tensors.pop(f"{network.classifier}.bias", None)
     try:

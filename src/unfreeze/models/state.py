@@ -42,6 +42,10 @@ class ModelState:
         return replace(self, stages=[tensors | old for tensors, old in zip(self.stages, buffers, strict=True)])
 
 
+PRETRAINED = ModelState([], {})
+"""The network as it was pretrained, without a head."""
+
+
 def state_of(backbone: Backbone, head: Head, boundary: int) -> ModelState:
     """Return a copy of the current stages from ``boundary`` on and of the head."""
     return ModelState(

@@ -178,5 +178,5 @@ def load(folder: str | Path, device: str = "auto") -> Run:
         RunError: ``folder`` has no run, the run never finished, or a later version wrote it.
     """
     run_folder = open_run(Path(folder))
-    verdict = Verdict.from_json(run_folder.verdict.read_text("utf-8"), str(run_folder.verdict))
+    verdict = Verdict.from_json(run_folder.verdict.read_text("utf-8", errors="replace"), str(run_folder.verdict))
     return Run(run_folder, verdict, device)

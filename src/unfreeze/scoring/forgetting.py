@@ -15,7 +15,7 @@ from unfreeze.evaluation.forgetting import Forgetting, divergence, forgetting, r
 from unfreeze.evaluation.similarity import linear_cka, probe
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone, pool
-from unfreeze.models.state import ModelState, loaded
+from unfreeze.models.state import PRETRAINED, ModelState, loaded
 from unfreeze.predict import Logits, evaluation_mode, to_model_input
 from unfreeze.scoring.held_out import EvaluationSet, Indices, evaluation_set
 from unfreeze.training.features.demand import held_out_request
@@ -48,7 +48,6 @@ class OriginalOutputs:
 
 
 BeforeAndAfter = tuple[OriginalOutputs, OriginalOutputs]
-PRETRAINED = ModelState([], {})
 
 
 def original_outputs(

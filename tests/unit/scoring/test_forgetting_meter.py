@@ -16,10 +16,9 @@ from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
-from unfreeze.models.state import ModelState, loaded, random_head
+from unfreeze.models.state import PRETRAINED, ModelState, loaded, random_head
 from unfreeze.predict import photo_batches, to_model_input
 from unfreeze.scoring.forgetting import (
-    PRETRAINED,
     ForgettingMeter,
     forgetting_meter,
     measure_forgetting,

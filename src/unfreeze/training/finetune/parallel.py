@@ -15,6 +15,7 @@ import torch
 
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, apply, trainable_parameters
+from unfreeze.models.state import PRETRAINED, loaded
 from unfreeze.predict import to_model_input
 from unfreeze.runtime import progress_bar
 from unfreeze.training.features.activations import Activations
@@ -60,7 +61,7 @@ def _uses_random_numbers(backbone: Backbone, source: Activations, plan: StagePla
     if any(row.bn == "train" or (row.trainable and row.subset == "lora") for row in plan.rows):
         return True
     (x,) = source.batches([0], [0], 1)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), loaded(backbone, PRETRAINED):
         rng_state = torch.get_rng_state()
         apply(plan, backbone)
         backbone.run(to_model_input(x, backbone, source.boundary), source.boundary)

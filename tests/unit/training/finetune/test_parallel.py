@@ -117,6 +117,23 @@ def test_where_steps_draw_random_numbers_there_is_one(photos: tuple[Path, ...]) 
 
 
 @pytest.mark.usefixtures("four_threads")
+def test_looking_for_random_numbers_leaves_nothing_trainable(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny_cnn()
+    source = source_of(backbone, photos)
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unfreeze.training.finetune.parallel.to_model_input", fail)
+    with pytest.raises(KeyboardInterrupt):
+        n_parallel(backbone, source, plan(backbone), 16, 3)
+    assert not any(value.requires_grad for value in backbone.network.module.parameters())
+    assert not any(stage.module.training for stage in backbone.stages)
+
+
+@pytest.mark.usefixtures("four_threads")
 @pytest.mark.parametrize(("batch_size", "together"), [(1, 3), (32, 3), (33, 1)])
 def test_where_steps_are_on_many_photos_there_is_one(photos: tuple[Path, ...], batch_size: int, together: int) -> None:
     backbone = tiny_cnn()
