@@ -6,13 +6,11 @@ predictions are made on the other folds, so that the predictions of all folds ar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from itertools import chain
 
 from unfreeze.evaluation.calibration import fit_temperature
-from unfreeze.evaluation.selection import Choice, FoldIds, ModelSelector
+from unfreeze.evaluation.selection import Choice, ModelSelector
 from unfreeze.models.state import ModelState, interpolate
 from unfreeze.predict import Logits
 from unfreeze.training.features.training_features import TrainingFeatures
@@ -96,49 +94,39 @@ def fine_tune(
     def model_at(choice: Choice) -> ModelState:
         return interpolate(pretrained, phase1.phase2_init, trials[choice.trial].fold_states[-1], choice.alpha)
 
-    @cache
-    def is_affordable(choice: Choice) -> bool:
-        return within_budget(model_at(choice))
-
-    def by_preference(n_trials: int, by: FoldIds) -> Iterator[Choice]:
-        """Yield the folds' choice among the first trials, then their choice nearer to phase 1, and so on."""
-        options = [trial.val_logits_by_alpha for trial in trials[:n_trials]]
-        while any(options):
-            choice = selector.select(options, by)
-            yield choice
-            options[choice.trial] = {a: logits for a, logits in options[choice.trial].items() if a < choice.alpha}
-
-    choices = by_preference(searched.considered_by_all, selector.all_folds)
-    preferred = next(choices)
-    choice = next(filter(is_affordable, chain([preferred], choices)), None)
-    if choice is None:
-        warnings.append(_over_budget(preferred, recipe, "phase 1"))
-        return _rolled_back(phase1, trials, warnings)
+    options, by_all = [trial.val_logits_by_alpha for trial in trials], searched.considered_by_all
+    preferred = choice = selector.select(options[:by_all], selector.all_folds)
+    while not within_budget(state := model_at(choice)):
+        options[choice.trial] = {a: logits for a, logits in options[choice.trial].items() if a < choice.alpha}
+        if not any(options[:by_all]):
+            warnings.append(_over_budget(preferred, recipe, "phase 1"))
+            return _rolled_back(phase1, trials, warnings)
+        choice = selector.select(options[:by_all], selector.all_folds)
     if choice != preferred:
         warnings.append(_over_budget(preferred, recipe, f"alpha {choice.alpha:g}"))
 
     fold_logits, fold_states, fold_accepted = [], [], []
     for fold, considered in zip(selector.all_folds, searched.considered, strict=True):
-        others = selector.other_folds(fold)
-        fold_choice = next(filter(is_affordable, by_preference(considered, others)), None)
-        if fold_choice is None:  # all candidates that the other folds would have tried failed, or forget too much
+        others, fold_options = selector.other_folds(fold), options[:considered]
+        if not any(fold_options):  # all candidates that the other folds would have tried failed, or forget too much
             fold_logits.append(phase1.fold_logits[fold])
             fold_states.append(phase1.fold_states[fold])
             fold_accepted.append(False)
             continue
-        logits = trials[fold_choice.trial].val_logits_by_alpha[fold_choice.alpha]
+        fold_choice = selector.select(fold_options, others)
+        logits = fold_options[fold_choice.trial][fold_choice.alpha]
         fold_logits.append(logits[fold])
         tuned = trials[fold_choice.trial].fold_states[fold]
         fold_states.append(interpolate(pretrained, phase1.fold_inits[fold], tuned, fold_choice.alpha))
         fold_accepted.append(selector.accepts(logits, others))
     return TwoPhaseResult(
-        state=model_at(choice),
+        state=state,
         trial=trials[choice.trial],
         alpha=choice.alpha,
         fold_logits=tuple(fold_logits),
         temperature=fit_temperature(concat_folds(fold_logits, data.n_classes), fold_labels(folds, data)),
         n_calibration=features.folds.n_validation,
-        accepted=selector.accepts(trials[choice.trial].val_logits_by_alpha[choice.alpha], selector.all_folds),
+        accepted=selector.accepts(options[choice.trial][choice.alpha], selector.all_folds),
         fold_accepted=tuple(fold_accepted),
         fold_states=tuple(fold_states),
         history=tuple(row for trial in trials for row in trial.history),
