@@ -140,11 +140,9 @@ def _test_request(
     cache: FeatureCache, backbone: Backbone, test: Renderer, boundary: int, orientations: Sequence[Orientation]
 ) -> ActivationRequest:
     """Return the request for the test images in all orientations, or in the plain one where an earlier run used no other."""
-    plain = held_out_request(test, boundary)
-    if not test.paths or cache_misses(cache, backbone, [plain]):
-        return held_out_request(test, boundary, orientations)
-    averaged = held_out_request(test, boundary, orientations)
-    return plain if cache_misses(cache, backbone, [averaged]) else averaged
+    plain, averaged = held_out_request(test, boundary), held_out_request(test, boundary, orientations)
+    is_plain = cache_misses(cache, backbone, [averaged]) and not cache_misses(cache, backbone, [plain])
+    return plain if is_plain else averaged
 
 
 def order_by_cache_hits(

@@ -73,7 +73,7 @@ def _namespace(
     smoothing: float,
 ) -> CacheNamespace:
     features = cache_key(cache, backbone, renderer, backbone.head_boundary, data.train.tolist(), views)
-    labels, fold = data.labels[torch.from_numpy(data.train)].tolist(), data.fold.tolist()
+    labels, fold = data.train_labels.tolist(), data.fold.tolist()
     settings = f"{labels} {fold} {data.n_classes} {len(views)} {smoothing} {torch.get_num_threads()}"
     return cache.namespace("head", FORMAT, *features, settings)
 
