@@ -49,6 +49,11 @@ class EvaluationSet:
         batches = self.activations.batches(images, [orientation] * len(images), EVALUATION_BATCH)
         return progress_bar(batches, description, total=-(-len(images) // EVALUATION_BATCH))
 
+    def features_below(self, orientation: Orientation) -> Tensor | None:
+        """Return the features that the head reads from stages below the boundary, shape (N, D); None if it reads none."""
+        images = self.images.tolist()
+        return self.activations.features_below(images, [orientation] * len(images))
+
 
 def evaluation_set(
     cache: FeatureCache, backbone: Backbone, request: ActivationRequest, labels: Indices | None = None
@@ -76,7 +81,13 @@ def predict_held_out(
     """Return a model's logits for held-out images, shape (N, C): the mean over ``orientations``."""
     with loaded(backbone, state) as head:
         by_orientation = [
-            predict_logits(backbone, head, held_out.batches("predicting test photos", orientation), held_out.boundary)
+            predict_logits(
+                backbone,
+                head,
+                held_out.batches("predicting test photos", orientation),
+                held_out.boundary,
+                below=held_out.features_below(orientation),
+            )
             for orientation in orientations
         ]
     mean: Logits = np.stack(by_orientation).mean(axis=0)
