@@ -229,9 +229,14 @@ class StagePooling:
     n_class_tokens: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return features, shape (N, D): the mean of maps; of tokens, the class token and the mean of the patches."""
-        if x.dim() == 4 and channels_last((x.shape[1], x.shape[2], x.shape[3]), self.size):
-            return x.mean(dim=(1, 2))
+        """Return features, shape (N, D).
+
+        Of maps, each channel's mean and maximum are taken; of tokens, the class token and the mean of the patches.
+        """
+        if x.dim() == 4:
+            last = channels_last((x.shape[1], x.shape[2], x.shape[3]), self.size)
+            where = (1, 2) if last else (2, 3)
+            return torch.cat([x.mean(dim=where), x.amax(dim=where)], dim=1)
         if x.dim() == 3 and self.n_class_tokens:
             return torch.cat([x[:, 0], x[:, self.n_class_tokens :].mean(dim=1)], dim=1)
         return pool(x)

@@ -53,7 +53,11 @@ def by_hand(backbone: Backbone, x: Tensor) -> Tensor:
     for number, stage in enumerate(backbone.stages):
         x = stage.module(x)
         if number in STAGES:
-            blocks.append(torch.cat([x[:, 0], x[:, 1:].mean(1)], 1) if x.dim() == 3 else x.flatten(2).mean(2))
+            blocks.append(
+                torch.cat([x[:, 0], x[:, 1:].mean(1)], 1)
+                if x.dim() == 3
+                else torch.cat([x.flatten(2).mean(2), x.flatten(2).amax(2)], 1)
+            )
     return torch.cat([*blocks, pool(x)], 1)
 
 
@@ -143,16 +147,19 @@ def test_the_trainable_stages_compute_the_features_above_the_boundary(make: Call
     assert all(value.grad is None for value in backbone.stages[0].module.parameters())
 
 
-def test_a_head_on_standardised_features_is_scikit_learns() -> None:
+def test_a_head_on_several_stages_is_scikit_learns_on_blocks_of_one_variance() -> None:
     random = np.random.default_rng(0)
     labels = torch.arange(60) % 3
     features = torch.from_numpy(random.normal(size=(60, 1, 8))).float()
     features[:, 0, 0] += labels
-    features = features * torch.tensor([1e3, 1, 1e-2, 1, 1, 50, 1, 1]) + torch.tensor([9e3, 5, 0, 0, 0, 0, 0, 0])
-    features[:, :, 7] = 4.0  # constant: no head may read rounding
-    fit = fit_head(features, labels, np.arange(60) // 3 % 5, 3, standardise=True)
+    features = features * torch.tensor([1e3, 5e2, 1, 2, 1, 50, 20, 1]) + torch.tensor([9e3, 5, 0, 0, 0, 0, 0, 0])
+    features[:, :, 7] = 4.0  # a stage whose output is constant says nothing
+    fit = fit_head(features, labels, np.arange(60) // 3 % 5, 3, blocks=(2, 3, 2, 1))
     x = features[:, 0].double().numpy()
-    standard = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1) / np.sqrt(7)
+    standard = x - x.mean(0)
+    for block in (slice(0, 2), slice(2, 5), slice(5, 7)):
+        standard[:, block] /= np.sqrt(standard[:, block].var(0).mean())
+    standard /= np.sqrt((standard**2).sum(1).mean())
     theirs = LogisticRegression(C=1 / (fit.l2 * 60), tol=1e-10, max_iter=10000).fit(standard, labels)
     np.testing.assert_allclose(fit.head.probabilities(features[:, 0]), theirs.predict_proba(standard), atol=2e-4)
     assert not fit.head.weight[:, 7].any()

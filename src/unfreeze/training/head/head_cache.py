@@ -47,7 +47,8 @@ def fit_head_cached(
         return _deserialise(read_rows([rows[KEY]])[0])
     labels = data.labels[torch.from_numpy(data.train)]
     features = pooled_features(at_head, data.train.tolist(), views)
-    fit = fit_head(features, labels, data.fold, data.n_classes, smoothing, standardise=bool(backbone.head_stages))
+    blocks = backbone.block_dims if backbone.head_stages else ()
+    fit = fit_head(features, labels, data.fold, data.n_classes, smoothing, blocks)
     with namespace.write() as writer:
         writer.append([KEY], _serialise(fit)[None])
     return fit

@@ -2,12 +2,13 @@
 
 The L2 penalty is chosen by cross-validation over a path from strong to weak, each solve warm-started from the last (the
 sweep of Kornblith et al. 2019, section 3, and of LP-FT, Kumar et al. 2022, appendix B).  The features are centred and
-divided by one common scale, so the same path serves every backbone; those of several stages, whose scales differ by
-orders of magnitude, are standardised first.
+divided by one common scale, so the same path serves every backbone; of several stages, whose scales differ by orders
+of magnitude, each has a scale of its own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +26,6 @@ PATIENCE = 2  # penalties after the best before the path ends: up to noise, the 
 Z_CLEARLY_WORSE = 2.0  # the path also ends at a penalty that is worse than the best by this many standard errors
 TOLERANCE = 1e-9  # relative excess over the minimum of its objective that a shipped head may have
 GRADIENT_NORM = 1e-6  # the largest absolute entry of its gradient; the loss is a mean, of order 1
-SMALLEST_DEVIATION = 1e-6  # relative to the largest feature's: what varies less is rounding
 PATH_TOLERANCE = 1e-6  # the same as TOLERANCE along the path: held-out probabilities are then exact to half a percent
 
 Array = NDArray[np.float64]
@@ -49,7 +49,11 @@ class Linear:
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Standardisation of features: subtract ``center`` (D,), then multiply by ``scale`` (D,), 0 for constant features."""
+    """Standardisation of the features of several stages: subtract ``center`` (D,), then multiply by ``scale`` (D,).
+
+    All features of a stage have one scale, so that their mean variance is 1: what varies more within a stage says more
+    (benchmarks/RESULTS.md, "The head on several stages").  It is 0 for a stage whose features are constant.
+    """
 
     center: Tensor
     scale: Tensor
@@ -94,7 +98,7 @@ def fit_head(
     fold: NDArray[np.int64],
     classes: int,
     smoothing: float = 0.0,
-    standardise: bool = False,
+    blocks: Sequence[int] = (),
 ) -> HeadFit:
     """Solve phase 1.
 
@@ -105,12 +109,12 @@ def fit_head(
         fold: The fold of each image, 0 to k - 1, shape (N,).
         classes: Number of classes C; a fold may lack some.
         smoothing: Label smoothing of phase 2; with 0, phase 2 starts from the head of phase 1.
-        standardise: Whether each feature is divided by its standard deviation, as those of several stages should be.
+        blocks: The number of features of each stage, which are scaled apart; empty: one scale for all.
     """
     device = torch.device("cpu") if features.device.type == "mps" else features.device  # Apple's GPUs lack float64
     rows = features.to(device).flatten(0, 1)
     with limit_threads(len(rows) * min(rows.shape) * classes * (int(fold.max()) + 1)):
-        standardisation = _standardisation(rows) if standardise else None
+        standardisation = _standardisation(rows, blocks) if blocks else None
         scaled, space = _scale(rows, standardisation)
         fit = _fit(scaled, space, features.shape[1], labels.to(device), fold, classes, smoothing)
         return replace(fit, standardisation=standardisation)
@@ -197,15 +201,14 @@ class _Space:
         return Linear(weight.cpu(), (bias - weight @ self.center).cpu())
 
 
-def _standardisation(features: Tensor) -> Standardisation:
-    """Return the standardisation of features (rows, D) by their own means and standard deviations, in float64."""
-    blocks = torch.split(features, BLOCK_ROWS)
-    center = torch.stack([x.double().sum(dim=0) for x in blocks]).sum(dim=0) / len(features)
-    squares = torch.stack([(x.double() - center).square().sum(dim=0) for x in blocks]).sum(dim=0)
-    deviation = (squares / len(features)).sqrt()
-    varies = deviation > SMALLEST_DEVIATION * deviation.max().clamp_min(1e-12)
-    scale = torch.where(varies, 1 / deviation.clamp_min(1e-300), 0.0)
-    return Standardisation(center.cpu(), scale.cpu())
+def _standardisation(features: Tensor, blocks: Sequence[int]) -> Standardisation:
+    """Return the standardisation of features (rows, D), whose columns are consecutive ``blocks``, in float64."""
+    parts = torch.split(features, BLOCK_ROWS)
+    center = torch.stack([x.double().sum(dim=0) for x in parts]).sum(dim=0) / len(features)
+    variance = torch.stack([(x.double() - center).square().sum(dim=0) for x in parts]).sum(dim=0) / len(features)
+    deviation = torch.stack([each.mean().sqrt() for each in torch.split(variance, list(blocks))])
+    scale = torch.where(deviation > 0, 1 / deviation.clamp_min(1e-300), 0.0)
+    return Standardisation(center.cpu(), scale.repeat_interleave(torch.tensor(blocks, device=scale.device)).cpu())
 
 
 def _scale(features: Tensor, standardisation: Standardisation | None = None) -> tuple[Tensor, _Space]:
