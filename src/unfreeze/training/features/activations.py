@@ -209,7 +209,7 @@ def _namespaces(
 
 
 def _below(backbone: Backbone) -> str:
-    return f"features of stages {backbone.head_stages}"
+    return f"mean and maximum of stages {backbone.head_stages}"
 
 
 def group_by_image(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
