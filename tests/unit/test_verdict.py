@@ -13,7 +13,9 @@ from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
+from unfreeze.orientations import Orientation
 from unfreeze.verdict import Cost, Data, FrozenEngine, Model, Point, ScoreSheet, TrialSummary, Verdict, frozen_engine
+from unfreeze.views import CROP, PLAIN, EvaluationView
 
 HEAD_ONLY = Scores(200, 0.8, (0.74, 0.85), 0.79, (0.7, 0.86), 0.6, (0.5, 0.7), 0.05, (0.02, 0.09))
 TWO_PHASE = replace(HEAD_ONLY, accuracy=0.9, accuracy_ci95=(0.85, 0.934))
@@ -130,7 +132,8 @@ def test_a_verdict_of_the_first_schema_is_read() -> None:
     first = json.loads(text)
     verdict = Verdict.from_json(text, "verdict.json")
     assert json.loads(verdict.to_json())["schema"] == 2
-    assert verdict.model.orientations == ("identity", "flipped")
+    assert verdict.model.evaluation_views == (PLAIN, EvaluationView.of(CROP, Orientation.FLIPPED))
+    assert verdict.model.n_views == 2
     assert verdict.scores.protocol == first["scores"]["evidence"] == "cross_fitted"
     assert verdict.scores.shipped.accuracy == first["scores"]["shipped"]["accuracy"]
     (trial,) = verdict.trials

@@ -42,7 +42,7 @@ def test_good_photos_pass_unchanged(tmp_path: Path) -> None:
     checked = check(photos)
     digests = [hashlib.sha256(sample.path.read_bytes()).hexdigest() for sample in photos.samples]
     expected = [
-        replace(sample, digest=digest, short_side=40) for sample, digest in zip(photos.samples, digests, strict=True)
+        replace(sample, digest=digest, size=(40, 40)) for sample, digest in zip(photos.samples, digests, strict=True)
     ]
     assert list(checked.samples) == expected
     assert drop_unreadable(photos).samples == checked.samples
@@ -60,7 +60,7 @@ def test_known_photos_are_hashed_but_not_decoded(tmp_path: Path, monkeypatch: py
         return decode(path, enough)
 
     monkeypatch.setattr("unfreeze.data.checks.decode", noted)
-    known = {sample.digest: sample.short_side for sample in first.samples if sample.file_name != "a/3.png"}
+    known = {sample.digest: sample.size for sample in first.samples if sample.file_name != "a/3.png"}
     assert check(photos, known) == first
     assert drop_unreadable(photos, known).samples == first.samples
     assert [path.name for path in decoded] == ["3.png", "3.png"]

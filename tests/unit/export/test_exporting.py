@@ -29,20 +29,21 @@ from unfreeze.files import write_table, write_text
 from unfreeze.models.backbone import Architecture, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.predict import photo_batches, probabilities
 from unfreeze.runs.folder import RunFolder
 from unfreeze.runs.run import Run
 from unfreeze.torchvision_shim import ensure_torchvision
+from unfreeze.views import PLAIN_ONLY, EvaluationView, Views
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ("cat", "dog, small", "Übergröße = ja")
-ROUND = (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)
+ROUND = tuple(map(EvaluationView, (0, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)))
 EXACT: tuple[Format, ...] = ("onnx", "torchscript", "safetensors")
 
 
-def classifier(name: str, orientations: tuple[Orientation, ...] = ROUND) -> Classifier:
+def classifier(name: str, shown: Views = ROUND) -> Classifier:
     """Return a model with random weights."""
     library, _, short = name.partition("/")
     architecture = Architecture(library, short)  # type: ignore[arg-type]
@@ -51,7 +52,7 @@ def classifier(name: str, orientations: tuple[Orientation, ...] = ROUND) -> Clas
         backbone = tiny_cnn() if name == "tiny_cnn" else assemble(name, architecture, build(architecture), CPU)
         head = Head(backbone.feature_dim, len(CLASSES))
         nn.init.normal_(head.weight)
-    return Classifier(backbone, head, CLASSES, orientations)
+    return Classifier(backbone, head, CLASSES, shown)
 
 
 def make(root: Path, model: Classifier, *, tested: bool = True) -> Run:
@@ -85,8 +86,8 @@ def views(run: Run) -> Tensor:
     return torch.cat(list(photo_batches(run._model.backbone, paths)))
 
 
-def expected(run: Run, images: Tensor, orientations: tuple[Orientation, ...] = ROUND) -> Any:
-    return probabilities(run._model.backbone, run._model.head, [images], orientations=orientations)
+def expected(run: Run, images: Tensor, shown: Views = ROUND) -> Any:
+    return probabilities(run._model.backbone, run._model.head, [images], views=shown)
 
 
 def by_onnx(place: Path, images: Tensor) -> Any:
@@ -144,7 +145,7 @@ def test_a_file_says_what_the_run_says_however_many_photos_it_gets(
 
 def test_poses_are_averaged_in_the_file(case: Case) -> None:
     images = views(case.run)
-    assert np.abs(expected(case.run, images, IDENTITY_ONLY) - expected(case.run, images)).max() > 1e-3
+    assert np.abs(expected(case.run, images, PLAIN_ONLY) - expected(case.run, images)).max() > 1e-3
 
 
 def test_timm_reproduces_the_logits_of_the_plain_view(case: Case) -> None:
@@ -175,7 +176,12 @@ def test_a_file_tells_how_to_use_it(case: Case) -> None:
         assert tuple(json.loads(labels)) == CLASSES
         assert tuple(json.loads(recipe)["size"]) == preprocessing.size
         assert tuple(json.loads(recipe)["mean"]) == preprocessing.mean
-        assert json.loads(recipe)["orientations"] == ["identity", "rot90", "rot180", "rot270"]
+        assert [view["orientation"] for view in json.loads(recipe)["views"]] == [
+            "identity",
+            "rot90",
+            "rot180",
+            "rot270",
+        ]
     assert told["unfreeze_version"] == unfreeze.__version__
     assert len(told["unfreeze_run_sha256"]) == 64
     assert str(Path(unfreeze.__file__).parent).encode() not in case.exported["onnx"].path.read_bytes()
@@ -218,7 +224,7 @@ def test_depthwise_convolutions_stay_float(case: Case, tmp_path: Path) -> None:
 
 
 def test_int8_of_a_cross_fitted_run_claims_no_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = classifier("tiny_cnn", IDENTITY_ONLY)
+    model = classifier("tiny_cnn", PLAIN_ONLY)
     monkeypatch.setattr("unfreeze.export.exporting.load_model", lambda folder, device: model)
     run = make(tmp_path, model, tested=False)
     exact, small = export(run, ["int8"])
@@ -266,7 +272,7 @@ def test_timm_that_says_something_else_is_an_error(small: Run) -> None:
 
 
 def test_a_network_of_torchvisions_is_for_unfreeze_to_open(tmp_path: Path) -> None:
-    run = make(tmp_path, classifier("torchvision/squeezenet1_1", IDENTITY_ONLY))
+    run = make(tmp_path, classifier("torchvision/squeezenet1_1", PLAIN_ONLY))
     (exported,) = export(run, ["safetensors"], out=tmp_path / "out")
     assert exported.note is not None
     assert "timm can't open" in exported.note

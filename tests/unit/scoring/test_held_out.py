@@ -28,6 +28,7 @@ from unfreeze.training.features.demand import held_out_request
 from unfreeze.training.finetune.loop import finetune
 from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import head_state
+from unfreeze.views import CROP, PLAIN, SQUEEZE, EvaluationView
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,15 +63,16 @@ def test_test_photos_are_seen_in_their_plain_view_alone(photos: tuple[Path, ...]
     assert source.renderer.paths == photos[12:]
 
 
-def test_orientations_are_averaged(photos: tuple[Path, ...]) -> None:
-    backbone, given, orientations = tiny_cnn(), task(photos, train=12), (Orientation.IDENTITY, Orientation.ROT180)
+def test_views_are_averaged(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    views = (PLAIN, EvaluationView.of(CROP, Orientation.ROT180), EvaluationView.of(SQUEEZE))
     how = recipe(backbone, candidate(backbone, 2))
-    test = set_up_test(inputs_of(backbone, photos, given), how, given.renderer, orientations)
+    test = set_up_test(inputs_of(backbone, photos, given), how, given.renderer, views)
     assert test is not None
     state = random_head(backbone, CLASSES, 0)
-    apart = [predict_held_out(backbone, state, test, (orientation,)) for orientation in orientations]
+    apart = [predict_held_out(backbone, state, test, (view,)) for view in views]
     assert not np.allclose(apart[0], apart[1], atol=1e-4)
-    np.testing.assert_allclose(predict_held_out(backbone, state, test, orientations), np.mean(apart, axis=0), atol=1e-6)
+    np.testing.assert_allclose(predict_held_out(backbone, state, test, views), np.mean(apart, axis=0), atol=1e-6)
 
 
 def test_without_test_photos_there_is_no_test_set(photos: tuple[Path, ...]) -> None:

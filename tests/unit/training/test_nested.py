@@ -17,7 +17,7 @@ from torch import Tensor
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.evaluation.selection import FoldIds, LogitsByAlpha, ModelSelector
 from unfreeze.models.state import ModelState
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.predict import Logits
 from unfreeze.training.features.activations import CachedActivations
 from unfreeze.training.features.cache_files import RowRef
@@ -26,11 +26,12 @@ from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import TwoPhaseResult, fine_tune
 from unfreeze.training.recipe import Candidate
 from unfreeze.training.search import SearchContext, Trial, search
+from unfreeze.views import PLAIN, PLAIN_ONLY, EvaluationView, Views
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FOLDS = 3
-BOTH = (Orientation.IDENTITY, Orientation.FLIPPED)
+BOTH = (PLAIN, EvaluationView(Orientation.FLIPPED))
 LIKED_BY = pytest.mark.parametrize("liked_by", range(FOLDS))
 
 
@@ -73,19 +74,19 @@ def test_orientations_that_only_one_folds_images_like_are_averaged_for_the_other
     features = training_features(backbone, given, recipe(backbone, judges=30))
     planted = FoldActivations(given.renderer, {}, planted_features(by_view, given.renderer))
     first = train_head(replace(features, final=planted, by_fold=(planted,) * FOLDS), how)
-    assert first.orientations == BOTH
-    assert first.fold_orientations == tuple(IDENTITY_ONLY if fold == liked_by else BOTH for fold in range(FOLDS))
-    for fold, (model, said, orientations) in enumerate(
-        zip(first.fold_states, first.fold_logits, first.fold_orientations, strict=True)
+    assert first.views == BOTH
+    assert first.fold_views == tuple(PLAIN_ONLY if fold == liked_by else BOTH for fold in range(FOLDS))
+    for fold, (model, said, views) in enumerate(
+        zip(first.fold_states, first.fold_logits, first.fold_views, strict=True)
     ):
         own = torch.from_numpy(given.data.fold == fold)
 
-        def answers(orientations: Sequence[Orientation], model: ModelState = model, own: Tensor = own) -> Logits:
-            mean = torch.stack([by_view[orientation][own] for orientation in orientations]).mean(dim=0)
+        def answers(views: Views, model: ModelState = model, own: Tensor = own) -> Logits:
+            mean = torch.stack([by_view[view][own] for view in views]).mean(dim=0)
             return (mean @ model.head["weight"].T + model.head["bias"]).numpy()
 
-        np.testing.assert_allclose(said, answers(orientations), atol=1e-4)
-        assert not np.allclose(said, answers(IDENTITY_ONLY if orientations == BOTH else BOTH), atol=1e-3)
+        np.testing.assert_allclose(said, answers(views), atol=1e-4)
+        assert not np.allclose(said, answers(PLAIN_ONLY if views == BOTH else BOTH), atol=1e-3)
 
 
 @pytest.mark.parametrize("solved", [True, False])

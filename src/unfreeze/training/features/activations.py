@@ -21,12 +21,12 @@ from unfreeze.acceleration.engine_report import EngineReport
 from unfreeze.acceleration.frozen import choose_engine, frozen_forward
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, Head, pool
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input
 from unfreeze.runtime import progress_bar
 from unfreeze.training.features.cache import CacheNamespace, FeatureCache
 from unfreeze.training.features.cache_files import RowRef, read_rows
 from unfreeze.training.features.engine_cache import engine_of
+from unfreeze.views import PLAIN_ONLY, Views
 
 EVALUATION_BATCH = 64
 BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
@@ -209,12 +209,21 @@ def logits_from(
     head: Head,
     source: Activations,
     images: NDArray[np.int64],
-    orientations: Sequence[Orientation] = IDENTITY_ONLY,
+    views: Views = PLAIN_ONLY,
 ) -> Logits:
-    """Return the head's logits for ``images``, shape (N, C): the mean over ``orientations``."""
-    indices = images.tolist()
-    batches = (source.batches(indices, [orientation] * len(indices), EVALUATION_BATCH) for orientation in orientations)
-    mean: Logits = np.stack([predict_logits(backbone, head, each, source.boundary) for each in batches]).mean(axis=0)
+    """Return the head's logits for ``images``, shape (N, C): the mean over ``views``."""
+    batches = view_batches(source, images.tolist(), views, EVALUATION_BATCH)
+    return mean_over_views(predict_logits(backbone, head, batches, source.boundary), views)
+
+
+def view_batches(source: Activations, images: Sequence[int], views: Views, size: int) -> Iterator[Tensor]:
+    """Yield the activations of ``views`` of each image, image by image, ``size`` at a time: a file is decoded once."""
+    return source.batches([image for image in images for _ in views], [*views] * len(images), size)
+
+
+def mean_over_views(logits: Logits, views: Views) -> Logits:
+    """Return the mean logits of each image, shape (N, C), from those of ``view_batches``, shape (N * views, C)."""
+    mean: Logits = logits.reshape(-1, len(views), logits.shape[1]).mean(axis=1)
     return mean
 
 
