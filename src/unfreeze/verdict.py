@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -47,6 +47,19 @@ class View(_Section):
     framing: str
     orientation: str
 
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        try:
+            self.value  # noqa: B018
+        except KeyError as error:
+            raise ValueError(f"there is no view called {error.args[0]!r}") from error
+        return self
+
+    @property
+    def value(self) -> EvaluationView:
+        """The view as a value."""
+        return EvaluationView.from_dict({"framing": self.framing, "orientation": self.orientation})
+
 
 class Model(_Section):
     """The backbone, and how phase 2 trained it.
@@ -84,7 +97,7 @@ class Model(_Section):
     @property
     def evaluation_views(self) -> Views:
         """The views, as values."""
-        return tuple(EvaluationView.from_dict(view.model_dump()) for view in self.views)
+        return tuple(view.value for view in self.views)
 
     def describe_views(self) -> str:
         """Return the views and what they cost, for people."""

@@ -68,6 +68,20 @@ def test_known_photos_are_hashed_but_not_decoded(tmp_path: Path, monkeypatch: py
     assert [left.file_name for left in check(photos, known).left_out] == ["b/0.png"]
 
 
+def test_sizes_are_those_of_the_upright_file_though_large_jpegs_are_decoded_smaller(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    Image.new("RGB", (1001, 300)).save(tmp_path / "a" / "wide.jpg")
+    Image.new("RGB", (1001, 300)).save(tmp_path / "a" / "turned.jpg", exif=exif)
+    Image.new("RGB", (901, 300)).save(tmp_path / "a" / "wide.png")
+    sizes = {sample.file_name: sample.size for sample in check(read_photos(tmp_path)).samples}
+    assert sizes["a/wide.jpg"] == (1001, 300)
+    assert sizes["a/turned.jpg"] == (300, 1001)
+    assert sizes["a/wide.png"] == (901, 300)
+    assert sizes["a/0.png"] == (40, 40)
+
+
 def test_unreadable_photos_are_left_out_with_the_reason(tmp_path: Path) -> None:
     (two_classes(tmp_path) / "a" / "bad.jpg").write_bytes(b"")
     checked = check(read_photos(tmp_path))

@@ -34,7 +34,7 @@ from unfreeze.predict import photo_batches, probabilities
 from unfreeze.runs.folder import RunFolder
 from unfreeze.runs.run import Run
 from unfreeze.torchvision_shim import ensure_torchvision
-from unfreeze.views import PLAIN_ONLY, EvaluationView, Views
+from unfreeze.views import PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Views, framings_of, tiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -146,6 +146,36 @@ def test_a_file_says_what_the_run_says_however_many_photos_it_gets(
 def test_poses_are_averaged_in_the_file(case: Case) -> None:
     images = views(case.run)
     assert np.abs(expected(case.run, images, PLAIN_ONLY) - expected(case.run, images)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        (PLAIN, EvaluationView.of(SQUEEZE), EvaluationView.of(SQUEEZE, Orientation.FLIPPED)),
+        (PLAIN, *map(EvaluationView.of, tiles((1, 3)))),
+    ],
+)
+def test_a_file_takes_all_framings_of_a_photo(tmp_path: Path, shown: Views) -> None:
+    run = make(tmp_path, classifier("timm/test_efficientnet", shown))
+    exported = {each.format: each for each in export(run, (*EXACT, "int8"))}
+    model, framings = run._model, framings_of(shown)
+    paths = [run.folder.root.parent / "photos" / f"{number}.png" for number in range(18)]
+    images = torch.cat(list(photo_batches(model.backbone, paths, framings=framings)))
+    assert images.shape == (18, len(framings), 3, *model.backbone.network.preprocessing.size)
+    probable = probabilities(model.backbone, model.head, [images], views=shown)
+    by_file = torch.tensor([answer.probabilities for answer in run.predict(paths)]).numpy()
+    np.testing.assert_allclose(by_file, probable, rtol=0, atol=1e-5)
+    for count in (1, 3, 18):
+        for kind, ask in (("onnx", by_onnx), ("torchscript", by_torch)):
+            answers = ask(exported[kind].path, images[:count].contiguous())  # type: ignore[index]
+            np.testing.assert_allclose(answers, probable[:count], rtol=0, atol=1e-5)
+    assert exported["int8"].cost is not None
+    assert by_onnx(exported["int8"].path, images.contiguous()).shape == (18, 3)
+    told = {entry.key: entry.value for entry in onnx.load(exported["onnx"].path).metadata_props}
+    recipe = json.loads(told["preprocessing"])
+    assert [framing["framing"] for framing in recipe["framings"]] == [framing.name for framing in framings]
+    assert f"N x {len(framings)} x 3 x height x width" in recipe["input"]
+    assert [EvaluationView.from_dict(view) for view in recipe["views"]] == list(shown)
 
 
 def test_timm_reproduces_the_logits_of_the_plain_view(case: Case) -> None:

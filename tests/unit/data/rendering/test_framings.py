@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tests.support.photos import PREPROCESSING, draw, renderer
 
-from unfreeze.data.rendering import renderer as renderer_module
+from unfreeze.data.decode import decode
 from unfreeze.data.rendering.device_renderer import on_device
 from unfreeze.data.rendering.framings import RESAMPLING, frame, plain, tile_box
 from unfreeze.data.rendering.renderer import DecodedImageCache
@@ -134,7 +134,6 @@ def test_views_are_framed_turned_and_decoded_once(
 ) -> None:
     paths = draw(tmp_path, 2)
     decoded: list[Path] = []
-    decode = renderer_module.decode
 
     def counting(path: Path, min_side: int) -> Image.Image:
         decoded.append(path)
@@ -151,7 +150,7 @@ def test_views_are_framed_turned_and_decoded_once(
     with Image.open(paths[1]) as opened:
         image = opened.convert("RGB")
     for view, found in zip(views, batch, strict=True):
-        expected = np.rot90(frame(image, PREPROCESSING, view.framing), view.orientation.quarter_turns)
+        expected = np.rot90(np.asarray(frame(image, PREPROCESSING, view.framing)), view.orientation.quarter_turns)
         np.testing.assert_array_equal(found.permute(1, 2, 0).numpy(), expected)
 
 
