@@ -58,6 +58,10 @@ class InMemory:
         for start in range(0, len(photos), size):
             yield self.pixels[torch.tensor(photos[start : start + size])]
 
+    def features_below(self, photos: Sequence[int], views: Sequence[int]) -> Tensor | None:
+        """Return None: no stage lies below the images."""
+        return None
+
 
 def epoch_seconds(backbone: Backbone, source: Activations, labels: Tensor, boundary: int, schedule: Schedule) -> float:
     """Train for an epoch from ``boundary`` up."""

@@ -76,6 +76,13 @@ class Settings(Common):
     depth: Annotated[
         str | None, Field(description="Train from this stage up: a stage's name, all, or head. Default: by the recipe.")
     ] = None
+    head: Annotated[
+        Literal["auto", "last", "stages"],
+        Field(
+            description="What the head reads: the last stage's features, or those of several stages, which hold more. "
+            "Default: stages, where the recipe solves the head."
+        ),
+    ] = "auto"
     subset: Annotated[
         Literal["all", "norms", "biases", "lora"],
         Field(
@@ -197,6 +204,8 @@ class TrainConfig(Settings):
                 raise ValueError(f"--{name.replace('_', '-')} has no meaning where every epoch draws new views")
         if (classic or head_only) and self.subset != "all":
             raise ValueError(f"--subset has no meaning with {'--recipe classic' if classic else 'the head alone'}")
+        if classic and self.head == "stages":
+            raise ValueError("--head stages has no meaning with --recipe classic: its head is the tutorials'")
         if classic and self.color_jitter == "varied":
             raise ValueError("--color-jitter varied has no meaning with --recipe classic: its views are the tutorials'")
         if classic and not self.tta:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from unfreeze.runtime import Stopwatch, choose_device, prepare_process
 from unfreeze.training.features.cache import FeatureCache, open_cache
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipe import Recipe
-from unfreeze.training.recipes import recipe_for
+from unfreeze.training.recipes import head_stages_for, recipe_for
 
 DecodeIndex = Mapping[str, tuple[int, int]]  # width and height of every image that was decoded before, by digest
 
@@ -83,6 +83,7 @@ def open_inputs(config: TrainConfig, watch: Stopwatch) -> Inputs:
     with watch.measure("decode"):
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
     backbone = open_backbone(config, watch)
+    backbone = replace(backbone, head_stages=head_stages_for(config, backbone))
     with watch.measure("evaluation"):
         reference = open_reference(config.reference, backbone, photos, cache, decode_index)
     return Inputs(photos, splits, backbone, reference, cache, config.seed)

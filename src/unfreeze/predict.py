@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unfreeze.acceleration.frozen import Forward, frozen_forward
+from unfreeze.acceleration.frozen import Forward, frozen_features
 from unfreeze.data.decode import decode
 from unfreeze.data.rendering.renderer import Renderer, prefetch
 from unfreeze.data.rendering.transforms import framed_batch, normalize
@@ -85,21 +85,27 @@ def predict_logits(
     batches: Iterable[Tensor],
     start: int = 0,
     views: Views = PLAIN_ONLY,
+    below: Tensor | None = None,
 ) -> Logits:
     """Return the head's logits, shape (N, C), for batches of activations at boundary ``start`` (0: rendered images).
 
-    The logits of rendered images are averaged over ``views``; for their shape see ``views.select_views``.
+    The logits of rendered images are averaged over ``views``; for their shape see ``views.select_views``.  ``below`` are
+    the features of stages below ``start``, shape (N, D), where the head reads any.
     """
     assert start == 0 or views == PLAIN_ONLY, "only images can be rotated"
     evaluation_mode(backbone)
-    forward = partial(backbone.run, start=start)
+    logits, done = [], 0
     with torch.inference_mode():
-        logits = [_mean_logits(backbone, head, forward, x, start, views) for x in batches]
+        for x in batches:
+            rows = None if below is None else below[done : done + len(x)].to(backbone.device)
+            done += len(x)
+            forward = partial(backbone.features, start=start, below=rows)
+            logits.append(_mean_logits(backbone, head, forward, x, start, views))
     return torch.cat(logits).numpy() if logits else np.empty((0, head.out_features), dtype=np.float32)
 
 
 def _mean_logits(backbone: Backbone, head: Head, forward: Forward, x: Tensor, start: int, views: Views) -> Tensor:
-    """Return one batch's logits, averaged over views; ``forward`` computes the stages from ``start`` on."""
+    """Return one batch's logits, averaged over views; ``forward`` computes what the head reads."""
     logits = [head(forward(to_model_input(view, backbone, start))).float().cpu() for view in select_views(x, views)]
     return torch.stack(logits).mean(dim=0)
 
@@ -113,7 +119,7 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
     """
     backbone, queue = model.backbone, iter(paths)
     first_paths = list(islice(queue, MIN_COMPILED_IMAGES))
-    forward: Forward | None = backbone.run if len(first_paths) < MIN_COMPILED_IMAGES else None
+    forward: Forward | None = backbone.features if len(first_paths) < MIN_COMPILED_IMAGES else None
     evaluation_mode(backbone)
     render = partial(_framed, preprocessing=backbone.network.preprocessing, framings=framings_of(model.views))
     for batch in prefetch(render, _in_batches(chain(first_paths, queue))):
@@ -122,7 +128,7 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
         if views:
             x = torch.cat(views)
             with torch.inference_mode():
-                forward = forward or frozen_forward(backbone, 0, backbone.head_boundary)
+                forward = forward or frozen_features(backbone)
                 logits = _mean_logits(backbone, model.head, forward, x, 0, model.views)
                 rows = iter(torch.softmax(logits, dim=1).tolist())
         for path, view in batch:

@@ -36,7 +36,7 @@ def test_the_original_classifier_is_as_accurate_on_what_the_engine_computes(imag
     everything = list(range(len(paths)))
     with torch.inference_mode():
         features = frozen_outputs(fast, PixelSource(renderer), fast.head_boundary, everything, [0] * len(everything))
-        found = torch.cat([backbone.classifier(each.float()).argmax(1) for each in features]).numpy()
+        found = torch.cat([backbone.classifier(each.float()).argmax(1) for (each,) in features]).numpy()
     exact, engine, agreement = (said == labels).mean(), (found == labels).mean(), (found == said).mean()
     print(
         f"{backend_version(backbone.device)}, {fast.precision}: {engine:.4f}, exactly {exact:.4f}, the same {agreement:.4f}"

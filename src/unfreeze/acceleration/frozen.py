@@ -21,7 +21,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import Literal, get_args
 
 import torch
@@ -33,7 +33,7 @@ from unfreeze.acceleration.openvino import convert_stages, openvino_version
 from unfreeze.acceleration.probe import probe_images
 from unfreeze.acceleration.tolerance import MIN_PROBE_COSINE, mismatch
 from unfreeze.errors import ConfigError
-from unfreeze.models.backbone import Backbone
+from unfreeze.models.backbone import Backbone, pool
 
 Forward = Callable[[Tensor], Tensor]
 PROBE_VERSION = "1"  # of the probe images and the comparison; a new version invalidates cached choices
@@ -53,15 +53,28 @@ class Part:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Consecutive parts of a network as one function from float32 to float32."""
+    """Consecutive parts of a network as one function from float32 to float32.
+
+    Attributes:
+        parts: In order.
+        poolings: For each part, how its output becomes features that the head reads; None: the head doesn't read it.
+    """
 
     parts: tuple[Part, ...]
+    poolings: tuple[Forward | None, ...] = ()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Compute all parts in order."""
-        for part in self.parts:
+        return self.with_features(x, None)[0]
+
+    def with_features(self, x: Tensor, below: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Compute all parts, and add the features that the head reads from their outputs to those ``below`` (N, D)."""
+        pooled = [] if below is None else [below]
+        for part, pooling in zip_longest(self.parts, self.poolings):
             x = part(x)
-        return x.float()
+            if pooling is not None:
+                pooled.append(pooling(x.float()))
+        return x.float(), torch.cat(pooled, dim=1) if pooled else None
 
 
 def choose_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
@@ -115,6 +128,7 @@ def choice_inputs(backbone: Backbone, fingerprint: str) -> tuple[str, ...]:
         f"{device.type} {machine}",
         str(backbone.precision),
         f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
+        *([f"pooled after {backbone.head_stages}"] if backbone.head_stages else []),
         repr(backbone.network.preprocessing),
         fingerprint,
     )
@@ -145,7 +159,7 @@ def known_engine(backbone: Backbone, fingerprint: str | None = None) -> EngineRe
     return report
 
 
-def frozen_forward(backbone: Backbone, start: int, stop: int) -> Forward:
+def frozen_forward(backbone: Backbone, start: int, stop: int) -> Pipeline:
     """Return stages ``start`` to ``stop`` as one function from float32 to float32, computed by the chosen engine.
 
     Args:
@@ -163,6 +177,17 @@ def frozen_forward(backbone: Backbone, start: int, stop: int) -> Forward:
             backbone.compiled.pop(choice_inputs(backbone, fingerprints[-1]), None)
     report = choose_engine(backbone, fingerprints[-1])
     return _pipeline(backbone, report, bounds, fingerprints)
+
+
+def frozen_features(backbone: Backbone) -> Forward:
+    """Return all stages as one function from images to what the head reads, computed by the chosen engine."""
+    forward = frozen_forward(backbone, 0, backbone.head_boundary)
+
+    def features(x: Tensor) -> Tensor:
+        x, below = forward.with_features(x, None)
+        return x if below is None else torch.cat([below, pool(x)], dim=1)
+
+    return features
 
 
 def engine_used(backbone: Backbone) -> EngineReport | None:
@@ -205,11 +230,13 @@ def _choose(backbone: Backbone) -> EngineReport:
 def _cuts(backbone: Backbone, activations: Sequence[Tensor]) -> tuple[int, ...]:
     """Return the cuts: all boundaries of the upper half, and lower ones whose activations are no larger than an image.
 
-    A cut costs a pass over its activations, which in the first layers of a CNN are many times the size of the image.
+    The outputs of stages that the head reads are cuts, too.  A cut costs a pass over its activations, which in the first
+    layers of a CNN are many times the size of the image.
     """
     middle, last = len(backbone.stages) // 2, len(backbone.stages)
     small = (b for b in range(1, middle) if activations[b].numel() <= activations[0].numel())
-    return tuple(sorted({0, *small, *range(max(1, middle), last), last}))
+    read = (stage + 1 for stage in backbone.head_stages)
+    return tuple(sorted({0, *small, *read, *range(max(1, middle), last), last}))
 
 
 def _ways(backbone: Backbone) -> tuple[Way, ...]:
@@ -240,8 +267,11 @@ def _compare(
 
 
 def _pipeline(backbone: Backbone, report: EngineReport, bounds: Sequence[int], fingerprints: Sequence[str]) -> Pipeline:
-    spans = pairwise(bounds)
-    return Pipeline(tuple(_part(backbone, report, start, stop, fingerprints) for start, stop in spans))
+    spans = list(pairwise(bounds))
+    return Pipeline(
+        tuple(_part(backbone, report, start, stop, fingerprints) for start, stop in spans),
+        tuple(backbone.pooling if stop - 1 in backbone.head_stages else None for _, stop in spans),
+    )
 
 
 def _part(

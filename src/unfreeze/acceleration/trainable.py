@@ -16,14 +16,16 @@ from torch import Tensor, nn
 from unfreeze.acceleration.depthwise import depthwise, is_depthwise
 from unfreeze.acceleration.folding import replace_conv_bn
 from unfreeze.acceleration.tolerance import outputs_match
-from unfreeze.models.backbone import Backbone, BatchNorm
+from unfreeze.models.backbone import Backbone, BatchNorm, pool
 
 N_CHECKED = 4  # images whose outputs are compared with those of the plain stages
 Forward = Callable[[Tensor], Tensor]
 
 
 def trainable_forward(backbone: Backbone, start: int, example: Tensor) -> Forward:
-    """Return the stages from ``start`` on as one function to float32 features, for training.
+    """Return the stages from ``start`` on as one function to float32 features that the head reads, for training.
+
+    The features of stages below ``start`` are not among them.
 
     Where the backbone's precision is bf16, the stages compute in bf16 with float32 parameters (automatic mixed
     precision). The function's output is compared with that of the plain stages on a few images; if it differs, the
@@ -36,9 +38,9 @@ def trainable_forward(backbone: Backbone, start: int, example: Tensor) -> Forwar
     """
 
     def plain(x: Tensor) -> Tensor:
-        return backbone.run(x, start)
+        return backbone.features(x, start)
 
-    stages = nn.Sequential(*(stage.module for stage in backbone.stages[start:]))
+    stages = FeatureStages(backbone, start)
     if any(isinstance(layer, BatchNorm) and layer.training for layer in stages.modules()):
         return plain  # a trial would update the statistics
     for precision in dict.fromkeys((backbone.precision, torch.float32)):
@@ -70,6 +72,25 @@ def _trial(forward: Forward, example: Tensor) -> Tensor:
     with torch.random.fork_rng(devices=gpus), torch.no_grad():
         torch.manual_seed(0)
         return forward(example[:N_CHECKED])
+
+
+class FeatureStages(nn.Module):
+    """The stages from ``start`` on as one module, from activations to the features that the head reads from them."""
+
+    def __init__(self, backbone: Backbone, start: int) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(stage.module for stage in backbone.stages[start:])
+        self.read = tuple(stage - start for stage in backbone.head_stages if stage >= start)
+        self.pooling = backbone.pooling
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return features (N, D); the last stage's output where the head reads none of the others."""
+        pooled = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.read:
+                pooled.append(self.pooling(x))
+        return torch.cat([*pooled, pool(x)], dim=1) if pooled else x
 
 
 class _FoldedConvolution(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -61,10 +62,13 @@ class Backbone:
         network: The library's network, which owns all weights.
         stages: From the image to the features; ``classifier`` after them computes the network's output.
         classifier: The original classifier as a function of the last stage's output.
-        feature_dim: Length of the pooled feature vector.
+        stage_dims: Length of each stage's pooled output; 0 where it can't be pooled.
         pooled: Whether the last stage's output is pooled, shape (N, D), as in most networks.
         batch_norm: Whether any layer is BatchNorm.
         precision: Data type of frozen stages and of their stored activations, and of other stages' training.
+        n_class_tokens: The number of tokens before the patches' in a transformer's stages.
+        head_stages: Stages below the last one whose pooled outputs the head reads, too, ascending (Head2Toe, Evci et
+            al. 2022); empty: the head reads the last stage alone.
         compiled: Compiled frozen stages (see ``acceleration/frozen.py``), by key; compiling takes about a second.
     """
 
@@ -73,16 +77,34 @@ class Backbone:
     network: Network
     stages: tuple[Stage, ...]
     classifier: nn.Module
-    feature_dim: int
+    stage_dims: tuple[int, ...]
     pooled: bool
     batch_norm: bool
     precision: torch.dtype = torch.float32
+    n_class_tokens: int = 0
+    head_stages: tuple[int, ...] = ()
     compiled: dict[tuple[object, ...], Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def head_boundary(self) -> int:
         """The boundary above all stages, where only the head trains."""
         return len(self.stages)
+
+    @property
+    def feature_dim(self) -> int:
+        """The number of features that the head reads."""
+        return sum(self.block_dims)
+
+    @property
+    def block_dims(self) -> tuple[int, ...]:
+        """The number of features from each stage that the head reads, the last stage's at the end."""
+        return tuple(self.stage_dims[stage] for stage in (*self.head_stages, len(self.stages) - 1))
+
+    def dim_below(self, boundary: int) -> int:
+        """Return the number of features that the head reads from stages below ``boundary``; 0 at the head itself."""
+        if boundary == self.head_boundary:
+            return 0
+        return sum(self.stage_dims[stage] for stage in self.head_stages if stage < boundary)
 
     @property
     def device(self) -> torch.device:
@@ -113,6 +135,36 @@ class Backbone:
         for stage in self.stages[start:stop]:
             x = stage.module(x)
         return x
+
+    def features(self, x: Tensor, start: int = 0, below: Tensor | None = None) -> Tensor:
+        """Return what the head reads, from activations at boundary ``start``.
+
+        Args:
+            x: Activations (N, ...); at the head's boundary, features (N, ``feature_dim``), which are returned as given.
+            start: Their boundary.
+            below: Features of the stages below ``start``, shape (N, ``dim_below(start)``); None: there are none.
+
+        Returns:
+            Shape (N, ``feature_dim``), the last stage's at the end; the last stage's output where the head reads only it.
+        """
+        if start == self.head_boundary:
+            return x
+        x, below = self.run_pooling(x, start, self.head_boundary, below)
+        return x if below is None else torch.cat([below, pool(x)], dim=1)
+
+    def run_pooling(self, x: Tensor, start: int, stop: int, below: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Run stages ``start`` to ``stop``, and add the features that the head reads from them to those ``below``."""
+        pooled = [] if below is None else [below]
+        for index in range(start, stop):
+            x = self.stages[index].module(x)
+            if index in self.head_stages:
+                pooled.append(self.pooling(x))
+        return x, torch.cat(pooled, dim=1) if pooled else None
+
+    @property
+    def pooling(self) -> StagePooling:
+        """How a lower stage's output becomes features."""
+        return StagePooling(self.network.preprocessing.size, self.n_class_tokens)
 
     def original_logits(self, x: Tensor, start: int = 0) -> Tensor:
         """Return the original classifier's logits with the current weights, shape (N, original classes)."""
@@ -164,12 +216,61 @@ def pool(features: Tensor) -> Tensor:
     return features.mean(dim=1) if features.dim() == 3 else features
 
 
+@dataclass(frozen=True)
+class StagePooling:
+    """Pooling of a lower stage's output into features that the head reads.
+
+    Attributes:
+        size: Height and width of the images.
+        n_class_tokens: The number of tokens before the patches'.
+    """
+
+    size: tuple[int, int]
+    n_class_tokens: int
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return features, shape (N, D): the mean of maps; of tokens, the class token and the mean of the patches."""
+        if x.dim() == 4 and channels_last((x.shape[1], x.shape[2], x.shape[3]), self.size):
+            return x.mean(dim=(1, 2))
+        if x.dim() == 3 and self.n_class_tokens:
+            return torch.cat([x[:, 0], x[:, self.n_class_tokens :].mean(dim=1)], dim=1)
+        return pool(x)
+
+
+def channels_last(shape: tuple[int, int, int], size: tuple[int, int]) -> bool:
+    """Return whether maps of ``shape`` have their channels last; the aspect ratio of the images, ``size``, decides."""
+
+    def distortion(rows: int, columns: int) -> float:
+        return abs(math.log(rows * size[1] / (columns * size[0])))
+
+    return distortion(shape[0], shape[1]) < distortion(shape[1], shape[2])
+
+
 class Head(nn.Linear):
-    """The new classifier, linear on the pooled features."""
+    """The new classifier, linear on the features that it reads.
+
+    Attributes:
+        center: Is subtracted from the features (D,); None: they are taken as they are.
+        scale: Is then multiplied with them (D,); features of several stages differ in scale by orders of magnitude,
+            and the optimizer's steps are the same for all weights.
+    """
+
+    center: Tensor | None
+    scale: Tensor | None
+
+    def __init__(
+        self, in_features: int, out_features: int, device: torch.device | None = None, standardised: bool = False
+    ) -> None:
+        super().__init__(in_features, out_features, device=device)
+        self.register_buffer("center", torch.zeros(in_features, device=device) if standardised else None)
+        self.register_buffer("scale", torch.ones(in_features, device=device) if standardised else None)
 
     def forward(self, input: Tensor) -> Tensor:
         """Return logits, shape (N, classes)."""
-        return super().forward(pool(input))
+        features = pool(input)
+        if self.center is not None and self.scale is not None:
+            features = (features - self.center) * self.scale
+        return super().forward(features)
 
 
 def new_head(backbone: Backbone, classes: int, seed: int) -> Head:
@@ -196,21 +297,34 @@ def assemble(name: str, architecture: Architecture, network: Network, device: to
         staged = find_stages(module, network.classifier)
         probe = torch.randn(1, 3, *network.preprocessing.size, generator=torch.Generator().manual_seed(0)).to(device)
         with torch.inference_mode():
-            features = probe
+            features, outputs = probe, []
             for stage in staged.stages:
                 features = stage.module(features)
+                outputs.append(features)
             equal = torch.allclose(staged.classifier(features), module(probe), rtol=1e-3, atol=1e-4)
     except (ValueError, RuntimeError, TypeError) as error:
         raise refusal from error
     if not equal:
         raise refusal
-    return Backbone(
+    backbone = Backbone(
         name=name,
         architecture=architecture,
         network=network,
         stages=staged.stages,
         classifier=staged.classifier,
-        feature_dim=pool(features).shape[1],
+        stage_dims=(),
         pooled=features.dim() == 2,
         batch_norm=any(isinstance(layer, BatchNorm) for layer in module.modules()),
+        n_class_tokens=_n_class_tokens(module),
     )
+    lower_dims = (
+        backbone.pooling(x).shape[1] if isinstance(x, Tensor) and x.dim() in (2, 3, 4) else 0 for x in outputs[:-1]
+    )
+    return replace(backbone, stage_dims=(*lower_dims, pool(features).shape[1]))
+
+
+def _n_class_tokens(module: nn.Module) -> int:
+    """Return the number of class and register tokens, by timm's and torchvision's attributes."""
+    known = getattr(module, "num_prefix_tokens", None)
+    has_one = isinstance(getattr(module, "class_token", getattr(module, "cls_token", None)), Tensor)
+    return known if isinstance(known, int) else int(has_one)

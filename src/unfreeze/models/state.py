@@ -22,7 +22,8 @@ class ModelState:
 
     Attributes:
         stages: Tensors by name, for each stage, the topmost last; the stages below have the pretrained weights.
-        head: ``weight`` (C, D) and ``bias`` (C,); empty if only the original classifier is used.
+        head: ``weight`` (C, D) and ``bias`` (C,), of several stages also ``center`` and ``scale`` (D,) of the features;
+            empty if only the original classifier is used.
     """
 
     stages: Sequence[Tensors]
@@ -30,7 +31,8 @@ class ModelState:
 
     def with_temperature(self, temperature: float) -> ModelState:
         """Return the model with its logits divided by ``temperature``."""
-        return replace(self, head={name: value / temperature for name, value in self.head.items()})
+        divided = {name: self.head[name] / temperature for name in ("weight", "bias")}
+        return replace(self, head=self.head | divided)
 
     def with_buffers_of(self, backbone: Backbone) -> ModelState:
         """Return the model with the network's current buffers (BatchNorm statistics)."""
@@ -85,7 +87,9 @@ def _head(backbone: Backbone, weights: Tensors) -> Head:
     """Return a head with these weights (uninitialised if empty), without drawing random numbers."""
     classes = len(weights["bias"]) if weights else 1
     size = backbone.feature_dim, classes
-    head: Head = nn.utils.skip_init(Head, *size, device=backbone.device)  # type: ignore[no-untyped-call]
+    head: Head = nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        Head, *size, device=backbone.device, standardised="scale" in weights
+    )
     if weights:
         head.load_state_dict(weights)
     return head

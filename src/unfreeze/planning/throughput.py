@@ -67,11 +67,16 @@ class RandomActivations:
     renderer: Renderer
     boundary: int
     shape: tuple[int, ...]
+    dim_below: int = 0
 
     def batches(self, images: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
         """Yield random tensors (size, *shape)."""
         for start in range(0, len(images), size):
             yield torch.randn(len(images[start : start + size]), *self.shape)
+
+    def features_below(self, images: Sequence[int], views: Sequence[int]) -> Tensor | None:
+        """Return random features (len(images), ``dim_below``)."""
+        return torch.randn(len(images), self.dim_below) if self.dim_below else None
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,10 @@ class Lapped:
             if batch is None:
                 return
             yield batch
+
+    def features_below(self, images: Sequence[int], views: Sequence[int]) -> Tensor | None:
+        """Return those of ``source``."""
+        return self.source.features_below(images, views)
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,8 @@ def random_activations(backbone: Backbone, renderer: Renderer, boundary: int) ->
         return _random_features(backbone, renderer)
     blank = torch.zeros(1, 3, *backbone.network.preprocessing.size, device=backbone.device)
     with torch.inference_mode():
-        return RandomActivations(renderer, boundary, tuple(backbone.run(blank, 0, boundary).shape[1:]))
+        shape = tuple(backbone.run(blank, 0, boundary).shape[1:])
+        return RandomActivations(renderer, boundary, shape, backbone.dim_below(boundary))
 
 
 def _random_features(backbone: Backbone, renderer: Renderer) -> RandomActivations:
@@ -231,7 +241,9 @@ def _s_per_forward(
     images = _resized(data.train, _n_steps(n_images) * BATCH).tolist()
 
     def forward(lap: Lap) -> None:
-        predict_logits(backbone, head, Lapped(source, lap).batches(images, [PLAIN] * len(images), BATCH), boundary)
+        views = [PLAIN] * len(images)
+        batches, below = Lapped(source, lap).batches(images, views, BATCH), source.features_below(images, views)
+        predict_logits(backbone, head, batches, boundary, below=below)
 
     return timer.seconds_per_step(forward) / BATCH
 

@@ -15,7 +15,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded
 from unfreeze.predict import Logits, predict_logits
 from unfreeze.runtime import progress_bar
-from unfreeze.training.features.activations import EVALUATION_BATCH, Activations, mean_over_views, view_batches
+from unfreeze.training.features.activations import EVALUATION_BATCH, Activations, each_in_views, mean_over_views
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import ActivationRequest, compute, held_out_request, held_out_views
 from unfreeze.training.recipe import Recipe
@@ -45,8 +45,15 @@ class EvaluationSet:
 
     def batches(self, description: str, views: Views = PLAIN_ONLY) -> Iterator[Tensor]:
         """Yield pixels or activations of the images' views, image by image, ``EVALUATION_BATCH`` views at a time."""
-        batches = view_batches(self.activations, self.images.tolist(), views, EVALUATION_BATCH)
+        batches = self.activations.batches(*each_in_views(self.images.tolist(), views), EVALUATION_BATCH)
         return progress_bar(batches, description, total=-(-len(self.images) * len(views) // EVALUATION_BATCH))
+
+    def features_below(self, views: Views) -> Tensor | None:
+        """Return the features that the head reads below the boundary, shape (N * views, D), in order of ``batches``.
+
+        None if it reads none.
+        """
+        return self.activations.features_below(*each_in_views(self.images.tolist(), views))
 
 
 def evaluation_set(
@@ -75,5 +82,5 @@ def predict_held_out(
 ) -> Logits:
     """Return a model's logits for held-out images, shape (N, C): the mean over ``views``."""
     with loaded(backbone, state) as head:
-        batches = held_out.batches("predicting test photos", views)
-        return mean_over_views(predict_logits(backbone, head, batches, held_out.boundary), views)
+        batches, below = held_out.batches("predicting test photos", views), held_out.features_below(views)
+        return mean_over_views(predict_logits(backbone, head, batches, held_out.boundary, below=below), views)

@@ -23,7 +23,7 @@ from unfreeze.training.features.training_features import FoldActivations, Traini
 from unfreeze.training.finetune.loop import EpochRow, Indices, finetune
 from unfreeze.training.folds import TrainingSet, concat_folds, fold_labels
 from unfreeze.training.head.head_cache import fit_head_cached
-from unfreeze.training.head.regularisation_path import HeadFit, Linear
+from unfreeze.training.head.regularisation_path import HeadFit, Linear, Standardisation
 from unfreeze.training.recipe import ByGradient, Recipe, Solved
 from unfreeze.views import PLAIN_ONLY, Views
 
@@ -118,24 +118,25 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
         (given,) = folds.validation
         val_features = features_at_head(features.final, given.val, views).mean(dim=1)
         fold_logits = [final.fit.head.logits(val_features).numpy()]
-        heads, inits, fold_views = [final.fit.head], [final.fit.init_for_phase2], [views]
+        states, inits = [final.state(final.fit.head)], [final.state(final.fit.init_for_phase2)]
+        fold_views = [views]
     else:
         count = len(folds.validation)
         solutions = list(enumerate(by_fold[:count]))
         fold_logits = [out_of_fold[mask] for mask in masks[:count]]
-        heads = [each.fit.fold_heads[fold] for fold, each in solutions]
-        inits = [each.fit.fold_inits[fold] for fold, each in solutions]
+        states = [each.state(each.fit.fold_heads[fold]) for fold, each in solutions]
+        inits = [each.state(each.fit.fold_inits[fold]) for fold, each in solutions]
         fold_views = [each.view_sets[fold_choice[fold]] for fold, each in solutions]
     return HeadOnlyResult(
-        state=head_state(final.fit.head),
+        state=final.state(final.fit.head),
         views=views,
         fold_logits=tuple(fold_logits),
         temperature=fit_temperature(out_of_fold, labels),
         n_calibration=len(labels),
-        fold_states=tuple(map(head_state, heads)),
+        fold_states=tuple(states),
         fold_views=tuple(fold_views),
-        phase2_init=head_state(final.fit.init_for_phase2),
-        fold_inits=tuple(map(head_state, inits)),
+        phase2_init=final.state(final.fit.init_for_phase2),
+        fold_inits=tuple(inits),
         history=(),
     )
 
@@ -147,6 +148,10 @@ class _Solution:
     fit: HeadFit
     view_sets: tuple[Views, ...]
     logits: tuple[Logits, ...]
+
+    def state(self, head: Linear) -> ModelState:
+        """Return one of the fit's heads as a model on the pretrained backbone."""
+        return head_state(head, self.fit.standardisation)
 
 
 def _choose_for(fold: int, solution: _Solution, masks: Sequence[NDArray[np.bool_]], data: TrainingSet) -> int:
@@ -175,6 +180,10 @@ def features_at_head(activations: FoldActivations, images: Indices, views: Views
     return pooled_features(activations.for_head, images.tolist(), views)
 
 
-def head_state(head: Linear) -> ModelState:
-    """Return a solved head as a model on the pretrained backbone."""
-    return ModelState([], {"weight": head.weight.float(), "bias": head.bias.float()})
+def head_state(head: Linear, standardisation: Standardisation | None = None) -> ModelState:
+    """Return a solved head as a model on the pretrained backbone; with ``standardisation``, on standardised features."""
+    if standardisation is None:
+        return ModelState([], {"weight": head.weight.float(), "bias": head.bias.float()})
+    weight, bias = standardisation.weights(head)
+    tensors = {"weight": weight, "bias": bias, "center": standardisation.center, "scale": standardisation.scale}
+    return ModelState([], {name: value.float() for name, value in tensors.items()})

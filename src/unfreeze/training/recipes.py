@@ -41,6 +41,8 @@ EPOCHS = (15, 20)  # 10 are few for 100 images per class (benchmarks/RESULTS.md,
 MIN_VALIDATION_IMAGES = 160  # images that the search validates on, where there are as many
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 MAX_FORGETTING = 2.0  # percentage points of the original task's accuracy
+FIRST_HEAD_STAGE = 2
+MAX_HEAD_STAGES = 6
 PEFT_LR_MULTIPLIER = 10
 """Factor on the rate for subsets of the weights: LoRA's is 10 to 20 times the full rate (Hu et al. 2022, appendix D)."""
 CANDIDATE_TABLE = {  # (share of the stages that train, topmost rate), from the head downwards, by images per class
@@ -217,6 +219,18 @@ RECIPES: dict[str, Callable[[TrainConfig, Backbone, int, int], Recipe]] = {
     "classic": _classic,
     "head-only": _head_only,
 }
+
+
+def head_stages_for(config: TrainConfig, backbone: Backbone) -> tuple[int, ...]:
+    """Return the stages below the last one whose pooled outputs the head reads; empty: the last stage alone.
+
+    Stages from the third on, as the first ones tell edges and colours alone; of many, ``MAX_HEAD_STAGES`` evenly spaced.
+    """
+    if config.head == "last" or config.recipe == "classic":
+        return ()
+    usable = [stage for stage in range(FIRST_HEAD_STAGE, len(backbone.stages) - 1) if backbone.stage_dims[stage]]
+    count = min(len(usable), MAX_HEAD_STAGES)
+    return tuple(usable[-1 - round(step * len(usable) / count)] for step in reversed(range(count)))
 
 
 def recipe_for(

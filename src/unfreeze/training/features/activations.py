@@ -7,6 +7,7 @@ not depend on the source.  Activations of earlier runs are found by a key of eve
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
@@ -47,6 +48,9 @@ class Activations(Protocol):
     def batches(self, images: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
         """Yield the tensors of (images[i], views[i]) in order, ``size`` at a time."""
 
+    def features_below(self, images: Sequence[int], views: Sequence[int]) -> Tensor | None:
+        """Return the features that the head reads from lower stages, shape (len(images), D); None if it reads none."""
+
 
 @dataclass(frozen=True)
 class PixelSource:
@@ -64,6 +68,10 @@ class PixelSource:
             for chunk in chunks
         )
 
+    def features_below(self, images: Sequence[int], views: Sequence[int]) -> Tensor | None:
+        """Return None: no stage lies below the images."""
+        return None
+
 
 @dataclass(frozen=True)
 class CachedActivations:
@@ -73,17 +81,25 @@ class CachedActivations:
         boundary: The first stage that still has to run on them.
         renderer: The images that they were computed from.
         rows: The cached row of each (image, view).
+        rows_below: The cached features that the head reads from lower stages, of each (image, view); None: it reads none.
     """
 
     boundary: int
     renderer: Renderer
     rows: dict[tuple[int, int], RowRef]
+    rows_below: dict[tuple[int, int], RowRef] | None = None
 
     def batches(self, images: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
         """Yield cached activations, shape (size, ...)."""
         rows = [self.rows[int(image), int(view)] for image, view in zip(images, views, strict=True)]
         for start in range(0, len(rows), size):
             yield read_rows(rows[start : start + size])
+
+    def features_below(self, images: Sequence[int], views: Sequence[int]) -> Tensor | None:
+        """Return the features that the head reads from lower stages, float32, shape (len(images), D)."""
+        if self.rows_below is None or not len(images):
+            return None
+        return read_rows([self.rows_below[int(image), int(view)] for image, view in zip(images, views, strict=True)])
 
 
 def compute_or_load(
@@ -101,7 +117,7 @@ def compute_or_load(
         backbone: Its stages below ``boundary`` must be frozen.
         source: The input: images, or activations at a shallower boundary.  Deeper cached ones are preferred.  Where the
             engine does not cut the network at its boundary, images are used, so that the bits don't depend on the source.
-        boundary: ``backbone.head_boundary`` means pooled features, shape (rows, D).
+        boundary: ``backbone.head_boundary`` means the features that the head reads, shape (rows, D).
         requested: The views of each image.
         description: The text of the progress bar.
 
@@ -112,12 +128,12 @@ def compute_or_load(
     if not keys:
         return CachedActivations(boundary, source.renderer, {})
     engine = engine_of(cache, backbone)
-    kinds = _kinds(backbone, engine, source.renderer)
-    namespace = cache.namespace(*kinds[boundary])
-    rows = namespace.load(keys.values())
-    misses = {key: pair for pair, key in keys.items() if key not in rows}  # byte-identical images share a key
+    by_boundary = _namespaces(cache, backbone, engine, source.renderer)
+    loaded = [namespace.load(keys.values()) for namespace in by_boundary[boundary]]
+    # byte-identical images share a key
+    misses = {key: pair for pair, key in keys.items() if not all(key in rows for rows in loaded)}
     if misses:
-        start = _deepest_cached_boundary(cache, kinds, engine.sources(boundary), set(misses))
+        start = _deepest_cached_boundary(by_boundary, engine.sources(boundary), set(misses))
         if source.boundary not in engine.sources(boundary):
             source = PixelSource(source.renderer)
         if start > source.boundary:
@@ -129,35 +145,71 @@ def compute_or_load(
         order = list(misses)
         images, views = [image for image, _ in misses.values()], [view for _, view in misses.values()]
         batches = frozen_outputs(backbone, source, boundary, images, views)
-        with namespace.write() as writer:
-            for batch in progress_bar(batches, description, total=-(-len(misses) // BATCH)):
-                done = len(writer.keys)
-                writer.append(order[done : done + len(batch)], batch)
-        rows |= writer.rows
-    return CachedActivations(boundary, source.renderer, {pair: rows[key] for pair, key in keys.items()})
+        with ExitStack() as files:
+            writers = [files.enter_context(namespace.write()) for namespace in by_boundary[boundary]]
+            for outputs in progress_bar(batches, description, total=-(-len(misses) // BATCH)):
+                done = len(writers[0].keys)
+                for writer, rows in zip(writers, outputs, strict=True):
+                    writer.append(order[done : done + len(rows)], rows)
+        loaded = [rows | writer.rows for rows, writer in zip(loaded, writers, strict=True)]
+    of_pairs = [{pair: rows[key] for pair, key in keys.items()} for rows in loaded]
+    return CachedActivations(boundary, source.renderer, *of_pairs)
 
 
 def frozen_outputs(
     backbone: Backbone, source: Activations, boundary: int, images: Sequence[int], views: Sequence[int]
-) -> Iterator[Tensor]:
-    """Compute the activations at ``boundary`` of (images[i], views[i]), and yield ``BATCH`` at a time, on the CPU."""
+) -> Iterator[tuple[Tensor, ...]]:
+    """Compute the activations at ``boundary`` of (images[i], views[i]), and yield ``BATCH`` at a time, on the CPU.
+
+    Yields:
+        The activations; and the features of lower stages, where the head reads any.  At the head's boundary, all features.
+    """
     evaluation_mode(backbone)
     forward = frozen_forward(backbone, source.boundary, boundary)
     dtype = choose_engine(backbone).cached_dtype(boundary)
+    all_below = source.features_below(images, views)
+    done = 0
     for batch in source.batches(images, views, BATCH):
         with torch.inference_mode():
             # Fill the last batch up: with fewer rows, other kernels round differently, and activations that are computed
             # again would differ from the cached ones.
-            full = batch if len(batch) == BATCH else batch[torch.arange(BATCH) % len(batch)]
-            x = to_model_input(full, backbone, source.boundary)
-            out = forward(x)[: len(batch)]
-            out = pool(out) if boundary == backbone.head_boundary else out.to(dtype)
-        yield out.cpu()
+            filled = torch.arange(BATCH) % len(batch)
+            full = batch if len(batch) == BATCH else batch[filled]
+            below = None if all_below is None else all_below[done : done + len(batch)][filled].to(backbone.device)
+            x, below = forward.with_features(to_model_input(full, backbone, source.boundary), below)
+            done += len(batch)
+            if boundary == backbone.head_boundary:
+                outputs: tuple[Tensor, ...] = (pool(x) if below is None else torch.cat([below, pool(x)], dim=1),)
+            else:
+                outputs = (x.to(dtype),) if below is None else (x.to(dtype), below)
+        yield tuple(out[: len(batch)].cpu() for out in outputs)
 
 
-def namespaces(cache: FeatureCache, backbone: Backbone, renderer: Renderer) -> list[CacheNamespace]:
-    """Return the cache namespace of every boundary's activations, from boundary 0 up."""
-    return [cache.namespace(*kind) for kind in _kinds(backbone, engine_of(cache, backbone), renderer)]
+def cached_keys(namespaces: Sequence[CacheNamespace], keys: set[str]) -> set[str]:
+    """Return which of ``keys`` have a row in each namespace; it is not checked that the rows are intact."""
+    for namespace in namespaces:
+        keys = namespace.cached_keys(keys)
+    return keys
+
+
+def namespaces(cache: FeatureCache, backbone: Backbone, renderer: Renderer) -> list[tuple[CacheNamespace, ...]]:
+    """Return the cache namespaces of every boundary, from 0 up: of activations, then of features of lower stages."""
+    return _namespaces(cache, backbone, engine_of(cache, backbone), renderer)
+
+
+def _namespaces(
+    cache: FeatureCache, backbone: Backbone, engine: EngineReport, renderer: Renderer
+) -> list[tuple[CacheNamespace, ...]]:
+    return [
+        (cache.namespace(*kind), cache.namespace(*kind, _below(backbone)))
+        if backbone.dim_below(boundary)
+        else (cache.namespace(*kind),)
+        for boundary, kind in enumerate(_kinds(backbone, engine, renderer))
+    ]
+
+
+def _below(backbone: Backbone) -> str:
+    return f"features of stages {backbone.head_stages}"
 
 
 def group_by_image(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
@@ -166,10 +218,9 @@ def group_by_image(pairs: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
 
 
 def _deepest_cached_boundary(
-    cache: FeatureCache, kinds: Sequence[tuple[str, ...]], sources: Sequence[int], keys: set[str]
+    by_boundary: Sequence[Sequence[CacheNamespace]], sources: Sequence[int], keys: set[str]
 ) -> int:
-    complete = (b for b in reversed(sources) if b and cache.namespace(*kinds[b]).cached_keys(keys) == keys)
-    return next(complete, 0)
+    return next((b for b in reversed(sources) if b and cached_keys(by_boundary[b], keys) == keys), 0)
 
 
 def activations_at(
@@ -212,17 +263,18 @@ def logits_from(
     views: Views = PLAIN_ONLY,
 ) -> Logits:
     """Return the head's logits for ``images``, shape (N, C): the mean over ``views``."""
-    batches = view_batches(source, images.tolist(), views, EVALUATION_BATCH)
-    return mean_over_views(predict_logits(backbone, head, batches, source.boundary), views)
+    pairs = each_in_views(images.tolist(), views)
+    batches, below = source.batches(*pairs, EVALUATION_BATCH), source.features_below(*pairs)
+    return mean_over_views(predict_logits(backbone, head, batches, source.boundary, below=below), views)
 
 
-def view_batches(source: Activations, images: Sequence[int], views: Views, size: int) -> Iterator[Tensor]:
-    """Yield the activations of ``views`` of each image, image by image, ``size`` at a time: a file is decoded once."""
-    return source.batches([image for image in images for _ in views], [*views] * len(images), size)
+def each_in_views(images: Sequence[int], views: Views) -> tuple[list[int], list[int]]:
+    """Return (images, views) with one entry for each view of each image, image by image: a file is decoded once."""
+    return [image for image in images for _ in views], [*views] * len(images)
 
 
 def mean_over_views(logits: Logits, views: Views) -> Logits:
-    """Return the mean logits of each image, shape (N, C), from those of ``view_batches``, shape (N * views, C)."""
+    """Return the mean logits of each image, shape (N, C), from those of ``each_in_views``, shape (N * views, C)."""
     mean: Logits = logits.reshape(-1, len(views), logits.shape[1]).mean(axis=1)
     return mean
 
@@ -244,6 +296,7 @@ def _kinds(backbone: Backbone, engine: EngineReport, renderer: Renderer) -> list
             f"{depth} of {depths}",
             repr(renderer.preprocessing),
             fingerprint,
+            *([_below(backbone)] if backbone.head_stages and boundary == backbone.head_boundary else []),
         )
         for boundary, (depth, fingerprint) in enumerate(zip(depths, backbone.fingerprints(), strict=True))
     ]

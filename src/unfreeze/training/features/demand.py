@@ -10,7 +10,7 @@ import torch
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, in_float32
 from unfreeze.preprocessing import Preprocessing
-from unfreeze.training.features.activations import Activations, PixelSource, compute_or_load, namespaces
+from unfreeze.training.features.activations import Activations, PixelSource, cached_keys, compute_or_load, namespaces
 from unfreeze.training.features.cache import CacheNamespace, FeatureCache
 from unfreeze.training.features.engine_cache import engine_of
 from unfreeze.views import PLAIN, PLAIN_ONLY, Views
@@ -86,7 +86,7 @@ def cache_misses(cache: FeatureCache, backbone: Backbone, requests: Sequence[Act
 
     Unlike ``compute``, it does not check that the cached rows are intact.
     """
-    cached: dict[tuple[torch.dtype, Preprocessing], list[CacheNamespace]] = {}
+    cached: dict[tuple[torch.dtype, Preprocessing], list[tuple[CacheNamespace, ...]]] = {}
     computed: dict[tuple[torch.dtype, Preprocessing, int], set[str]] = {}
     misses: list[CacheMisses] = []
     for request in requests:
@@ -104,7 +104,7 @@ def cache_misses(cache: FeatureCache, backbone: Backbone, requests: Sequence[Act
 
         def absent(boundary: int, keys: set[str], kind: tuple[torch.dtype, Preprocessing] = kind) -> set[str]:
             left = keys - computed.get((*kind, boundary), set())
-            return left - cached[kind][boundary].cached_keys(left) if left else left
+            return left - cached_keys(cached[kind][boundary], left) if left else left
 
         missing = absent(request.boundary, set(keys))
         if not missing:

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from unfreeze.acceleration.trainable import trainable_forward
 from unfreeze.evaluation.calibration import calibrated_nll
-from unfreeze.models.backbone import Backbone
+from unfreeze.models.backbone import Backbone, pool
 from unfreeze.models.freezing import StagePlan, apply, parameter_groups
 from unfreeze.models.lora import low_rank
 from unfreeze.models.state import ModelState, loaded, state_of
@@ -125,27 +125,39 @@ def finetune(
                 apply(plan, backbone)
                 train_loss = 0.0
                 order = generator(seed, epoch).permutation(train)
-                batch_args = order.tolist(), view_schedule(order, epoch, schedule), schedule.batch_size
                 indices = torch.split(torch.from_numpy(order), schedule.batch_size)
+                views = view_schedule(order, epoch, schedule)
+                batch_args = order.tolist(), views, schedule.batch_size
+                below = source.features_below(order.tolist(), views)
+                below_batches = (
+                    repeat(None, len(indices)) if below is None else iter(torch.split(below, schedule.batch_size))
+                )
                 pretrained_batches = (
                     repeat(None, len(indices))
                     if pretrained_features is None
                     else pretrained_features.batches(*batch_args)
                 )
-                for x, pretrained, images in zip(source.batches(*batch_args), pretrained_batches, indices, strict=True):
+                for x, rows, pretrained, images in zip(
+                    source.batches(*batch_args), below_batches, pretrained_batches, indices, strict=True
+                ):
                     lr_factor = schedule.lr_factor(next(steps), schedule.epochs * steps_per_epoch)
                     for group, learning_rate in zip(optimizer.param_groups, learning_rates, strict=True):
                         group["lr"] = learning_rate * lr_factor
                     with torch.no_grad():
-                        x = backbone.run(to_model_input(x, backbone, source.boundary), source.boundary, plan.boundary)
+                        rows = None if rows is None else rows.to(backbone.device)
+                        x = to_model_input(x, backbone, source.boundary)
+                        x, rows = backbone.run_pooling(x, source.boundary, plan.boundary, rows)
                     forward = forward or trainable_forward(backbone, plan.boundary, x)
                     features = forward(x)
-                    logits = head(features)
+                    logits = head(features if rows is None else torch.cat([rows, pool(features)], dim=1))
                     target = labels[images].to(logits.device)
                     loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
                     train_loss += loss.item() * len(images) / len(train)
                     if pretrained is not None:
-                        distilled = distillation_loss(backbone.classifier, features, pretrained.to(features))
+                        last = backbone.stage_dims[-1]  # the original classifier reads the last stage alone
+                        distilled = distillation_loss(
+                            backbone.classifier, features[:, -last:], pretrained[:, -last:].to(features)
+                        )
                         loss = loss + schedule.distill * distilled
                     optimizer.zero_grad()
                     loss.backward()  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from unfreeze.training.features.activations import CachedActivations, cache_key,
 from unfreeze.training.features.cache import CacheNamespace, FeatureCache
 from unfreeze.training.features.cache_files import read_rows
 from unfreeze.training.folds import TrainingSet
-from unfreeze.training.head.regularisation_path import HeadFit, Linear, fit_head
+from unfreeze.training.head.regularisation_path import HeadFit, Linear, Standardisation, fit_head
 
 FORMAT = "2"  # version of the stored content and of the solver; a new one invalidates stored heads
 KEY = "head"  # the only key in a namespace
@@ -46,7 +46,8 @@ def fit_head_cached(
     if rows:
         return _deserialise(read_rows([rows[KEY]])[0])
     labels = data.labels[torch.from_numpy(data.train)]
-    fit = fit_head(pooled_features(at_head, data.train.tolist(), views), labels, data.fold, data.n_classes, smoothing)
+    features = pooled_features(at_head, data.train.tolist(), views)
+    fit = fit_head(features, labels, data.fold, data.n_classes, smoothing, standardise=bool(backbone.head_stages))
     with namespace.write() as writer:
         writer.append([KEY], _serialise(fit)[None])
     return fit
@@ -87,6 +88,8 @@ def _serialise(fit: HeadFit) -> Tensor:
         "path": torch.tensor(fit.path, dtype=torch.float64),
         "out_of_fold": torch.from_numpy(fit.out_of_fold),
     }
+    if fit.standardisation is not None:
+        tensors |= {"center": fit.standardisation.center, "scale": fit.standardisation.scale}
     return torch.frombuffer(bytearray(save(tensors)), dtype=torch.uint8)
 
 
@@ -102,4 +105,5 @@ def _deserialise(content: Tensor) -> HeadFit:
         l2=tensors["strength"].item(),
         path=tuple((l2, loss) for l2, loss in tensors["path"].tolist()),
         out_of_fold=tensors["out_of_fold"].numpy(),
+        standardisation=Standardisation(tensors["center"], tensors["scale"]) if "scale" in tensors else None,
     )

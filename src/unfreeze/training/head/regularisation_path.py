@@ -2,12 +2,13 @@
 
 The L2 penalty is chosen by cross-validation over a path from strong to weak, each solve warm-started from the last (the
 sweep of Kornblith et al. 2019, section 3, and of LP-FT, Kumar et al. 2022, appendix B).  The features are centred and
-divided by one common scale, so the same path serves every backbone.
+divided by one common scale, so the same path serves every backbone; those of several stages, whose scales differ by
+orders of magnitude, are standardised first.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ PATIENCE = 2  # penalties after the best before the path ends: up to noise, the 
 Z_CLEARLY_WORSE = 2.0  # the path also ends at a penalty that is worse than the best by this many standard errors
 TOLERANCE = 1e-9  # relative excess over the minimum of its objective that a shipped head may have
 GRADIENT_NORM = 1e-6  # the largest absolute entry of its gradient; the loss is a mean, of order 1
+SMALLEST_DEVIATION = 1e-6  # relative to the largest feature's: what varies less is rounding
 PATH_TOLERANCE = 1e-6  # the same as TOLERANCE along the path: held-out probabilities are then exact to half a percent
 
 Array = NDArray[np.float64]
@@ -46,6 +48,19 @@ class Linear:
 
 
 @dataclass(frozen=True)
+class Standardisation:
+    """Standardisation of features: subtract ``center`` (D,), then multiply by ``scale`` (D,), 0 for constant features."""
+
+    center: Tensor
+    scale: Tensor
+
+    def weights(self, head: Linear) -> tuple[Tensor, Tensor]:
+        """Return the weights (C, D) and biases (C,) on standardised features of a classifier of the features."""
+        inverse = torch.where(self.scale > 0, 1 / self.scale.clamp_min(1e-300), 0.0)
+        return head.weight * inverse, head.bias + head.weight @ self.center
+
+
+@dataclass(frozen=True)
 class HeadFit:
     """The head of phase 1, the initial head of phase 2, and the validation results that selected them.
 
@@ -60,6 +75,7 @@ class HeadFit:
         path: The penalties tried, in order, each with its cross-validated log-loss.
         out_of_fold: Logits of each training image, shape (N, C), from a head fitted on the other folds, at the penalty
             that the other folds select: neither depends on the image.
+        standardisation: Of features of several stages; None where the head reads the last stage alone.
     """
 
     head: Linear
@@ -69,10 +85,16 @@ class HeadFit:
     l2: float
     path: tuple[tuple[float, float], ...]
     out_of_fold: Array
+    standardisation: Standardisation | None = None
 
 
 def fit_head(
-    features: Tensor, labels: Tensor, fold: NDArray[np.int64], classes: int, smoothing: float = 0.0
+    features: Tensor,
+    labels: Tensor,
+    fold: NDArray[np.int64],
+    classes: int,
+    smoothing: float = 0.0,
+    standardise: bool = False,
 ) -> HeadFit:
     """Solve phase 1.
 
@@ -83,12 +105,15 @@ def fit_head(
         fold: The fold of each image, 0 to k - 1, shape (N,).
         classes: Number of classes C; a fold may lack some.
         smoothing: Label smoothing of phase 2; with 0, phase 2 starts from the head of phase 1.
+        standardise: Whether each feature is divided by its standard deviation, as those of several stages should be.
     """
     device = torch.device("cpu") if features.device.type == "mps" else features.device  # Apple's GPUs lack float64
     rows = features.to(device).flatten(0, 1)
     with limit_threads(len(rows) * min(rows.shape) * classes * (int(fold.max()) + 1)):
-        scaled, space = _scale(rows)
-        return _fit(scaled, space, features.shape[1], labels.to(device), fold, classes, smoothing)
+        standardisation = _standardisation(rows) if standardise else None
+        scaled, space = _scale(rows, standardisation)
+        fit = _fit(scaled, space, features.shape[1], labels.to(device), fold, classes, smoothing)
+        return replace(fit, standardisation=standardisation)
 
 
 def _fit(
@@ -172,7 +197,18 @@ class _Space:
         return Linear(weight.cpu(), (bias - weight @ self.center).cpu())
 
 
-def _scale(features: Tensor) -> tuple[Tensor, _Space]:
+def _standardisation(features: Tensor) -> Standardisation:
+    """Return the standardisation of features (rows, D) by their own means and standard deviations, in float64."""
+    blocks = torch.split(features, BLOCK_ROWS)
+    center = torch.stack([x.double().sum(dim=0) for x in blocks]).sum(dim=0) / len(features)
+    squares = torch.stack([(x.double() - center).square().sum(dim=0) for x in blocks]).sum(dim=0)
+    deviation = (squares / len(features)).sqrt()
+    varies = deviation > SMALLEST_DEVIATION * deviation.max().clamp_min(1e-12)
+    scale = torch.where(varies, 1 / deviation.clamp_min(1e-300), 0.0)
+    return Standardisation(center.cpu(), scale.cpu())
+
+
+def _scale(features: Tensor, standardisation: Standardisation | None = None) -> tuple[Tensor, _Space]:
     """Return float32 features (rows, D) of mean 0 and mean squared length 1, and their space.
 
     With fewer rows than dimensions they are (rows, rows): no optimum has a component orthogonal to every row, and the
@@ -180,8 +216,10 @@ def _scale(features: Tensor) -> tuple[Tensor, _Space]:
     """
     rows, dimension = features.shape
     center = torch.stack([x.double().sum(dim=0) for x in torch.split(features, BLOCK_ROWS)]).sum(dim=0) / rows
-    squares = torch.stack([(x.double() - center).square().sum() for x in torch.split(features, BLOCK_ROWS)]).sum()
-    scale = (squares / rows).sqrt().clamp_min(1e-12)
+    own = torch.ones((), dtype=torch.float64) if standardisation is None else standardisation.scale
+    own = own.to(features.device)
+    squares = torch.stack([((x.double() - center) * own).square().sum() for x in torch.split(features, BLOCK_ROWS)])
+    scale = (squares.sum() / rows).sqrt().clamp_min(1e-12) / own  # infinite for constant features
     basis = None
     if rows < dimension:
         in_float64 = (features.double() - center) / scale

@@ -110,6 +110,9 @@ class Counted:
         self.asked += zip(photos, views, strict=True)
         return self.source.batches(photos, views, size)
 
+    def features_below(self, photos: Sequence[int], views: Sequence[int]) -> torch.Tensor | None:
+        return self.source.features_below(photos, views)
+
 
 def n_missing(store: FeatureCache, backbone: Backbone, renderer: Renderer, boundary: int, wanted: Wanted) -> int:
     misses = cache_misses(store, backbone, [ActivationRequest(renderer, boundary, wanted, "test")])

@@ -42,9 +42,9 @@ def solved(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How often a head was solved."""
     count: list[int] = []
 
-    def counted(*given: Any) -> HeadFit:
+    def counted(*given: Any, **named: Any) -> HeadFit:
         count.append(1)
-        return fit_head(*given)
+        return fit_head(*given, **named)
 
     monkeypatch.setattr(head_cache, "fit_head", counted)
     return count
