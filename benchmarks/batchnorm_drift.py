@@ -31,7 +31,6 @@ from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.state import ModelState
-from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set, predict_held_out
@@ -40,6 +39,7 @@ from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune
 from unfreeze.training.recipe import Recipe
+from unfreeze.views import PLAIN_ONLY
 
 SETS = ("hymenoptera", "bccd_cells", "magnetic_tile")
 ARMS = ("frozen", "train mode", "train mode, original statistics put back")
@@ -78,7 +78,7 @@ Evaluation = tuple[EvaluationSet, ForgettingMeter]
 
 def set_up(inputs: Inputs, recipe: Recipe, renderer: Renderer) -> Evaluation:
     """Compute what both arms are scored on."""
-    test = open_test_set(inputs, recipe, renderer, IDENTITY_ONLY)
+    test = open_test_set(inputs, recipe, renderer, PLAIN_ONLY)
     assert test is not None, "there are test photos"
     return test, forgetting_meter(inputs, recipe, renderer, test)
 

@@ -29,7 +29,6 @@ from unfreeze.data.splits import split
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.state import ModelState
-from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.held_out import open_test_set, predict_held_out
 from unfreeze.training.augmentation import make_renderers
@@ -40,6 +39,7 @@ from unfreeze.training.finetune.loop import finetune
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipes import CACHED_VIEWS, recipe_for
 from unfreeze.training.schedule import Schedule
+from unfreeze.views import PLAIN_ONLY
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def measure(table: Path, model: str, depth: str, views: int, seed: int) -> Accur
     with deterministic(seed):
         features = compute_features(inputs.cache, backbone, [renderer], data, recipe, seed)
         first = train_head(features, recipe)
-    test = open_test_set(inputs, recipe, renderer, IDENTITY_ONLY)
+    test = open_test_set(inputs, recipe, renderer, PLAIN_ONLY)
     assert test is not None, "there are test photos"
     truth = np.array([sample.label for sample in inputs.test_samples])
 

@@ -115,7 +115,7 @@ class Begun:
     def scored(self, model: ModelState) -> Scored:
         """Return a model's scores."""
         truth = self.task.truth
-        said = predict_held_out(self.features.backbone, model, self.test, self.first.orientations)
+        said = predict_held_out(self.features.backbone, model, self.test, self.first.views)
         right = (said.argmax(axis=1) == truth).astype(float)
         lost = self.meter.drop(model)
         assert lost is not None, "there are reference photos"
@@ -129,7 +129,7 @@ def begin(task: Task, recipe: Recipe) -> Begun:
     with deterministic(inputs.seed):
         features = compute_features(inputs.cache, backbone, renderers, inputs.data, recipe, inputs.seed)
         first = train_head(features, recipe)
-    test = open_test_set(inputs, recipe, features.final.renderer, first.orientations)
+    test = open_test_set(inputs, recipe, features.final.renderer, first.views)
     assert test is not None, "there are test photos"
     meter = forgetting_meter(inputs, recipe, features.final.renderer, test)
     return Begun(task, features, first, backbone.snapshot(recipe.boundary), test, meter)

@@ -32,8 +32,8 @@ from unfreeze.acceleration.openvino import convert_stages, openvino_version
 from unfreeze.acceleration.tolerance import MIN_COSINE
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode
+from unfreeze.data.rendering.framings import plain
 from unfreeze.data.rendering.renderer import Renderer
-from unfreeze.data.rendering.transforms import PLAIN_VIEW, plain
 from unfreeze.data.sources import read_photos
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
@@ -42,6 +42,7 @@ from unfreeze.runtime import prepare_process
 from unfreeze.training.features.activations import BATCH, PixelSource, compute_or_load, pooled_features
 from unfreeze.training.features.cache import open_cache
 from unfreeze.training.head.regularisation_path import fit_head
+from unfreeze.views import PLAIN
 
 BATCHES = 6
 ROUNDED = 4  # batches of photos whose features are compared
@@ -192,13 +193,11 @@ def whole_phase_one(photos: Path, model: str, arch: str | None, rounds: int) -> 
             digests=tuple(sample.digest for sample in samples.samples),
         )
         everything = np.arange(len(samples.samples))
-        wanted = dict.fromkeys(everything.tolist(), (PLAIN_VIEW,))
+        wanted = dict.fromkeys(everything.tolist(), (PLAIN,))
         lowered, store = replace(backbone, precision=precision, compiled={}), open_cache(None, 0)
         kept = compute_or_load(store, lowered, PixelSource(renderer), backbone.head_boundary, wanted, "features")
         labels = torch.tensor([sample.label for sample in samples.samples])
-        fit_head(
-            pooled_features(kept, everything.tolist(), (PLAIN_VIEW,)), labels, everything % 5, len(samples.classes)
-        )
+        fit_head(pooled_features(kept, everything.tolist(), (PLAIN,)), labels, everything % 5, len(samples.classes))
         seconds["phase 1 in all"].append(time.perf_counter() - started)
         with torch.inference_mode():
             decoded = [

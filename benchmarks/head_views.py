@@ -33,6 +33,7 @@ from unfreeze.training.features.cache import open_cache
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.recipes import recipe_for
+from unfreeze.views import EvaluationView
 
 TURNED = ("aid150",)
 WAYS = (
@@ -58,7 +59,7 @@ def measure(table: Path, seed: int, turned: bool) -> NDArray[np.float64]:
     data, truth = TrainingSet.of(learning, splits, len(photos.classes)), np.array([sample.label for sample in test])
     train, labels = data.train.tolist(), data.labels[torch.from_numpy(data.train)]
     (renderer,) = make_renderers(recipe, backbone, learning, seed)
-    orientations, store = renderer.tta_orientations, open_cache(None, 0)
+    orientations, store = tuple(map(EvaluationView, renderer.tta_orientations)), open_cache(None, 0)
     found = []
     with deterministic(seed):
         wanted = data.requested_views(4, orientations)

@@ -26,7 +26,6 @@ from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbones import load_backbone
-from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.predict import Logits
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.scoring.held_out import open_test_set, predict_held_out
@@ -35,6 +34,7 @@ from unfreeze.training.features.cache import open_cache
 from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipes import recipe_for
+from unfreeze.views import PLAIN_ONLY
 
 
 def measure(table: Path, seed: int, name: str) -> None:
@@ -50,16 +50,16 @@ def measure(table: Path, seed: int, name: str) -> None:
     with deterministic(seed):
         selected = select_augmentation(inputs.cache, backbone, renderers, inputs.data, recipe).final
     for renderer in renderers:
-        orientations = recipe.orientations(renderer)
+        shown_all = recipe.evaluation_views(renderer)
         with deterministic(seed):
             features = compute_features(inputs.cache, backbone, [renderer], inputs.data, recipe, seed)
             first = train_head(features, recipe)
-        test = open_test_set(inputs, recipe, renderer, orientations)
+        test = open_test_set(inputs, recipe, renderer, shown_all)
         assert test is not None, "there are test photos"
         assert renderer.augmentation is not None
-        for shown in (IDENTITY_ONLY, orientations):
+        for shown in (PLAIN_ONLY, shown_all):
             said = predict_held_out(backbone, first.state, test, shown)
-            taken = "taken" if shown == first.orientations and renderer is selected else ""
+            taken = "taken" if shown == first.views and renderer is selected else ""
             cells = [name, seed, renderer.augmentation.symmetry, len(shown), _scores(said, truth), taken]
             print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 

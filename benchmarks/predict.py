@@ -92,8 +92,7 @@ def main() -> None:
             seconds.setdefault(name, []).append(timed(work))
     engine = f"OpenVINO {openvino_version()}" if openvino_version() else "no OpenVINO"
     print(
-        f"{backbone.name}, {len(paths)} photos, {torch.get_num_threads()} threads, {engine}, "
-        f"orientations {len(model.orientations)}\n"
+        f"{backbone.name}, {len(paths)} photos, {torch.get_num_threads()} threads, {engine}, views {len(model.views)}\n"
     )
     print("| | images per second | of the bare pass | of the engine's bare pass |\n| --- | --- | --- | --- |")
     for name, taken in seconds.items():

@@ -20,7 +20,6 @@ from unfreeze.config import TrainConfig
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.state import ModelState, random_head
-from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.planning.throughput import random_activations
 from unfreeze.runtime import prepare_process
 from unfreeze.training.features.cache import open_cache
@@ -30,6 +29,7 @@ from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.recipes import recipe_for
 from unfreeze.training.search import SearchContext
+from unfreeze.views import PLAIN_ONLY
 
 CLASSES, FOLDS = 2, 5
 
@@ -38,8 +38,8 @@ def head_only(start: ModelState, n_folds: int) -> HeadOnlyResult:
     """Return a phase 1 whose models are all the same."""
     states = (start,) * n_folds
     return HeadOnlyResult(
-        state=start, orientations=IDENTITY_ONLY, fold_logits=(), temperature=1.0, n_calibration=0, fold_states=states,
-        fold_orientations=(IDENTITY_ONLY,) * n_folds, phase2_init=start, fold_inits=states, history=(),
+        state=start, views=PLAIN_ONLY, fold_logits=(), temperature=1.0, n_calibration=0, fold_states=states,
+        fold_views=(PLAIN_ONLY,) * n_folds, phase2_init=start, fold_inits=states, history=(),
     )  # fmt: skip
 
 

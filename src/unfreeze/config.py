@@ -123,8 +123,8 @@ class Settings(Common):
     tta: Annotated[
         bool,
         Field(
-            description="Whether predictions may be averaged over a photo and its flipped or turned views: done where "
-            "that is better on the folds."
+            description="Whether predictions may be averaged over several views of a photo (its centre, the whole of it, "
+            "parts, flipped or turned): done where that is better on the folds."
         ),
     ] = True
     bn: Annotated[

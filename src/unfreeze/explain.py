@@ -28,8 +28,8 @@ from unfreeze.data.folders import display_name
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.stages import run_with_intermediates
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
-from unfreeze.predict import evaluation_mode, photo_batches, probabilities, to_model_input
+from unfreeze.predict import evaluation_mode, photo_batches, predict_logits, probabilities, to_model_input
+from unfreeze.views import CROP, PLAIN_ONLY, Framing, Views, describe_framing, framings_of
 
 Heatmaps = NDArray[np.float32]
 
@@ -165,8 +165,9 @@ class Explanation:
         path: The image file.
         label: The explained class.
         probability: The model's probability of the class.
-        view: The network's input view.
+        view: The network's input view, upright.
         heatmap: See ``heatmaps``; shape (height, width) of the view.
+        note: Which of several framings the view is, for the picture; None where the model sees this one alone.
     """
 
     path: Path
@@ -174,6 +175,7 @@ class Explanation:
     probability: float
     view: Image.Image
     heatmap: Heatmaps
+    note: str | None = None
 
     @property
     def file_name(self) -> str:
@@ -183,12 +185,14 @@ class Explanation:
         return f"{readable}-{hashlib.sha256(identity).hexdigest()[:12]}.png"
 
     def picture(self) -> Image.Image:
-        """Return the view and its overlay side by side, below the class and its probability."""
+        """Return the view and its overlay side by side, below the class, its probability and the note."""
         pictures = side_by_side([self.view, overlay(self.view, self.heatmap)])
-        canvas = Image.new("RGB", (pictures.width, pictures.height + TEXT_HEIGHT), "white")
-        canvas.paste(pictures, (0, TEXT_HEIGHT))
-        caption = f"{self.probability:.3f}  {' '.join(self.label.split())}"
-        ImageDraw.Draw(canvas).text((GAP, TEXT_HEIGHT // 2), caption, fill="black", font=_font(), anchor="lm")
+        lines = [f"{self.probability:.3f}  {' '.join(self.label.split())}", *([self.note] if self.note else [])]
+        canvas = Image.new("RGB", (pictures.width, pictures.height + TEXT_HEIGHT * len(lines)), "white")
+        canvas.paste(pictures, (0, TEXT_HEIGHT * len(lines)))
+        for number, line in enumerate(lines):
+            middle = TEXT_HEIGHT * number + TEXT_HEIGHT // 2
+            ImageDraw.Draw(canvas).text((GAP, middle), line, fill="black", font=_font(), anchor="lm")
         return canvas
 
 
@@ -198,24 +202,58 @@ def explanations(
     paths: Sequence[Path],
     classes: Sequence[str],
     label: str | None = None,
-    orientations: Sequence[Orientation] = IDENTITY_ONLY,
+    views: Views = PLAIN_ONLY,
 ) -> Iterator[Explanation]:
     """Yield an ``Explanation`` for each image file, in order: of the class ``label``, or of the most probable class.
 
-    The probability is from logits averaged over ``orientations``, the heatmap from the plain view.
+    The probability is from logits averaged over ``views``, the heatmap from the framing of ``explained_framings``.
 
     Raises:
         DecodeError: An image can't be read.
         ModelError: See ``heatmaps``.
     """
     done = 0
-    for views in photo_batches(backbone, paths):
-        rows = probabilities(backbone, head, [views], orientations=orientations)
-        labels = rows.argmax(axis=1) if label is None else np.full(len(views), classes.index(label))
-        maps = heatmaps(backbone, head, views, torch.from_numpy(labels))
-        for view, row, index, heatmap in zip(views, rows, labels, maps, strict=True):
-            yield Explanation(paths[done], classes[index], float(row[index]), as_photo(view), heatmap)
+    for images in photo_batches(backbone, paths, framings=framings_of(views)):
+        rows = probabilities(backbone, head, [images], views=views)
+        labels = rows.argmax(axis=1) if label is None else np.full(len(images), classes.index(label))
+        shown, framings = explained_framings(backbone, head, images, torch.from_numpy(labels), views)
+        maps = heatmaps(backbone, head, shown, torch.from_numpy(labels))
+        for view, framing, row, index, heatmap in zip(shown, framings, rows, labels, maps, strict=True):
+            probability, note = float(row[index]), framing_note(framing, views)
+            yield Explanation(paths[done], classes[index], probability, as_photo(view), heatmap, note)
             done += 1
+
+
+def explained_framings(
+    backbone: Backbone, head: Head, images: Tensor, classes: Tensor, views: Views
+) -> tuple[Tensor, tuple[Framing, ...]]:
+    """Return the framing of each image in which its heatmap is drawn, uint8, shape (N, 3, height, width), and its name.
+
+    It is the centre crop; if the model doesn't look at that, the framing with the highest logit of the class.
+
+    Args:
+        backbone: The backbone.
+        head: The new classifier.
+        images: The images in the framings of ``views``, for their shape see ``views.select_views``.
+        classes: The class to explain of each image, int64, shape (N,).
+        views: The views that the model averages over.
+    """
+    framings = framings_of(views)
+    if len(framings) == 1:
+        return images, framings * len(images)
+    if CROP in framings:
+        chosen = torch.full((len(images),), framings.index(CROP))
+    else:
+        upright = [torch.from_numpy(predict_logits(backbone, head, [images[:, i]])) for i in range(len(framings))]
+        chosen = torch.stack([logits.gather(1, classes[:, None])[:, 0] for logits in upright]).argmax(dim=0)
+    return images[torch.arange(len(images)), chosen], tuple(framings[i] for i in chosen.tolist())
+
+
+def framing_note(framing: Framing, views: Views) -> str | None:
+    """Return a note on the framing that a heatmap is drawn in; None where the model looks at no other."""
+    if len(framings_of(views)) == 1:
+        return None
+    return f"heatmap: {describe_framing(framing)}; probability: {len(views)} views"
 
 
 def as_photo(view: Tensor) -> Image.Image:

@@ -24,7 +24,7 @@ from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipe import Recipe
 from unfreeze.training.recipes import head_stages_for, recipe_for
 
-DecodeIndex = Mapping[str, int]  # short side in pixels of every image that was decoded before, by digest
+DecodeIndex = Mapping[str, tuple[int, int]]  # width and height of every image that was decoded before, by digest
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ def open_inputs(config: TrainConfig, watch: Stopwatch) -> Inputs:
 def choose_recipe(config: TrainConfig, inputs: Inputs) -> Recipe:
     """Return the recipe of ``config``; without a test set, every fold is used for validation (full cross-fitting)."""
     n_train = len(inputs.splits.train)
-    recipe = recipe_for(config, inputs.backbone, n_train, len(inputs.photos.classes))
+    sizes = [sample.size for sample in inputs.training_samples]
+    recipe = recipe_for(config, inputs.backbone, n_train, len(inputs.photos.classes), sizes)
     return recipe if len(inputs.splits.test) else recipe.cross_fit_all(n_train)
 
 
@@ -130,5 +131,5 @@ def open_reference(
             )
         reference = drop_unreadable(read_reference(folder, backbone.network.labels), decode_index)
     samples = (*photos.samples, *(reference.samples if reference is not None else ()))
-    cache.update_decode_index({sample.digest: sample.short_side for sample in samples})
+    cache.update_decode_index({sample.digest: sample.size for sample in samples})
     return reference

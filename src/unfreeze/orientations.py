@@ -1,4 +1,4 @@
-"""Orientations: exact flips and rotations of an image's plain view, over which a model's logits may be averaged."""
+"""Orientations: exact flips and rotations of a rendered image, over which a model's logits may be averaged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class Orientation(IntEnum):
-    """Orientation of a plain view; the value is the number of that view of an image."""
+    """Orientation of a rendered image; the value is the number of the centre crop's view in it (see ``views.py``)."""
 
     IDENTITY = 0
     FLIPPED = -1
@@ -24,12 +24,11 @@ class Orientation(IntEnum):
         return -1 - self if self < Orientation.FLIPPED else 0
 
     def apply(self, views: Tensor) -> Tensor:
-        """Return plain views, shape (N, 3, height, width), in this orientation; ROT90 and ROT270 need square views."""
+        """Return views, shape (N, 3, height, width), in this orientation; ROT90 and ROT270 need square views."""
         if self is Orientation.FLIPPED:
             return views.flip(3)
         return views.rot90(self.quarter_turns, (2, 3)) if self.quarter_turns else views
 
 
-IDENTITY_ONLY = (Orientation.IDENTITY,)
 FORMER_ORIENTATIONS = {"plain": "identity", "mirrored": "flipped", "left": "rot90", "over": "rot180", "right": "rot270"}
 """Current names by the names in files of earlier versions."""

@@ -47,7 +47,7 @@ def run(config: TrainConfig) -> Run:
         with watch.measure("head"):
             phase1 = train_head(features, recipe)
         with watch.measure("evaluation"):
-            test = open_test_set(inputs, recipe, features.final.renderer, phase1.orientations)
+            test = open_test_set(inputs, recipe, features.final.renderer, phase1.views)
             meter = forgetting_meter(inputs, recipe, features.final.renderer, test)
         if recipe.candidates:
             with watch.measure("finetune"):

@@ -16,13 +16,13 @@ from torch import Tensor
 from unfreeze.acceleration.frozen import Forward, frozen_features
 from unfreeze.data.decode import decode
 from unfreeze.data.rendering.renderer import Renderer, prefetch
-from unfreeze.data.rendering.transforms import PLAIN_VIEW, normalize, plain, to_batch
+from unfreeze.data.rendering.transforms import framed_batch, normalize
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone, Head
 from unfreeze.models.saved import Classifier
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import limit_threads
+from unfreeze.views import CROP_ONLY, PLAIN_ONLY, EvaluationView, Framing, Views, framings_of, select_views
 
 Probabilities = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -84,15 +84,15 @@ def predict_logits(
     head: Head,
     batches: Iterable[Tensor],
     start: int = 0,
-    orientations: Sequence[Orientation] = IDENTITY_ONLY,
+    views: Views = PLAIN_ONLY,
     below: Tensor | None = None,
 ) -> Logits:
-    """Return the head's logits, shape (N, C), for batches of activations at boundary ``start`` (0: rendered views).
+    """Return the head's logits, shape (N, C), for batches of activations at boundary ``start`` (0: rendered images).
 
-    The logits of rendered views are averaged over ``orientations``.  ``below`` are the features of stages below
-    ``start``, shape (N, D), where the head reads any.
+    The logits of rendered images are averaged over ``views``; for their shape see ``views.select_views``.  ``below`` are
+    the features of stages below ``start``, shape (N, D), where the head reads any.
     """
-    assert start == 0 or orientations == IDENTITY_ONLY, "only images can be rotated"
+    assert start == 0 or views == PLAIN_ONLY, "only images can be rotated"
     evaluation_mode(backbone)
     logits, done = [], 0
     with torch.inference_mode():
@@ -100,18 +100,13 @@ def predict_logits(
             rows = None if below is None else below[done : done + len(x)].to(backbone.device)
             done += len(x)
             forward = partial(backbone.features, start=start, below=rows)
-            logits.append(_mean_logits(backbone, head, forward, x, start, orientations))
+            logits.append(_mean_logits(backbone, head, forward, x, start, views))
     return torch.cat(logits).numpy() if logits else np.empty((0, head.out_features), dtype=np.float32)
 
 
-def _mean_logits(
-    backbone: Backbone, head: Head, forward: Forward, x: Tensor, start: int, orientations: Sequence[Orientation]
-) -> Tensor:
-    """Return one batch's logits, averaged over orientations; ``forward`` computes what the head reads."""
-    logits = [
-        head(forward(to_model_input(orientation.apply(x), backbone, start))).float().cpu()
-        for orientation in orientations
-    ]
+def _mean_logits(backbone: Backbone, head: Head, forward: Forward, x: Tensor, start: int, views: Views) -> Tensor:
+    """Return one batch's logits, averaged over views; ``forward`` computes what the head reads."""
+    logits = [head(forward(to_model_input(view, backbone, start))).float().cpu() for view in select_views(x, views)]
     return torch.stack(logits).mean(dim=0)
 
 
@@ -126,7 +121,7 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
     first_paths = list(islice(queue, MIN_COMPILED_IMAGES))
     forward: Forward | None = backbone.features if len(first_paths) < MIN_COMPILED_IMAGES else None
     evaluation_mode(backbone)
-    render = partial(_plain_view, preprocessing=backbone.network.preprocessing)
+    render = partial(_framed, preprocessing=backbone.network.preprocessing, framings=framings_of(model.views))
     for batch in prefetch(render, _in_batches(chain(first_paths, queue))):
         views = [view for _, view in batch if isinstance(view, Tensor)]
         rows: Iterator[list[float]] = iter(())
@@ -134,16 +129,16 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
             x = torch.cat(views)
             with torch.inference_mode():
                 forward = forward or frozen_features(backbone)
-                logits = _mean_logits(backbone, model.head, forward, x, 0, model.orientations)
+                logits = _mean_logits(backbone, model.head, forward, x, 0, model.views)
                 rows = iter(torch.softmax(logits, dim=1).tolist())
         for path, view in batch:
             yield Unread(path, view) if isinstance(view, DecodeError) else _prediction(path, next(rows), model.classes)
 
 
-def _plain_view(path: Path, preprocessing: Preprocessing) -> tuple[Path, Tensor | DecodeError]:
-    """Return the path and the image's plain view, uint8, shape (1, 3, height, width), or the error."""
+def _framed(path: Path, preprocessing: Preprocessing, framings: Sequence[Framing]) -> tuple[Path, Tensor | DecodeError]:
+    """Return the path and the image in ``framings``, see ``framed_batch``, or the error."""
     try:
-        return path, to_batch([plain(decode(path, preprocessing.min_side), preprocessing)])
+        return path, framed_batch(decode(path, preprocessing.min_side), preprocessing, framings)
     except DecodeError as error:
         return path, error
 
@@ -158,11 +153,11 @@ def probabilities(
     head: Head,
     batches: Iterable[Tensor],
     start: int = 0,
-    orientations: Sequence[Orientation] = IDENTITY_ONLY,
+    views: Views = PLAIN_ONLY,
 ) -> Probabilities:
     """Return class probabilities; see ``predict_logits``."""
     rows: Probabilities = torch.softmax(
-        torch.from_numpy(predict_logits(backbone, head, batches, start, orientations)), dim=1
+        torch.from_numpy(predict_logits(backbone, head, batches, start, views)), dim=1
     ).numpy()
     return rows
 
@@ -172,10 +167,16 @@ def _prediction(path: Path, row: Sequence[float], classes: tuple[str, ...]) -> P
     return Prediction(path, classes[best], row[best], tuple(row))
 
 
-def photo_batches(backbone: Backbone, paths: Sequence[Path], size: int = BATCH) -> Iterator[Tensor]:
-    """Yield plain views of image files, uint8, shape (size, 3, height, width), as input of ``to_model_input``."""
-    renderer = Renderer(tuple(paths), backbone.network.preprocessing)
+def photo_batches(
+    backbone: Backbone, paths: Sequence[Path], size: int = BATCH, framings: Sequence[Framing] = CROP_ONLY
+) -> Iterator[Tensor]:
+    """Yield image files in ``framings``, uint8, ``size`` at a time, as input of ``predict_logits``.
+
+    The shape is (size, 3, height, width) for one framing, else (size, framings, 3, height, width).
+    """
+    renderer, views = Renderer(tuple(paths), backbone.network.preprocessing), tuple(map(EvaluationView.of, framings))
     starts = range(0, len(paths), size)
-    return renderer.batches(
-        [(index, (PLAIN_VIEW,)) for index in range(start, min(start + size, len(paths)))] for start in starts
+    batches = renderer.batches(
+        [(index, views) for index in range(start, min(start + size, len(paths)))] for start in starts
     )
+    return batches if len(framings) == 1 else (batch.view(-1, len(framings), *batch.shape[1:]) for batch in batches)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from unfreeze.errors import RunError
 from unfreeze.evaluation.calibration import Calibration
@@ -14,6 +14,7 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
 from unfreeze.verdict_schema1 import upgrade_schema1
+from unfreeze.views import EvaluationView, Views, describe_views, views_from
 
 if TYPE_CHECKING:
     from unfreeze.acceleration.engine_report import EngineReport
@@ -35,6 +36,31 @@ class Data(_Section):
     left_out: int
 
 
+class View(_Section):
+    """A view over which logits are averaged.
+
+    Attributes:
+        framing: The part of the image: crop (the centre), squeeze (the whole image), or a tile.
+        orientation: identity, flipped, rot90, rot180 or rot270.
+    """
+
+    framing: str
+    orientation: str
+
+    @model_validator(mode="after")
+    def _is_known(self) -> Self:
+        try:
+            self.value  # noqa: B018
+        except KeyError as error:
+            raise ValueError(f"there is no view called {error.args[0]!r}") from error
+        return self
+
+    @property
+    def value(self) -> EvaluationView:
+        """The view as a value."""
+        return EvaluationView.from_dict({"framing": self.framing, "orientation": self.orientation})
+
+
 class Model(_Section):
     """The backbone, and how phase 2 trained it.
 
@@ -45,7 +71,8 @@ class Model(_Section):
         alpha: Interpolation of the shipped weights between phase 1 (0) and phase 2 (1).
         bn: Mode of BatchNorm in phase 2.
         symmetry: Random symmetries of training views: none, horizontal flips, or flips and quarter turns.
-        orientations: Orientations of an image whose logits are averaged: identity, flipped, rot90, rot180, rot270.
+        views: The views of an image whose logits are averaged.
+        n_views: Their number: predicting takes so many times the time of one view.
     """
 
     name: str
@@ -54,7 +81,32 @@ class Model(_Section):
     alpha: float
     bn: Literal["frozen", "train"]
     symmetry: Literal["none", "flip", "rotate"] | None = None
-    orientations: tuple[str, ...] = ("identity",)
+    views: tuple[View, ...] = (View(framing="crop", orientation="identity"),)
+    n_views: int = 1
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_orientations(cls, figures: Any) -> Any:
+        """Accept the field that earlier versions wrote, orientations of the centre crop."""
+        if not isinstance(figures, dict) or "orientations" not in figures:
+            return figures
+        described = [view.to_dict() for view in views_from(figures)]
+        others = {name: value for name, value in figures.items() if name != "orientations"}
+        return {**others, "views": described, "n_views": len(described)}
+
+    @property
+    def evaluation_views(self) -> Views:
+        """The views, as values."""
+        return tuple(view.value for view in self.views)
+
+    def describe_views(self) -> str:
+        """Return the views and what they cost, for people."""
+        if self.n_views == 1:
+            return f"each photo is looked at once: {describe_views(self.evaluation_views)}"
+        return (
+            f"each photo is looked at {self.n_views} times: {describe_views(self.evaluation_views)}; predicting takes "
+            f"about {self.n_views} times the time of one view"
+        )
 
 
 class Point(_Section):

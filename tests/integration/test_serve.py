@@ -30,6 +30,7 @@ from unfreeze.models.saved import Classifier, save_model
 from unfreeze.orientations import Orientation
 from unfreeze.runs.folder import RunFolder
 from unfreeze.runs.run import Run, load
+from unfreeze.views import EvaluationView
 
 CLASSES = ("ant", "bee", "wasp")
 MIB = 2**20
@@ -65,8 +66,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     torch.manual_seed(0)
     architecture = Architecture("timm", "test_efficientnet")
     backbone = assemble("timm/test_efficientnet", architecture, build(architecture), CPU)
-    orientations = (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)
-    save_model(folder.model, Classifier(backbone, new_head(backbone, len(CLASSES), 0), CLASSES, orientations))
+    views = tuple(map(EvaluationView, (0, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)))
+    save_model(folder.model, Classifier(backbone, new_head(backbone, len(CLASSES), 0), CLASSES, views))
     write_text(folder.verdict, verdict(CLASSES).to_json())
     return load(folder.root, "cpu")
 

@@ -227,7 +227,7 @@ def test_a_photo_is_turned_as_its_symmetry_allows(
 ) -> None:
     run = train(home, tmp_path / "run", recipe="head-only", test_size=0, symmetry=symmetry)
     assert run.verdict.model.symmetry == symmetry
-    assert set(run.verdict.model.orientations) <= orientations
+    assert {view.orientation for view in run.verdict.model.views} <= orientations
 
 
 def test_without_tta_the_plain_view_answers_alone(home: Path, tmp_path: Path) -> None:
@@ -235,8 +235,8 @@ def test_without_tta_the_plain_view_answers_alone(home: Path, tmp_path: Path) ->
         train(home, tmp_path / str(tta), recipe="head-only", test_size=0, symmetry="flip", tta=tta)
         for tta in (True, False)
     )
-    assert usual.verdict.model.orientations == ("identity", "flipped")
-    assert plain.verdict.model.orientations == ("identity",)
+    assert usual.verdict.model.n_views == len(usual.verdict.model.views) > 1
+    assert [view.model_dump() for view in plain.verdict.model.views] == [{"framing": "crop", "orientation": "identity"}]
     assert usual.verdict.scores.head_only != plain.verdict.scores.head_only
     photo = home / "photos" / "class 0" / "00.png"
     told = [run.predict([photo])[0].probabilities for run in (usual, plain)]

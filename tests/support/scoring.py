@@ -14,10 +14,10 @@ from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.data.splits import Splits
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
-from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.scoring.forgetting import ForgettingMeter, forgetting_meter
 from unfreeze.scoring.held_out import EvaluationSet, open_test_set
 from unfreeze.training.features.cache import FeatureCache
+from unfreeze.views import PLAIN_ONLY
 
 
 def inputs_of(
@@ -58,5 +58,5 @@ def evaluation(
 ) -> Evaluation:
     """Set up what a run does whose models differ from the pretrained network from ``boundary`` up."""
     inputs, how = inputs_of(backbone, paths, given, reference), recipe(backbone, candidate(backbone, boundary))
-    test = open_test_set(inputs, how, given.renderer, IDENTITY_ONLY)
+    test = open_test_set(inputs, how, given.renderer, PLAIN_ONLY)
     return Evaluation(test, forgetting_meter(inputs, how, given.renderer, test))

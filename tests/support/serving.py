@@ -21,22 +21,25 @@ from unfreeze.runs.folder import RunFolder
 from unfreeze.runs.run import Run
 from unfreeze.serve.model import Served
 from unfreeze.serve.server import listen
+from unfreeze.views import PLAIN, EvaluationView, Views
 
 LOCAL = "http://localhost"
+
+BOTH = (PLAIN, EvaluationView(Orientation.FLIPPED))
 
 
 def served(
     root: Path,
     classes: tuple[str, ...],
     make: Callable[[], Backbone] = tiny_cnn,
-    orientations: tuple[Orientation, ...] = (Orientation.IDENTITY, Orientation.FLIPPED),
+    views: Views = BOTH,
 ) -> Served:
-    """Return a tiny model whose answers differ from photo to photo, and from orientation to orientation."""
+    """Return a tiny model whose answers differ from photo to photo, and from view to view."""
     backbone = make()
     head = new_head(backbone, len(classes), 0)
     with torch.no_grad():
         head.weight.normal_(generator=torch.Generator().manual_seed(0))
-    model = Classifier(backbone, head.eval().requires_grad_(False), classes, orientations)
+    model = Classifier(backbone, head.eval().requires_grad_(False), classes, views)
     return Served(Run(RunFolder(root), verdict(classes), "cpu"), model)
 
 

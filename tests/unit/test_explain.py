@@ -20,10 +20,12 @@ from torch.nn import functional
 
 from unfreeze.data.rendering.transforms import normalize
 from unfreeze.errors import ModelError
-from unfreeze.explain import Explanation, explanations, heatmaps, overlay, side_by_side
+from unfreeze.explain import TEXT_HEIGHT, Explanation, explanations, heatmaps, overlay, side_by_side
 from unfreeze.models.backbone import Architecture, Backbone, Head, Library, Network, assemble, pool
 from unfreeze.models.networks import build
-from unfreeze.predict import photo_batches, probabilities
+from unfreeze.orientations import Orientation
+from unfreeze.predict import photo_batches, predict_logits, probabilities
+from unfreeze.views import PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, framings_of, tiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -226,6 +228,36 @@ def test_explanations_are_of_the_answer_or_of_the_class_that_is_asked_for(photos
         np.stack([each.heatmap for each in asked]), heatmaps(backbone, head, views, torch.tensor([2, 2])), atol=1e-5
     )
     assert np.array_equal(np.asarray(asked[1].view), views[1].permute(1, 2, 0).numpy())
+
+
+MIXED = (EvaluationView.of(SQUEEZE), PLAIN, EvaluationView(Orientation.FLIPPED))
+TILED = tuple(map(EvaluationView.of, tiles((1, 2))))
+
+
+def test_of_several_framings_the_crop_is_drawn_and_the_picture_says_so(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    head, names = new_head(backbone, CLASSES, 0), ("cat", "dog", "owl")
+    batches = photo_batches(backbone, photos[:3], framings=framings_of(MIXED))
+    expected = probabilities(backbone, head, batches, views=MIXED)
+    (plain,) = photo_batches(backbone, photos[:3])
+    (alone,), (several,) = (list(explanations(backbone, head, photos[:1], names, views=v)) for v in (PLAIN_ONLY, MIXED))
+    assert several.probability == pytest.approx(expected[0].max())
+    assert np.array_equal(np.asarray(several.view), plain[0].permute(1, 2, 0).numpy())
+    assert several.note == "heatmap: centre crop; probability: 3 views"
+    assert alone.note is None
+    assert several.picture().height == alone.picture().height + TEXT_HEIGHT
+
+
+def test_without_a_crop_the_framing_that_speaks_most_for_the_class_is_drawn(photos: tuple[Path, ...]) -> None:
+    backbone = tiny_cnn()
+    head, names = new_head(backbone, CLASSES, 0), ("cat", "dog", "owl")
+    (framed,) = photo_batches(backbone, photos[:6], framings=framings_of(TILED))
+    logits = np.stack([predict_logits(backbone, head, [framed[:, i]])[:, 2] for i in range(2)])
+    best = logits.argmax(axis=0)
+    assert set(best) == {0, 1}
+    for number, each in enumerate(explanations(backbone, head, photos[:6], names, "owl", TILED)):
+        assert np.array_equal(np.asarray(each.view), framed[number, best[number]].permute(1, 2, 0).numpy())
+        assert each.note == f"heatmap: part {best[number] + 1} of 2; probability: 2 views"
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,12 @@ from tests.support.photos import CLASSES, CROPS, PREPROCESSING, renderer
 from tests.support.training import candidate, new_store, recipe, task
 
 from unfreeze.data.rendering.device_renderer import on_device
-from unfreeze.data.rendering.transforms import Augmentation, plain, render, to_batch
+from unfreeze.data.rendering.framings import plain
+from unfreeze.data.rendering.transforms import Augmentation, render, to_batch
 from unfreeze.evaluation.calibration import fit_temperature
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import loaded
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.predict import predict_logits
 from unfreeze.training.features.activations import (
     CachedActivations,
@@ -29,6 +30,7 @@ from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import HeadOnlyResult, train_head
 from unfreeze.training.phase_two import fine_tune
+from unfreeze.views import PLAIN, PLAIN_ONLY, EvaluationView
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,7 +74,7 @@ def test_poses_are_kept_apart_from_each_other_and_from_views_that_are_drawn(phot
     ("augmentation", "size", "expected"),
     [
         (CROPS, (32, 48), (Orientation.IDENTITY, Orientation.FLIPPED)),
-        (replace(CROPS, flip=0.0), (32, 32), IDENTITY_ONLY),
+        (replace(CROPS, flip=0.0), (32, 32), (Orientation.IDENTITY,)),
         (
             replace(CROPS, rotate=True),
             (32, 32),
@@ -91,18 +93,21 @@ def test_what_is_said_of_several_poses_is_averaged_alike_from_pixels_and_from_wh
     photos: tuple[Path, ...],
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=6)
-    head, orientations = new_head(backbone, CLASSES, 0), (Orientation.IDENTITY, Orientation.FLIPPED, Orientation.ROT270)
+    head, shown = (
+        new_head(backbone, CLASSES, 0),
+        tuple(map(EvaluationView, (0, Orientation.FLIPPED, Orientation.ROT270))),
+    )
     chosen = np.arange(6)
     pixels = torch.cat([given.renderer.views(photo, [0]) for photo in range(6)])
-    apart = [predict_logits(backbone, head, [orientation.apply(pixels)]) for orientation in orientations]
-    whole = predict_logits(backbone, head, [pixels[:4], pixels[4:]], orientations=orientations)
+    apart = [predict_logits(backbone, head, [view.orientation.apply(pixels)]) for view in shown]
+    whole = predict_logits(backbone, head, [pixels[:4], pixels[4:]], views=shown)
     np.testing.assert_allclose(whole, np.mean(apart, axis=0), atol=1e-5)
     assert not np.allclose(whole, apart[0], atol=1e-3)
     kept = compute_or_load(
-        new_store(), backbone, PixelSource(given.renderer), 2, given.data.requested_views(1, orientations), "test"
+        new_store(), backbone, PixelSource(given.renderer), 2, given.data.requested_views(1, shown), "test"
     )
     for source in (PixelSource(given.renderer), kept):
-        np.testing.assert_allclose(logits_from(backbone, head, source, chosen, orientations), whole, atol=1e-4)
+        np.testing.assert_allclose(logits_from(backbone, head, source, chosen, shown), whole, atol=1e-4)
 
 
 def drawn(folder: Path, *, tells: bool) -> tuple[Path, ...]:
@@ -127,13 +132,11 @@ def trained(paths: tuple[Path, ...], *, averages: bool, val: int = 0) -> tuple[B
     second = fine_tune(features, first, how)
     held = [given.data.train[given.data.fold == fold] for fold in range(3)] if not val else [given.data.val]
     for phase in (first, second):
-        rounds = zip(phase.fold_states, first.fold_orientations, phase.fold_logits, held, strict=True)
-        for state, orientations, said, judged in rounds:
+        rounds = zip(phase.fold_states, first.fold_views, phase.fold_logits, held, strict=True)
+        for state, shown, said, judged in rounds:
             pixels = torch.cat([given.renderer.views(int(photo), [0]) for photo in judged])
             with loaded(backbone, state) as head:
-                np.testing.assert_allclose(
-                    predict_logits(backbone, head, [pixels], orientations=orientations), said, atol=1e-3
-                )
+                np.testing.assert_allclose(predict_logits(backbone, head, [pixels], views=shown), said, atol=1e-3)
     if not val:
         truth = given.data.labels[torch.from_numpy(np.concatenate(held))].numpy()
         assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.fold_logits), truth), rel=1e-3)
@@ -144,10 +147,10 @@ def trained(paths: tuple[Path, ...], *, averages: bool, val: int = 0) -> tuple[B
 def test_poses_are_averaged_where_that_is_better_on_photos_that_were_held_out(tmp_path: Path, val: int) -> None:
     paths = drawn(tmp_path, tells=False)
     _, first, _ = trained(paths, averages=True, val=val)
-    assert first.orientations == (Orientation.IDENTITY, Orientation.FLIPPED)
+    assert first.views == (PLAIN, EvaluationView(Orientation.FLIPPED))
     _, alone, _ = trained(paths, averages=False, val=val)
-    assert alone.orientations == IDENTITY_ONLY
-    assert bits(first.state) != bits(alone.state), "orientations that may be asked about are learned from"
+    assert alone.views == PLAIN_ONLY
+    assert bits(first.state) != bits(alone.state), "views that may be asked about are learned from"
 
 
 def test_the_solved_head_is_fitted_on_the_poses_too(tmp_path: Path) -> None:
@@ -164,4 +167,4 @@ def test_the_solved_head_is_fitted_on_the_poses_too(tmp_path: Path) -> None:
 
 def test_poses_are_left_alone_where_they_are_no_better(tmp_path: Path) -> None:
     _, first, _ = trained(drawn(tmp_path, tells=True), averages=True)
-    assert first.orientations == IDENTITY_ONLY
+    assert first.views == PLAIN_ONLY

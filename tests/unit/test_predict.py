@@ -12,7 +12,7 @@ from tests.support.photos import CLASSES, PREPROCESSING, SIZE
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.saved import Classifier
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.predict import (
     BATCH,
     MIN_COMPILED_IMAGES,
@@ -23,12 +23,14 @@ from unfreeze.predict import (
     predictions,
     probabilities,
 )
+from unfreeze.views import PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Views, tiles
 
 pytestmark = pytest.mark.usefixtures("one_thread", "compiled_anew")
 
 NAMES = ("cat", "dog", "owl")
 ENGINES = {"plain": 10**6, "built": 1}
-EVERY_WAY = tuple(Orientation)
+EVERY_WAY = tuple(map(EvaluationView, Orientation))
+MIXED = (PLAIN, EvaluationView.of(SQUEEZE, Orientation.FLIPPED), *map(EvaluationView.of, tiles((1, 2))))
 
 
 def images(count: int = 10) -> torch.Tensor:
@@ -85,32 +87,34 @@ def test_photo_files_are_rendered_as_in_training(photos: tuple[Path, ...], backb
     assert torch.equal(torch.cat(batches), torch.cat([expected.views(photo, (0,)) for photo in (4, 1, 4)]))
 
 
-def classifier(backbone: Backbone, orientations: tuple[Orientation, ...] = IDENTITY_ONLY) -> Classifier:
+def classifier(backbone: Backbone, shown: Views = PLAIN_ONLY) -> Classifier:
     head = new_head(backbone, CLASSES, 0)
     with torch.no_grad():
         head.weight.mul_(20)
-    return Classifier(backbone, head, NAMES, orientations)
+    return Classifier(backbone, head, NAMES, shown)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("orientations", [IDENTITY_ONLY, (Orientation.IDENTITY, Orientation.FLIPPED), EVERY_WAY])
+@pytest.mark.parametrize("shown", [PLAIN_ONLY, EVERY_WAY[:2], EVERY_WAY, MIXED])
 def test_every_engine_answers_in_order_and_averages_the_poses(
     photos: tuple[Path, ...],
     backbone: Backbone,
     engine: str,
-    orientations: tuple[Orientation, ...],
+    shown: Views,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("unfreeze.predict.MIN_COMPILED_IMAGES", ENGINES[engine])
     monkeypatch.setattr("unfreeze.predict.BATCH", 7)
     backbone.network.module.train()
-    model = classifier(backbone, orientations)
+    model = classifier(backbone, shown)
     answers = list(predictions(model, iter(photos)))
     assert bool(backbone.compiled) == (engine == "built")
-    views = torch.cat(list(photo_batches(backbone, photos)))
+    own = Renderer(photos, PREPROCESSING)  # which renders each view by itself, without the framings' batches
     turned = [
-        torch.from_numpy(predict_logits(backbone, model.head, [orientation.apply(views)]))
-        for orientation in orientations
+        torch.from_numpy(
+            predict_logits(backbone, model.head, [torch.cat([own.views(i, [view]) for i in range(len(photos))])])
+        )
+        for view in shown
     ]
     expected = torch.softmax(torch.stack(turned).mean(dim=0), dim=1).numpy()
     assert expected.std(axis=0).max() > 0.01  # the photos differ, so that an order can be seen

@@ -13,7 +13,9 @@ from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
+from unfreeze.orientations import Orientation
 from unfreeze.verdict import Cost, Data, FrozenEngine, Model, Point, ScoreSheet, TrialSummary, Verdict, frozen_engine
+from unfreeze.views import CROP, PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView
 
 HEAD_ONLY = Scores(200, 0.8, (0.74, 0.85), 0.79, (0.7, 0.86), 0.6, (0.5, 0.7), 0.05, (0.02, 0.09))
 TWO_PHASE = replace(HEAD_ONLY, accuracy=0.9, accuracy_ci95=(0.85, 0.934))
@@ -125,12 +127,45 @@ def test_damaged_and_later_verdicts_are_refused(text: str) -> None:
         Verdict.from_json(text, "runs/x/verdict.json")
 
 
+def model_with(**changes: Any) -> str:
+    model = {**json.loads(verdict().to_json())["model"], **changes}
+    return edited(model={name: value for name, value in model.items() if value is not None})
+
+
+def test_orientations_of_earlier_verdicts_are_read_as_views() -> None:
+    text = model_with(views=None, n_views=None, orientations=["identity", "rot180"])
+    model = Verdict.from_json(text, "verdict.json").model
+    assert model.evaluation_views == (PLAIN, EvaluationView.of(CROP, Orientation.ROT180))
+    assert model.n_views == 2
+    oldest = Verdict.from_json(model_with(views=None, n_views=None), "verdict.json").model
+    assert (oldest.evaluation_views, oldest.n_views) == (PLAIN_ONLY, 1)
+
+
+def test_an_unknown_view_is_refused() -> None:
+    with pytest.raises(RunError, match="no view called 'round'"):
+        Verdict.from_json(model_with(views=[{"framing": "round", "orientation": "identity"}]), "verdict.json")
+
+
+def test_views_and_their_cost_are_said_and_kept() -> None:
+    views = tuple(EvaluationView.of(f, o) for f in (CROP, SQUEEZE) for o in (Orientation(0), Orientation.FLIPPED))
+    text = model_with(views=[view.to_dict() for view in views], n_views=4)
+    found = Verdict.from_json(text, "verdict.json")
+    assert found.model.evaluation_views == views
+    assert Verdict.from_json(found.to_json(), "verdict.json") == found
+    assert found.model.describe_views() == (
+        "each photo is looked at 4 times: centre crop and whole photo, each as it is and mirrored; predicting takes "
+        "about 4 times the time of one view"
+    )
+    assert verdict().model.describe_views() == "each photo is looked at once: centre crop"
+
+
 def test_a_verdict_of_the_first_schema_is_read() -> None:
     text = (Path(__file__).parent / "verdict_schema1.json").read_text("utf-8")
     first = json.loads(text)
     verdict = Verdict.from_json(text, "verdict.json")
     assert json.loads(verdict.to_json())["schema"] == 2
-    assert verdict.model.orientations == ("identity", "flipped")
+    assert verdict.model.evaluation_views == (PLAIN, EvaluationView.of(CROP, Orientation.FLIPPED))
+    assert verdict.model.n_views == 2
     assert verdict.scores.protocol == first["scores"]["evidence"] == "cross_fitted"
     assert verdict.scores.shipped.accuracy == first["scores"]["shipped"]["accuracy"]
     (trial,) = verdict.trials

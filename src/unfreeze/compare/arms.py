@@ -20,7 +20,6 @@ from unfreeze.files import write_table, write_text
 from unfreeze.inputs import Inputs, open_backbone, open_photos, open_reference
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState
-from unfreeze.orientations import Orientation
 from unfreeze.runs.folder import RunFolder, new_run, refuse_used
 from unfreeze.runs.writers import write_arguments
 from unfreeze.runtime import Stopwatch, deterministic, echo
@@ -33,6 +32,8 @@ from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune, select_shipped
 from unfreeze.training.recipe import Recipe
 from unfreeze.training.recipes import recipe_for
+from unfreeze.training.view_sets import union
+from unfreeze.views import Views
 
 HEAD_ONLY = "head-only"
 
@@ -54,7 +55,14 @@ class Arm:
     shipped_name: str | None = None
 
 
-def all_arms(config: TrainConfig, epochs: int, backbone: Backbone, photos: int, classes: int) -> tuple[Arm, ...]:
+def all_arms(
+    config: TrainConfig,
+    epochs: int,
+    backbone: Backbone,
+    photos: int,
+    classes: int,
+    sizes: Sequence[tuple[int, int]] = (),
+) -> tuple[Arm, ...]:
     """Return all arms of a comparison, ours first.
 
     Args:
@@ -63,11 +71,12 @@ def all_arms(config: TrainConfig, epochs: int, backbone: Backbone, photos: int, 
         backbone: The backbone to fine-tune.
         photos: Number of training images.
         classes: Number of classes.
+        sizes: Width and height of each training image.
     """
     halves = {"recipe": "classic", "head_epochs": epochs // 2, "epochs": epochs - epochs // 2}
     textbook = config.model_copy(update=halves)
     arms = [
-        Arm(recipe_for(config, backbone, photos, classes), HEAD_ONLY, "two-phase", "auto"),
+        Arm(recipe_for(config, backbone, photos, classes, sizes), HEAD_ONLY, "two-phase", "auto"),
         Arm(classic(textbook, backbone, photos, classes, "frozen"), None, "classic, BatchNorm frozen"),
         Arm(classic(textbook, backbone, photos, classes, "train"), None, "classic, as in textbooks"),
         Arm(naive(backbone, epochs), "naive: all at 1e-3", None),
@@ -122,14 +131,13 @@ def _run_seed(inputs: Inputs, config: CompareConfig) -> Iterator[ArmResult]:
     backbone, data, seed = inputs.backbone, inputs.data, inputs.seed
     defaults = TrainConfig(photos=config.photos, model=config.model, seed=seed)
     evaluations: dict[int, Evaluation] = {}
-    for arm in all_arms(defaults, config.epochs, backbone, len(data.train), data.n_classes):
+    sizes = [sample.size for sample in inputs.training_samples]
+    for arm in all_arms(defaults, config.epochs, backbone, len(data.train), data.n_classes, sizes):
         recipe = arm.recipe
         renderers = make_renderers(recipe, backbone, inputs.training_samples, seed)
         if recipe.boundary not in evaluations:
-            orientations = tuple(
-                dict.fromkeys(orientation for renderer in renderers for orientation in recipe.orientations(renderer))
-            )
-            test = open_test_set(inputs, recipe, renderers[0], orientations)
+            views = union([recipe.evaluation_views(renderer) for renderer in renderers])
+            test = open_test_set(inputs, recipe, renderers[0], views)
             assert test is not None, "a comparison has a test set"
             evaluations[recipe.boundary] = Evaluation(test, forgetting_meter(inputs, recipe, renderers[0], test))
         with deterministic(seed):
@@ -152,7 +160,7 @@ class TrainedModel:
 
     name: str
     state: ModelState
-    orientations: tuple[Orientation, ...]
+    views: Views
     seconds: float
 
 
@@ -166,20 +174,20 @@ def _train_models(
         features = compute_features(cache, inputs.backbone, renderers, inputs.data, recipe, inputs.seed)
         phase1 = train_head(features, recipe)
     if arm.phase1_name is not None:
-        yield TrainedModel(arm.phase1_name, phase1.state, phase1.orientations, watch.seconds["phase1"])
+        yield TrainedModel(arm.phase1_name, phase1.state, phase1.views, watch.seconds["phase1"])
     if arm.phase2_name is not None:
         with watch.measure("phase2"):
             phase2 = fine_tune(features, phase1, recipe, forgetting=meter.drop)
         seconds = watch.seconds["phase1"] + watch.seconds["phase2"]
-        yield TrainedModel(arm.phase2_name, phase2.state, phase1.orientations, seconds)
+        yield TrainedModel(arm.phase2_name, phase2.state, phase1.views, seconds)
         if arm.shipped_name is not None:
-            yield TrainedModel(arm.shipped_name, select_shipped(phase1, phase2).state, phase1.orientations, seconds)
+            yield TrainedModel(arm.shipped_name, select_shipped(phase1, phase2).state, phase1.views, seconds)
 
 
 def _score(inputs: Inputs, evaluation: Evaluation, model: TrainedModel) -> ArmResult:
     """Return a model's scores on the test images, and its forgetting."""
     labels = np.array([sample.label for sample in inputs.test_samples])
-    correct = predict_held_out(inputs.backbone, model.state, evaluation.test, model.orientations).argmax(1) == labels
+    correct = predict_held_out(inputs.backbone, model.state, evaluation.test, model.views).argmax(1) == labels
     on_test_images = evaluation.meter.on_test_images(model.state)
     forgetting = evaluation.meter.measure(model.state, on_test_images, inputs.seed, diagnose=False) or Forgetting()
     return ArmResult(

@@ -8,9 +8,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
-from unfreeze.data.decode import decode
+from unfreeze.data.decode import decode, jpeg_size
 from unfreeze.data.folders import Skipped, quote_list
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.errors import DecodeError, PhotosError
@@ -23,12 +24,12 @@ _IMBALANCE = 10
 _SPLITS = (None, "train", "val", "test")
 
 
-def drop_unreadable(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> PhotoSet:
+def drop_unreadable(photos: PhotoSet, known: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> PhotoSet:
     """Decode every image in full and leave out the unreadable ones: the only check for images that are only scored.
 
     Args:
         photos: The images that were found.
-        known: Short sides in pixels of images decoded before, by the file's SHA-256; these are only hashed.
+        known: Sizes of images decoded before, by the file's SHA-256; these are only hashed.
 
     Raises:
         PhotosError: No image can be read.
@@ -45,7 +46,7 @@ def _first_reasons(reasons: dict[Sample, str]) -> str:
     return "\n         ".join(f"{sample.file_name}: {reason}" for sample, reason in list(reasons.items())[:5])
 
 
-def check(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> PhotoSet:
+def check(photos: PhotoSet, known: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> PhotoSet:
     """Decode every image in full and return the set to train on, with the reason for every file that is left out.
 
     - Unreadable files are left out.
@@ -95,8 +96,10 @@ def check(photos: PhotoSet, known: Mapping[str, int] = MappingProxyType({})) -> 
     return replace(checked, notes=photos.notes + tuple(_notes(checked, dropped, n_copies)))
 
 
-def _inspect_all(samples: Sequence[Sample], known: Mapping[str, int]) -> tuple[dict[Sample, Sample], dict[Sample, str]]:
-    """Return the readable samples with digest and short side, by the given sample, and why the others can't be read."""
+def _inspect_all(
+    samples: Sequence[Sample], known: Mapping[str, tuple[int, int]]
+) -> tuple[dict[Sample, Sample], dict[Sample, str]]:
+    """Return the readable samples with digest and size, by the given sample, and why the others can't be read."""
     readable: dict[Sample, Sample] = {}
     reasons: dict[Sample, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -111,16 +114,22 @@ def _inspect_all(samples: Sequence[Sample], known: Mapping[str, int]) -> tuple[d
     return readable, reasons
 
 
-def _inspect(sample: Sample, known: Mapping[str, int]) -> Sample | DecodeError:
-    """Return the sample with its digest and short side, or the error."""
+def _inspect(sample: Sample, known: Mapping[str, tuple[int, int]]) -> Sample | DecodeError:
+    """Return the sample with its digest and size, or the error."""
     try:
         with sample.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return replace(sample, digest=digest, short_side=known.get(digest) or min(decode(sample.path, _TINY_SIDE).size))
+        return replace(sample, digest=digest, size=known.get(digest) or _decoded_size(sample.path))
     except DecodeError as error:
         return error
     except OSError as error:
         return DecodeError(f"The file can't be read: {error.strerror}.", where=sample.path)
+
+
+def _decoded_size(path: Path) -> tuple[int, int]:
+    """Decode a file and return its full size: a large JPEG is decoded to a fraction of it, which is faster."""
+    decoded = decode(path, _TINY_SIDE)
+    return jpeg_size(path) or decoded.size
 
 
 def _conflicts(identical: list[Sample]) -> dict[Sample, str]:

@@ -54,6 +54,7 @@ ANY_PHOTO = DecodeLimits(
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _LARGEST_PIXEL = 16  # bytes: four bands of float32
 _BITS_PER_SAMPLE, _ORIENTATION, _PLANAR_CONFIGURATION, _GDAL_NODATA = 258, 274, 284, 42113
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 _TRANSPOSE_BY_EXIF = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -108,6 +109,22 @@ def decode(source: Path | BinaryIO, min_side: int | None = None, limits: DecodeL
         raise DecodeError(
             f"The photo can't be read: {reason}.", where=path, mend="Save it anew as JPEG or PNG, or remove it."
         ) from error
+
+
+def jpeg_size(path: Path) -> tuple[int, int] | None:
+    """Return the upright width and height of a JPEG that ``decode`` has read, from its header; None for other formats."""
+    with suppress_warnings(module=r"PIL\b"), path.open("rb") as file:
+        try:
+            image = Image.open(file, formats=["JPEG"])
+        except UnidentifiedImageError:
+            return None
+        with image:
+            width, height = image.size
+            try:
+                turned = image.getexif().get(_ORIENTATION, 1) in _QUARTER_TURNS
+            except Exception:  # malformed EXIF, which decoding ignores, too
+                turned = False
+    return (height, width) if turned else (width, height)
 
 
 def _decode(file: BinaryIO, path: Path | None, min_side: int | None, limits: DecodeLimits) -> Image.Image:

@@ -31,7 +31,7 @@ class Sample:
         group: Images of one group (a patient, a tile) stay together in every split; None is a group of its own.
         split: The split that the user gave, or None.
         digest: SHA-256 of the file; empty until it has been read.
-        short_side: Pixels, or of a large JPEG a half, a quarter or an eighth of them; 0 until the file has been read.
+        size: Width and height of the upright image in pixels; zeros until the file has been read.
     """
 
     path: Path
@@ -40,7 +40,12 @@ class Sample:
     group: str | None = None
     split: Split | None = None
     digest: str = ""
-    short_side: int = 0
+    size: tuple[int, int] = (0, 0)
+
+    @property
+    def short_side(self) -> int:
+        """The smaller of width and height."""
+        return min(self.size)
 
 
 @dataclass(frozen=True)

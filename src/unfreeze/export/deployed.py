@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unfreeze.models.saved import Classifier
 from unfreeze.predict import evaluation_mode
+from unfreeze.preprocessing import Preprocessing
 from unfreeze.version import __version__
+from unfreeze.views import CROP, Framing, framings_of, select_views
 
 INPUT, OUTPUT = "images", "probabilities"
 
 
 class ExportModule(nn.Module):
-    """Orientations, normalisation, backbone, head, mean over orientations and softmax in one module.
+    """Orientations, normalisation, backbone, head, mean over views and softmax in one module.
 
-    Resizing and cropping stay outside; ``metadata`` describes them.
+    Framings (resizing and cropping) stay outside; ``metadata`` describes them.
     """
 
     mean: Tensor
@@ -30,24 +33,24 @@ class ExportModule(nn.Module):
         preprocessing = model.backbone.network.preprocessing
         self.backbone = nn.Sequential(*(stage.module for stage in model.backbone.stages))
         self.head = model.head
-        self.orientations = model.orientations
+        self.views = model.views
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1))
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return probabilities, shape (N, classes), for plain views, uint8, shape (N, 3, height, width)."""
-        views = torch.cat([orientation.apply(images) for orientation in self.orientations])
+        """Return probabilities, shape (N, classes), for framed images, uint8; for the shape see ``select_views``."""
+        views = torch.cat(select_views(images, self.views))
         logits = self.head(self.backbone((views.float() / 255 - self.mean) / self.std))
-        mean_logits: Tensor = logits.view(len(self.orientations), -1, logits.shape[1]).mean(dim=0)
+        mean_logits: Tensor = logits.view(len(self.views), -1, logits.shape[1]).mean(dim=0)
         return mean_logits.softmax(dim=1)
 
 
 def example(model: Classifier) -> Tensor:
-    """Return two random views, uint8, shape (2, 3, height, width), for tracing."""
-    height, width = model.backbone.network.preprocessing.size
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8, generator=generator)
+    """Return two random images in the model's framings, uint8, for tracing; for the shape see ``select_views``."""
+    framings = len(framings_of(model.views))
+    shape = (2, *([framings] if framings > 1 else []), 3, *model.backbone.network.preprocessing.size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
 def metadata(model: Classifier, sha256: str) -> dict[str, str]:
@@ -59,12 +62,15 @@ def metadata(model: Classifier, sha256: str) -> dict[str, str]:
     """
     preprocessing = model.backbone.network.preprocessing
     height, width = preprocessing.size
+    framings = framings_of(model.views)
+    shape = "N x 3 x height x width" if len(framings) == 1 else f"N x {len(framings)} x 3 x height x width"
     steps = {
         "color": "RGB, upright",
         **asdict(preprocessing),
         "crop": f"centre, {height} high and {width} wide",
-        "input": "uint8, N x 3 x height x width; mean and std are subtracted and divided by inside the graph",
-        "orientations": [orientation.name.lower() for orientation in model.orientations],
+        "framings": [_describe(framing, preprocessing) for framing in framings],
+        "input": f"uint8, {shape}, in the order of framings; mean and std are subtracted and divided by inside the graph",
+        "views": [view.to_dict() for view in model.views],
     }
     return {
         "labels": json.dumps(list(model.classes), ensure_ascii=False),
@@ -73,3 +79,32 @@ def metadata(model: Classifier, sha256: str) -> dict[str, str]:
         "unfreeze_model": model.backbone.name,
         "unfreeze_run_sha256": sha256,
     }
+
+
+def _describe(framing: Framing, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Return how to render a framing in any language: the part of the image, and its size after resizing."""
+    height, width = preprocessing.size
+    steps: dict[str, Any] = {"framing": framing.name, "interpolation": preprocessing.interpolation}
+    if framing == CROP:
+        return {**steps, "resize": preprocessing.resize, "crop": f"then the centre, {height} high and {width} wide"}
+    if framing.kind == "squeeze":
+        return {**steps, "resize": preprocessing.size, "crop": "none"}
+    return {
+        **steps,
+        "resize": preprocessing.size,
+        "crop": f"before: {_TILE_RULE}",
+        "grid": framing.grid,
+        "index": framing.index,
+        "input": preprocessing.size,
+        "scaled": preprocessing.resize,
+    }
+
+
+_TILE_RULE = (
+    "the image has W x H pixels, input is [h, w], and the image resized for a centre crop (scaled: its short side, or "
+    "height and width; rounded down) has sw x sh. If W*h >= H*w, [down, across] = grid, else [across, down] = grid. "
+    "up(a/b) rounds up, a//b down. tw = min(W, max(up(W/across), up(H*w/(down*h)), min(w, up(W*w/sw), up(H*w/sh)))); "
+    "th = min(H, max(up(H/down), up(W*h/(across*w)), min(h, up(W*h/sw), up(H*h/sh)))); row = index//across; "
+    "column = index - row*across; left = (W-tw)*column//max(1, across-1); top = (H-th)*row//max(1, down-1); crop "
+    "tw x th pixels from there"
+)

@@ -24,6 +24,7 @@ from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import Probabilities, photo_batches, predict_logits, probabilities
 from unfreeze.runs.run import Run
 from unfreeze.version import __version__
+from unfreeze.views import framings_of
 
 Format = Literal["onnx", "torchscript", "safetensors", "int8"]
 FILE_NAMES: dict[Format, str] = {
@@ -105,10 +106,11 @@ def export(
             where="--int8",
             mend="Say with --photos where they are now.",
         )
-    views = torch.cat(list(photo_batches(model.backbone, images.to_compare())))
+    framings = framings_of(model.views)
+    framed = torch.cat(list(photo_batches(model.backbone, images.to_compare(), framings=framings)))
     sha256 = hashlib.sha256(run.folder.weights.read_bytes()).hexdigest()
-    expected = probabilities(model.backbone, model.head, torch.split(views, BATCH), orientations=model.orientations)
-    exporter = _Exporter(run, model, images, views, expected, metadata(model, sha256))
+    expected = probabilities(model.backbone, model.head, torch.split(framed, BATCH), views=model.views)
+    exporter = _Exporter(run, model, images, framed, expected, metadata(model, sha256))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
@@ -123,46 +125,49 @@ def export(
 
 @dataclass(frozen=True)
 class _Exporter:
-    """Writes one format at a time; ``expected`` are the run's probabilities (N, C) of ``views``."""
+    """Writes one format at a time; ``expected`` are the run's probabilities (N, C) of ``framed`` images."""
 
     run: Run
     model: Classifier
     images: ParityImages
-    views: Tensor
+    framed: Tensor
     expected: Probabilities
     metadata: dict[str, str]
 
     def write(self, name: Format, scratch: Path, folder: Path) -> Exported:
         """Write one format into ``scratch`` and compare its outputs; ``folder`` is where it will be moved."""
-        path, model, views, expected = scratch / FILE_NAMES[name], self.model, self.views, self.expected
-        batches, cost, note = torch.split(views, BATCH), None, None
+        path, model, framed, expected = scratch / FILE_NAMES[name], self.model, self.framed, self.expected
+        cost, note = None, None
         if name == "onnx":
             onnx_file.write(model, path, self.metadata)
-            difference = max_abs_difference(onnx_file.load_predict_fn(path), views, expected, path)
+            difference = max_abs_difference(onnx_file.load_predict_fn(path), framed, expected, path)
         elif name == "torchscript":
             torchscript_file.write(model, path, self.metadata)
-            difference = max_abs_difference(torchscript_file.load_predict_fn(path), views, expected, path)
+            difference = max_abs_difference(torchscript_file.load_predict_fn(path), framed, expected, path)
         elif name == "safetensors":
             hub_folder.write(self.run.folder, path)
             predict, note = hub_folder.load_predict_fn(model, path)
-            logits = predict_logits(model.backbone, model.head, batches)
-            difference = max_abs_difference(predict, views, logits, path)
+            plain = torch.cat(list(photo_batches(model.backbone, self.images.to_compare())))
+            logits = predict_logits(model.backbone, model.head, torch.split(plain, BATCH))
+            difference = max_abs_difference(predict, plain, logits, path)
         else:
             cost = self._write_int8(scratch / FILE_NAMES["onnx"], path)
-            difference = float(np.abs(run_all(onnx_file.load_predict_fn(path), batches) - expected).max())
+            difference = float(
+                np.abs(run_all(onnx_file.load_predict_fn(path), torch.split(framed, BATCH)) - expected).max()
+            )
         size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.iterdir()))
-        return Exported(name, folder / FILE_NAMES[name], size, len(views), difference, note, cost)
+        return Exported(name, folder / FILE_NAMES[name], size, len(framed), difference, note, cost)
 
     def _write_int8(self, source: Path, path: Path) -> int8.Cost:
         """Write the int8 form of the ONNX file, and measure its change in accuracy on all test images."""
-        images, backbone = self.images, self.model.backbone
+        images, backbone, framings = self.images, self.model.backbone, framings_of(self.model.views)
         scored = images.test or images.train_and_val
         calibration = [photo.path for photo in evenly_spaced(images.train_and_val, int8.N_CALIBRATION)]
-        int8.write(source, path, photo_batches(backbone, calibration, int8.BATCH))
+        int8.write(source, path, photo_batches(backbone, calibration, int8.BATCH, framings))
         predict_float32, predict_int8 = onnx_file.load_predict_fn(source), onnx_file.load_predict_fn(path)
         outputs = [
             (predict_float32(batch), predict_int8(batch))
-            for batch in photo_batches(backbone, [photo.path for photo in scored])
+            for batch in photo_batches(backbone, [photo.path for photo in scored], framings=framings)
         ]
         before, after = (np.concatenate(batches).astype(np.float64) for batches in zip(*outputs, strict=True))
         labels = np.array([photo.label for photo in scored])

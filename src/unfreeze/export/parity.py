@@ -31,7 +31,7 @@ def max_abs_difference(predict: PredictFn, views: Tensor, expected: Outputs, pat
 
     Args:
         predict: Runs the file in its own runtime.
-        views: Two or more rendered images, uint8, shape (N, 3, height, width).
+        views: Two or more rendered images, uint8, shape (N, ..., 3, height, width).
         expected: The run's outputs (N, C).
         path: The file, for error messages.
 

@@ -1,7 +1,8 @@
 """A trained model on disk, in timm's hub format: ``config.json`` and ``model.safetensors``.
 
 If the backbone is timm's and has a single classifier, ``timm.create_model("local-dir:FOLDER", pretrained=True)``
-computes the same logits for an image's plain view; timm doesn't average over orientations.
+computes the same logits for an image's plain view; timm doesn't average over
+views.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from unfreeze.files import write_bytes, write_text
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.weights import load_state_dict_compat, read_weights
-from unfreeze.orientations import FORMER_ORIENTATIONS, IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
+from unfreeze.views import PLAIN_ONLY, Views, views_from
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -34,13 +35,13 @@ class Classifier:
         backbone: Maps images to features.
         head: Maps features to logits.
         classes: Class names, in the order of the logits.
-        orientations: Orientations of the image over which the logits are averaged.
+        views: Views of the image over which the logits are averaged.
     """
 
     backbone: Backbone
     head: Head
     classes: tuple[str, ...]
-    orientations: tuple[Orientation, ...] = IDENTITY_ONLY
+    views: Views = PLAIN_ONLY
 
 
 def save_model(folder: Path, model: Classifier) -> None:
@@ -71,14 +72,9 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         architecture = Architecture(saved["library"], saved["name"], saved["arguments"])
         name = str(saved["model"])
         preprocessing = Preprocessing.from_dict(saved["preprocessing"])
-        orientations = tuple(
-            Orientation[FORMER_ORIENTATIONS.get(name, name).upper()]
-            for name in saved.get("orientations", saved.get("poses", ("identity",)))
-        )  # the oldest runs have the plain view alone
+        views = views_from(saved)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged from error
-    if not orientations:
-        raise damaged
     tensors = read_weights(folder / WEIGHTS)
     try:
         network = replace(build(architecture), preprocessing=preprocessing, num_classes=0, labels=())
@@ -99,7 +95,7 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         head.load_state_dict({"weight": weight.flatten(1), "bias": bias})
     except RuntimeError as error:
         raise damaged from error
-    return Classifier(backbone, head.eval().requires_grad_(False), classes, orientations)
+    return Classifier(backbone, head.eval().requires_grad_(False), classes, views)
 
 
 def _config(model: Classifier) -> dict[str, Any]:
@@ -135,6 +131,6 @@ def _config(model: Classifier) -> dict[str, Any]:
             "name": backbone.architecture.name,
             "arguments": arguments,
             "preprocessing": asdict(preprocessing),
-            "orientations": [orientation.name.lower() for orientation in model.orientations],
+            "views": [view.to_dict() for view in model.views],
         },
     }

@@ -14,7 +14,6 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, new_head
 from unfreeze.models.freezing import StagePlan
 from unfreeze.models.state import random_head
-from unfreeze.orientations import Orientation
 from unfreeze.planning.timing import Clock, Lap, Timer
 from unfreeze.planning.workload import Workload
 from unfreeze.predict import predict_logits
@@ -27,6 +26,7 @@ from unfreeze.training.finetune.parallel import n_parallel, parallel_slowdown
 from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.recipe import ByGradient, Candidate, Recipe
 from unfreeze.training.schedule import Schedule
+from unfreeze.views import PLAIN
 
 N_TIMED = 2  # timed batches or steps, after one warm-up
 WORTH_TIMING = 10 * (1 + N_TIMED) * BATCH  # images; for fewer, timing takes a considerable part of the run
@@ -241,7 +241,7 @@ def _s_per_forward(
     images = _resized(data.train, _n_steps(n_images) * BATCH).tolist()
 
     def forward(lap: Lap) -> None:
-        views = [Orientation.IDENTITY] * len(images)
+        views = [PLAIN] * len(images)
         batches, below = Lapped(source, lap).batches(images, views, BATCH), source.features_below(images, views)
         predict_logits(backbone, head, batches, boundary, below=below)
 

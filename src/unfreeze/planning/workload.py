@@ -7,14 +7,20 @@ from dataclasses import dataclass
 
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
-from unfreeze.orientations import Orientation
 from unfreeze.training.augmentation import probe_requests
 from unfreeze.training.features.cache import FeatureCache
-from unfreeze.training.features.demand import ActivationRequest, CacheMisses, cache_misses, held_out_request
+from unfreeze.training.features.demand import (
+    ActivationRequest,
+    CacheMisses,
+    cache_misses,
+    held_out_request,
+    held_out_views,
+)
 from unfreeze.training.features.gather import training_requests
 from unfreeze.training.folds import Folds, TrainingSet
 from unfreeze.training.head.head_cache import is_head_cached
 from unfreeze.training.recipe import ByGradient, Recipe
+from unfreeze.views import Views
 
 
 @dataclass(frozen=True)
@@ -77,8 +83,8 @@ def count_workload(
 ) -> Workload:
     """Count the work of a run.
 
-    The first renderer's augmentation is assumed to be selected, and predictions to use all orientations that phase 1
-    may select.
+    The first renderer's augmentation is assumed to be selected, and predictions to average over the largest set of views
+    that phase 1 may select.
 
     Args:
         cache: Its content is not counted.
@@ -90,14 +96,15 @@ def count_workload(
         reference: Images of the original task.
     """
     renderer = renderers[0]
-    orientations = recipe.orientations(renderer)
+    view_sets = recipe.view_sets(renderer)
+    views = max(view_sets, key=len)
     all_folds = Folds.of(data, recipe.min_validation_images)
     folds, trainings = all_folds.validation, all_folds.trainings
     requests = (
         *probe_requests(backbone, renderers, data, recipe),
         *training_requests(backbone, renderer, data, recipe),
     )
-    held_out = [_test_request(cache, backbone, test, recipe.boundary, orientations)]
+    held_out = [_test_request(cache, backbone, test, recipe.boundary, view_sets)]
     if reference is not None:
         held_out.append(held_out_request(reference, recipe.boundary))
     n_test, n_reference = len(test.paths), len(reference.paths) if reference is not None else 0
@@ -118,10 +125,10 @@ def count_workload(
         and not is_head_cached(cache, backbone, renderer, data, recipe.head_views(renderer), recipe.smoothing),
         n_train_steps_images=tuple(candidate.n_train_images(trainings) for candidate in recipe.candidates),
         n_val_images=tuple(
-            candidate.n_val_images(folds, recipe.alphas, orientations) + n_budget for candidate in recipe.candidates
+            candidate.n_val_images(folds, recipe.alphas, views) + n_budget for candidate in recipe.candidates
         ),
         n_heldout_forward=(
-            n_test * len(orientations) * (1 + bool(recipe.candidates))
+            n_test * len(views) * (1 + bool(recipe.candidates))
             + _n_original_task(backbone, recipe, n_test, n_reference, sum(len(fold.val) for fold in folds))
             + _count(heldout_misses, from_pixels=False)
         ),
@@ -137,12 +144,13 @@ def _n_original_task(backbone: Backbone, recipe: Recipe, n_test: int, n_referenc
 
 
 def _test_request(
-    cache: FeatureCache, backbone: Backbone, test: Renderer, boundary: int, orientations: Sequence[Orientation]
+    cache: FeatureCache, backbone: Backbone, test: Renderer, boundary: int, view_sets: Sequence[Views]
 ) -> ActivationRequest:
-    """Return the request for the test images in all orientations, or in the plain one where an earlier run used no other."""
-    plain, averaged = held_out_request(test, boundary), held_out_request(test, boundary, orientations)
-    is_plain = cache_misses(cache, backbone, [averaged]) and not cache_misses(cache, backbone, [plain])
-    return plain if is_plain else averaged
+    """Return the request for the test images in the largest set of views, or in the largest that an earlier run used."""
+    by_size = sorted(view_sets, key=len, reverse=True)
+    requests = [held_out_request(test, boundary, held_out_views(backbone, views)) for views in by_size]
+    cached = (request for request in requests if not cache_misses(cache, backbone, [request]))
+    return next(cached, requests[0])
 
 
 def order_by_cache_hits(

@@ -23,7 +23,7 @@ from unfreeze.verdict import counted
 THUMBNAIL_SIDE = 160  # pixels
 JPEG_QUALITY = 80
 HEATMAP_NOTE = (
-    "Photos that phase 2 fixed or broke are shown three times: as the models see them, and with the evidence that the "
+    "Photos that phase 2 fixed or broke are shown three times: their centre crop, and with the evidence that the "
     "head-only and the two-phase model find for their own prediction (Grad-CAM, Selvaraju et al. 2017). Grey: none, "
     "red: a little, yellow: the most. Each picture is scaled to its own maximum, so its brightness does not show how "
     "sure a model is; and a marked region need not be the cause."

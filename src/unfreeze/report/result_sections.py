@@ -36,7 +36,7 @@ def verdict(run: RunData) -> Section:
     ships = f"Ships: {model.name}, {run.arm}"
     if run.verdict.shipped == "two_phase":
         ships += f", trained from {model.depth} up, alpha {model.alpha:g}, BatchNorm {model.bn}"
-    parts.append(Text(ships + "."))
+    parts.append(Text(f"{ships}. In predicting, {model.describe_views()}."))
     if run.verdict.warnings:
         parts += [Text("Warnings:"), Points(run.verdict.warnings)]
     return Section("Verdict", tuple(parts))

@@ -176,7 +176,7 @@ def _loading(architecture: Architecture) -> str:
     unfreeze predict RUN PHOTO...
     unfreeze export RUN --onnx
 
-The second writes one file with preprocessing and labels for ONNX Runtime, in all orientations."""
+The second writes one file with preprocessing and labels for ONNX Runtime, which averages over all views."""
     return own + ("\n" + BY_TIMM if architecture.library == "timm" else "")
 
 
@@ -189,7 +189,7 @@ def _training(verdict: Verdict, recipe: Recipe) -> str:
     if verdict.shipped == "two_phase":
         rows.append(f"The weights stand at {model.alpha:g} between phase 1 (0) and phase 2 (1)")
     rows += [
-        f"Predicts each photo in these orientations and averages the logits: {', '.join(model.orientations)}",
+        f"In predicting, {model.describe_views()}" + (", and the logits are averaged" if model.n_views > 1 else ""),
         f"Made with unfreeze {__version__}; the run's `args.toml` and `verdict.json` have every setting and figure",
     ]
     return "\n".join(f"- {row}" for row in rows)

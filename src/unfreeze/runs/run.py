@@ -110,7 +110,7 @@ class Run:
         if skip_damaged:
             paths = [path for path in paths if _is_photo(path)]
         model = self._model
-        return explanations(model.backbone, model.head, paths, self.classes, label, model.orientations)
+        return explanations(model.backbone, model.head, paths, self.classes, label, model.views)
 
     def evaluate(self, photos: str | Path) -> Scores:
         """Score the shipped model on labelled images of its classes, whichever split they are in.

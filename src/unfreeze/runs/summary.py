@@ -34,9 +34,8 @@ def summary(verdict: Verdict) -> Iterator[str]:
             f"{'calibration':{LABEL}}temperature {calibration.temperature:.2f}: calibration error "
             f"{calibration.ece_before:.3f} -> {calibration.ece_after:.3f}"
         )
-    if len(verdict.model.orientations) > 1:
-        orientations = ", ".join(verdict.model.orientations)
-        yield f"{'orientations':{LABEL}}{orientations}: their logits are averaged (--no-tta: the plain view alone)"
+    if verdict.model.n_views > 1:
+        yield f"{'views':{LABEL}}{verdict.model.describe_views()} (--no-tta: one view)"
     if verdict.trials:
         yield f"{'phase 2':{LABEL}}{_trials(verdict)}"
     yield from (f"{'warning':{LABEL}}{warning}" for warning in verdict.warnings)

@@ -49,7 +49,7 @@ def write_run(
     shipped = select_shipped(phase1, phase2)
     state = shipped.state.with_temperature(shipped.temperature)
     with loaded(inputs.backbone, state) as head:
-        save_model(folder.model, Classifier(inputs.backbone, head, inputs.photos.classes, phase1.orientations))
+        save_model(folder.model, Classifier(inputs.backbone, head, inputs.photos.classes, phase1.views))
     write_card(folder, verdict, recipe, inputs.backbone.architecture, inputs.photos, inputs.splits)
     write_predictions(folder, inputs.photos, predictions)
     write_history(folder, phase1, phase2)

@@ -67,10 +67,8 @@ def collect_predictions(
     if test is None:
         return cross_fitted(features.data, features.folds.validation, phase1, phase2)
     labels = np.array([sample.label for sample in inputs.test_samples])
-    head_only = predict_held_out(features.backbone, phase1.state, test, phase1.orientations)
-    two_phase = (
-        predict_held_out(features.backbone, phase2.state, test, phase1.orientations) if phase2 is not None else None
-    )
+    head_only = predict_held_out(features.backbone, phase1.state, test, phase1.views)
+    two_phase = predict_held_out(features.backbone, phase2.state, test, phase1.views) if phase2 is not None else None
     return from_test(inputs.splits.test, labels, head_only, two_phase, phase1, phase2)
 
 

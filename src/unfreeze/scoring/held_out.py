@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,13 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, predict_logits
 from unfreeze.runtime import progress_bar
-from unfreeze.training.features.activations import EVALUATION_BATCH, Activations
+from unfreeze.training.features.activations import EVALUATION_BATCH, Activations, each_in_views, mean_over_views
 from unfreeze.training.features.cache import FeatureCache
-from unfreeze.training.features.demand import ActivationRequest, compute, held_out_request
+from unfreeze.training.features.demand import ActivationRequest, compute, held_out_request, held_out_views
 from unfreeze.training.recipe import Recipe
+from unfreeze.views import PLAIN_ONLY, Views
 
 Indices = NDArray[np.int64]
 
@@ -43,16 +43,17 @@ class EvaluationSet:
         """Index of the first stage that runs on the activations."""
         return self.activations.boundary
 
-    def batches(self, description: str, orientation: Orientation = Orientation.IDENTITY) -> Iterator[Tensor]:
-        """Yield pixels or activations of the images in one orientation, ``EVALUATION_BATCH`` images at a time."""
-        images = self.images.tolist()
-        batches = self.activations.batches(images, [orientation] * len(images), EVALUATION_BATCH)
-        return progress_bar(batches, description, total=-(-len(images) // EVALUATION_BATCH))
+    def batches(self, description: str, views: Views = PLAIN_ONLY) -> Iterator[Tensor]:
+        """Yield pixels or activations of the images' views, image by image, ``EVALUATION_BATCH`` views at a time."""
+        batches = self.activations.batches(*each_in_views(self.images.tolist(), views), EVALUATION_BATCH)
+        return progress_bar(batches, description, total=-(-len(self.images) * len(views) // EVALUATION_BATCH))
 
-    def features_below(self, orientation: Orientation) -> Tensor | None:
-        """Return the features that the head reads from stages below the boundary, shape (N, D); None if it reads none."""
-        images = self.images.tolist()
-        return self.activations.features_below(images, [orientation] * len(images))
+    def features_below(self, views: Views) -> Tensor | None:
+        """Return the features that the head reads below the boundary, shape (N * views, D), in order of ``batches``.
+
+        None if it reads none.
+        """
+        return self.activations.features_below(*each_in_views(self.images.tolist(), views))
 
 
 def evaluation_set(
@@ -63,32 +64,23 @@ def evaluation_set(
     return EvaluationSet(activations, np.arange(len(request.renderer.paths)), labels)
 
 
-def open_test_set(
-    inputs: Inputs, recipe: Recipe, renderer: Renderer, orientations: Sequence[Orientation]
-) -> EvaluationSet | None:
-    """Compute the activations of the test images in every orientation; None without test images."""
+def open_test_set(inputs: Inputs, recipe: Recipe, renderer: Renderer, views: Views) -> EvaluationSet | None:
+    """Compute the activations of the test images in ``views``; None without test images."""
     if not inputs.test_samples:
         return None
     request = held_out_request(
-        renderer.for_samples(inputs.test_samples), recipe.boundary, orientations, "reading test photos"
+        renderer.for_samples(inputs.test_samples),
+        recipe.boundary,
+        held_out_views(inputs.backbone, views),
+        "reading test photos",
     )
     return evaluation_set(inputs.cache, inputs.backbone, request)
 
 
 def predict_held_out(
-    backbone: Backbone, state: ModelState, held_out: EvaluationSet, orientations: Sequence[Orientation] = IDENTITY_ONLY
+    backbone: Backbone, state: ModelState, held_out: EvaluationSet, views: Views = PLAIN_ONLY
 ) -> Logits:
-    """Return a model's logits for held-out images, shape (N, C): the mean over ``orientations``."""
+    """Return a model's logits for held-out images, shape (N, C): the mean over ``views``."""
     with loaded(backbone, state) as head:
-        by_orientation = [
-            predict_logits(
-                backbone,
-                head,
-                held_out.batches("predicting test photos", orientation),
-                held_out.boundary,
-                below=held_out.features_below(orientation),
-            )
-            for orientation in orientations
-        ]
-    mean: Logits = np.stack(by_orientation).mean(axis=0)
-    return mean
+        batches, below = held_out.batches("predicting test photos", views), held_out.features_below(views)
+        return mean_over_views(predict_logits(backbone, head, batches, held_out.boundary, below=below), views)

@@ -12,7 +12,7 @@ from unfreeze.scoring.evidence import HeldOutPredictions, paired_gain, score_she
 from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult, select_shipped
-from unfreeze.verdict import Cost, Data, Model, Verdict, frozen_engine
+from unfreeze.verdict import Cost, Data, Model, Verdict, View, frozen_engine
 from unfreeze.version import versions
 
 
@@ -62,7 +62,8 @@ def build_verdict(
             depth=inputs.backbone.depths()[boundary],
             alpha=phase2.alpha if phase2 is not None and shipped is phase2 else 0.0,
             bn=config.bn,
-            orientations=tuple(orientation.name.lower() for orientation in phase1.orientations),
+            views=tuple(View(**view.to_dict()) for view in phase1.views),
+            n_views=len(phase1.views),
             symmetry=augmentation.symmetry if augmentation is not None else None,
         ),
         scores=score_sheet(predictions, groups, shipped.temperature, inputs.seed),

@@ -45,6 +45,7 @@ class PhotoPrediction(BaseModel):
     label: str = Field(description="The most probable class.")
     probabilities: list[ClassProbability] = Field(description="The most probable class first.")
     view: str | None = Field(None, description="The network's input: a JPEG in base64.")
+    note: str | None = Field(None, description="Which part of the photo that is, where the network sees several.")
     heatmap: str | None = Field(
         None, description="The same with the evidence for the label in colour: a JPEG in base64."
     )
@@ -205,6 +206,7 @@ def _photo_prediction(prediction: ImagePrediction, classes: tuple[str, ...], top
         probabilities=[ClassProbability(label=name, probability=value) for value, name in ranked[:top]],
         view=prediction.view,
         heatmap=prediction.heatmap,
+        note=prediction.note,
     )
 
 

@@ -12,15 +12,17 @@ from typing import BinaryIO
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from unfreeze.data.decode import DecodeLimits, decode
-from unfreeze.data.rendering.transforms import plain, to_batch
+from unfreeze.data.rendering.transforms import framed_batch
 from unfreeze.errors import DecodeError, ModelError
-from unfreeze.explain import heatmaps, overlay
+from unfreeze.explain import as_photo, explained_framings, framing_note, heatmaps, overlay
 from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import probabilities
 from unfreeze.runs.run import Run, load
 from unfreeze.runtime import choose_device
+from unfreeze.views import framings_of
 
 QUALITY = 85  # JPEG quality of views and heatmaps
 
@@ -48,12 +50,14 @@ class ImagePrediction:
         view: The network's input as a base64 JPEG, where heatmaps were requested.
         heatmap: The same with the evidence for the most probable class (upright orientation) laid over it; None for a
             network without spatial features.
+        note: Which of several framings ``view`` is; None where the model sees this one alone.
     """
 
     name: str
     probabilities: tuple[float, ...]
     view: str | None = None
     heatmap: str | None = None
+    note: str | None = None
 
 
 class RefusedError(Exception):
@@ -87,38 +91,42 @@ class Served:
             RefusedError: An image can't be decoded, or isn't accepted.
             TimeoutError: The deadline has passed.
         """
-        views = []
+        framed = []
         for upload in uploads:
             if until is not None and time.monotonic() > until:
                 raise TimeoutError
-            views.append(self._view(upload, accepted))
-        batch = to_batch(views)
-        backbone, head = self.model.backbone, self.model.head
-        rows = probabilities(backbone, head, [batch], orientations=self.model.orientations)
+            framed.append(self._framed(upload, accepted))
+        batch = torch.cat(framed)
+        backbone, head, views = self.model.backbone, self.model.head, self.model.views
+        rows = probabilities(backbone, head, [batch], views=views)
         predictions = [
             ImagePrediction(upload.name, tuple(map(float, row))) for upload, row in zip(uploads, rows, strict=True)
         ]
         if not explain:
             return predictions
+        labels = torch.from_numpy(rows.argmax(axis=1))
+        shown, framings = explained_framings(backbone, head, batch, labels, views)
+        pictures = [as_photo(view) for view in shown]
         with_views = [
-            replace(prediction, view=_jpeg(view)) for prediction, view in zip(predictions, views, strict=True)
+            replace(prediction, view=_jpeg(picture), note=framing_note(framing, views))
+            for prediction, picture, framing in zip(predictions, pictures, framings, strict=True)
         ]
         try:
-            maps = heatmaps(backbone, head, batch, torch.from_numpy(rows.argmax(axis=1)))
+            maps = heatmaps(backbone, head, shown, labels)
         except ModelError:  # the network has no spatial features
             return with_views
         return [
-            replace(prediction, heatmap=_jpeg(overlay(view, heatmap)))
-            for prediction, view, heatmap in zip(with_views, views, maps, strict=True)
+            replace(prediction, heatmap=_jpeg(overlay(picture, heatmap)))
+            for prediction, picture, heatmap in zip(with_views, pictures, maps, strict=True)
         ]
 
-    def _view(self, upload: Upload, accepted: DecodeLimits) -> Image.Image:
+    def _framed(self, upload: Upload, accepted: DecodeLimits) -> Tensor:
         preprocessing = self.model.backbone.network.preprocessing
         try:
             photo = decode(upload.file, preprocessing.min_side, accepted)
         except DecodeError as error:
             raise RefusedError(upload.name, error) from error
-        return plain(photo, preprocessing)
+        return framed_batch(photo, preprocessing, framings_of(self.model.views))
 
 
 def open_model(folder: Path, device: str) -> Served:

@@ -122,7 +122,7 @@ def probe_requests(
 
 
 def out_of_fold_tta_logits(fold_heads: Sequence[Linear], features: Tensor, data: TrainingSet) -> Logits:
-    """Return out-of-fold logits (N, C) of training images, averaged over the orientations of ``features`` (N, K, D)."""
+    """Return out-of-fold logits (N, C) of training images, averaged over the K views of ``features`` (N, K, D)."""
     mean = features.mean(dim=1)  # the head is linear
     logits = np.empty((len(mean), data.n_classes), np.float32)
     for fold, head in enumerate(fold_heads):

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from unfreeze.data.sources import Sample
 from unfreeze.data.splits import Splits
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
+from unfreeze.views import PLAIN, PLAIN_ONLY, Views
 
 Indices = NDArray[np.int64]
 
@@ -69,13 +69,11 @@ class TrainingSet:
         some = np.linspace(0, len(self.train) - 1, min(count, len(self.train)), dtype=np.int64)
         return replace(self, train=self.train[some], fold=self.fold[some])
 
-    def requested_views(
-        self, count: int, orientations: Sequence[Orientation] = IDENTITY_ONLY
-    ) -> dict[int, Sequence[int]]:
-        """Return the views that training reads: ``count`` of training images, and all ``orientations`` of every image."""
-        turned = [orientation for orientation in orientations if orientation is not Orientation.IDENTITY]
-        train: dict[int, Sequence[int]] = dict.fromkeys(self.train.tolist(), (*range(count), *turned))
-        return train | dict.fromkeys(self.val.tolist(), (Orientation.IDENTITY, *turned))
+    def requested_views(self, count: int, views: Views = PLAIN_ONLY) -> dict[int, Sequence[int]]:
+        """Return the views that training reads: ``count`` of training images, and evaluation ``views`` of every image."""
+        others = [view for view in views if view != PLAIN]
+        train: dict[int, Sequence[int]] = dict.fromkeys(self.train.tolist(), (*range(count), *others))
+        return train | dict.fromkeys(self.val.tolist(), (PLAIN, *others))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Phase 1: train a head on the frozen backbone, validate it on every fold, and fit it on all training images.
 
 Nested selection, where the folds' predictions replace a test set: every choice that affects a fold's predictions
-(augmentation, orientations, penalty) is made on the other folds.
+(augmentation, views, penalty) is made on the other folds.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import fit_temperature
-from unfreeze.evaluation.selection import ModelSelector
+from unfreeze.evaluation.view_selection import choose_views
 from unfreeze.models.state import ModelState, random_head
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
 from unfreeze.training.augmentation import out_of_fold_tta_logits
 from unfreeze.training.features.activations import CachedActivations, pooled_features
@@ -26,6 +25,7 @@ from unfreeze.training.folds import TrainingSet, concat_folds, fold_labels
 from unfreeze.training.head.head_cache import fit_head_cached
 from unfreeze.training.head.regularisation_path import HeadFit, Linear, Standardisation
 from unfreeze.training.recipe import ByGradient, Recipe, Solved
+from unfreeze.views import PLAIN_ONLY, Views
 
 
 @dataclass(frozen=True)
@@ -34,24 +34,24 @@ class HeadOnlyResult:
 
     Attributes:
         state: The head-only model, trained on all training images.
-        orientations: The orientations of an image whose logits every final model of this run averages.
+        views: The views of an image whose logits every final model of this run averages.
         fold_logits: The logits of each validation fold's images by the fold's model, each of shape (V, C).
         temperature: Divides the logits so that the probabilities are calibrated (see ``calibration.py``).
         n_calibration: The number of images that the temperature was fitted on: out-of-fold predictions.
         fold_states: The head-only model of every validation fold.
-        fold_orientations: The orientations that each validation fold's models average, chosen by the other folds.
+        fold_views: The views that each validation fold's models average, chosen by the other folds.
         phase2_init: The model that phase 2 starts from.
         fold_inits: The model that phase 2 starts from on every validation fold.
         history: One row per epoch; a solved head has none.
     """
 
     state: ModelState
-    orientations: tuple[Orientation, ...]
+    views: Views
     fold_logits: tuple[Logits, ...]
     temperature: float
     n_calibration: int
     fold_states: tuple[ModelState, ...]
-    fold_orientations: tuple[tuple[Orientation, ...], ...]
+    fold_views: tuple[Views, ...]
     phase2_init: ModelState
     fold_inits: tuple[ModelState, ...]
     history: tuple[EpochRow, ...]
@@ -82,12 +82,12 @@ def _by_gradient(features: TrainingFeatures, head: ByGradient) -> HeadOnlyResult
     states = tuple(each.state for each in validated)
     return HeadOnlyResult(
         state=final.state,
-        orientations=IDENTITY_ONLY,
+        views=PLAIN_ONLY,
         fold_logits=fold_logits,
         temperature=fit_temperature(concat_folds(fold_logits, data.n_classes), fold_labels(folds.validation, data)),
         n_calibration=folds.n_validation,
         fold_states=states,
-        fold_orientations=tuple(IDENTITY_ONLY for _ in states),
+        fold_views=tuple(PLAIN_ONLY for _ in states),
         phase2_init=final.state,
         fold_inits=states,
         history=final.history,
@@ -100,41 +100,41 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
     final = fits[id(features.final)]
     by_fold = [fits[id(each)] for each in features.by_fold]
     masks = [data.fold == fold for fold in range(len(by_fold))]
-    plain = [fit.plain[mask] for fit, mask in zip(by_fold, masks, strict=True)]
-    averaged = [fit.averaged[mask] for fit, mask in zip(by_fold, masks, strict=True)]
     labels = data.train_labels
-    selector = ModelSelector.of(plain, [labels[mask] for mask in masks], data.class_counts)
-    # Averaging over orientations multiplies the cost of inference: require the significance that shipping phase 2 does.
-    tta = selector.accepts(averaged, selector.all_folds)
-    fold_tta = [tta for _ in selector.all_folds]
+    options = [
+        [fit.logits[option][mask] for fit, mask in zip(by_fold, masks, strict=True)]
+        for option in range(len(final.view_sets))
+    ]
+    choice = choose_views(options, [labels[mask] for mask in masks], data.class_counts, range(len(masks)))
+    fold_choice = [choice for _ in masks]
     if recipe.cross_fit:
-        fold_tta = [_accepts_tta(fold, by_fold[fold], masks, labels, data) for fold in selector.all_folds]
+        fold_choice = [_choose_for(fold, solution, masks, data) for fold, solution in enumerate(by_fold)]
 
-    out_of_fold = np.empty_like(final.plain)
+    out_of_fold = np.empty_like(final.logits[0])
     for fold, mask in enumerate(masks):
-        out_of_fold[mask] = averaged[fold] if fold_tta[fold] else plain[fold]
-    orientations = final.orientations if tta else IDENTITY_ONLY
+        out_of_fold[mask] = options[fold_choice[fold]][fold]
+    views = final.view_sets[choice]
     if folds.final is None:  # the user gave a validation set
         (given,) = folds.validation
-        val_features = features_at_head(features.final, given.val, orientations).mean(dim=1)
+        val_features = features_at_head(features.final, given.val, views).mean(dim=1)
         fold_logits = [final.fit.head.logits(val_features).numpy()]
         states, inits = [final.state(final.fit.head)], [final.state(final.fit.init_for_phase2)]
-        fold_orientations = [orientations]
+        fold_views = [views]
     else:
         count = len(folds.validation)
         solutions = list(enumerate(by_fold[:count]))
         fold_logits = [out_of_fold[mask] for mask in masks[:count]]
         states = [each.state(each.fit.fold_heads[fold]) for fold, each in solutions]
         inits = [each.state(each.fit.fold_inits[fold]) for fold, each in solutions]
-        fold_orientations = [each.orientations if fold_tta[fold] else IDENTITY_ONLY for fold, each in solutions]
+        fold_views = [each.view_sets[fold_choice[fold]] for fold, each in solutions]
     return HeadOnlyResult(
         state=final.state(final.fit.head),
-        orientations=orientations,
+        views=views,
         fold_logits=tuple(fold_logits),
         temperature=fit_temperature(out_of_fold, labels),
         n_calibration=len(labels),
         fold_states=tuple(states),
-        fold_orientations=tuple(fold_orientations),
+        fold_views=tuple(fold_views),
         phase2_init=final.state(final.fit.init_for_phase2),
         fold_inits=tuple(inits),
         history=(),
@@ -143,43 +143,41 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
 
 @dataclass(frozen=True)
 class _Solution:
-    """A solved head, and the out-of-fold logits (N, C) of plain views and of the mean over ``orientations``."""
+    """A solved head, and its out-of-fold logits (N, C) by the mean over each set of views, the plain one first."""
 
     fit: HeadFit
-    orientations: tuple[Orientation, ...]
-    plain: Logits
-    averaged: Logits
+    view_sets: tuple[Views, ...]
+    logits: tuple[Logits, ...]
 
     def state(self, head: Linear) -> ModelState:
         """Return one of the fit's heads as a model on the pretrained backbone."""
         return head_state(head, self.fit.standardisation)
 
 
-def _accepts_tta(
-    fold: int, solution: _Solution, masks: Sequence[NDArray[np.bool_]], labels: Indices, data: TrainingSet
-) -> bool:
-    """Tell whether the other folds' images accept averaging over orientations, given the solution for this fold."""
-    plain = [solution.plain[mask] for mask in masks]
-    selector = ModelSelector.of(plain, [labels[mask] for mask in masks], data.class_counts)
-    return selector.accepts([solution.averaged[mask] for mask in masks], selector.other_folds(fold))
+def _choose_for(fold: int, solution: _Solution, masks: Sequence[NDArray[np.bool_]], data: TrainingSet) -> int:
+    """Return the index of the set of views that the other folds' images choose, given the solution for this fold."""
+    options = [[logits[mask] for mask in masks] for logits in solution.logits]
+    others = [other for other in range(len(masks)) if other != fold] or [fold]
+    return choose_views(options, [data.train_labels[mask] for mask in masks], data.class_counts, others)
 
 
 def _fit(features: TrainingFeatures, activations: FoldActivations, recipe: Recipe) -> _Solution:
     data, at_head = features.data, activations.for_head
     assert isinstance(at_head, CachedActivations), "a solved head is fitted on cached features"
-    orientations = recipe.orientations(activations.renderer)
+    view_sets = recipe.view_sets(activations.renderer)
     views = recipe.head_views(activations.renderer)
     fit = fit_head_cached(features.cache, features.backbone, at_head, data, views, recipe.smoothing)
-    plain = averaged = fit.out_of_fold.astype(np.float32)
-    if orientations != IDENTITY_ONLY:  # with one orientation only rounding would differ, which could count as a gain
-        averaged = out_of_fold_tta_logits(fit.fold_heads, features_at_head(activations, data.train, orientations), data)
-    return _Solution(fit, orientations, plain, averaged)
+    averaged = (
+        out_of_fold_tta_logits(fit.fold_heads, features_at_head(activations, data.train, averaged_over), data)
+        for averaged_over in view_sets[1:]
+    )
+    return _Solution(fit, view_sets, (fit.out_of_fold.astype(np.float32), *averaged))
 
 
-def features_at_head(activations: FoldActivations, images: Indices, orientations: Sequence[Orientation]) -> Tensor:
-    """Return pooled features, shape (N, orientations, D)."""
+def features_at_head(activations: FoldActivations, images: Indices, views: Views) -> Tensor:
+    """Return pooled features, shape (N, views, D)."""
     assert isinstance(activations.for_head, CachedActivations), "a solved head is fitted on cached features"
-    return pooled_features(activations.for_head, images.tolist(), orientations)
+    return pooled_features(activations.for_head, images.tolist(), views)
 
 
 def head_state(head: Linear, standardisation: Standardisation | None = None) -> ModelState:

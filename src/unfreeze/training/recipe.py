@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.models.freezing import StagePlan
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.training.folds import Fold
 from unfreeze.training.schedule import Schedule
+from unfreeze.training.view_sets import candidate_views, union
+from unfreeze.views import PLAIN_ONLY, Framing, Views
 
 LR_BACKOFF = 0.1  # factor on the learning rates after a training failed
 
@@ -40,14 +41,14 @@ class Candidate:
         """Return the number of images in the training steps of all ``folds``, if none fails."""
         return sum(self.schedule.n_images(len(fold.train)) for fold in folds)
 
-    def n_val_images(self, folds: Sequence[Fold], alphas: Sequence[float], orientations: Sequence[Orientation]) -> int:
+    def n_val_images(self, folds: Sequence[Fold], alphas: Sequence[float], views: Views) -> int:
         """Return the number of forward passes of validation images: at first, after each epoch, and at every alpha.
 
         With the plain view alone, the last epoch's logits serve alpha 1.
         """
         n_val = sum(len(fold.val) for fold in folds)
-        known = n_val if 1 in alphas and tuple(orientations) == IDENTITY_ONLY else 0
-        return n_val + self.schedule.n_images(n_val) + len(alphas) * len(orientations) * n_val - known
+        known = n_val if 1 in alphas and views == PLAIN_ONLY else 0
+        return n_val + self.schedule.n_images(n_val) + len(alphas) * len(views) * n_val - known
 
     def with_lr_scaled(self) -> Candidate:
         """Return the same candidate with its learning rates times ``LR_BACKOFF``."""
@@ -74,15 +75,16 @@ class Recipe:
     Attributes:
         name: The name in ``RECIPES``.
         augmentations: The options for random views; of several, the best for a solved head on the folds is used.
-        n_head_views: The number of views of each training image in phase 1, the plain one included, orientations apart.
+        n_head_views: The number of views of each training image in phase 1: the plain one, and random ones.
         head: How phase 1 fits the head.
         candidates: The depths and rates of phase 2, in the order in which they are tried; empty: there is no phase 2.
         alphas: The weights of phase 2 in the interpolations that may ship, ascending; 1 is phase 2.
         max_forgetting: The largest loss of the original task's accuracy, in percentage points; None: no limit.
-        allow_tta: Whether logits may be averaged over orientations of an image; phase 1 validates whether they are.
+        allow_tta: Whether logits may be averaged over views of an image; phase 1 validates over which.
         min_validation_images: Images to validate on, rounded up to whole folds; 0: nothing is selected.
         boundary: The stages below are frozen throughout the run, and are computed once per view.
         cross_fit: Whether every fold is validated on, and its predictions replace a test set.
+        framings: The framings beside the centre crop in which an image may be shown, see ``candidate_framings``.
     """
 
     name: str
@@ -96,6 +98,7 @@ class Recipe:
     min_validation_images: int
     boundary: int
     cross_fit: bool = False
+    framings: tuple[Framing, ...] = ()
 
     def cross_fit_all(self, n_images: int) -> Recipe:
         """Return the same recipe with every fold of ``n_images`` training images validated on (full cross-fitting)."""
@@ -107,16 +110,20 @@ class Recipe:
 
     @property
     def n_cached_views(self) -> int:
-        """The number of views of each training image that the two phases read, orientations apart."""
+        """The number of plain and random views of each training image that the two phases read."""
         return max(self.n_head_views, *(each.schedule.n_cached_views for each in self.candidates), 0)
 
-    def orientations(self, renderer: Renderer) -> tuple[Orientation, ...]:
-        """Return the orientations that logits may be averaged over: all of ``renderer``'s, or the identity."""
-        return renderer.tta_orientations if self.allow_tta else IDENTITY_ONLY
+    def view_sets(self, renderer: Renderer) -> tuple[Views, ...]:
+        """Return the sets of views that logits may be averaged over, the plain view alone first."""
+        return candidate_views(renderer.tta_orientations, self.framings) if self.allow_tta else (PLAIN_ONLY,)
+
+    def evaluation_views(self, renderer: Renderer) -> Views:
+        """Return the views of all ``view_sets``, the plain one first."""
+        return union(self.view_sets(renderer))
 
     def head_views(self, renderer: Renderer) -> tuple[int, ...]:
         """Return the views of each image that a solved head is fitted on, the plain one first."""
-        return (*range(self.n_head_views), *self.orientations(renderer)[1:])
+        return (*range(self.n_head_views), *self.evaluation_views(renderer)[1:])
 
     @property
     def cache_boundary(self) -> int:

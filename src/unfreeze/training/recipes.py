@@ -7,7 +7,7 @@ table 1; BEiT and MAE for transformers' layer decay; LP-FT, Kumar et al. 2022, f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from unfreeze.config import TrainConfig
@@ -18,6 +18,7 @@ from unfreeze.models.freezing import plan_from
 from unfreeze.models.lora import attention_layers
 from unfreeze.training.recipe import ByGradient, Candidate, Recipe, Solved
 from unfreeze.training.schedule import Schedule
+from unfreeze.training.view_sets import candidate_framings
 
 SCARCE, PLENTIFUL = 45, 300  # images per class: the geometric means of 20 and 100, and of 100 and 1000
 LIGHT_AUG = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
@@ -31,7 +32,9 @@ SYMMETRIES = {
 COLOR_JITTER = 0.3  # where the light varies; its gain and cost are in benchmarks/RESULTS.md
 TEXTBOOK_AUG = Augmentation(area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0)
 """The crops of torchvision's RandomResizedCrop."""
-HEAD_VIEWS = 2  # the plain view and one random view, besides orientations; 4 gain no more (benchmarks/RESULTS.md)
+HEAD_VIEWS = (
+    2  # the plain view and one random view, besides other evaluation views; 4 gain no more (benchmarks/RESULTS.md)
+)
 CACHED_VIEWS = 8  # views per image in phase 2, which gains more from views; 16 gain no more (benchmarks/RESULTS.md)
 STEPS = 80  # least number of steps, within the range of epochs below
 EPOCHS = (15, 20)  # 10 are few for 100 images per class (benchmarks/RESULTS.md, "What could be added to phase 2")
@@ -230,6 +233,19 @@ def head_stages_for(config: TrainConfig, backbone: Backbone) -> tuple[int, ...]:
     return tuple(usable[-1 - round(step * len(usable) / count)] for step in reversed(range(count)))
 
 
-def recipe_for(config: TrainConfig, backbone: Backbone, n_images: int, n_classes: int) -> Recipe:
-    """Return the recipe for ``n_images`` training images of ``n_classes`` classes."""
-    return RECIPES[config.recipe](config, backbone, n_images, n_classes)
+def recipe_for(
+    config: TrainConfig, backbone: Backbone, n_images: int, n_classes: int, sizes: Sequence[tuple[int, int]] = ()
+) -> Recipe:
+    """Return the recipe for ``n_images`` training images of ``n_classes`` classes.
+
+    Args:
+        config: The user's settings.
+        backbone: The pretrained backbone.
+        n_images: The number of training images.
+        n_classes: The number of classes.
+        sizes: Width and height of each training image, which decide about framings; without them, images are shown in
+            the centre crop alone.
+    """
+    recipe = RECIPES[config.recipe](config, backbone, n_images, n_classes)
+    framings = candidate_framings(sizes, backbone.network.preprocessing) if recipe.allow_tta else ()
+    return replace(recipe, framings=framings)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from unfreeze.evaluation.selection import ModelSelector
 from unfreeze.models.backbone import Tensors
 from unfreeze.models.state import ModelState, interpolate, loaded
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
 from unfreeze.runtime import progress_bar
 from unfreeze.training.features.activations import Activations, logits_from
@@ -20,6 +19,7 @@ from unfreeze.training.finetune.parallel import ProgressFn, n_parallel, run_para
 from unfreeze.training.folds import Fold
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.recipe import LR_BACKOFF, Candidate
+from unfreeze.views import PLAIN_ONLY, Views
 
 TimeLeft = Callable[[int], bool]
 FAILURE_TEXT: dict[Failure, str] = {
@@ -90,19 +90,17 @@ class SearchContext:
         features, activations = self.features, self.features.of(fold)
         source = activations.by_boundary[candidate.plan.boundary]
         distilled = activations.by_boundary[features.backbone.head_boundary] if candidate.schedule.distill else None
-        baseline = self.logits(start, source, fold.val, IDENTITY_ONLY) if len(fold.val) else None
+        baseline = self.logits(start, source, fold.val, PLAIN_ONLY) if len(fold.val) else None
         return finetune(
             features.backbone, start, source, features.data.labels, candidate.plan, candidate.schedule,
             phase=phase, train=fold.train, val=fold.val, seed=features.seed,
             pretrained_features=distilled, baseline_logits=baseline, progress=progress,
         )  # fmt: skip
 
-    def logits(
-        self, state: ModelState, source: Activations, images: Indices, orientations: Sequence[Orientation]
-    ) -> Logits:
-        """Return a model's logits for ``images``, shape (V, C): the mean over ``orientations``."""
+    def logits(self, state: ModelState, source: Activations, images: Indices, views: Views) -> Logits:
+        """Return a model's logits for ``images``, shape (V, C): the mean over ``views``."""
         with loaded(self.features.backbone, state) as head:
-            return logits_from(self.features.backbone, head, source, images, orientations)
+            return logits_from(self.features.backbone, head, source, images, views)
 
     def logits_by_alpha(
         self, candidate: Candidate, start: ModelState, tuned: FineTuneResult, fold: Fold
@@ -111,12 +109,12 @@ class SearchContext:
         if not len(fold.val) or tuned.failure is not None:
             return {}
         source = self.features.of(fold).by_boundary[candidate.plan.boundary]
-        orientations = self.phase1.fold_orientations[fold.fold or 0]  # the user's validation set has no index
+        views = self.phase1.fold_views[fold.fold or 0]  # the user's validation set has no index
         by_alpha: dict[float, Logits] = {}
         for alpha in self.alphas:
             state = interpolate(self.pretrained, start, tuned.state, alpha)
-            known = alpha == 1 and orientations == IDENTITY_ONLY
-            by_alpha[alpha] = tuned.val_logits if known else self.logits(state, source, fold.val, orientations)
+            known = alpha == 1 and views == PLAIN_ONLY
+            by_alpha[alpha] = tuned.val_logits if known else self.logits(state, source, fold.val, views)
         return by_alpha
 
     def replicas(self, count: int) -> list[SearchContext]:

@@ -42,7 +42,7 @@ def test_good_photos_pass_unchanged(tmp_path: Path) -> None:
     checked = check(photos)
     digests = [hashlib.sha256(sample.path.read_bytes()).hexdigest() for sample in photos.samples]
     expected = [
-        replace(sample, digest=digest, short_side=40) for sample, digest in zip(photos.samples, digests, strict=True)
+        replace(sample, digest=digest, size=(40, 40)) for sample, digest in zip(photos.samples, digests, strict=True)
     ]
     assert list(checked.samples) == expected
     assert drop_unreadable(photos).samples == checked.samples
@@ -60,12 +60,26 @@ def test_known_photos_are_hashed_but_not_decoded(tmp_path: Path, monkeypatch: py
         return decode(path, enough)
 
     monkeypatch.setattr("unfreeze.data.checks.decode", noted)
-    known = {sample.digest: sample.short_side for sample in first.samples if sample.file_name != "a/3.png"}
+    known = {sample.digest: sample.size for sample in first.samples if sample.file_name != "a/3.png"}
     assert check(photos, known) == first
     assert drop_unreadable(photos, known).samples == first.samples
     assert [path.name for path in decoded] == ["3.png", "3.png"]
     (tmp_path / "b" / "0.png").write_bytes(b"no photo any more")
     assert [left.file_name for left in check(photos, known).left_out] == ["b/0.png"]
+
+
+def test_sizes_are_those_of_the_upright_file_though_large_jpegs_are_decoded_smaller(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    exif = Image.Exif()
+    exif[274] = 6  # turned by a quarter
+    Image.new("RGB", (1001, 300)).save(tmp_path / "a" / "wide.jpg")
+    Image.new("RGB", (1001, 300)).save(tmp_path / "a" / "turned.jpg", exif=exif)
+    Image.new("RGB", (901, 300)).save(tmp_path / "a" / "wide.png")
+    sizes = {sample.file_name: sample.size for sample in check(read_photos(tmp_path)).samples}
+    assert sizes["a/wide.jpg"] == (1001, 300)
+    assert sizes["a/turned.jpg"] == (300, 1001)
+    assert sizes["a/wide.png"] == (901, 300)
+    assert sizes["a/0.png"] == (40, 40)
 
 
 def test_unreadable_photos_are_left_out_with_the_reason(tmp_path: Path) -> None:

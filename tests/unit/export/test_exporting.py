@@ -29,20 +29,21 @@ from unfreeze.files import write_table, write_text
 from unfreeze.models.backbone import Architecture, Head, assemble
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.predict import photo_batches, probabilities
 from unfreeze.runs.folder import RunFolder
 from unfreeze.runs.run import Run
 from unfreeze.torchvision_shim import ensure_torchvision
+from unfreeze.views import PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Views, framings_of, tiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 CLASSES = ("cat", "dog, small", "Übergröße = ja")
-ROUND = (Orientation.IDENTITY, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)
+ROUND = tuple(map(EvaluationView, (0, Orientation.ROT90, Orientation.ROT180, Orientation.ROT270)))
 EXACT: tuple[Format, ...] = ("onnx", "torchscript", "safetensors")
 
 
-def classifier(name: str, orientations: tuple[Orientation, ...] = ROUND) -> Classifier:
+def classifier(name: str, shown: Views = ROUND) -> Classifier:
     """Return a model with random weights."""
     library, _, short = name.partition("/")
     architecture = Architecture(library, short)  # type: ignore[arg-type]
@@ -51,7 +52,7 @@ def classifier(name: str, orientations: tuple[Orientation, ...] = ROUND) -> Clas
         backbone = tiny_cnn() if name == "tiny_cnn" else assemble(name, architecture, build(architecture), CPU)
         head = Head(backbone.feature_dim, len(CLASSES))
         nn.init.normal_(head.weight)
-    return Classifier(backbone, head, CLASSES, orientations)
+    return Classifier(backbone, head, CLASSES, shown)
 
 
 def make(root: Path, model: Classifier, *, tested: bool = True) -> Run:
@@ -85,8 +86,8 @@ def views(run: Run) -> Tensor:
     return torch.cat(list(photo_batches(run._model.backbone, paths)))
 
 
-def expected(run: Run, images: Tensor, orientations: tuple[Orientation, ...] = ROUND) -> Any:
-    return probabilities(run._model.backbone, run._model.head, [images], orientations=orientations)
+def expected(run: Run, images: Tensor, shown: Views = ROUND) -> Any:
+    return probabilities(run._model.backbone, run._model.head, [images], views=shown)
 
 
 def by_onnx(place: Path, images: Tensor) -> Any:
@@ -144,7 +145,37 @@ def test_a_file_says_what_the_run_says_however_many_photos_it_gets(
 
 def test_poses_are_averaged_in_the_file(case: Case) -> None:
     images = views(case.run)
-    assert np.abs(expected(case.run, images, IDENTITY_ONLY) - expected(case.run, images)).max() > 1e-3
+    assert np.abs(expected(case.run, images, PLAIN_ONLY) - expected(case.run, images)).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        (PLAIN, EvaluationView.of(SQUEEZE), EvaluationView.of(SQUEEZE, Orientation.FLIPPED)),
+        (PLAIN, *map(EvaluationView.of, tiles((1, 3)))),
+    ],
+)
+def test_a_file_takes_all_framings_of_a_photo(tmp_path: Path, shown: Views) -> None:
+    run = make(tmp_path, classifier("timm/test_efficientnet", shown))
+    exported = {each.format: each for each in export(run, (*EXACT, "int8"))}
+    model, framings = run._model, framings_of(shown)
+    paths = [run.folder.root.parent / "photos" / f"{number}.png" for number in range(18)]
+    images = torch.cat(list(photo_batches(model.backbone, paths, framings=framings)))
+    assert images.shape == (18, len(framings), 3, *model.backbone.network.preprocessing.size)
+    probable = probabilities(model.backbone, model.head, [images], views=shown)
+    by_file = torch.tensor([answer.probabilities for answer in run.predict(paths)]).numpy()
+    np.testing.assert_allclose(by_file, probable, rtol=0, atol=1e-5)
+    for count in (1, 3, 18):
+        for kind, ask in (("onnx", by_onnx), ("torchscript", by_torch)):
+            answers = ask(exported[kind].path, images[:count].contiguous())  # type: ignore[index]
+            np.testing.assert_allclose(answers, probable[:count], rtol=0, atol=1e-5)
+    assert exported["int8"].cost is not None
+    assert by_onnx(exported["int8"].path, images.contiguous()).shape == (18, 3)
+    told = {entry.key: entry.value for entry in onnx.load(exported["onnx"].path).metadata_props}
+    recipe = json.loads(told["preprocessing"])
+    assert [framing["framing"] for framing in recipe["framings"]] == [framing.name for framing in framings]
+    assert f"N x {len(framings)} x 3 x height x width" in recipe["input"]
+    assert [EvaluationView.from_dict(view) for view in recipe["views"]] == list(shown)
 
 
 def test_timm_reproduces_the_logits_of_the_plain_view(case: Case) -> None:
@@ -175,7 +206,12 @@ def test_a_file_tells_how_to_use_it(case: Case) -> None:
         assert tuple(json.loads(labels)) == CLASSES
         assert tuple(json.loads(recipe)["size"]) == preprocessing.size
         assert tuple(json.loads(recipe)["mean"]) == preprocessing.mean
-        assert json.loads(recipe)["orientations"] == ["identity", "rot90", "rot180", "rot270"]
+        assert [view["orientation"] for view in json.loads(recipe)["views"]] == [
+            "identity",
+            "rot90",
+            "rot180",
+            "rot270",
+        ]
     assert told["unfreeze_version"] == unfreeze.__version__
     assert len(told["unfreeze_run_sha256"]) == 64
     assert str(Path(unfreeze.__file__).parent).encode() not in case.exported["onnx"].path.read_bytes()
@@ -218,7 +254,7 @@ def test_depthwise_convolutions_stay_float(case: Case, tmp_path: Path) -> None:
 
 
 def test_int8_of_a_cross_fitted_run_claims_no_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = classifier("tiny_cnn", IDENTITY_ONLY)
+    model = classifier("tiny_cnn", PLAIN_ONLY)
     monkeypatch.setattr("unfreeze.export.exporting.load_model", lambda folder, device: model)
     run = make(tmp_path, model, tested=False)
     exact, small = export(run, ["int8"])
@@ -266,7 +302,7 @@ def test_timm_that_says_something_else_is_an_error(small: Run) -> None:
 
 
 def test_a_network_of_torchvisions_is_for_unfreeze_to_open(tmp_path: Path) -> None:
-    run = make(tmp_path, classifier("torchvision/squeezenet1_1", IDENTITY_ONLY))
+    run = make(tmp_path, classifier("torchvision/squeezenet1_1", PLAIN_ONLY))
     (exported,) = export(run, ["safetensors"], out=tmp_path / "out")
     assert exported.note is not None
     assert "timm can't open" in exported.note

@@ -17,8 +17,11 @@ from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, load_model, save_model
+from unfreeze.orientations import Orientation
+from unfreeze.predict import Prediction, predictions
 from unfreeze.runs.folder import RunFolder
 from unfreeze.torchvision_shim import ensure_torchvision
+from unfreeze.views import CROP, PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Views, tiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -71,6 +74,42 @@ def test_a_model_comes_back_as_it_was(tmp_path: Path, name: str) -> None:
     assert again.network.preprocessing == backbone.network.preprocessing
     assert (again.name, again.architecture, again.depths()) == (name, backbone.architecture, backbone.depths())
     assert not any(value.requires_grad for value in head_again.parameters())
+
+
+@pytest.mark.parametrize(
+    "views",
+    [
+        PLAIN_ONLY,
+        (PLAIN, EvaluationView.of(SQUEEZE, Orientation.FLIPPED), EvaluationView.of(CROP, Orientation.ROT180)),
+        tuple(map(EvaluationView.of, tiles((1, 3)))),
+    ],
+)
+def test_a_model_comes_back_with_its_views(saved: RunFolder, photos: tuple[Path, ...], views: Views) -> None:
+    model = load_model(saved.model, CPU)
+    model = Classifier(model.backbone, model.head, model.classes, views)
+    save_model(saved.model, model)
+    again = load_model(saved.model, CPU)
+    assert again.views == views
+    ours, theirs = (
+        [answer.probabilities for answer in predictions(each, photos[:5]) if isinstance(answer, Prediction)]
+        for each in (model, again)
+    )
+    assert ours == theirs
+    assert len(ours) == 5
+
+
+@pytest.mark.parametrize(
+    ("described", "expected"),
+    [({"orientations": ["identity", "rot90"]}, (0, -2)), ({"poses": ["plain", "mirrored"]}, (0, -1)), ({}, (0,))],
+)
+def test_models_of_earlier_versions_are_read(
+    saved: RunFolder, described: dict[str, list[str]], expected: tuple[int, ...]
+) -> None:
+    config = json.loads(saved.model_config.read_text("utf-8"))
+    config["unfreeze"].pop("views")
+    config["unfreeze"].update(described)
+    saved.model_config.write_text(json.dumps(config), "utf-8")
+    assert load_model(saved.model, CPU).views == expected
 
 
 def test_the_packaged_backbone_comes_back_and_opens_in_timm(tmp_path: Path) -> None:
@@ -162,7 +201,8 @@ DAMAGES: dict[str, Callable[[RunFolder], Any]] = {
     "unknown network": edited(lambda config: config["unfreeze"].update(name="nothing_like_it")),
     "another network": edited(lambda config: config["unfreeze"].update(name="test_resnet")),
     "no preprocessing": edited(lambda config: config["unfreeze"].update(preprocessing={})),
-    "no orientation": edited(lambda config: config["unfreeze"].update(orientations=[])),
+    "no view": edited(lambda config: config["unfreeze"].update(views=[])),
+    "an unknown view": edited(lambda config: config["unfreeze"].update(views=[{"framing": "round"}])),
     "arguments of no network": edited(lambda config: config["unfreeze"].update(arguments={"bogus": 1})),
     "arguments that are none": edited(lambda config: config["unfreeze"].update(arguments=3)),
     "no name": edited(lambda config: config["unfreeze"].pop("model")),

@@ -43,7 +43,7 @@ def test_a_run_whose_activations_and_head_are_kept_has_steps_and_scoring_ahead(p
     cold = forecast(store, photos, epochs=2, depth="layer3")
     assert min(cold.features, cold.head, *cold.tries, cold.evaluation) > 0
     train_head(compute_features(store, backbone, [own], data, recipe, 0), recipe)
-    compute(store, backbone, [held_out_request(papers(own), recipe.boundary, recipe.orientations(own))])
+    compute(store, backbone, [held_out_request(papers(own), recipe.boundary, recipe.evaluation_views(own))])
     warm = forecast(store, photos, epochs=2, depth="layer3")
     assert (warm.features, warm.head) == (0, 0)
     assert 0 < warm.evaluation < cold.evaluation

@@ -22,7 +22,6 @@ from unfreeze.explain import GAP, as_photo, encoded, heatmaps, overlay, side_by_
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded
-from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.predict import photo_batches, predict_logits
 from unfreeze.runs.changed_heatmaps import write_changed_heatmaps
 from unfreeze.runs.folder import RunFolder
@@ -31,6 +30,7 @@ from unfreeze.training.folds import Fold, Folds
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
 from unfreeze.training.search import Trial
+from unfreeze.views import PLAIN_ONLY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -79,7 +79,7 @@ class Scene:
             for answers, state in zip(said, models, strict=True):
                 answers[each.val] = softmax(self.logits(state, each.val))
         self.first = HeadOnlyResult(
-            before[0], IDENTITY_ONLY, (), 1.0, 0, tuple(before[:3]) if folds else (), (IDENTITY_ONLY,) * len(rounds),
+            before[0], PLAIN_ONLY, (), 1.0, 0, tuple(before[:3]) if folds else (), (PLAIN_ONLY,) * len(rounds),
             before[0], (), (),
         )  # fmt: skip
         self.second = TwoPhaseResult(

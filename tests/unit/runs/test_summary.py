@@ -9,7 +9,7 @@ from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.runs.summary import summary
-from unfreeze.verdict import Cost, Data, Model, ScoreSheet, TrialSummary, Verdict
+from unfreeze.verdict import Cost, Data, Model, ScoreSheet, TrialSummary, Verdict, View
 
 LABELS = np.arange(60) % 3
 STATED = np.full((60, 3), 0.1)
@@ -54,6 +54,15 @@ def test_how_views_were_turned_is_said() -> None:
     lines = list(summary(verdict().model_copy(update={"trials": tried, "model": model})))
     (line,) = (line for line in lines if line.startswith("phase 2 "))
     assert line.endswith("tried blocks.5 at 0.0003 (7 s); views turned every way")
+
+
+def test_several_views_and_their_cost_are_said() -> None:
+    views = (View(framing="crop", orientation="identity"), View(framing="squeeze", orientation="identity"))
+    model = verdict().model.model_copy(update={"views": views, "n_views": 2})
+    (line,) = (line for line in summary(verdict().model_copy(update={"model": model})) if line.startswith("views "))
+    assert "each photo is looked at 2 times: centre crop and whole photo;" in line
+    assert "about 2 times the time of one view (--no-tta: one view)" in line
+    assert not any(line.startswith("views ") for line in summary(verdict()))
 
 
 def test_head_only_has_one_column() -> None:

@@ -16,7 +16,6 @@ from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.significance import Gain
 from unfreeze.models.freezing import StagePlan, StageRow
 from unfreeze.models.state import ModelState
-from unfreeze.orientations import IDENTITY_ONLY
 from unfreeze.predict import Logits
 from unfreeze.scoring.evidence import cross_fitted, from_test, paired_gain, score_sheet, summarise_trials
 from unfreeze.training.folds import Fold, Folds, TrainingSet
@@ -25,6 +24,7 @@ from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
 from unfreeze.training.recipe import Candidate
 from unfreeze.training.search import Trial
+from unfreeze.views import PLAIN_ONLY
 
 CLASSES = 3
 NOTHING = ModelState([], {})
@@ -33,9 +33,9 @@ Answers = tuple[Logits, ...]
 
 def one(answers: Answers, temperature: float, calibrated_on: int = 30) -> HeadOnlyResult:
     return HeadOnlyResult(
-        state=NOTHING, orientations=IDENTITY_ONLY, fold_logits=answers, temperature=temperature,
+        state=NOTHING, views=PLAIN_ONLY, fold_logits=answers, temperature=temperature,
         n_calibration=calibrated_on,
-        fold_states=(), fold_orientations=tuple(IDENTITY_ONLY for _ in answers), phase2_init=NOTHING,
+        fold_states=(), fold_views=tuple(PLAIN_ONLY for _ in answers), phase2_init=NOTHING,
         fold_inits=(), history=(),
     )  # fmt: skip
 

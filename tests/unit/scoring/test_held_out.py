@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tests.support.backbones import CPU, tiny_cnn
 from tests.support.photos import CLASSES, renderer
 from tests.support.scoring import evaluation, inputs_of
 from tests.support.training import candidate, new_store, recipe, task
 
+from unfreeze.data.decode import decode
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.evaluation.calibration import softmax
 from unfreeze.models.backbone import Architecture, assemble
@@ -28,6 +30,7 @@ from unfreeze.training.features.demand import held_out_request
 from unfreeze.training.finetune.loop import finetune
 from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import head_state
+from unfreeze.views import CROP, PLAIN, SQUEEZE, EvaluationView, tiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -62,15 +65,47 @@ def test_test_photos_are_seen_in_their_plain_view_alone(photos: tuple[Path, ...]
     assert source.renderer.paths == photos[12:]
 
 
-def test_orientations_are_averaged(photos: tuple[Path, ...]) -> None:
-    backbone, given, orientations = tiny_cnn(), task(photos, train=12), (Orientation.IDENTITY, Orientation.ROT180)
+def test_views_are_averaged(photos: tuple[Path, ...]) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    views = (PLAIN, EvaluationView.of(CROP, Orientation.ROT180), EvaluationView.of(SQUEEZE))
     how = recipe(backbone, candidate(backbone, 2))
-    test = set_up_test(inputs_of(backbone, photos, given), how, given.renderer, orientations)
+    test = set_up_test(inputs_of(backbone, photos, given), how, given.renderer, views)
     assert test is not None
     state = random_head(backbone, CLASSES, 0)
-    apart = [predict_held_out(backbone, state, test, (orientation,)) for orientation in orientations]
+    apart = [predict_held_out(backbone, state, test, (view,)) for view in views]
     assert not np.allclose(apart[0], apart[1], atol=1e-4)
-    np.testing.assert_allclose(predict_held_out(backbone, state, test, orientations), np.mean(apart, axis=0), atol=1e-6)
+    np.testing.assert_allclose(predict_held_out(backbone, state, test, views), np.mean(apart, axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("classes", [0, 7])
+def test_test_photos_have_a_plain_view_for_the_original_classifier(photos: tuple[Path, ...], classes: int) -> None:
+    backbone, given, tiled = tiny_cnn(), task(photos, train=12), tuple(map(EvaluationView.of, tiles((1, 2))))
+    backbone = replace(backbone, network=replace(backbone.network, num_classes=classes))
+    how = recipe(backbone, candidate(backbone, 2))
+    test = set_up_test(inputs_of(backbone, photos, given), how, given.renderer, tiled)
+    assert test is not None
+    assert isinstance(test.activations, CachedActivations)
+    assert {view for _, view in test.activations.rows} == {*tiled, *([PLAIN] if classes else [])}
+
+
+@pytest.mark.parametrize("boundary", [0, 2])
+def test_a_file_is_decoded_once_for_all_views(
+    photos: tuple[Path, ...], monkeypatch: pytest.MonkeyPatch, boundary: int
+) -> None:
+    backbone, given = tiny_cnn(), task(photos, train=12)
+    views = (PLAIN, EvaluationView.of(SQUEEZE), *map(EvaluationView.of, tiles((1, 2))))
+    decoded: list[Path] = []
+
+    def counting(path: Path, min_side: int) -> Image.Image:
+        decoded.append(path)
+        return decode(path, min_side)
+
+    monkeypatch.setattr("unfreeze.data.rendering.renderer.decode", counting)
+    how = recipe(backbone, candidate(backbone, boundary))
+    test = set_up_test(inputs_of(backbone, photos, given), how, given.renderer, views)
+    assert test is not None
+    predict_held_out(backbone, random_head(backbone, CLASSES, 0), test, views)
+    assert sorted(decoded) == sorted(photos[12:])
 
 
 def test_without_test_photos_there_is_no_test_set(photos: tuple[Path, ...]) -> None:

@@ -59,9 +59,9 @@ def test_answers_are_those_of_the_files_on_disk(client: TestClient, model: Serve
     paths = [tmp_path / name for name in contents]
     for path in paths:
         path.write_bytes(contents[path.name])
-    backbone, head, orientations = model.model.backbone, model.model.head, model.model.orientations
-    expected = probabilities(backbone, head, photo_batches(backbone, paths), orientations=orientations)
-    assert len(orientations) > 1
+    backbone, head, shown = model.model.backbone, model.model.head, model.model.views
+    expected = probabilities(backbone, head, photo_batches(backbone, paths), views=shown)
+    assert len(shown) > 1
     reply = client.post("/predict", files=[("photos", item) for item in contents.items()])
     assert reply.status_code == 200
     answered = reply.json()

@@ -17,7 +17,7 @@ from torch import Tensor
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.evaluation.selection import FoldIds, LogitsByAlpha, ModelSelector
 from unfreeze.models.state import ModelState
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.predict import Logits
 from unfreeze.training.features.activations import CachedActivations
 from unfreeze.training.features.cache_files import RowRef
@@ -26,11 +26,12 @@ from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import TwoPhaseResult, fine_tune
 from unfreeze.training.recipe import Candidate
 from unfreeze.training.search import SearchContext, Trial, search
+from unfreeze.views import PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Framing, Views
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 FOLDS = 3
-BOTH = (Orientation.IDENTITY, Orientation.FLIPPED)
+FLIPPED, SQUEEZED = EvaluationView(Orientation.FLIPPED), EvaluationView.of(SQUEEZE)
 LIKED_BY = pytest.mark.parametrize("liked_by", range(FOLDS))
 
 
@@ -48,44 +49,46 @@ def planted_features(by_view: Mapping[int, Tensor], renderer: Renderer) -> Cache
     return CachedActivations(5, renderer, places)
 
 
-def mirrored_helps_one_fold(given: Task, liked_by: int) -> dict[int, Tensor]:
-    """Return features whose mirrored view tells the class in one fold, and is hardly another one in the others."""
+def helps_one_fold(given: Task, liked_by: int, helpful: EvaluationView) -> dict[int, Tensor]:
+    """Return features of which one view tells the class in one fold, and is hardly another one in the others."""
     random = torch.Generator().manual_seed(0)
     labels = given.data.labels[: len(given.data.train)]
     centers = torch.randn(CLASSES, 12, generator=random)
     plain, augmented, noise = (torch.randn(len(labels), 12, generator=random) for _ in range(3))
     plain, augmented = centers[labels] + 3 * plain, centers[labels] + 3 * augmented
     liked = torch.from_numpy(given.data.fold == liked_by)[:, None]
-    return {
-        0: plain,
-        1: augmented,
-        Orientation.FLIPPED: torch.where(liked, plain + 6 * centers[labels], plain + 0.1 * noise),
-    }
+    others = dict.fromkeys((FLIPPED, SQUEEZED, EvaluationView.of(SQUEEZE, Orientation.FLIPPED)), plain + 0.1 * noise)
+    return (
+        {0: plain, 1: augmented}
+        | others
+        | {helpful: torch.where(liked, plain + 6 * centers[labels], plain + 0.1 * noise)}
+    )
 
 
 @LIKED_BY
-def test_orientations_that_only_one_folds_images_like_are_averaged_for_the_others_alone(
-    photos: tuple[Path, ...], liked_by: int
+@pytest.mark.parametrize(("helpful", "framings"), [(FLIPPED, ()), (SQUEEZED, (SQUEEZE,))])
+def test_views_that_only_one_folds_images_like_are_averaged_for_the_others_alone(
+    photos: tuple[Path, ...], liked_by: int, helpful: EvaluationView, framings: tuple[Framing, ...]
 ) -> None:
     backbone, given = tiny_cnn(), task(photos, train=30)
-    how = replace(recipe(backbone).cross_fit_all(30), allow_tta=True)
-    by_view = mirrored_helps_one_fold(given, liked_by)
+    how = replace(recipe(backbone).cross_fit_all(30), allow_tta=True, framings=framings)
+    by_view, both = helps_one_fold(given, liked_by, helpful), (PLAIN, helpful)
     features = training_features(backbone, given, recipe(backbone, judges=30))
     planted = FoldActivations(given.renderer, {}, planted_features(by_view, given.renderer))
     first = train_head(replace(features, final=planted, by_fold=(planted,) * FOLDS), how)
-    assert first.orientations == BOTH
-    assert first.fold_orientations == tuple(IDENTITY_ONLY if fold == liked_by else BOTH for fold in range(FOLDS))
-    for fold, (model, said, orientations) in enumerate(
-        zip(first.fold_states, first.fold_logits, first.fold_orientations, strict=True)
+    assert first.views == both
+    assert first.fold_views == tuple(PLAIN_ONLY if fold == liked_by else both for fold in range(FOLDS))
+    for fold, (model, said, views) in enumerate(
+        zip(first.fold_states, first.fold_logits, first.fold_views, strict=True)
     ):
         own = torch.from_numpy(given.data.fold == fold)
 
-        def answers(orientations: Sequence[Orientation], model: ModelState = model, own: Tensor = own) -> Logits:
-            mean = torch.stack([by_view[orientation][own] for orientation in orientations]).mean(dim=0)
+        def answers(views: Views, model: ModelState = model, own: Tensor = own) -> Logits:
+            mean = torch.stack([by_view[view][own] for view in views]).mean(dim=0)
             return (mean @ model.head["weight"].T + model.head["bias"]).numpy()
 
-        np.testing.assert_allclose(said, answers(orientations), atol=1e-4)
-        assert not np.allclose(said, answers(IDENTITY_ONLY if orientations == BOTH else BOTH), atol=1e-3)
+        np.testing.assert_allclose(said, answers(views), atol=1e-4)
+        assert not np.allclose(said, answers(PLAIN_ONLY if views == both else both), atol=1e-3)
 
 
 @pytest.mark.parametrize("solved", [True, False])

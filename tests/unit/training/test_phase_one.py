@@ -17,7 +17,7 @@ from unfreeze.data.sources import Sample
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.state import ModelState, loaded, random_head
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.predict import to_model_input
 from unfreeze.training.augmentation import first_or_significantly_lower, make_renderers, select_augmentation
 from unfreeze.training.features.activations import CachedActivations, PixelSource, compute_or_load, pooled_features
@@ -27,6 +27,7 @@ from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.recipe import ByGradient, Recipe
 from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG
+from unfreeze.views import PLAIN_ONLY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -140,7 +141,7 @@ def test_as_many_rounds_are_judged_as_are_wanted(photos: tuple[Path, ...], solve
         how = recipe(backbone, solved=solved, judges=judges)
         first = train_head(training_features(backbone, given, how), how)
         assert len(first.fold_logits) == len(first.fold_states) == len(first.fold_inits) == rounds
-        assert first.fold_orientations == (IDENTITY_ONLY,) * rounds
+        assert first.fold_views == (PLAIN_ONLY,) * rounds
 
 
 # What it trains on

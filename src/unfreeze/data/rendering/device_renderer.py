@@ -22,10 +22,12 @@ import torch
 from torch import Tensor
 
 from unfreeze.data.decode import decode
+from unfreeze.data.rendering.framings import frame
 from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES, Chunks, DecodedImageCache, Renderer, prefetch
-from unfreeze.data.rendering.transforms import PLAIN_VIEW, ViewParams, draw_view, plain
+from unfreeze.data.rendering.transforms import ViewParams, draw_view
 from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Interpolation
+from unfreeze.views import PLAIN, EvaluationView, Framing
 
 CACHE_SHARE = 0.5  # share of the card's free memory for decoded images; the rest is for training
 MAX_PADDED_BYTES = 2**28  # of padded float32 images resampled together: enough work for a card, even for huge images
@@ -38,14 +40,15 @@ Source = tuple[Tensor, ViewParams]
 class DeviceRenderer(Renderer):
     """Renderer of augmented views on a device, whose memory holds the ``image_cache``.
 
-    Plain views are rendered by Pillow: models are evaluated on the same pixels as in use.
+    Evaluation views are rendered by Pillow in every framing (centre crop, whole image and tiles), and turned on the
+    device: models are evaluated on the same pixels as in use.
     """
 
     device: torch.device = field(kw_only=True)
 
     def cache_key(self, index: int, view: int) -> str:
         """Return the key as ``Renderer`` does, with a suffix for augmented views, which are rounded differently."""
-        suffix = "" if view <= PLAIN_VIEW else " in batches"
+        suffix = "" if view <= PLAIN else " in batches"
         return super().cache_key(index, view) + suffix
 
     def batches(self, chunks: Chunks) -> Iterator[Tensor]:
@@ -55,32 +58,43 @@ class DeviceRenderer(Renderer):
             yield resample(sources, self.preprocessing.size, self.preprocessing.interpolation)
 
     def sources(self, index: int, views: Sequence[int]) -> list[Source]:
-        """Return each view's source, on the device, and parameters; the source is the decoded image or the plain view.
+        """Return each view's source, on the device, and parameters; the source is the decoded image or a framing of it.
 
         Raises:
             DecodeError: The image can't be read.
         """
-        path, kinds = self.paths[index], sorted({view <= PLAIN_VIEW for view in views})
+        path, framings = self.paths[index], [_framing(view) for view in views]
         pixels = {
-            is_plain: cached for is_plain in kinds if (cached := self.image_cache.get((path, is_plain))) is not None
+            framing: cached
+            for framing in dict.fromkeys(framings)
+            if (cached := self.image_cache.get((path, framing))) is not None
         }
-        if len(pixels) < len(kinds):
+        missing = [framing for framing in dict.fromkeys(framings) if framing not in pixels]
+        if missing:
             image = decode(path, self.preprocessing.min_side)
-            for is_plain in (kind for kind in kinds if kind not in pixels):
-                rendered = plain(image, self.preprocessing) if is_plain else image
-                pixels[is_plain] = torch.from_numpy(np.array(rendered)).to(self.device)
-                self.image_cache.put((path, is_plain), pixels[is_plain])
-        return [(pixels[view <= PLAIN_VIEW], self._params(index, view, pixels[view <= PLAIN_VIEW])) for view in views]
+            for framing in missing:
+                rendered = frame(image, self.preprocessing, framing) if framing is not None else image
+                pixels[framing] = torch.from_numpy(np.array(rendered)).to(self.device)
+                self.image_cache.put((path, framing), pixels[framing])
+        return [
+            (pixels[framing], self._params(index, view, pixels[framing]))
+            for view, framing in zip(views, framings, strict=True)
+        ]
 
     def _params(self, index: int, view: int, pixels: Tensor) -> ViewParams:
         height, width, _ = pixels.shape
-        if view <= PLAIN_VIEW:
-            orientation = Orientation(view)
+        if view <= PLAIN:
+            orientation = EvaluationView(view).orientation
             flip = orientation is Orientation.FLIPPED
             return ViewParams((0, 0, width, height), flip=flip, rot90=orientation.quarter_turns)
-        assert self.augmentation is not None, "only the plain view needs no augmentation"
+        assert self.augmentation is not None, "only evaluation views need no augmentation"
         key = self.seed, view, self.content(index)
         return draw_view((width, height), self.preprocessing, self.augmentation, key)
+
+
+def _framing(view: int) -> Framing | None:
+    """Return the framing of an evaluation view; None for an augmented view, which is cropped from the whole image."""
+    return EvaluationView(view).framing if view <= PLAIN else None
 
 
 def choose_renderer(renderer: Renderer, device: torch.device, *, reused: bool) -> Renderer:

@@ -15,18 +15,19 @@ import numpy as np
 from PIL import Image
 
 from unfreeze.data.decode import decode
-from unfreeze.data.rendering.transforms import PLAIN_VIEW, Augmentation, render, to_batch
+from unfreeze.data.rendering.transforms import Augmentation, render, to_batch
 from unfreeze.data.sources import Sample
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
+from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import limit_threads
+from unfreeze.views import PLAIN, Framing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 DECODED_CACHE_BYTES = 2**29  # on the CPU: 1000 images of ImageNet's size, less memory than a training step takes
 
-Key = tuple[Path, bool]
+Key = tuple[Path, Framing | None]
 Chunks = Iterable[Sequence[tuple[int, Sequence[int]]]]
 A = TypeVar("A")
 T = TypeVar("T")
@@ -47,7 +48,7 @@ class DecodedImageCache:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, key: Key) -> Tensor | None:
-        """Return the cached pixels, uint8, shape (height, width, 3), or None; the key's flag means the plain view."""
+        """Return the cached pixels, uint8, shape (height, width, 3), or None; without a framing: the whole image."""
         return self._images.get(key)
 
     def put(self, key: Key, pixels: Tensor) -> None:
@@ -65,7 +66,7 @@ class Renderer:
     Attributes:
         paths: The image files; methods take indices into this list.
         preprocessing: The backbone's preprocessing.
-        augmentation: Parameters of augmented views; None renders plain views and their orientations only.
+        augmentation: Parameters of augmented views; None renders evaluation views only.
         seed: Augmented views depend on (seed, view, image content).
         digests: The SHA-256 of each file; needed by augmented views and ``cache_key``.
         image_cache: Decoded images.
@@ -89,14 +90,14 @@ class Renderer:
         return (
             self.augmentation.tta_orientations(self.preprocessing.size)
             if self.augmentation is not None
-            else IDENTITY_ONLY
+            else (Orientation.IDENTITY,)
         )
 
     def cache_key(self, index: int, view: int) -> str:
         """Return a key of all that determines a view's pixels, except ``preprocessing``."""
         digest = self.digests[index]
         assert digest, "the image's digest is unknown"
-        if view <= PLAIN_VIEW:
+        if view <= PLAIN:
             return f"{digest} {int(view)}" if view else digest
         return f"{digest} {view} {self.seed} {self.augmentation}"
 
@@ -125,7 +126,7 @@ class Renderer:
     def _decode(self, index: int) -> Image.Image:
         import torch
 
-        key = self.paths[index], False
+        key = self.paths[index], None
         cached = self.image_cache.get(key)
         if cached is not None:
             return Image.fromarray(cached.numpy())

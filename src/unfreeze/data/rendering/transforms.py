@@ -1,8 +1,8 @@
-"""Rendering of plain and augmented views of an upright RGB image.
+"""Rendering of evaluation views and augmented views of an upright RGB image.
 
 View 0 is the plain view: the evaluation preprocessing of the backbone's source.  View v > 0 is an augmented view, a
-function of (seed, v, content) alone: order, thread, epoch and run don't change it.  View v < 0 is an ``Orientation``:
-the plain view, flipped or rotated exactly.
+function of (seed, v, content) alone: order, thread, epoch and run don't change it.  View v < 0 is another
+``EvaluationView``: a framing of the image, flipped or rotated exactly.
 
 torchvision's random transforms are not used: all threads share one generator, by which a view would depend on the ones
 rendered before it and could not be cached.  Both use Pillow, for 1.6 ms a view here and 1.8 ms there.
@@ -18,22 +18,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
+from unfreeze.data.rendering.framings import RESAMPLING, frame
+from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import generator
+from unfreeze.views import PLAIN, EvaluationView, Framing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_ELONGATION = 64  # long side / short side; a centre crop extends half the short side from the centre
 ROTATIONS = {1: Image.Transpose.ROTATE_90, 2: Image.Transpose.ROTATE_180, 3: Image.Transpose.ROTATE_270}
-PLAIN_VIEW = Orientation.IDENTITY
-RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +64,7 @@ class Augmentation:
                 if size[0] == size[1]
                 else (Orientation.IDENTITY, Orientation.ROT180)
             )
-        return (Orientation.IDENTITY, Orientation.FLIPPED) if self.flip else IDENTITY_ONLY
+        return (Orientation.IDENTITY, Orientation.FLIPPED) if self.flip else (Orientation.IDENTITY,)
 
 
 def render(
@@ -81,7 +75,7 @@ def render(
     views: Sequence[int],
     content: int,
 ) -> list[Image.Image]:
-    """Return views of an image, RGB, of the backbone's input size; all orientations share one plain view.
+    """Return views of an image, RGB, of the backbone's input size; all orientations of a framing share its pixels.
 
     Args:
         image: An upright RGB image.
@@ -91,32 +85,18 @@ def render(
         views: Numbers of the views.
         content: The image's content as a number.
     """
-    upright = plain(image, preprocessing) if any(view <= PLAIN_VIEW for view in views) else image
+    upright: dict[Framing, Image.Image] = {}
 
     def rendered(view: int) -> Image.Image:
-        if view <= PLAIN_VIEW:
-            return _orient(upright, Orientation(view))
-        assert augmentation is not None, "only the plain view needs no augmentation"
+        if view <= PLAIN:
+            shown = EvaluationView(view)
+            if shown.framing not in upright:
+                upright[shown.framing] = frame(image, preprocessing, shown.framing)
+            return _orient(upright[shown.framing], shown.orientation)
+        assert augmentation is not None, "only evaluation views need no augmentation"
         return augment(image, preprocessing, augmentation, (seed, view, content))
 
     return [rendered(view) for view in views]
-
-
-def plain(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize an image and crop its centre, rounding as torchvision and timm do."""
-    if isinstance(preprocessing.resize, int):
-        image = _limit_elongation(image)
-    width, height = image.size
-    if isinstance(preprocessing.resize, int):
-        short = min(width, height)
-        scaled = tuple(int(preprocessing.resize * side / short) for side in (width, height))
-    else:
-        scaled = preprocessing.resize[::-1]
-    crop_height, crop_width = preprocessing.size
-    if scaled != image.size:
-        image = image.resize(scaled, RESAMPLING[preprocessing.interpolation])  # type: ignore[arg-type]
-    left, top = _margin(scaled[0], crop_width), _margin(scaled[1], crop_height)
-    return image.crop((left, top, left + crop_width, top + crop_height))
 
 
 def _orient(view: Image.Image, orientation: Orientation) -> Image.Image:
@@ -124,21 +104,6 @@ def _orient(view: Image.Image, orientation: Orientation) -> Image.Image:
         return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     turns = orientation.quarter_turns
     return view.transpose(ROTATIONS[turns]) if turns else view
-
-
-def _limit_elongation(image: Image.Image) -> Image.Image:
-    """Crop an image to ``MAX_ELONGATION`` times its short side: a longer strip, upscaled, would fill the memory."""
-    width, height = image.size
-    span = MAX_ELONGATION * min(width, height)
-    if max(width, height) <= span:
-        return image
-    left, top = max(0, (width - span) // 2), max(0, (height - span) // 2)
-    return image.crop((left, top, left + min(width, span), top + min(height, span)))
-
-
-def _margin(side: int, crop: int) -> int:
-    """Return the start of a centred crop; where the crop is longer, the smaller half of the padding comes first."""
-    return -((crop - side) // 2) if crop > side else round((side - crop) / 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +171,15 @@ def _apply_gain(view: Image.Image, gain: tuple[float, float, float]) -> Image.Im
     """Multiply red, green and blue and truncate; three equal gains give the result of ``ImageEnhance.Brightness``."""
     levels = np.outer(np.array(gain, np.float32), np.arange(256, dtype=np.float32))
     return view.point(np.minimum(levels, 255).astype(int).ravel().tolist())
+
+
+def framed_batch(image: Image.Image, preprocessing: Preprocessing, framings: Sequence[Framing]) -> Tensor:
+    """Return an upright RGB image in ``framings``, uint8, as a batch of one image for ``views.select_views``.
+
+    The shape is (1, 3, height, width) for one framing, else (1, framings, 3, height, width).
+    """
+    framed = to_batch([frame(image, preprocessing, framing) for framing in framings])
+    return framed if len(framings) == 1 else framed[None]
 
 
 def to_batch(views: Sequence[Image.Image]) -> Tensor:

@@ -56,6 +56,7 @@ function card(name, answer) {
   const [view, heatmap] = made.querySelectorAll("img");
   view.src = `data:image/jpeg;base64,${answer.view}`;
   view.alt = `${name}, as the network sees it`;
+  if (answer.note) view.nextElementSibling.textContent = answer.note;
   if (answer.heatmap) {
     heatmap.src = `data:image/jpeg;base64,${answer.heatmap}`;
     heatmap.alt = `${name}, in colour where most speaks for ${best.label}`;

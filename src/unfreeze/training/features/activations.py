@@ -22,12 +22,12 @@ from unfreeze.acceleration.engine_report import EngineReport
 from unfreeze.acceleration.frozen import choose_engine, frozen_forward
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, Head, pool
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input
 from unfreeze.runtime import progress_bar
 from unfreeze.training.features.cache import CacheNamespace, FeatureCache
 from unfreeze.training.features.cache_files import RowRef, read_rows
 from unfreeze.training.features.engine_cache import engine_of
+from unfreeze.views import PLAIN_ONLY, Views
 
 EVALUATION_BATCH = 64
 BATCH = 16  # views in one frozen forward pass: enough to fill a CPU's cores, small enough for its caches
@@ -260,16 +260,22 @@ def logits_from(
     head: Head,
     source: Activations,
     images: NDArray[np.int64],
-    orientations: Sequence[Orientation] = IDENTITY_ONLY,
+    views: Views = PLAIN_ONLY,
 ) -> Logits:
-    """Return the head's logits for ``images``, shape (N, C): the mean over ``orientations``."""
-    indices = images.tolist()
-    by_orientation = []
-    for orientation in orientations:
-        views = [orientation] * len(indices)
-        batches, below = source.batches(indices, views, EVALUATION_BATCH), source.features_below(indices, views)
-        by_orientation.append(predict_logits(backbone, head, batches, source.boundary, below=below))
-    mean: Logits = np.stack(by_orientation).mean(axis=0)
+    """Return the head's logits for ``images``, shape (N, C): the mean over ``views``."""
+    pairs = each_in_views(images.tolist(), views)
+    batches, below = source.batches(*pairs, EVALUATION_BATCH), source.features_below(*pairs)
+    return mean_over_views(predict_logits(backbone, head, batches, source.boundary, below=below), views)
+
+
+def each_in_views(images: Sequence[int], views: Views) -> tuple[list[int], list[int]]:
+    """Return (images, views) with one entry for each view of each image, image by image: a file is decoded once."""
+    return [image for image in images for _ in views], [*views] * len(images)
+
+
+def mean_over_views(logits: Logits, views: Views) -> Logits:
+    """Return the mean logits of each image, shape (N, C), from those of ``each_in_views``, shape (N * views, C)."""
+    mean: Logits = logits.reshape(-1, len(views), logits.shape[1]).mean(axis=1)
     return mean
 
 

@@ -114,20 +114,20 @@ class FeatureCache:
     def _decode_index_path(self) -> Path:
         return self.root / f"photos-{PIL.__version__}.json"  # another decoder may refuse images that this one reads
 
-    def decode_index(self) -> dict[str, int]:
-        """Return the short side in pixels of images that were decoded in earlier runs, by the SHA-256 of the file."""
+    def decode_index(self) -> dict[str, tuple[int, int]]:
+        """Return the width and height of images that were decoded in earlier runs, by the SHA-256 of the file."""
         try:
             table = json.loads(self._decode_index_path.read_text("utf-8"))
-            return {str(digest): int(side) for digest, side in table.items()}
+            return {str(digest): (int(width), int(height)) for digest, (width, height) in table.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
-    def update_decode_index(self, sides: Mapping[str, int]) -> None:
+    def update_decode_index(self, sizes: Mapping[str, tuple[int, int]]) -> None:
         """Add images that were decoded; of two processes that add at once, one may have to decode again."""
         known = self.decode_index()
-        if sides.keys() <= known.keys():
+        if sizes.keys() <= known.keys():
             return
-        table = (known if len(known) < MAX_DECODE_INDEX else {}) | dict(sides)
+        table = (known if len(known) < MAX_DECODE_INDEX else {}) | dict(sizes)
         with suppress(OSError):  # the images are then decoded again
             replace_file(self._decode_index_path, json.dumps(table).encode())
 

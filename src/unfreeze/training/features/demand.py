@@ -9,11 +9,11 @@ import torch
 
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone, in_float32
-from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.training.features.activations import Activations, PixelSource, cached_keys, compute_or_load, namespaces
 from unfreeze.training.features.cache import CacheNamespace, FeatureCache
 from unfreeze.training.features.engine_cache import engine_of
+from unfreeze.views import PLAIN, PLAIN_ONLY, Views
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def cache_misses(cache: FeatureCache, backbone: Backbone, requests: Sequence[Act
 def held_out_request(
     renderer: Renderer,
     boundary: int,
-    orientations: Sequence[Orientation] = IDENTITY_ONLY,
+    views: Views = PLAIN_ONLY,
     description: str = "reading photos",
 ) -> ActivationRequest:
     """Return the request for all images of ``renderer``, in float32, as the model that ships computes.
@@ -129,8 +129,16 @@ def held_out_request(
     Args:
         renderer: Test or reference images.
         boundary: The stages below are the same before and after training.
-        orientations: Those that logits are averaged over.
+        views: The views of each image.
         description: The text of the progress bar.
     """
-    views = dict.fromkeys(range(len(renderer.paths)), orientations)
-    return ActivationRequest(renderer, boundary, views, description, in_float32=True)
+    requested = dict.fromkeys(range(len(renderer.paths)), views)
+    return ActivationRequest(renderer, boundary, requested, description, in_float32=True)
+
+
+def held_out_views(backbone: Backbone, views: Views) -> Views:
+    """Return the views of test images that are read: ``views``, and the plain one where there is an original classifier.
+
+    Its answers, by which forgetting is measured, are those of the plain view.
+    """
+    return tuple(dict.fromkeys((PLAIN, *views))) if backbone.network.num_classes else views

@@ -19,8 +19,8 @@ def training_requests(
     backbone: Backbone, renderer: Renderer, data: TrainingSet, recipe: Recipe
 ) -> tuple[ActivationRequest, ...]:
     """Return the requests of the phases: activations at phase 2's boundaries, and phase 1's features."""
-    orientations, lowest = recipe.orientations(renderer), recipe.cache_boundary
-    views = data.requested_views(recipe.n_cached_views, orientations)
+    evaluated, lowest = recipe.evaluation_views(renderer), recipe.cache_boundary
+    views = data.requested_views(recipe.n_cached_views, evaluated)
     boundaries = sorted({candidate.plan.boundary for candidate in recipe.candidates} - {lowest})
     requests = [
         ActivationRequest(renderer, lowest, views, "reading training photos"),
@@ -30,7 +30,7 @@ def training_requests(
         ),
     ]
     if recipe.head_uses_features:
-        views = data.requested_views(recipe.n_feature_views, orientations)
+        views = data.requested_views(recipe.n_feature_views, evaluated)
         requests.append(ActivationRequest(renderer, backbone.head_boundary, views, "computing features", lowest))
     return tuple(requests)
 

@@ -9,13 +9,13 @@ import torch
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
+from unfreeze.data.rendering.framings import plain
 from unfreeze.data.rendering.transforms import (
     Augmentation,
     _apply_gain,
     augment,
     draw_view,
     normalize,
-    plain,
     render,
     to_batch,
 )
@@ -136,8 +136,8 @@ def test_the_plain_view_depends_on_nothing() -> None:
     assert render(image, own, MILD, 3, [0], 7) == render(image, own, None, 4, [0], 8)
 
 
-def test_only_the_plain_view_needs_no_augmentation() -> None:
-    with pytest.raises(AssertionError, match="plain view"):
+def test_only_evaluation_views_need_no_augmentation() -> None:
+    with pytest.raises(AssertionError, match="evaluation views"):
         render(photo(50, 40), preprocessing(), None, 0, [1], 0)
 
 
