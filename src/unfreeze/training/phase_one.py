@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import fit_temperature
-from unfreeze.evaluation.selection import ModelSelector
+from unfreeze.evaluation.selection import FoldIds, ModelSelector
 from unfreeze.models.state import ModelState, random_head
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.predict import Logits
@@ -103,12 +103,12 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
     plain = [fit.plain[mask] for fit, mask in zip(by_fold, masks, strict=True)]
     averaged = [fit.averaged[mask] for fit, mask in zip(by_fold, masks, strict=True)]
     labels = data.train_labels
-    selector = ModelSelector.of(plain, [labels[mask] for mask in masks], data.class_counts)
-    # Averaging over orientations multiplies the cost of inference: require the significance that shipping phase 2 does.
-    tta = selector.accepts(averaged, selector.all_folds)
+    selector = ModelSelector.of(plain, [labels[mask] for mask in masks], data.class_counts, recipe.prior)
+    averages = any(fit.orientations != IDENTITY_ONLY for fit in by_fold)
+    tta = averages and _is_chosen(selector, averaged, selector.all_folds)
     fold_tta = [tta for _ in selector.all_folds]
     if recipe.cross_fit:
-        fold_tta = [_accepts_tta(fold, by_fold[fold], masks, labels, data) for fold in selector.all_folds]
+        fold_tta = [_accepts_tta(fold, by_fold[fold], masks, labels, data, recipe) for fold in selector.all_folds]
 
     out_of_fold = np.empty_like(final.plain)
     for fold, mask in enumerate(masks):
@@ -151,12 +151,24 @@ class _Solution:
 
 
 def _accepts_tta(
-    fold: int, solution: _Solution, masks: Sequence[NDArray[np.bool_]], labels: Indices, data: TrainingSet
+    fold: int,
+    solution: _Solution,
+    masks: Sequence[NDArray[np.bool_]],
+    labels: Indices,
+    data: TrainingSet,
+    recipe: Recipe,
 ) -> bool:
-    """Tell whether the other folds' images accept averaging over orientations, given the solution for this fold."""
+    """Tell whether the other folds' images choose averaging over orientations, given the solution for this fold."""
     plain = [solution.plain[mask] for mask in masks]
-    selector = ModelSelector.of(plain, [labels[mask] for mask in masks], data.class_counts)
-    return selector.accepts([solution.averaged[mask] for mask in masks], selector.other_folds(fold))
+    selector = ModelSelector.of(plain, [labels[mask] for mask in masks], data.class_counts, recipe.prior)
+    return solution.orientations != IDENTITY_ONLY and _is_chosen(
+        selector, [solution.averaged[mask] for mask in masks], selector.other_folds(fold)
+    )
+
+
+def _is_chosen(selector: ModelSelector, averaged: Sequence[Logits], folds: FoldIds) -> bool:
+    """Tell whether averaging over orientations is expected to gain over plain views."""
+    return selector.choose([("views:orientations", averaged)], folds).index == 1
 
 
 def _fit(features: TrainingFeatures, activations: FoldActivations, recipe: Recipe) -> _Solution:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.rendering.transforms import Augmentation
+from unfreeze.evaluation.prior import WEAK_PRIOR, PriorTable, depth_class
 from unfreeze.models.freezing import StagePlan
 from unfreeze.orientations import IDENTITY_ONLY, Orientation
 from unfreeze.training.folds import Fold
@@ -35,6 +36,11 @@ class Candidate:
     def lr(self) -> float:
         """The topmost stage's learning rate."""
         return self.plan.rows[-1].lr
+
+    @property
+    def depth_class(self) -> str:
+        """The class of depths whose prior expects the candidate's gain: by the share of the stages that train."""
+        return depth_class(1 - self.plan.boundary / len(self.plan.rows))
 
     def n_train_images(self, folds: Sequence[Fold]) -> int:
         """Return the number of images in the training steps of all ``folds``, if none fails."""
@@ -83,6 +89,7 @@ class Recipe:
         min_validation_images: Images to validate on, rounded up to whole folds; 0: nothing is selected.
         boundary: The stages below are frozen throughout the run, and are computed once per view.
         cross_fit: Whether every fold is validated on, and its predictions replace a test set.
+        prior: The gains that are expected of the options before the folds are asked.
     """
 
     name: str
@@ -96,6 +103,7 @@ class Recipe:
     min_validation_images: int
     boundary: int
     cross_fit: bool = False
+    prior: PriorTable = WEAK_PRIOR
 
     def cross_fit_all(self, n_images: int) -> Recipe:
         """Return the same recipe with every fold of ``n_images`` training images validated on (full cross-fitting)."""
