@@ -3,9 +3,9 @@
 An option (averaged views, a head on several stages, phase 2 at a depth and an alpha) is compared with a baseline.  Its
 true gain, the mean reduction of the log-loss of images that nothing was fitted on, is taken to be drawn from a normal
 distribution over data sets (``OptionPrior``); the validation images measure it with an error.  Both together give its
-posterior distribution (normal-normal shrinkage; Efron & Morris 1973; Gelman et al. 2013, section 2.5).  The option with the
-highest posterior mean is chosen: nothing has to be significant, and a small change of the losses changes the expectation a
-little.
+posterior distribution (normal-normal shrinkage; Efron & Morris 1973; Gelman et al. 2013, section 2.5), and that the expected
+gain in accuracy: few images measure log-loss far better than accuracy.  The option with the highest expected accuracy is
+chosen: nothing has to be significant, and a small change of the losses changes the expectation a little.
 Whether a gain is proven is another question (``significance.py``).
 """
 
@@ -20,7 +20,9 @@ import numpy as np
 
 from unfreeze.evaluation.resampling import FloatArray
 
-MAX_P_WORSE = 0.8  # an option that is worse with a higher probability never ships, whatever else speaks for it
+MAX_P_HARM = (
+    0.8  # an option whose log-loss is higher with a greater probability never ships, whatever else speaks for it
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +32,14 @@ class OptionPrior:
     Attributes:
         mean: The mean reduction of the log-loss, in nats per image.
         spread: Its standard deviation between data sets, measurement error taken out.
-        points_per_nat: The mean gain in accuracy, in percentage points, that goes with a reduction by one nat.
-        points_spread: The standard deviation of a data set's gain in accuracy about that, in points.
+        points: The mean gain in accuracy, in percentage points.
+        points_per_nat: By how much that is higher where the reduction is higher by one nat.
+        points_spread: The standard deviation of a data set's gain in accuracy about that line, in points.
     """
 
     mean: float
     spread: float
+    points: float
     points_per_nat: float
     points_spread: float
 
@@ -67,8 +71,12 @@ class Posterior:
 
     @property
     def ships(self) -> bool:
-        """Whether the option is expected to be better than the baseline, and is not evidently harmful."""
-        return self.mean > 0 and self.p_worse <= MAX_P_WORSE
+        """Whether the option is expected to be more accurate than the baseline.
+
+        It is worse with a probability below one half then.  A limit on that probability alone would be a step, at which
+        float noise decides.
+        """
+        return self.points > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +95,7 @@ class OptionChoice:
 def choose_option(
     baseline_losses: FloatArray, options: Sequence[tuple[str, FloatArray]], prior: Prior, *, widening: float = 1.0
 ) -> OptionChoice:
-    """Choose the option with the highest expected gain, or the baseline if none is expected to gain anything.
+    """Choose the option with the highest expected accuracy, or the baseline if none is expected to gain anything.
 
     Args:
         baseline_losses: Out-of-fold losses of the validation images (N,), in nats; without images the prior alone decides.
@@ -96,7 +104,7 @@ def choose_option(
         widening: Ratio of the standard errors to those of independent images (see ``dependence``).
     """
     posteriors = tuple(posterior(baseline_losses - losses, prior.of(name), widening) for name, losses in options)
-    best = max(range(len(posteriors)), key=lambda option: posteriors[option].mean, default=None)
+    best = max(range(len(posteriors)), key=lambda option: posteriors[option].points, default=None)
     return OptionChoice(best + 1 if best is not None and posteriors[best].ships else 0, posteriors)
 
 
@@ -108,9 +116,10 @@ def posterior(reductions: FloatArray, prior: OptionPrior, widening: float = 1.0)
         share = variance / (variance + error**2) if variance else 0.0  # of the measurement in the posterior mean
         mean += share * (float(reductions.mean()) - prior.mean)
         variance *= 1 - share
-    points = prior.points_per_nat * mean
-    points_spread = math.hypot(prior.points_per_nat * math.sqrt(variance), prior.points_spread)
-    return Posterior(mean, math.sqrt(variance), points, points_spread, _below_zero(points, points_spread))
+    sd = math.sqrt(variance)
+    points = prior.points + prior.points_per_nat * (mean - prior.mean)
+    points_spread = math.hypot(prior.points_per_nat * sd, prior.points_spread)
+    return Posterior(mean, sd, points, points_spread, _below_zero(points, points_spread))
 
 
 def standard_error(reductions: FloatArray) -> float:

@@ -5,7 +5,7 @@ hand from the few runs of November 2026 (four sets held back, four development s
 otherwise from points of accuracy.
 
 Columns: regime (scarce, middle, plentiful), family (batch norm, layer norm), option, mean and spread (nats per image),
-points_per_nat, points_spread (points), sets and runs (how many it was fitted on; 0: set by hand).
+points, points_per_nat, points_spread (see ``OptionPrior``), sets and runs (how many it was fitted on; 0: set by hand).
 Names of options: ``views:NAME`` (logits averaged over evaluation views, against the plain view), ``augmentation:NAME``
 (against the first one), ``head:stages`` (against a head on the last stage), ``phase2:DEPTH:ALPHA`` (against head-only),
 DEPTH as ``depth_class`` names it.  ``views:*`` holds for views that have no row of their own.
@@ -28,11 +28,12 @@ Regime = Literal["scarce", "middle", "plentiful"]
 Family = Literal["batch norm", "layer norm"]
 SCARCE, PLENTIFUL = 45, 300  # images per class: the geometric means of 20 and 100, and of 100 and 1000
 TABLE = Path(__file__).with_name("prior.csv")
-COLUMNS = ("regime", "family", "option", "mean", "spread", "points_per_nat", "points_spread", "sets", "runs")
-UNKNOWN = OptionPrior(mean=0.0, spread=0.05, points_per_nat=40.0, points_spread=2.0)
+FIGURES = ("mean", "spread", "points", "points_per_nat", "points_spread")
+COLUMNS = ("regime", "family", "option", *FIGURES, "sets", "runs")
+UNKNOWN = OptionPrior(mean=0.0, spread=0.05, points=0.0, points_per_nat=30.0, points_spread=2.0)
 """For options without a row.  The spread is that of the options that have one: two thirds of the gains lie within 0.05 nats,
 or two points; where a data set measures better than that, its images decide."""
-UNKNOWN_PHASE_TWO = OptionPrior(mean=0.02, spread=0.1, points_per_nat=40.0, points_spread=3.0)
+UNKNOWN_PHASE_TWO = OptionPrior(mean=0.02, spread=0.1, points=0.6, points_per_nat=30.0, points_spread=3.0)
 """For phase 2 at alpha 1 where no row tells of its depth or its way to train: fine-tuning gains a little more often than
 not, and may lose as much."""
 
@@ -71,6 +72,7 @@ class PriorTable:
         return OptionPrior(
             mean=at(row.mean for _, row in rows),
             spread=at(row.spread for _, row in rows),
+            points=at(row.points for _, row in rows),
             points_per_nat=slope,
             points_spread=at(row.points_spread for _, row in rows),
         )
@@ -105,6 +107,6 @@ def read_table(path: Path) -> Mapping[tuple[str, str], PriorTable]:
     found: dict[tuple[str, str], dict[str, OptionPrior]] = {}
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            figures = (float(row[name]) for name in ("mean", "spread", "points_per_nat", "points_spread"))
+            figures = (float(row[name]) for name in FIGURES)
             found.setdefault((row["regime"], row["family"]), {})[row["option"]] = OptionPrior(*figures)
     return {key: PriorTable(rows) for key, rows in found.items()}

@@ -124,9 +124,9 @@ class ModelSelector:
         return dict(zip(trial.by_alpha, self.choose(options, folds).posteriors, strict=True))
 
     def select(self, trials: Sequence[TrialLogits], folds: FoldIds) -> Choice:
-        """Return the point with the highest expected gain, be it below 0; at least one trial must have logits."""
+        """Return the point with the highest expected accuracy, be it below head-only's; one trial must have logits."""
         expected = {
-            Choice(number, alpha): gain.mean
+            Choice(number, alpha): gain.points
             for number, trial in enumerate(trials)
             for alpha, gain in self.expected(trial, folds).items()
         }
@@ -156,10 +156,10 @@ class ModelSelector:
         alphas, expected = list(last.by_alpha), self.expected(last, folds)
 
         def by_prior(depth: str) -> float:
-            return max(self.prior.of(phase2_option(depth, alpha)).mean for alpha in alphas)
+            return max(self.prior.of(phase2_option(depth, alpha)).points for alpha in alphas)
 
         additional = by_prior(next_depth) - by_prior(last.depth)
-        return additional > 0 and max(gain.mean for gain in expected.values()) + additional > 0
+        return additional > 0 and max(gain.points for gain in expected.values()) + additional > 0
 
     def losses(self, logits: Sequence[Logits], folds: FoldIds) -> Floats:
         """Return the class-weighted log-losses (N,) of a model's logits, given for every fold (V, C), in ``folds``."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 from scipy.stats import norm
+from tests.support.priors import linear
 
 from unfreeze.evaluation.crossfit import inflation
 from unfreeze.evaluation.expected_gain import (
@@ -17,7 +18,7 @@ from unfreeze.evaluation.expected_gain import (
 )
 
 Floats = np.ndarray[tuple[int], np.dtype[np.float64]]
-PRIOR = OptionPrior(mean=0.03, spread=0.05, points_per_nat=40.0, points_spread=2.0)
+PRIOR = linear(0.03, 0.05)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def test_few_images_that_agree_are_not_certain() -> None:
 
 
 def test_a_certain_prior_is_not_moved() -> None:
-    certain = OptionPrior(mean=0.03, spread=0.0, points_per_nat=40.0, points_spread=0.0)
+    certain = OptionPrior(mean=0.03, spread=0.0, points=1.2, points_per_nat=40.0, points_spread=0.0)
     found = posterior(reductions(-0.5, 0.1, 50), certain)
     assert (found.mean, found.sd, found.points_spread, found.p_worse) == (0.03, 0.0, 0.0, 0.0)
 
@@ -96,15 +97,19 @@ def test_the_option_with_the_highest_expectation_is_chosen_or_none_of_them() -> 
 @pytest.mark.parametrize(("mean", "index"), [(0.01, 1), (-0.01, 0), (0.0, 0)])
 def test_without_images_what_gained_elsewhere_is_chosen(mean: float, index: int) -> None:
     nothing = np.empty(0)
-    assert choose_option(nothing, [("any", nothing)], Same(OptionPrior(mean, 0.1, 40, 2))).index == index
+    assert choose_option(nothing, [("any", nothing)], Same(linear(mean, 0.1))).index == index
 
 
-def test_what_harms_accuracy_is_not_chosen_however_the_log_loss_may_be() -> None:
-    """Where a lower log-loss went with a lower accuracy on other data sets."""
+def test_accuracy_decides_where_other_data_sets_gained_it_without_log_loss() -> None:
     baseline = np.ones(80)
-    better = baseline - reductions(0.2, 0.1, 80)
-    assert choose_option(baseline, [("any", better)], Same(OptionPrior(0.03, 0.1, 40, 2))).index == 1
-    assert choose_option(baseline, [("any", better)], Same(OptionPrior(0.03, 0.1, -40, 2))).index == 0
+    as_good, better = (baseline - reductions(mean, 0.3, 80) for mean in (0.0, 0.1))
+    gains = OptionPrior(mean=0.0, spread=0.05, points=1.0, points_per_nat=30.0, points_spread=2.0)
+    loses = OptionPrior(mean=0.0, spread=0.05, points=-3.0, points_per_nat=30.0, points_spread=2.0)
+    assert choose_option(baseline, [("any", as_good)], Same(gains)).index == 1
+    assert choose_option(baseline, [("any", better)], Same(loses)).index == 0
+    expected = choose_option(baseline, [("any", better)], Same(gains)).posteriors[0]
+    assert expected.points == pytest.approx(1.0 + 30 * expected.mean)
+    assert expected.p_worse == pytest.approx(norm.cdf(-expected.points / expected.points_spread))
 
 
 def test_standard_errors_are_widened_as_those_of_cross_fitted_scores() -> None:
@@ -155,7 +160,7 @@ def test_expectations_are_true_on_average() -> None:
 def test_options_that_are_noise_cost_nothing() -> None:
     """Eight options that all are worth nothing, one of which is often shipped: its true gain is 0 on average."""
     random = np.random.default_rng(2)
-    noise = OptionPrior(mean=0.0, spread=0.02, points_per_nat=40.0, points_spread=2.0)
+    noise = linear(0.0, 0.02)
     gained, shipped = [], []
     for _ in range(1500):
         truth = random.normal(0, noise.spread, 8)

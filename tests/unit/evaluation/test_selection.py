@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 import torch
+from tests.support.priors import linear
 
 from unfreeze.evaluation.calibration import calibrated_nll
-from unfreeze.evaluation.expected_gain import OptionPrior, dependence, posterior
+from unfreeze.evaluation.expected_gain import dependence, posterior
 from unfreeze.evaluation.prior import WEAK_PRIOR, PriorTable
 from unfreeze.evaluation.selection import Choice, ModelSelector, TrialLogits
 from unfreeze.training.folds import TrainingSet
@@ -94,7 +95,7 @@ def test_what_gained_on_other_data_sets_is_preferred_where_these_images_say_litt
     one, other = moved(before, truth, 0.1, 0.8, 3), moved(before, truth, 0.1, 0.8, 4)
     trials = [by_alpha({1.0: one}, "all"), by_alpha({1.0: other}, "half")]
     for liked, disliked, index in (("all", "half", 0), ("half", "all", 1)):
-        rows = {f"phase2:{liked}:1": OptionPrior(0.2, 0.02, 40, 2), f"phase2:{disliked}:1": OptionPrior(0, 0.02, 40, 2)}
+        rows = {f"phase2:{liked}:1": linear(0.2, 0.02), f"phase2:{disliked}:1": linear(0, 0.02)}
         judging = ModelSelector.of(before, truth, np.full(CLASSES, 20), PriorTable(rows))
         assert judging.select(trials, judging.all_folds).trial == index
 
@@ -119,7 +120,7 @@ def test_without_rounds_the_prior_alone_decides() -> None:
     nobody = panel((), ())
     assert nobody.select([untold, by_alpha({})], nobody.all_folds) == Choice(0, 1.0)
     assert nobody.accepts(untold, 1.0, nobody.all_folds)
-    rows = {f"phase2:{DEPTH}:0.5": OptionPrior(0.1, 1, 40, 2), f"phase2:{DEPTH}:1": OptionPrior(-0.1, 1, 40, 2)}
+    rows = {f"phase2:{DEPTH}:0.5": linear(0.1, 1), f"phase2:{DEPTH}:1": linear(-0.1, 1)}
     told = ModelSelector.of((), (), np.full(CLASSES, 20), PriorTable(rows))
     assert told.select([untold], told.all_folds) == Choice(0, 0.5)
     assert told.accepts(untold, 0.5, told.all_folds)
@@ -130,7 +131,7 @@ def test_without_rounds_the_prior_alone_decides() -> None:
 def deeper(*, half: float) -> PriorTable:
     """Priors of two depths: the upper one gains 0.05 nats, the lower one as much as is said."""
     gains = {f"{DEPTH}:0.5": 0.04, f"{DEPTH}:1": 0.05, "half:0.5": half - 0.01, "half:1": half}
-    return PriorTable({f"phase2:{name}": OptionPrior(gain, 0.05, 40, 2) for name, gain in gains.items()})
+    return PriorTable({f"phase2:{name}": linear(gain, 0.05) for name, gain in gains.items()})
 
 
 @pytest.mark.parametrize(("half", "gain", "more"), [(0.06, 0.3, True), (0.05, 0.3, False), (0.06, -0.6, False)])

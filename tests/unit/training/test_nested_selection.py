@@ -1,14 +1,14 @@
 """A planted choice that is worth nothing gains nothing: simulated, against the same choice made by all images."""
 
 import numpy as np
+from tests.support.priors import linear
 
 from unfreeze.evaluation.calibration import softmax
-from unfreeze.evaluation.expected_gain import OptionPrior
 from unfreeze.evaluation.prior import PriorTable
 from unfreeze.training.augmentation import choose_on_folds, select_nested
 
 N_DRAWS, N_IMAGES, N_FOLDS, N_OPTIONS = 300, 60, 5, 40
-PRIOR = PriorTable({"any:*": OptionPrior(mean=0.0, spread=1.0, points_per_nat=40.0, points_spread=2.0)})
+PRIOR = PriorTable({"any:*": linear(0.0, 1.0)})
 
 
 def test_options_of_pure_noise_score_at_chance_where_the_other_folds_choose_and_above_it_where_all_images_do() -> None:

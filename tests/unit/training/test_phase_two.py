@@ -10,11 +10,11 @@ import pytest
 import torch
 from tests.support.backbones import bits, tiny_cnn, tiny_vit
 from tests.support.photos import CLASSES
+from tests.support.priors import linear
 from tests.support.training import Task, candidate, poison, recipe, schedule, task, training_features
 
 from unfreeze.evaluation.calibration import fit_temperature, softmax
 from unfreeze.evaluation.crossfit import widened_gain
-from unfreeze.evaluation.expected_gain import OptionPrior
 from unfreeze.evaluation.prior import PriorTable
 from unfreeze.evaluation.selection import Choice, FoldIds, ModelSelector, TrialLogits
 from unfreeze.evaluation.significance import gain
@@ -424,7 +424,7 @@ def test_where_the_selected_depth_forgets_too_much_another_one_takes_part_in_the
     backbone, given = tiny_cnn(), task(photos, train=12)
     prior = PriorTable(
         {
-            "phase2:half:1": OptionPrior(0.1, 1e-6, 40, 2), "phase2:all:1": OptionPrior(0.2, 1e-6, 40, 2),
+            "phase2:half:1": linear(0.1, 1e-6), "phase2:all:1": linear(0.2, 1e-6),
         }
     )  # fmt: skip
     upper, lower = candidate(backbone, 3), candidate(backbone, 0, lr=0.01)
