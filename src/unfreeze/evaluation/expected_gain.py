@@ -110,13 +110,17 @@ def choose_option(
 
 def posterior(reductions: FloatArray, prior: OptionPrior, widening: float = 1.0) -> Posterior:
     """Return the distribution of an option's gain, given each image's reduction of the loss (N,), in nats."""
-    mean, variance = prior.mean, prior.spread**2
-    if len(reductions):
-        error = standard_error(reductions) * widening
-        share = variance / (variance + error**2) if variance else 0.0  # of the measurement in the posterior mean
-        mean += share * (float(reductions.mean()) - prior.mean)
-        variance *= 1 - share
-    sd = math.sqrt(variance)
+    if not len(reductions):
+        return posterior_of(0.0, math.inf, prior)
+    return posterior_of(float(reductions.mean()), standard_error(reductions) * widening, prior)
+
+
+def posterior_of(measured: float, error: float, prior: OptionPrior) -> Posterior:
+    """Return the distribution of an option's gain, measured in nats with a standard error; infinite: not measured."""
+    variance = prior.spread**2
+    share = variance / (variance + error**2) if variance else 0.0  # of the measurement in the posterior mean
+    mean = prior.mean + share * (measured - prior.mean)
+    sd = math.sqrt(variance * (1 - share))
     points = prior.points + prior.points_per_nat * (mean - prior.mean)
     points_spread = math.hypot(prior.points_per_nat * sd, prior.points_spread)
     return Posterior(mean, sd, points, points_spread, _below_zero(points, points_spread))
