@@ -1,5 +1,7 @@
 """What may ship between the phases: what the judges say of every point, and what it is worth on the test photos.
 
+The rules are those of November 2026, which shipped nothing that was not significant; today's is in ``prior.py``.
+
     python -m benchmarks.points DATA [--sets magnetic_tile ...] [--a-class 20] [--seeds 20 21 ...] [--judges 120] > some.csv
     python -m benchmarks.points --rows benchmarks/points-2026-11-28.csv
 
@@ -24,12 +26,15 @@ from benchmarks.choices import begin, prepare
 from benchmarks.peers.tables import SETS
 from pydantic import TypeAdapter
 
-from unfreeze.evaluation.calibration import paired_z
-from unfreeze.evaluation.selection import ModelSelector, significantly_better
+from unfreeze.evaluation.calibration import paired_z, significantly_lower
+from unfreeze.evaluation.selection import ModelSelector
 from unfreeze.runtime import deterministic, prepare_process
 from unfreeze.training.folds import Folds, labels_by_fold
 from unfreeze.training.phase_two import fine_tune
-from unfreeze.training.recipes import MAX_FORGETTING, MIN_VALIDATION_IMAGES, recipe_for
+from unfreeze.training.recipes import MIN_VALIDATION_IMAGES, recipe_for
+
+MAX_FORGETTING = 2.0  # points of the original task's accuracy
+Z_95 = 1.645  # standard errors: 95 % of a normal distribution lie below
 
 
 @dataclass(frozen=True)
@@ -90,13 +95,12 @@ def measure(data: Path, name: str, a_class: int, seed: int, way: str, juries: Se
                 first.fold_logits[: len(rounds)], labels_by_fold(rounds, known), known.class_counts
             )
             old, new = (
-                panel.validation_scores(said, panel.all_folds)
-                for said in (panel.head_only, trial.val_logits_by_alpha[alpha])
+                panel.losses(said, panel.all_folds) for said in (panel.head_only, trial.val_logits_by_alpha[alpha])
             )
-            errors = paired_z(new.losses, old.losses)
-            losses = float(old.losses.mean()), float(new.losses.mean())
-            run = name, a_class, seed, way, judges, len(old.losses)
-            yield Point(*run, alpha, *losses, errors, significantly_better(old, new), *map(float, gained))
+            losses = float(old.mean()), float(new.mean())
+            run = name, a_class, seed, way, judges, len(old)
+            good = significantly_lower(new, old, Z_95)
+            yield Point(*run, alpha, *losses, paired_z(new, old), good, *map(float, gained))
 
 
 Rule = Callable[[Sequence[Point]], Point | None]
@@ -125,7 +129,7 @@ def asked_alone(points: Sequence[Point]) -> Point | None:
 
 
 def all_asked(points: Sequence[Point]) -> Point | None:
-    """Return the point of lowest log-loss among those within the budget that are good enough: what auto does."""
+    """Return the point of lowest log-loss among those within the budget that are significantly better than head-only."""
     good = [point for point in within_budget(points) if point.good]
     return min(good, key=lambda point: point.loss, default=None)
 

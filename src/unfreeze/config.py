@@ -136,7 +136,11 @@ class Settings(Common):
     ] = None
     max_forgetting: Annotated[
         float | None,
-        Field(ge=0, le=100, description="Points of accuracy that may be lost on --reference. Default: 2."),
+        Field(
+            ge=0,
+            le=100,
+            description="Points of accuracy that may be lost on --reference. Default: no limit; it is measured.",
+        ),
     ] = None
     distill: Annotated[
         float | None,

@@ -118,7 +118,10 @@ class Point(_Section):
         balanced_accuracy: Mean recall over the classes present.
         log_loss: Mean log-loss in nats, at the temperature where it is lowest.
         z: The number of standard errors by which the log-loss is below phase 1's, with class weights where the classes
-            are clearly imbalanced; what ships is selected by it.  Absent in verdicts that don't have it.
+            are clearly imbalanced.  Absent in verdicts that don't have it.
+        expected: Expected gain in accuracy over head-only, a fraction: what ships is selected by it.
+        expected_spread: Standard deviation of that gain.
+        p_worse: Probability that the accuracy is lower than head-only's.
     """
 
     alpha: float
@@ -126,6 +129,9 @@ class Point(_Section):
     balanced_accuracy: float
     log_loss: float
     z: float | None = None
+    expected: float | None = None
+    expected_spread: float | None = None
+    p_worse: float | None = None
 
 
 class TrialSummary(_Section):

@@ -1,19 +1,22 @@
 """Model selection by validation logits: which candidate, at which alpha, and whether phase 2 ships.  Arrays in, choice out.
 
+The option with the highest expected gain is selected (see ``expected_gain.py``): the validation images' differences to
+head-only, shrunk to what was measured on other data sets.
 Nested selection: choices that affect a fold's predictions are made on the other folds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.evaluation.calibration import calibrated_nll, paired_z, significantly_lower
+from unfreeze.evaluation.calibration import calibrated_nll, paired_z
+from unfreeze.evaluation.expected_gain import OptionChoice, Posterior, Prior, choose_option, dependence
+from unfreeze.evaluation.prior import WEAK_PRIOR, phase2_option
 
-Z_95 = 1.645  # standard errors: 95 % of a normal distribution lie below
 IMBALANCE_RATIO = 3.0  # from this ratio of the largest class to the smallest on, every class has the same weight
 
 Indices = NDArray[np.int64]
@@ -21,6 +24,23 @@ Floats = NDArray[np.float64]
 Logits = NDArray[np.float32]
 LogitsByAlpha = Mapping[float, Sequence[Logits]]  # a candidate's validation logits (V, C) of each fold at every alpha
 FoldIds = Sequence[int]
+
+
+@dataclass(frozen=True)
+class TrialLogits:
+    """A candidate's validation logits.
+
+    Attributes:
+        depth: The class of its depth, as ``prior.depth_class`` names it.
+        by_alpha: The logits of each fold's images at every alpha; empty where the candidate failed.
+    """
+
+    depth: str
+    by_alpha: LogitsByAlpha
+
+    def up_to(self, largest: float) -> TrialLogits:
+        """Return the logits at alphas up to the largest that may ship."""
+        return replace(self, by_alpha={alpha: logits for alpha, logits in self.by_alpha.items() if alpha <= largest})
 
 
 @dataclass(frozen=True)
@@ -37,14 +57,6 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class SampleScores:
-    """A model's scores per validation image: class-weighted log-losses and correctness, each of shape (N,)."""
-
-    losses: Floats
-    correct: Floats
-
-
-@dataclass(frozen=True)
 class ModelSelector:
     """Compare models with head-only on the validation images of some folds.
 
@@ -52,27 +64,38 @@ class ModelSelector:
         labels: The labels of each fold's images, each of shape (V,).
         head_only: The head-only model's logits of them, each of shape (V, C).
         class_weights: The weight of an image of each class (C,).
+        n_train: The number of training images, those of the folds included.
+        prior: What other data sets have taught of the options.
     """
 
     labels: tuple[Indices, ...]
     head_only: tuple[Logits, ...]
     class_weights: Floats
+    n_train: int
+    prior: Prior = WEAK_PRIOR
 
     @classmethod
-    def of(cls, head_only: Sequence[Logits], labels: Sequence[Indices], class_counts: Indices) -> ModelSelector:
+    def of(
+        cls,
+        head_only: Sequence[Logits],
+        labels: Sequence[Indices],
+        class_counts: Indices,
+        prior: Prior = WEAK_PRIOR,
+    ) -> ModelSelector:
         """Give every class the same weight where the training images are clearly imbalanced, and every image otherwise.
 
         Args:
             head_only: The head-only model's logits for each fold's images, each of shape (V, C).
             labels: Their labels, each of shape (V,).
             class_counts: How many training images each class has (C,).
+            prior: What other data sets have taught of the options.
         """
         counts = class_counts
         present = counts[counts > 0]
         weights = np.ones(len(counts))
         if present.max() > IMBALANCE_RATIO * present.min():
             weights = present.mean() / counts.clip(1)
-        return cls(tuple(labels), tuple(head_only), weights)
+        return cls(tuple(labels), tuple(head_only), weights, int(counts.sum()), prior)
 
     @property
     def all_folds(self) -> FoldIds:
@@ -83,65 +106,66 @@ class ModelSelector:
         """Return the indices of the folds that choose for ``fold``: the others, or itself where it is the only one."""
         return [other for other in self.all_folds if other != fold] or [fold]
 
-    def select(self, trials: Sequence[LogitsByAlpha], folds: FoldIds) -> Choice:
-        """Return the point with the lowest log-loss of those significantly better than head-only, or of all if none is.
+    def choose(self, options: Sequence[tuple[str, Sequence[Logits]]], folds: FoldIds) -> OptionChoice:
+        """Choose between head-only and options, each a name in the prior and the logits (V, C) of every fold.
 
-        Small alphas improve less but more consistently.  Without folds, the last candidate's largest alpha is selected.
-        At least one trial must have logits.
+        Without folds, the prior alone decides.
         """
-        if not folds:
-            last = max(trial for trial, by_alpha in enumerate(trials) if by_alpha)
-            return Choice(last, max(trials[last]))
-        scores = {
-            (trial, alpha): self.validation_scores(logits, folds)
-            for trial, by_alpha in enumerate(trials)
-            for alpha, logits in by_alpha.items()
-        }
-        head_only = self.validation_scores(self.head_only, folds)
-        better = [option for option, after in scores.items() if significantly_better(head_only, after)]
-        return Choice(*min(better or scores, key=lambda option: float(scores[option].losses.mean())))
-
-    def accepts(self, logits: Sequence[Logits], folds: FoldIds) -> bool:
-        """Tell whether a model is significantly better than head-only on the images of ``folds``; True without folds."""
-        return not folds or significantly_better(
-            self.validation_scores(self.head_only, folds), self.validation_scores(logits, folds)
+        return choose_option(
+            self.losses(self.head_only, folds),
+            [(name, self.losses(logits, folds)) for name, logits in options],
+            self.prior,
+            widening=dependence([len(self.labels[fold]) for fold in folds], self.n_train),
         )
+
+    def expected(self, trial: TrialLogits, folds: FoldIds) -> dict[float, Posterior]:
+        """Return the expected gain over head-only of a candidate at every alpha."""
+        options = [(phase2_option(trial.depth, alpha), logits) for alpha, logits in trial.by_alpha.items()]
+        return dict(zip(trial.by_alpha, self.choose(options, folds).posteriors, strict=True))
+
+    def select(self, trials: Sequence[TrialLogits], folds: FoldIds) -> Choice:
+        """Return the point with the highest expected accuracy, be it below head-only's; one trial must have logits."""
+        expected = {
+            Choice(number, alpha): gain.points
+            for number, trial in enumerate(trials)
+            for alpha, gain in self.expected(trial, folds).items()
+        }
+        return max(expected, key=lambda choice: expected[choice])
+
+    def accepts(self, trial: TrialLogits, alpha: float, folds: FoldIds) -> bool:
+        """Tell whether a candidate ships at an alpha: it is expected to be better than head-only."""
+        return self.expected(trial, folds)[alpha].ships
 
     def z_score(self, logits: Sequence[Logits]) -> float:
         """Return by how many standard errors a model's mean log-loss is below head-only's on all folds."""
-        head_only = self.validation_scores(self.head_only, self.all_folds)
-        return paired_z(self.validation_scores(logits, self.all_folds).losses, head_only.losses)
+        return paired_z(self.losses(logits, self.all_folds), self.losses(self.head_only, self.all_folds))
 
-    def should_continue(self, trials: Sequence[LogitsByAlpha], folds: FoldIds) -> bool:
-        """Tell whether to try a deeper candidate: the last one is significantly better than all before it, at alpha 1.
+    def should_continue(self, trials: Sequence[TrialLogits], next_depth: str, folds: FoldIds) -> bool:
+        """Tell whether to try a deeper candidate: it is expected to gain more than the last one, and than head-only.
 
-        A deeper candidate takes about twice the time, which a gain that is too small to ship does not justify.  Where a
-        smaller alpha was best, the pretrained weights are worth staying near to: training more of them cannot help.
+        What the last candidate gains beyond its prior, or falls short of it, is expected of the next one, too.
+
+        Args:
+            trials: The candidates so far, those that failed left out.
+            next_depth: The class of the next candidate's depth.
+            folds: The folds that decide; without any, no more than one candidate is worth training.
         """
         if not folds or not trials:
             return bool(folds)
-        *earlier, last = ([self.validation_scores(logits, folds) for logits in trial.values()] for trial in trials)
-        known = [self.validation_scores(self.head_only, folds), *(scores for trial in earlier for scores in trial)]
-        return _lowest_loss(last) is last[-1] and significantly_lower(
-            _lowest_loss(last).losses, _lowest_loss(known).losses, Z_95
-        )
+        last = trials[-1]
+        alphas, expected = list(last.by_alpha), self.expected(last, folds)
 
-    def validation_scores(self, logits: Sequence[Logits], folds: FoldIds) -> SampleScores:
-        """Return the scores of a model's logits, given for every fold (V, C), on the images of ``folds``."""
+        def by_prior(depth: str) -> float:
+            return max(self.prior.of(phase2_option(depth, alpha)).points for alpha in alphas)
+
+        additional = by_prior(next_depth) - by_prior(last.depth)
+        return additional > 0 and max(gain.points for gain in expected.values()) + additional > 0
+
+    def losses(self, logits: Sequence[Logits], folds: FoldIds) -> Floats:
+        """Return the class-weighted log-losses (N,) of a model's logits, given for every fold (V, C), in ``folds``."""
+        if not folds:
+            return np.empty(0)
         pooled = np.concatenate([logits[fold] for fold in folds])
         labels = np.concatenate([self.labels[fold] for fold in folds])
-        weights = self.class_weights[labels]
-        return SampleScores(calibrated_nll(pooled, labels) * weights, (pooled.argmax(axis=1) == labels) * weights)
-
-
-def _lowest_loss(options: Sequence[SampleScores]) -> SampleScores:
-    return min(options, key=lambda scores: float(scores.losses.mean()))
-
-
-def significantly_better(before: SampleScores, after: SampleScores) -> bool:
-    """Tell whether ``after`` has a significantly lower log-loss and no significantly lower accuracy.
-
-    Few images show a difference in log-loss sooner than in accuracy: it measures each image's distance from an error.
-    """
-    wrong_before, wrong_after = before.correct.max() - before.correct, before.correct.max() - after.correct
-    return significantly_lower(after.losses, before.losses, Z_95) and not significantly_lower(wrong_before, wrong_after)
+        losses: Floats = calibrated_nll(pooled, labels) * self.class_weights[labels]
+        return losses

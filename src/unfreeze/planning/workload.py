@@ -18,6 +18,7 @@ from unfreeze.training.features.demand import (
 )
 from unfreeze.training.features.gather import training_requests
 from unfreeze.training.folds import Folds, TrainingSet
+from unfreeze.training.forgetting_budget import MAX_MEASUREMENTS
 from unfreeze.training.head.head_cache import is_head_cached
 from unfreeze.training.recipe import ByGradient, Recipe
 from unfreeze.views import Views
@@ -34,7 +35,8 @@ class Workload:
         n_head_val_images: Forward passes of phase 1's validation images through the backbone.
         needs_head_fit: Whether the head of phase 1 is solved and not cached.
         n_train_steps_images: Images times epochs of each candidate's trainings: of all folds and of the final fit.
-        n_val_images: Forward passes that validate each candidate: of validation and of reference images.
+        n_val_images: Forward passes that validate each candidate: of validation and, under a forgetting budget, at most so
+            many of reference images.
         n_heldout_forward: Forward passes of test and reference images above the boundary.
     """
 
@@ -108,8 +110,9 @@ def count_workload(
     if reference is not None:
         held_out.append(held_out_request(reference, recipe.boundary))
     n_test, n_reference = len(test.paths), len(reference.paths) if reference is not None else 0
-    # Forgetting is measured before a deeper candidate is tried, and before a model is selected.
-    n_budget = n_reference if recipe.max_forgetting is not None else 0
+    n_val = sum(len(fold.val) for fold in folds)
+    # Under a forgetting budget, at most so many models are measured, and one more alpha is validated.
+    n_budget = MAX_MEASUREMENTS * n_reference + len(views) * n_val if recipe.max_forgetting is not None else 0
     head = recipe.head.schedule if isinstance(recipe.head, ByGradient) else None
     heldout_misses = tuple(cache_misses(cache, backbone, held_out))
     return Workload(
@@ -129,7 +132,7 @@ def count_workload(
         ),
         n_heldout_forward=(
             n_test * len(views) * (1 + bool(recipe.candidates))
-            + _n_original_task(backbone, recipe, n_test, n_reference, sum(len(fold.val) for fold in folds))
+            + _n_original_task(backbone, recipe, n_test, n_reference, n_val)
             + _count(heldout_misses, from_pixels=False)
         ),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from unfreeze.evaluation.calibration import Calibration, calibrated_nll, fit_temperature, softmax
 from unfreeze.evaluation.crossfit import widened_gain, widened_scores
+from unfreeze.evaluation.expected_gain import Posterior
 from unfreeze.evaluation.metrics import Scores, balanced_accuracy, calibration_scores, score
 from unfreeze.evaluation.resampling import FloatArray, Groups
 from unfreeze.evaluation.selection import ModelSelector
@@ -171,11 +172,11 @@ def paired_gain(predictions: HeldOutPredictions, groups: Groups, seed: int) -> G
 def summarise_trials(
     data: TrainingSet, folds: Sequence[Fold], phase1: HeadOnlyResult, phase2: TwoPhaseResult
 ) -> tuple[TrialSummary, ...]:
-    """Return the validation scores of every candidate at every alpha."""
+    """Return the validation scores and the expected gain of every candidate at every alpha."""
     labels, at_phase1 = fold_labels(folds, data), {0.0: phase1.fold_logits}
     selector = ModelSelector.of(phase1.fold_logits, labels_by_fold(folds, data), data.class_counts)
 
-    def point(alpha: float, fold_logits: Sequence[Logits]) -> Point:
+    def point(alpha: float, fold_logits: Sequence[Logits], expected: Posterior | None) -> Point:
         logits = concat_folds(fold_logits, data.n_classes)
         correct = (logits.argmax(axis=1) == labels).astype(float)
         return Point(
@@ -184,18 +185,24 @@ def summarise_trials(
             balanced_accuracy=balanced_accuracy(labels, correct),
             log_loss=float(calibrated_nll(logits, labels).mean()),
             z=selector.z_score(fold_logits),
+            expected=expected.points / 100 if expected is not None else None,
+            expected_spread=expected.points_spread / 100 if expected is not None else None,
+            p_worse=expected.p_worse if expected is not None else None,
         )
 
-    def summary(trial: Trial) -> TrialSummary:
+    def summary(trial: Trial, expected: Mapping[float, Posterior]) -> TrialSummary:
         logits_by_alpha = at_phase1 | dict(trial.val_logits_by_alpha) if folds else {}
         return TrialSummary(
             depth=trial.candidate.depth,
             lr=trial.candidate.lr,
-            points=tuple(point(alpha, fold_logits) for alpha, fold_logits in logits_by_alpha.items()),
+            points=tuple(
+                point(alpha, fold_logits, expected.get(alpha)) for alpha, fold_logits in logits_by_alpha.items()
+            ),
             seconds=trial.seconds,
         )
 
-    return tuple(summary(trial) for trial in phase2.trials)
+    expected = phase2.expected or tuple({} for _ in phase2.trials)
+    return tuple(map(summary, phase2.trials, expected))
 
 
 def _calibrated_by_other_folds(fold_logits: Sequence[Logits], labels: Sequence[Indices]) -> list[FloatArray]:

@@ -12,9 +12,9 @@ from torch import Tensor
 from unfreeze.data.rendering.device_renderer import choose_renderer
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import Sample
-from unfreeze.evaluation.calibration import calibrated_nll, significantly_lower
+from unfreeze.evaluation.calibration import calibrated_nll
+from unfreeze.evaluation.expected_gain import Prior, choose_option, dependence
 from unfreeze.evaluation.resampling import FloatArray, IntArray
-from unfreeze.evaluation.selection import Z_95
 from unfreeze.models.backbone import Backbone
 from unfreeze.predict import Logits
 from unfreeze.training.features.activations import CachedActivations, pooled_features
@@ -25,6 +25,7 @@ from unfreeze.training.head.head_cache import fit_head_cached
 from unfreeze.training.head.regularisation_path import Linear
 from unfreeze.training.recipe import Recipe
 
+Options = Sequence[tuple[str, FloatArray]]
 PROBE_ORIENTATIONS = 2  # identity and one more label-preserving orientation of each augmentation
 MAX_PROBE_IMAGES = 400  # 200 selected the same on all aerial photos, by a smaller margin (benchmarks/RESULTS.md)
 
@@ -49,7 +50,7 @@ class SelectedRenderers:
 def select_augmentation(
     store: FeatureCache, backbone: Backbone, renderers: Sequence[Renderer], data: TrainingSet, recipe: Recipe
 ) -> SelectedRenderers:
-    """Return the renderer with which a solved head is best: the first, unless another is significantly better.
+    """Return the renderer with which a solved head is expected to be best: the first, unless another gains on it.
 
     Turned views help in two ways, measured together: the head is fitted on them, and its logits are averaged over them.
     Where the folds' predictions are the evidence, the choice is nested: the other folds choose for a fold.
@@ -70,33 +71,48 @@ def select_augmentation(
             labels,
         )
 
-    by_renderer = [losses(renderer) for renderer in renderers]
-    final = first_or_significantly_lower(by_renderer)
-    by_fold = select_nested(by_renderer, some.fold, len(folds)) if recipe.cross_fit else [final for _ in folds]
+    baseline, *others = map(losses, renderers)
+    options = [
+        (f"augmentation:{_symmetry(renderer)}", each) for renderer, each in zip(renderers[1:], others, strict=True)
+    ]
+    final = choose_on_folds(baseline, options, recipe.prior, some.fold, folds)
+    by_fold = (
+        select_nested(baseline, options, recipe.prior, some.fold, len(folds))
+        if recipe.cross_fit
+        else [final for _ in folds]
+    )
     return SelectedRenderers(renderers[final], tuple(renderers[option] for option in by_fold))
 
 
-def select_nested(losses: Sequence[FloatArray], fold: IntArray, n_folds: int) -> list[int]:
-    """Return for every fold the index of the option that the images of the other folds choose.
+def _symmetry(renderer: Renderer) -> str:
+    return renderer.augmentation.symmetry if renderer.augmentation is not None else "none"
+
+
+def select_nested(baseline: FloatArray, options: Options, prior: Prior, fold: IntArray, n_folds: int) -> list[int]:
+    """Return for every fold the option that the images of the other folds choose: 0 for the baseline.
 
     Args:
-        losses: The out-of-fold losses of the same images for each option, each of shape (N,).
+        baseline: The baseline's out-of-fold losses (N,).
+        options: Each option's name and its losses of the same images (N,).
+        prior: The gains that are expected of the options.
         fold: The fold of each image (N,).
         n_folds: The number of folds; an option is chosen for a fold without images, too.
     """
-    return [first_or_significantly_lower([each[fold != left_out] for each in losses]) for left_out in range(n_folds)]
+    return [
+        choose_on_folds(baseline, options, prior, fold, [other for other in range(n_folds) if other != left_out])
+        for left_out in range(n_folds)
+    ]
 
 
-def first_or_significantly_lower(losses: Sequence[FloatArray]) -> int:
-    """Return the index of the option to take, given each option's losses of the same images, each of shape (N,).
-
-    The first is taken unless a later one's mean loss is significantly lower (paired, one-sided 5 %).
-    """
-    best = 0
-    for option in range(1, len(losses)):
-        if significantly_lower(losses[option], losses[best], Z_95):
-            best = option
-    return best
+def choose_on_folds(baseline: FloatArray, options: Options, prior: Prior, fold: IntArray, folds: Sequence[int]) -> int:
+    """Return the option that the images of ``folds`` choose; for the arguments see ``select_nested``."""
+    mask = np.isin(fold, folds)
+    return choose_option(
+        baseline[mask],
+        [(name, losses[mask]) for name, losses in options],
+        prior,
+        widening=dependence([int((fold == each).sum()) for each in folds], len(fold)),
+    ).index
 
 
 def probe_requests(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.evaluation.calibration import fit_temperature
-from unfreeze.evaluation.view_selection import choose_views
+from unfreeze.evaluation.selection import FoldIds, ModelSelector
 from unfreeze.models.state import ModelState, random_head
 from unfreeze.predict import Logits
 from unfreeze.training.augmentation import out_of_fold_tta_logits
@@ -25,6 +25,7 @@ from unfreeze.training.folds import TrainingSet, concat_folds, fold_labels
 from unfreeze.training.head.head_cache import fit_head_cached
 from unfreeze.training.head.regularisation_path import HeadFit, Linear, Standardisation
 from unfreeze.training.recipe import ByGradient, Recipe, Solved
+from unfreeze.training.view_sets import name_of
 from unfreeze.views import PLAIN_ONLY, Views
 
 
@@ -105,10 +106,10 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
         [fit.logits[option][mask] for fit, mask in zip(by_fold, masks, strict=True)]
         for option in range(len(final.view_sets))
     ]
-    choice = choose_views(options, [labels[mask] for mask in masks], data.class_counts, range(len(masks)))
+    choice = _choose_views(final.view_sets, options, masks, data, recipe, range(len(masks)))
     fold_choice = [choice for _ in masks]
     if recipe.cross_fit:
-        fold_choice = [_choose_for(fold, solution, masks, data) for fold, solution in enumerate(by_fold)]
+        fold_choice = [_choose_for(fold, solution, masks, data, recipe) for fold, solution in enumerate(by_fold)]
 
     out_of_fold = np.empty_like(final.logits[0])
     for fold, mask in enumerate(masks):
@@ -154,11 +155,37 @@ class _Solution:
         return head_state(head, self.fit.standardisation)
 
 
-def _choose_for(fold: int, solution: _Solution, masks: Sequence[NDArray[np.bool_]], data: TrainingSet) -> int:
+def _choose_for(
+    fold: int, solution: _Solution, masks: Sequence[NDArray[np.bool_]], data: TrainingSet, recipe: Recipe
+) -> int:
     """Return the index of the set of views that the other folds' images choose, given the solution for this fold."""
     options = [[logits[mask] for mask in masks] for logits in solution.logits]
     others = [other for other in range(len(masks)) if other != fold] or [fold]
-    return choose_views(options, [data.train_labels[mask] for mask in masks], data.class_counts, others)
+    return _choose_views(solution.view_sets, options, masks, data, recipe, others)
+
+
+def _choose_views(
+    view_sets: Sequence[Views],
+    options: Sequence[Sequence[Logits]],
+    masks: Sequence[NDArray[np.bool_]],
+    data: TrainingSet,
+    recipe: Recipe,
+    folds: FoldIds,
+) -> int:
+    """Return the index of the set of views with the highest expected accuracy; the first is the plain view alone.
+
+    Args:
+        view_sets: The sets of views.
+        options: For each set, the out-of-fold logits of each fold's images, each of shape (V, C).
+        masks: Which training images are in each fold.
+        data: The training images.
+        recipe: Has the prior.
+        folds: The folds whose images choose.
+    """
+    labels = [data.train_labels[mask] for mask in masks]
+    selector = ModelSelector.of(options[0], labels, data.class_counts, recipe.prior)
+    named = [(f"views:{name_of(views)}", logits) for views, logits in zip(view_sets[1:], options[1:], strict=True)]
+    return selector.choose(named, folds).index
 
 
 def _fit(features: TrainingFeatures, activations: FoldActivations, recipe: Recipe) -> _Solution:

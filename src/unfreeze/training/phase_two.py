@@ -1,21 +1,23 @@
 """Phase 2: fine-tune each candidate (depth, rate) on every fold and once on all training images, and select the best.
 
-The candidate and alpha with the lowest validation log-loss are selected.  Nested selection: choices that affect a fold's
+The candidate and alpha with the highest expected gain are selected.  Nested selection: choices that affect a fold's
 predictions are made on the other folds, so that the predictions of all folds are evidence as good as a test set's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from unfreeze.evaluation.calibration import fit_temperature
+from unfreeze.evaluation.expected_gain import Posterior
 from unfreeze.evaluation.selection import Choice, ModelSelector
 from unfreeze.models.state import ModelState, interpolate
 from unfreeze.predict import Logits
 from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.finetune.loop import EpochRow
 from unfreeze.training.folds import concat_folds, fold_labels, labels_by_fold
+from unfreeze.training.forgetting_budget import select_within_budget
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.recipe import Recipe
 from unfreeze.training.search import SearchContext, TimeLeft, Trial, search
@@ -25,7 +27,7 @@ ForgettingFn = Callable[[ModelState], float | None]
 
 @dataclass(frozen=True)
 class TwoPhaseResult:
-    """The two-phase models, and whether they are significantly better than head-only on the validation images.
+    """The two-phase models, and whether they are expected to be better than head-only.
 
     Attributes:
         state: The two-phase model, trained on all training images.
@@ -40,6 +42,7 @@ class TwoPhaseResult:
         history: One row per epoch.
         trials: All candidates that were tried.
         warnings: Sentences for the user on failures and their remedies.
+        expected: For each trial, the expected gain over head-only at every alpha; empty where it is not known.
     """
 
     state: ModelState
@@ -54,6 +57,15 @@ class TwoPhaseResult:
     history: tuple[EpochRow, ...]
     trials: tuple[Trial, ...]
     warnings: tuple[str, ...]
+    expected: tuple[Mapping[float, Posterior], ...] = ()
+
+    @property
+    def expected_gain(self) -> Posterior | None:
+        """The expected gain of the selected model over head-only; None where phase 2 failed, or forgot too much."""
+        for trial, by_alpha in zip(self.trials, self.expected, strict=False):
+            if trial is self.trial:
+                return by_alpha.get(self.alpha)
+        return None
 
 
 def fine_tune(
@@ -75,7 +87,7 @@ def fine_tune(
     """
     data, folds = features.data, features.folds.validation
     pretrained = features.backbone.snapshot(recipe.boundary)
-    selector = ModelSelector.of(phase1.fold_logits, labels_by_fold(folds, data), data.class_counts)
+    selector = ModelSelector.of(phase1.fold_logits, labels_by_fold(folds, data), data.class_counts, recipe.prior)
 
     def within_budget(model: ModelState) -> bool:
         lost = forgetting(model) if recipe.max_forgetting is not None else None
@@ -94,44 +106,47 @@ def fine_tune(
     def model_at(choice: Choice) -> ModelState:
         return interpolate(pretrained, phase1.phase2_init, trials[choice.trial].fold_states[-1], choice.alpha)
 
-    options, by_all = [trial.val_logits_by_alpha for trial in trials], searched.considered_by_all
-    preferred = choice = selector.select(options[:by_all], selector.all_folds)
-    while not within_budget(state := model_at(choice)):
-        options[choice.trial] = {a: logits for a, logits in options[choice.trial].items() if a < choice.alpha}
-        if not any(options[:by_all]):
-            warnings.append(_over_budget(preferred, recipe, "phase 1"))
-            return _rolled_back(phase1, trials, warnings)
-        choice = selector.select(options[:by_all], selector.all_folds)
-    if choice != preferred:
-        warnings.append(_over_budget(preferred, recipe, f"alpha {choice.alpha:g}"))
+    by_all = searched.considered_by_all
+    selection = select_within_budget(
+        trials, by_all, selector, lambda choice: within_budget(model_at(choice)), context.val_logits_at
+    )
+    trials, options, choice = selection.trials, selection.options, selection.choice
+    if choice is None:
+        warnings.append(_over_budget(selection.preferred, recipe, "phase 1"))
+        return _rolled_back(phase1, trials, warnings)
+    if choice != selection.preferred:
+        warnings.append(_over_budget(selection.preferred, recipe, f"alpha {choice.alpha:.3g}"))
 
     fold_logits, fold_states, fold_accepted = [], [], []
     for fold, considered in zip(selector.all_folds, searched.considered, strict=True):
         others, fold_options = selector.other_folds(fold), options[:considered]
-        if not any(fold_options):  # all candidates that the other folds would have tried failed, or forget too much
+        if not any(
+            option.by_alpha for option in fold_options
+        ):  # all candidates that the other folds would have tried failed, or forget too much
             fold_logits.append(phase1.fold_logits[fold])
             fold_states.append(phase1.fold_states[fold])
             fold_accepted.append(False)
             continue
         fold_choice = selector.select(fold_options, others)
-        logits = fold_options[fold_choice.trial][fold_choice.alpha]
-        fold_logits.append(logits[fold])
+        chosen = fold_options[fold_choice.trial]
+        fold_logits.append(chosen.by_alpha[fold_choice.alpha][fold])
         tuned = trials[fold_choice.trial].fold_states[fold]
         fold_states.append(interpolate(pretrained, phase1.fold_inits[fold], tuned, fold_choice.alpha))
-        fold_accepted.append(selector.accepts(logits, others))
+        fold_accepted.append(selector.accepts(chosen, fold_choice.alpha, others))
     return TwoPhaseResult(
-        state=state,
+        state=model_at(choice),
         trial=trials[choice.trial],
         alpha=choice.alpha,
         fold_logits=tuple(fold_logits),
         temperature=fit_temperature(concat_folds(fold_logits, data.n_classes), fold_labels(folds, data)),
         n_calibration=features.folds.n_validation,
-        accepted=selector.accepts(options[choice.trial][choice.alpha], selector.all_folds),
+        accepted=selector.accepts(options[choice.trial], choice.alpha, selector.all_folds),
         fold_accepted=tuple(fold_accepted),
         fold_states=tuple(fold_states),
         history=tuple(row for trial in trials for row in trial.history),
         trials=trials,
         warnings=tuple(warnings),
+        expected=tuple(selector.expected(trial.logits, selector.all_folds) for trial in trials),
     )
 
 

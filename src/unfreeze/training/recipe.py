@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.rendering.transforms import Augmentation
+from unfreeze.evaluation.prior import WEAK_PRIOR, PriorTable, depth_class
 from unfreeze.models.freezing import StagePlan
 from unfreeze.training.folds import Fold
 from unfreeze.training.schedule import Schedule
@@ -36,6 +37,11 @@ class Candidate:
     def lr(self) -> float:
         """The topmost stage's learning rate."""
         return self.plan.rows[-1].lr
+
+    @property
+    def depth_class(self) -> str:
+        """The class of depths whose prior expects the candidate's gain: by the share of the stages that train."""
+        return depth_class(1 - self.plan.boundary / len(self.plan.rows))
 
     def n_train_images(self, folds: Sequence[Fold]) -> int:
         """Return the number of images in the training steps of all ``folds``, if none fails."""
@@ -85,6 +91,7 @@ class Recipe:
         boundary: The stages below are frozen throughout the run, and are computed once per view.
         cross_fit: Whether every fold is validated on, and its predictions replace a test set.
         framings: The framings beside the centre crop in which an image may be shown, see ``candidate_framings``.
+        prior: The gains that are expected of the options before the folds are asked.
     """
 
     name: str
@@ -99,6 +106,7 @@ class Recipe:
     boundary: int
     cross_fit: bool = False
     framings: tuple[Framing, ...] = ()
+    prior: PriorTable = WEAK_PRIOR
 
     def cross_fit_all(self, n_images: int) -> Recipe:
         """Return the same recipe with every fold of ``n_images`` training images validated on (full cross-fitting)."""

@@ -13,6 +13,7 @@ from dataclasses import replace
 from unfreeze.config import TrainConfig
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.errors import ConfigError
+from unfreeze.evaluation.prior import SCARCE, Family, PriorTable, Regime, packaged_prior, regime_of
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import plan_from
 from unfreeze.models.lora import attention_layers
@@ -20,7 +21,6 @@ from unfreeze.training.recipe import ByGradient, Candidate, Recipe, Solved
 from unfreeze.training.schedule import Schedule
 from unfreeze.training.view_sets import candidate_framings
 
-SCARCE, PLENTIFUL = 45, 300  # images per class: the geometric means of 20 and 100, and of 100 and 1000
 LIGHT_AUG = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
 ROTATION_AUG = replace(LIGHT_AUG, rotate=True)
 SYMMETRIES = {
@@ -40,12 +40,13 @@ STEPS = 80  # least number of steps, within the range of epochs below
 EPOCHS = (15, 20)  # 10 are few for 100 images per class (benchmarks/RESULTS.md, "What could be added to phase 2")
 MIN_VALIDATION_IMAGES = 160  # images that the search validates on, where there are as many
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
-MAX_FORGETTING = 2.0  # percentage points of the original task's accuracy
 FIRST_HEAD_STAGE = 2
 MAX_HEAD_STAGES = 6
 PEFT_LR_MULTIPLIER = 10
 """Factor on the rate for subsets of the weights: LoRA's is 10 to 20 times the full rate (Hu et al. 2022, appendix D)."""
-CANDIDATE_TABLE = {  # (share of the stages that train, topmost rate), from the head downwards, by images per class
+CANDIDATE_TABLE: dict[
+    tuple[Family, Regime], tuple[tuple[float, float], ...]
+] = {  # (share of the stages that train, topmost rate), from the head downwards, by images per class
     ("batch norm", "scarce"): ((1 / 3, 3e-4),),
     ("batch norm", "middle"): ((1 / 3, 3e-4), (0.45, 3e-4)),
     ("batch norm", "plentiful"): ((1 / 3, 3e-4), (1.0, 3e-4)),
@@ -77,6 +78,7 @@ def _head_only(config: TrainConfig, backbone: Backbone, n_images: int, n_classes
         allow_tta=config.tta,
         min_validation_images=0,
         boundary=backbone.head_boundary - 1,  # pooled features would not serve the original classifier
+        prior=_prior(config, backbone, n_images / n_classes),
     )
 
 
@@ -101,20 +103,29 @@ def _auto(config: TrainConfig, backbone: Backbone, n_images: int, n_classes: int
         head=Solved(),
         candidates=candidates,
         alphas=ALPHAS,
-        max_forgetting=MAX_FORGETTING if config.max_forgetting is None else config.max_forgetting,
+        max_forgetting=config.max_forgetting,
         allow_tta=config.tta,
         min_validation_images=MIN_VALIDATION_IMAGES,
         boundary=min(each.plan.boundary for each in candidates),
+        prior=_prior(config, backbone, n_images / n_classes),
     )
+
+
+def _family(backbone: Backbone) -> Family:
+    return "batch norm" if backbone.batch_norm else "layer norm"
+
+
+def _prior(config: TrainConfig, backbone: Backbone, images_per_class: float) -> PriorTable:
+    """Return the packaged prior; its gains of phase 2 are those of training all weights with frozen BatchNorm."""
+    prior = packaged_prior(regime_of(images_per_class), _family(backbone))
+    return prior if config.subset == "all" and config.bn == "frozen" else prior.without("phase2")
 
 
 def _depths_and_rates(config: TrainConfig, backbone: Backbone, images_per_class: float) -> list[tuple[int, float]]:
     """Return (boundary, rate) of each candidate, from the head downwards; a depth of the user's is the only one."""
-    family = "batch norm" if backbone.batch_norm else "layer norm"
-    regime = "scarce" if images_per_class < SCARCE else "middle" if images_per_class < PLENTIFUL else "plentiful"
     user_boundary = None if config.depth is None else backbone.boundary(config.depth)
     pairs: list[tuple[int, float]] = []
-    for share, lr in CANDIDATE_TABLE[family, regime]:
+    for share, lr in CANDIDATE_TABLE[_family(backbone), regime_of(images_per_class)]:
         boundary = (
             backbone.head_boundary - max(1, round(share * backbone.head_boundary))
             if user_boundary is None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from unfreeze.evaluation.selection import ModelSelector
+from unfreeze.evaluation.selection import ModelSelector, TrialLogits
 from unfreeze.models.backbone import Tensors
 from unfreeze.models.state import ModelState, interpolate, loaded
 from unfreeze.predict import Logits
@@ -48,6 +48,15 @@ class Trial:
     history: tuple[EpochRow, ...]
     failure: Failure | None
     seconds: float
+
+    @property
+    def logits(self) -> TrialLogits:
+        """The validation logits, with the class of the candidate's depth."""
+        return TrialLogits(self.candidate.depth_class, self.val_logits_by_alpha)
+
+    def with_logits_at(self, alpha: float, logits: tuple[Logits, ...]) -> Trial:
+        """Return the trial with the validation logits at one more alpha."""
+        return replace(self, val_logits_by_alpha=dict(sorted({**self.val_logits_by_alpha, alpha: logits}.items())))
 
     def warnings(self) -> Iterator[str]:
         """Yield a sentence for the user on the failure, if there was one."""
@@ -117,6 +126,19 @@ class SearchContext:
             by_alpha[alpha] = tuned.val_logits if known else self.logits(state, source, fold.val, views)
         return by_alpha
 
+    def val_logits_at(self, trial: Trial, alpha: float) -> tuple[Logits, ...]:
+        """Return the validation logits of each fold's model at an alpha that the search did not try, each (V, C)."""
+        folds, boundary = self.features.folds.validation, trial.candidate.plan.boundary
+        return tuple(
+            self.logits(
+                interpolate(self.pretrained, start, tuned, alpha),
+                self.features.of(fold).by_boundary[boundary],
+                fold.val,
+                self.phase1.fold_views[fold.fold or 0],
+            )
+            for fold, start, tuned in zip(folds, self.starts, trial.fold_states, strict=False)
+        )
+
     def replicas(self, count: int) -> list[SearchContext]:
         """Return ``count`` contexts for parallel trainings, this one first.
 
@@ -173,11 +195,12 @@ def search(
     going = [True for _ in deciders]
     for candidate in candidates:
         if trials:
-            logits = [trial.val_logits_by_alpha for trial in trials if trial.val_logits_by_alpha]
+            logits = [trial.logits for trial in trials if trial.val_logits_by_alpha]
             if not (time_left(len(trials)) and within_forgetting_budget(trials[-1])):
                 break
             going = [
-                each and selector.should_continue(logits, folds) for each, folds in zip(going, deciders, strict=True)
+                each and selector.should_continue(logits, candidate.depth_class, folds)
+                for each, folds in zip(going, deciders, strict=True)
             ]
             if not any(going):
                 break

@@ -63,6 +63,13 @@ def candidate_views(orientations: Sequence[Orientation], framings: Sequence[Fram
     return tuple(dict.fromkeys(views for views in sets if len(views) <= MAX_VIEWS))
 
 
+def name_of(views: Sequence[EvaluationView]) -> str:
+    """Return the name of a set of views in the prior: its framings, and whether they are mirrored or turned."""
+    kinds = dict.fromkeys(view.framing.kind for view in views)
+    turned = any(view.orientation is not Orientation.IDENTITY for view in views)
+    return "+".join(kinds) + (", turned" if turned else "")
+
+
 def union(sets: Sequence[Views]) -> Views:
     """Return the views of all sets, each once, in order."""
     return tuple(dict.fromkeys(view for views in sets for view in views))

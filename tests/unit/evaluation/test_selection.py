@@ -1,17 +1,20 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import ArrayLike
+from tests.support.priors import linear
 
 from unfreeze.evaluation.calibration import calibrated_nll
-from unfreeze.evaluation.selection import Z_95, Choice, ModelSelector, SampleScores, significantly_better
+from unfreeze.evaluation.expected_gain import dependence, posterior
+from unfreeze.evaluation.prior import WEAK_PRIOR, PriorTable
+from unfreeze.evaluation.selection import Choice, ModelSelector, TrialLogits
 from unfreeze.training.folds import TrainingSet
 
 CLASSES = 3
+DEPTH = "top-third"
 
 
 def truths(photos: int, rounds: int = 2) -> list[np.ndarray]:
@@ -30,111 +33,133 @@ def answers(truth: Sequence[np.ndarray], strength: float, seed: int = 0) -> tupl
 
 
 def panel(head_only: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> ModelSelector:
-    return ModelSelector(tuple(truth), tuple(head_only), np.ones(CLASSES))
+    count = sum(map(len, truth))
+    return ModelSelector(tuple(truth), tuple(head_only), np.ones(CLASSES), count, WEAK_PRIOR)
 
 
-def test_the_candidate_and_the_alpha_with_the_lowest_loss_are_chosen() -> None:
-    truth = truths(60)
-    trials = [
-        {0.5: answers(truth, 1.0), 1.0: answers(truth, 1.5)},
-        {0.5: answers(truth, 3.0), 1.0: answers(truth, 2.0)},
-    ]
-    assert panel(answers(truth, 0.5), truth).select(trials, [0, 1]) == Choice(1, 0.5)
+def by_alpha(logits: Mapping[float, Sequence[np.ndarray]], depth: str = DEPTH) -> TrialLogits:
+    return TrialLogits(depth, logits)
 
 
 def moved(
-    before: Sequence[np.ndarray], truth: Sequence[np.ndarray], gain: float, noise: float
+    before: Sequence[np.ndarray], truth: Sequence[np.ndarray], gain: float, noise: float, seed: int = 0
 ) -> tuple[np.ndarray, ...]:
     """Logits that favour the truth by ``gain`` more than before, and by as much more or less as the noise has it."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     after = tuple((each + random.normal(0, noise, each.shape)).astype(np.float32) for each in before)
     for each, labels in zip(after, truth, strict=True):
         each[np.arange(len(labels)), labels] += gain
     return after
 
 
-def test_a_point_that_is_good_enough_to_ship_goes_before_one_of_lower_loss_that_is_not() -> None:
-    truth = truths(15)
+def test_the_candidate_and_the_alpha_with_the_highest_expected_gain_are_chosen() -> None:
+    truth = truths(60)
+    trials = [
+        by_alpha({0.5: answers(truth, 1.0), 1.0: answers(truth, 1.5)}),
+        by_alpha({0.5: answers(truth, 3.0), 1.0: answers(truth, 1.0)}),
+        by_alpha({}),
+    ]
+    judging = panel(answers(truth, 0.5), truth)
+    assert judging.select(trials, [0, 1]) == Choice(1, 0.5)
+    assert judging.accepts(trials[1], 0.5, [0, 1])
+
+
+def test_the_expected_gain_is_that_of_the_weighted_paired_differences() -> None:
+    truth = [np.array([0, 0, 0, 0, 0, 0, 1, 2]), np.array([0, 0, 0, 0, 0, 1, 1, 2])]
+    before, after = answers(truth, 1.0), answers(truth, 2.0, 1)
+    counts = np.array([11, 3, 2])
+    judging = ModelSelector.of(before, truth, counts)
+    labels = np.concatenate(truth)
+    weights = (counts.mean() / counts)[labels]
+    differences = [calibrated_nll(np.concatenate(each), labels) * weights for each in (before, after)]
+    row = WEAK_PRIOR.of(f"phase2:{DEPTH}:0.5")
+    expected = posterior(differences[0] - differences[1], row, dependence([8, 8], 16))
+    assert judging.expected(by_alpha({0.5: after}), [0, 1]) == {0.5: expected}
+
+
+def test_what_is_not_significant_ships_where_it_is_expected_to_gain_and_not_where_it_is_not() -> None:
+    truth = truths(30)
     before = answers(truth, 1.0)
-    near, far, farther = (moved(before, truth, *way) for way in ((0.02, 0.0), (0.05, 0.0), (0.6, 0.6)))
+    little, harm = moved(before, truth, 0.25, 0.5, 1), moved(before, truth, -0.4, 0.3)
     judging = panel(before, truth)
-    losses = [judging.validation_scores(each, judging.all_folds).losses.mean() for each in (near, far, farther)]
-    assert losses == sorted(losses, reverse=True)
-    assert [judging.accepts(each, judging.all_folds) for each in (near, far, farther)] == [True, True, False]
-    assert judging.select([{0.25: near, 0.5: far, 1.0: farther}], judging.all_folds) == Choice(0, 0.5)
-    assert judging.select([{0.25: near, 1.0: farther}, {0.25: far}], judging.all_folds) == Choice(1, 0.25)
-    assert judging.select([{1.0: farther}, {}], judging.all_folds) == Choice(0, 1.0)
+    assert 0 < judging.z_score(little) < 1.645
+    assert judging.z_score(harm) < -1.645
+    assert judging.accepts(by_alpha({1.0: little}), 1.0, judging.all_folds)
+    assert not judging.accepts(by_alpha({1.0: harm}), 1.0, judging.all_folds)
+    assert judging.select([by_alpha({1.0: harm})], judging.all_folds) == Choice(0, 1.0)  # the best of what was tried
+
+
+def test_what_gained_on_other_data_sets_is_preferred_where_these_images_say_little() -> None:
+    truth = truths(10)
+    before = answers(truth, 1.0)
+    one, other = moved(before, truth, 0.1, 0.8, 3), moved(before, truth, 0.1, 0.8, 4)
+    trials = [by_alpha({1.0: one}, "all"), by_alpha({1.0: other}, "half")]
+    for liked, disliked, index in (("all", "half", 0), ("half", "all", 1)):
+        rows = {f"phase2:{liked}:1": linear(0.2, 0.02), f"phase2:{disliked}:1": linear(0, 0.02)}
+        judging = ModelSelector.of(before, truth, np.full(CLASSES, 20), PriorTable(rows))
+        assert judging.select(trials, judging.all_folds).trial == index
 
 
 def test_only_the_judges_choose() -> None:
     truth = truths(60)
     good, bad = answers(truth, 3.0), answers(truth, 0.0)
-    trials = [{1.0: (good[0], bad[1])}, {1.0: (bad[0], good[1])}]
+    trials = [by_alpha({1.0: (good[0], bad[1])}), by_alpha({1.0: (bad[0], good[1])})]
     judging = panel(bad, truth)
     assert [judging.select(trials, judging.other_folds(own)).trial for own in (0, 1)] == [1, 0]
-    assert judging.accepts((good[0], bad[1]), [0])
-    assert not judging.accepts((good[0], said(truth[1], -1.0)), [1])
+    assert judging.accepts(trials[0], 1.0, [0])
+    assert not judging.accepts(by_alpha({1.0: (good[0], said(truth[1], -1.0))}), 1.0, [1])
 
 
-def test_a_single_round_judges_itself_and_no_round_lets_everything_pass() -> None:
+def test_a_single_round_judges_itself() -> None:
     truth = truths(30, rounds=1)
     assert list(panel(answers(truth, 1.0), truth).other_folds(0)) == [0]
+
+
+def test_without_rounds_the_prior_alone_decides() -> None:
+    untold = by_alpha({0.5: (), 1.0: ()})
     nobody = panel((), ())
-    assert nobody.select([{1.0: ()}, {0.5: (), 1.0: ()}], nobody.all_folds) == Choice(1, 1.0)
-    assert nobody.select([{1.0: ()}, {0.5: ()}], nobody.all_folds) == Choice(1, 0.5)
-    assert nobody.select([{0.5: ()}, {}], nobody.all_folds) == Choice(0, 0.5)
-    assert nobody.accepts((), nobody.all_folds)
-    assert not nobody.should_continue([{1.0: ()}], nobody.all_folds)
+    assert nobody.select([untold, by_alpha({})], nobody.all_folds) == Choice(0, 1.0)
+    assert nobody.accepts(untold, 1.0, nobody.all_folds)
+    rows = {f"phase2:{DEPTH}:0.5": linear(0.1, 1), f"phase2:{DEPTH}:1": linear(-0.1, 1)}
+    told = ModelSelector.of((), (), np.full(CLASSES, 20), PriorTable(rows))
+    assert told.select([untold], told.all_folds) == Choice(0, 0.5)
+    assert told.accepts(untold, 0.5, told.all_folds)
+    assert not told.accepts(untold, 1.0, told.all_folds)
+    assert not nobody.should_continue([untold], "all", nobody.all_folds)
 
 
-@pytest.mark.parametrize(("first", "second", "more"), [(0.5, 3.0, True), (3.0, 3.0, False), (3.0, 0.5, False)])
-def test_a_deeper_one_is_wanted_where_the_last_step_was_clearly_worth_it(
-    first: float, second: float, more: bool
-) -> None:
-    truth = truths(120)
-    judging = panel(answers(truth, 0.5), truth)
-    trials = [{1.0: answers(truth, first, 1)}, {1.0: answers(truth, second, 1)}]
-    assert judging.should_continue(trials, judging.all_folds) is more
+def deeper(*, half: float) -> PriorTable:
+    """Priors of two depths: the upper one gains 0.05 nats, the lower one as much as is said."""
+    gains = {f"{DEPTH}:0.5": 0.04, f"{DEPTH}:1": 0.05, "half:0.5": half - 0.01, "half:1": half}
+    return PriorTable({f"phase2:{name}": linear(gain, 0.05) for name, gain in gains.items()})
 
 
-@pytest.mark.parametrize(("halfway", "all_the_way", "more"), [(1.0, 3.0, True), (3.0, 1.0, False)])
-def test_where_the_way_was_best_halfway_no_deeper_one_is_wanted(halfway: float, all_the_way: float, more: bool) -> None:
-    truth = truths(120)
-    trial = {0.5: answers(truth, halfway, 1), 1.0: answers(truth, all_the_way, 1)}
-    judging = panel(answers(truth, 0.0), truth)
-    assert judging.should_continue([trial], judging.all_folds) is more
-
-
-@pytest.mark.parametrize(("gain", "between", "more"), [(0.33, (1.0, Z_95), False), (0.37, (Z_95, 3.0), True)])
-def test_a_deeper_one_is_wanted_where_the_last_step_was_good_enough_to_ship(
-    gain: float, between: tuple[float, float], more: bool
+@pytest.mark.parametrize(("half", "gain", "more"), [(0.06, 0.3, True), (0.05, 0.3, False), (0.06, -0.6, False)])
+def test_a_deeper_one_is_wanted_where_it_is_expected_to_gain_more_than_the_last_and_than_head_only(
+    half: float, gain: float, more: bool
 ) -> None:
     truth = truths(120)
     before = answers(truth, 1.0)
-    after = moved(before, truth, gain, 0.5)
-    pairs = zip(before, after, truth, strict=True)
-    gains = np.concatenate([calibrated_nll(old, labels) - calibrated_nll(new, labels) for old, new, labels in pairs])
-    assert between[0] < gains.mean() / (gains.std() / len(gains) ** 0.5) < between[1]
-    judging = panel(before, truth)
-    assert (
-        judging.should_continue([{1.0: after}], judging.all_folds) is judging.accepts(after, judging.all_folds) is more
-    )
+    trial = by_alpha({0.5: moved(before, truth, gain / 2, 0.0), 1.0: moved(before, truth, gain, 0.3)})
+    judging = ModelSelector.of(before, truth, np.full(CLASSES, 80), deeper(half=half))
+    assert judging.should_continue([trial], "half", judging.all_folds) is more
 
 
 def test_what_one_round_wants_is_not_enough() -> None:
     truth = truths(120)
     weak, strong = answers(truth, 1.0), answers(truth, 4.0, 1)
-    judging = panel(weak, truth)
-    trial = {1.0: (strong[0], said(truth[1], -3.0))}
-    assert not judging.should_continue([trial], judging.all_folds)
-    assert [judging.should_continue([trial], judging.other_folds(own)) for own in (0, 1)] == [False, True]
+    judging = ModelSelector.of(weak, truth, np.full(CLASSES, 80), deeper(half=0.06))
+    trial = by_alpha({1.0: (strong[0], said(truth[1], -6.0))})
+    assert not judging.should_continue([trial], "half", judging.all_folds)
+    wants = [judging.should_continue([trial], "half", judging.other_folds(own)) for own in (0, 1)]
+    assert wants == [False, True]
 
 
 def test_where_everything_went_wrong_the_next_is_tried() -> None:
     truth = truths(30)
     judging = panel(answers(truth, 1.0), truth)
-    assert judging.should_continue([], judging.all_folds)
-    assert judging.should_continue([], judging.other_folds(0))
+    assert judging.should_continue([], "half", judging.all_folds)
+    assert judging.should_continue([], "half", judging.other_folds(0))
 
 
 def weights_of(counts: Sequence[int]) -> list[float]:
@@ -153,27 +178,28 @@ def test_classes_weigh_the_same_where_they_are_clearly_imbalanced() -> None:
     assert weights_of([0, 10, 10])[1:] == [1, 1]  # a class without photos imbalances nothing
 
 
-def verdicts(right: ArrayLike, losses: ArrayLike) -> SampleScores:
-    return SampleScores(np.array(losses, float), np.array(right, float))
+def test_a_small_change_of_the_logits_changes_the_expected_accuracy_of_what_ships_by_little() -> None:
+    """Float noise may not flip what ships: two points may change places, but only where both are worth the same."""
+    random = np.random.default_rng(0)
+    truth = truths(12)
+    moves, flips = [], 0
+    for seed in range(60):
+        before = answers(truth, 0.8, seed)
+        logits = {alpha: moved(before, truth, 0.1 * alpha, 1.5 * alpha, seed) for alpha in (0.25, 0.5, 0.75, 1.0)}
 
+        def shaken(each: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
+            return tuple(fold + random.uniform(-1e-3, 1e-3, fold.shape).astype(np.float32) for fold in each)
 
-def test_phase_two_ships_where_its_log_loss_is_lower_for_certain() -> None:
-    noise = np.random.default_rng(0).normal(size=100)
-    noise = (noise - noise.mean()) / noise.std()
-    before = verdicts(np.ones(100), np.ones(100))
-    for errors, expected in ((1.7, True), (1.6, False), (-1.7, False)):
-        after = verdicts(np.ones(100), 1 + noise - errors * 0.1)
-        assert significantly_better(before, after) is expected
-
-
-def test_phase_two_does_not_ship_where_it_is_clearly_less_often_right() -> None:
-    lower = np.full(100, 0.1)
-    before = verdicts(np.r_[np.ones(99), 0], np.ones(100))
-    assert significantly_better(before, verdicts(np.r_[0, 0, np.ones(98)], lower))  # two for one is luck
-    assert not significantly_better(before, verdicts(np.r_[np.zeros(5), np.ones(95)], lower))
-    assert not significantly_better(before, verdicts(np.r_[np.zeros(5), np.ones(95)], np.ones(100)))
-
-
-def test_nothing_gained_is_not_better() -> None:
-    same = verdicts([1, 0, 1], [0.1, 2.0, 0.3])
-    assert not significantly_better(same, same)
+        steady = panel(before, truth)
+        worth = {Choice(0, alpha): gain for alpha, gain in steady.expected(by_alpha(logits), steady.all_folds).items()}
+        shipped = []
+        for judging, trial in (
+            (steady, by_alpha(logits)),
+            (panel(shaken(before), truth), by_alpha({alpha: shaken(each) for alpha, each in logits.items()})),
+        ):
+            choice = judging.select([trial], judging.all_folds)
+            accepted = judging.accepts(trial, choice.alpha, judging.all_folds)
+            shipped.append(worth[choice].points if accepted else 0.0)
+        moves.append(abs(shipped[0] - shipped[1]))
+        flips += shipped[0] != shipped[1]
+    assert max(moves) < 0.2

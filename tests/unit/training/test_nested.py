@@ -11,11 +11,13 @@ import pytest
 import torch
 from tests.support.backbones import bits, tiny_cnn
 from tests.support.photos import CLASSES
+from tests.support.priors import linear
 from tests.support.training import Task, candidate, new_store, recipe, setting, task, training_features
 from torch import Tensor
 
 from unfreeze.data.rendering.renderer import Renderer
-from unfreeze.evaluation.selection import FoldIds, LogitsByAlpha, ModelSelector
+from unfreeze.evaluation.prior import PriorTable
+from unfreeze.evaluation.selection import FoldIds, ModelSelector, TrialLogits
 from unfreeze.models.state import ModelState
 from unfreeze.orientations import Orientation
 from unfreeze.predict import Logits
@@ -50,19 +52,16 @@ def planted_features(by_view: Mapping[int, Tensor], renderer: Renderer) -> Cache
 
 
 def helps_one_fold(given: Task, liked_by: int, helpful: EvaluationView) -> dict[int, Tensor]:
-    """Return features of which one view tells the class in one fold, and is hardly another one in the others."""
+    """Return features of which one view tells the class in one fold, and hides it in the others."""
     random = torch.Generator().manual_seed(0)
     labels = given.data.labels[: len(given.data.train)]
     centers = torch.randn(CLASSES, 12, generator=random)
-    plain, augmented, noise = (torch.randn(len(labels), 12, generator=random) for _ in range(3))
+    plain, augmented = (torch.randn(len(labels), 12, generator=random) for _ in range(2))
     plain, augmented = centers[labels] + 3 * plain, centers[labels] + 3 * augmented
     liked = torch.from_numpy(given.data.fold == liked_by)[:, None]
-    others = dict.fromkeys((FLIPPED, SQUEEZED, EvaluationView.of(SQUEEZE, Orientation.FLIPPED)), plain + 0.1 * noise)
-    return (
-        {0: plain, 1: augmented}
-        | others
-        | {helpful: torch.where(liked, plain + 6 * centers[labels], plain + 0.1 * noise)}
-    )
+    hidden = plain - 0.5 * centers[labels]
+    others = dict.fromkeys((FLIPPED, SQUEEZED, EvaluationView.of(SQUEEZE, Orientation.FLIPPED)), hidden)
+    return {0: plain, 1: augmented} | others | {helpful: torch.where(liked, plain + 6 * centers[labels], hidden)}
 
 
 @LIKED_BY
@@ -145,7 +144,7 @@ def test_the_other_folds_decide_how_many_candidates_a_fold_considers(
     nested: bool,
     considered: tuple[int, ...],
 ) -> None:
-    def wants_more(_panel: ModelSelector, trials: Sequence[LogitsByAlpha], judges: FoldIds) -> bool:
+    def wants_more(_panel: ModelSelector, trials: Sequence[TrialLogits], _depth: str, judges: FoldIds) -> bool:
         return wants(len(trials), judges)
 
     def try_out(_bench: SearchContext, asked: Candidate, _phase: str) -> Trial:
@@ -167,7 +166,8 @@ def planted_search(
     """Run phase 2 with two planted trials: what the first one gains, only some folds' images show; the second is perfect."""
     backbone, given = tiny_cnn(), task(photos, train=30)
     ways = candidate(backbone, 4), candidate(backbone, 3)
-    how = replace(recipe(backbone, *ways).cross_fit_all(30), cross_fit=cross_fit)
+    rows = {"phase2:top-third:1": linear(0.0, 0.5), "phase2:half:1": linear(0.01, 0.5)}
+    how = replace(recipe(backbone, *ways).cross_fit_all(30), cross_fit=cross_fit, prior=PriorTable(rows))
     features = training_features(backbone, given, how)
     truths = [given.data.labels[torch.from_numpy(fold.val)].numpy() for fold in features.folds.validation]
     random = np.random.default_rng(0)
@@ -184,7 +184,7 @@ def planted_search(
         models = tuple(ModelState([], {**head, "bias": torch.zeros(CLASSES)}) for head in heads)
         return Trial(asked, {1.0: said(strengths)}, models, (), None, 0.0)
 
-    strengths = [4.0 if fold in liked_by else 0.5 for fold in range(FOLDS)]
+    strengths = [4.0 if fold in liked_by else 0.0 for fold in range(FOLDS)]
     planted = trial(ways[0], 0, strengths), trial(ways[1], 1, [9.0] * FOLDS)
     left = list(planted)
     monkeypatch.setattr("unfreeze.training.search.run_trial", lambda *_: left.pop(0))

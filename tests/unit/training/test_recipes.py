@@ -15,7 +15,7 @@ from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.orientations import Orientation
 from unfreeze.training.recipe import LR_BACKOFF, ByGradient, Candidate, Recipe, Solved
-from unfreeze.training.recipes import COLOR_JITTER, LIGHT_AUG, MAX_FORGETTING, ROTATION_AUG, recipe_for
+from unfreeze.training.recipes import COLOR_JITTER, LIGHT_AUG, ROTATION_AUG, recipe_for
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -153,7 +153,8 @@ def test_varied_light_changes_the_light_alone(settings: dict[str, Any]) -> None:
 
 
 def test_the_budget_for_forgetting_is_the_users() -> None:
-    assert chosen(tiny_cnn()).max_forgetting == MAX_FORGETTING
+    assert chosen(tiny_cnn()).max_forgetting is None
+    assert chosen(tiny_cnn(), reference="there").max_forgetting is None
     assert chosen(tiny_cnn(), max_forgetting=0, reference="there").max_forgetting == 0
 
 

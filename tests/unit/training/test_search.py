@@ -28,7 +28,7 @@ def insatiable(monkeypatch: pytest.MonkeyPatch, *, wants_more: bool = True) -> l
     """Let the panel want more whatever it hears; return how many trials it was asked about, each time."""
     asked: list[int] = []
 
-    def answer(_panel: ModelSelector, trials: list[object], _judges: FoldIds) -> bool:
+    def answer(_panel: ModelSelector, trials: list[object], _depth: str, _judges: FoldIds) -> bool:
         asked.append(len(trials))
         return wants_more
 
