@@ -63,6 +63,7 @@ class Backbone:
         stages: From the image to the features; ``classifier`` after them computes the network's output.
         classifier: The original classifier as a function of the last stage's output.
         stage_dims: Length of each stage's pooled output; 0 where it can't be pooled.
+        n_poolings: The number of ways in which each stage's output is pooled, of the same length each.
         pooled: Whether the last stage's output is pooled, shape (N, D), as in most networks.
         batch_norm: Whether any layer is BatchNorm.
         precision: Data type of frozen stages and of their stored activations, and of other stages' training.
@@ -78,6 +79,7 @@ class Backbone:
     stages: tuple[Stage, ...]
     classifier: nn.Module
     stage_dims: tuple[int, ...]
+    n_poolings: tuple[int, ...]
     pooled: bool
     batch_norm: bool
     precision: torch.dtype = torch.float32
@@ -93,12 +95,21 @@ class Backbone:
     @property
     def feature_dim(self) -> int:
         """The number of features that the head reads."""
-        return sum(self.block_dims)
+        return sum(self.stage_dims[stage] for stage in self.all_head_stages)
+
+    @property
+    def all_head_stages(self) -> tuple[int, ...]:
+        """The stages that the head reads, ascending, the last one included."""
+        return (*self.head_stages, len(self.stages) - 1)
 
     @property
     def block_dims(self) -> tuple[int, ...]:
-        """The number of features from each stage that the head reads, the last stage's at the end."""
-        return tuple(self.stage_dims[stage] for stage in (*self.head_stages, len(self.stages) - 1))
+        """The number of features of each pooling of each stage that the head reads, in order."""
+        return tuple(
+            self.stage_dims[stage] // self.n_poolings[stage]
+            for stage in self.all_head_stages
+            for _ in range(self.n_poolings[stage])
+        )
 
     def dim_below(self, boundary: int) -> int:
         """Return the number of features that the head reads from stages below ``boundary``; 0 at the head itself."""
@@ -229,17 +240,21 @@ class StagePooling:
     n_class_tokens: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return features, shape (N, D).
+        """Return the features of all poolings, shape (N, D)."""
+        return torch.cat(self.each(x), dim=1)
+
+    def each(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return each pooling's features, of one shape.
 
         Of maps, each channel's mean and maximum are taken; of tokens, the class token and the mean of the patches.
         """
         if x.dim() == 4:
             last = channels_last((x.shape[1], x.shape[2], x.shape[3]), self.size)
             where = (1, 2) if last else (2, 3)
-            return torch.cat([x.mean(dim=where), x.amax(dim=where)], dim=1)
+            return x.mean(dim=where), x.amax(dim=where)
         if x.dim() == 3 and self.n_class_tokens:
-            return torch.cat([x[:, 0], x[:, self.n_class_tokens :].mean(dim=1)], dim=1)
-        return pool(x)
+            return x[:, 0], x[:, self.n_class_tokens :].mean(dim=1)
+        return (pool(x),)
 
 
 def channels_last(shape: tuple[int, int, int], size: tuple[int, int]) -> bool:
@@ -318,14 +333,17 @@ def assemble(name: str, architecture: Architecture, network: Network, device: to
         stages=staged.stages,
         classifier=staged.classifier,
         stage_dims=(),
+        n_poolings=(),
         pooled=features.dim() == 2,
         batch_norm=any(isinstance(layer, BatchNorm) for layer in module.modules()),
         n_class_tokens=_n_class_tokens(module),
     )
-    lower_dims = (
-        backbone.pooling(x).shape[1] if isinstance(x, Tensor) and x.dim() in (2, 3, 4) else 0 for x in outputs[:-1]
+    lower = [backbone.pooling.each(x) if isinstance(x, Tensor) and x.dim() in (2, 3, 4) else () for x in outputs[:-1]]
+    return replace(
+        backbone,
+        stage_dims=(*(sum(each.shape[1] for each in poolings) for poolings in lower), pool(features).shape[1]),
+        n_poolings=(*(max(1, len(poolings)) for poolings in lower), 1),
     )
-    return replace(backbone, stage_dims=(*lower_dims, pool(features).shape[1]))
 
 
 def _n_class_tokens(module: nn.Module) -> int:

@@ -68,6 +68,7 @@ def test_features_are_every_stage_pooled_and_the_last_stage_at_the_end(make: Cal
     with torch.no_grad():
         expected = by_hand(backbone, images)
         assert expected.shape[1] == backbone.feature_dim == sum(backbone.block_dims)
+        assert backbone.block_dims == ((8, 8, 8, 8, 12) if make is tiny_cnn else (8, 8, 8, 8, 8))
         torch.testing.assert_close(backbone.features(images), expected)
         torch.testing.assert_close(make().features(images), make().run(images))
         for boundary in range(1, 5):
@@ -158,7 +159,7 @@ def test_a_head_on_several_stages_is_scikit_learns_on_blocks_of_one_variance() -
     x = features[:, 0].double().numpy()
     standard = x - x.mean(0)
     for block in (slice(0, 2), slice(2, 5), slice(5, 7)):
-        standard[:, block] /= np.sqrt(standard[:, block].var(0).mean())
+        standard[:, block] /= np.sqrt(standard[:, block].var(0).sum() / np.sqrt(standard[:, block].shape[1]))
     standard /= np.sqrt((standard**2).sum(1).mean())
     theirs = LogisticRegression(C=1 / (fit.l2 * 60), tol=1e-10, max_iter=10000).fit(standard, labels)
     np.testing.assert_allclose(fit.head.probabilities(features[:, 0]), theirs.predict_proba(standard), atol=2e-4)

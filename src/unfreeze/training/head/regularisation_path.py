@@ -51,8 +51,9 @@ class Linear:
 class Standardisation:
     """Standardisation of the features of several stages: subtract ``center`` (D,), then multiply by ``scale`` (D,).
 
-    All features of a stage have one scale, so that their mean variance is 1: what varies more within a stage says more
-    (benchmarks/RESULTS.md, "The head on several stages").  It is 0 for a stage whose features are constant.
+    All features of a block, one pooling of one stage, have one scale, by which the sum of their variances is the square root
+    of their number: what varies more within a block says more, and a wide block says more than a narrow one, but not in
+    proportion (benchmarks/RESULTS.md, "The head on several stages").  It is 0 for a block of constant features.
     """
 
     center: Tensor
@@ -109,7 +110,7 @@ def fit_head(
         fold: The fold of each image, 0 to k - 1, shape (N,).
         classes: Number of classes C; a fold may lack some.
         smoothing: Label smoothing of phase 2; with 0, phase 2 starts from the head of phase 1.
-        blocks: The number of features of each stage, which are scaled apart; empty: one scale for all.
+        blocks: The number of features of each block that has a scale of its own; empty: one scale for all.
     """
     device = torch.device("cpu") if features.device.type == "mps" else features.device  # Apple's GPUs lack float64
     rows = features.to(device).flatten(0, 1)
@@ -206,8 +207,8 @@ def _standardisation(features: Tensor, blocks: Sequence[int]) -> Standardisation
     parts = torch.split(features, BLOCK_ROWS)
     center = torch.stack([x.double().sum(dim=0) for x in parts]).sum(dim=0) / len(features)
     variance = torch.stack([(x.double() - center).square().sum(dim=0) for x in parts]).sum(dim=0) / len(features)
-    deviation = torch.stack([each.mean().sqrt() for each in torch.split(variance, list(blocks))])
-    scale = torch.where(deviation > 0, 1 / deviation.clamp_min(1e-300), 0.0)
+    per_block = torch.stack([each.sum() / len(each) ** 0.5 for each in torch.split(variance, list(blocks))])
+    scale = torch.where(per_block > 0, per_block.clamp_min(1e-300).rsqrt(), 0.0)
     return Standardisation(center.cpu(), scale.repeat_interleave(torch.tensor(blocks, device=scale.device)).cpu())
 
 
