@@ -1,9 +1,8 @@
-"""The verdict of a run: one typed value, its JSON form ``verdict.json``, and two or three sentences for people."""
+"""The verdict of a run: one typed value, and its JSON form ``verdict.json``."""
 
 from __future__ import annotations
 
 import json
-import math
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -14,13 +13,13 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
 from unfreeze.verdict_schema1 import upgrade_schema1
+from unfreeze.verdict_sentences import sentences
 from unfreeze.views import EvaluationView, Views, describe_views, views_from
 
 if TYPE_CHECKING:
     from unfreeze.acceleration.engine_report import EngineReport
 
 Arm = Literal["two_phase", "head_only"]
-SMALLEST_USEFUL_GAIN = 0.005  # a smaller gain isn't worth collecting images to prove it
 
 
 class _Section(BaseModel):
@@ -134,6 +133,22 @@ class Point(_Section):
     p_worse: float | None = None
 
 
+class ExpectedGain(_Section):
+    """The gain of phase 2 over head-only that is expected on new photos of this kind: which model ships follows from it.
+
+    It rests on the folds of these photos and on what was measured on other data sets, and proves nothing.
+
+    Attributes:
+        accuracy: Expected gain in accuracy, a fraction, at the depth and alpha where it is highest.
+        spread: Standard deviation of that gain.
+        p_worse: Probability that the accuracy is lower than head-only's.
+    """
+
+    accuracy: float
+    spread: float
+    p_worse: float
+
+
 class TrialSummary(_Section):
     """One candidate for phase 2.
 
@@ -211,6 +226,7 @@ class Verdict(_Section):
     model: Model
     scores: ScoreSheet
     gain: Gain | None = None
+    expected: ExpectedGain | None = None
     forgetting: Forgetting | None = None
     trials: tuple[TrialSummary, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -243,84 +259,5 @@ class Verdict(_Section):
             ) from error
 
     def sentences(self) -> tuple[str, ...]:
-        """Return the verdict for people: the shipped model, phase 2's gain and forgetting, and the test's power."""
-        scores = self.scores.shipped
-        low, high = scores.accuracy_ci95
-        scored = (
-            f"{counted(scores.n, 'test photo')} that it never saw"
-            if self.scores.protocol == "test"
-            else f"{counted(scores.n, 'photo')}, each answered by a model that never saw it"
-        )
-        shipped = (
-            f"The {'two-phase' if self.shipped == 'two_phase' else 'head-only'} model ships: it is right on "
-            f"{_percent(scores.accuracy)} of {scored} (95 % interval {_percent(low)} to {_percent(high)})."
-        )
-        power = self._power_sentence()
-        return shipped, self._gain_sentence() + self._forgetting_clause(), *([power] if power else [])
-
-    def _gain_sentence(self) -> str:
-        if self.gain is None:
-            return "Phase 2 did not run, so nothing is claimed for it"
-        gain, (low, high) = self.gain, self.gain.accuracy_ci95
-        size = (
-            f"{_points(gain.accuracy)} points (95 % interval {_points(low)} to {_points(high)}, p = {gain.p_value:.2g})"
-        )
-        if self.shipped == "head_only" and self.warnings and gain.fixed == gain.broken == 0:
-            return "Phase 2 went wrong, so the head-only model ships"
-        if self.shipped == "head_only":
-            selected_on, scored_on = "the validation photos", "the test photos"
-            if self.scores.protocol == "cross_fitted":
-                selected_on, scored_on = "photos that it never saw", "them"
-            reason = f"Phase 2 was not significantly better on {selected_on}, so the head-only model ships"
-            return f"{reason}; on {scored_on} it changed accuracy by {size}"
-        if gain.proven:
-            return f"Phase 2 gained {size}: proven"
-        if gain.fixed == gain.broken == 0:
-            return "Phase 2 changed no answer on them: no gain is proven"
-        return f"Phase 2 changed accuracy by {size}: a gain is not proven"
-
-    def _power_sentence(self) -> str | None:
-        """Return the smallest gain that could have been proven; None where the gain is proven, or that isn't known."""
-        gain = self.gain
-        if gain is None or gain.proven or gain.detectable is None:
-            return None
-        power = (
-            f"With {counted(gain.n, 'photo')}, a gain under {gain.detectable * 100:.0f} points can't be told from luck"
-        )
-        if gain.needed_n is None or gain.needed_n <= gain.n or gain.accuracy < SMALLEST_USEFUL_GAIN:
-            return power + "."
-        return f"{power}; for the {gain.accuracy * 100:.1f} points seen here, {_about(gain.needed_n)} would do."
-
-    def _forgetting_clause(self) -> str:
-        forgetting = self.forgetting
-        if forgetting is None:
-            return "."
-        if self.shipped == "head_only" and self.model.bn == "frozen":
-            return "; the pretrained backbone ships as it was, so that nothing is forgotten."
-        if forgetting.drop is not None and forgetting.n is not None:
-            return (
-                f"; of the original task the backbone lost {forgetting.drop * 100:.1f} points "
-                f"({counted(forgetting.n, 'reference photo')})."
-            )
-        if forgetting.agreement is not None:
-            return f"; the original classifier still gives the same answer on {_percent(forgetting.agreement)} of them."
-        return "."
-
-
-def _percent(fraction: float) -> str:
-    return f"{fraction * 100:.1f} %"
-
-
-def _points(fraction: float) -> str:
-    return f"{fraction * 100:+.1f}"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is 1."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _about(number: int) -> str:
-    """Return a count rounded up to two significant digits."""
-    digits = max(0, len(str(number)) - 2)
-    return str(math.ceil(number / 10**digits) * 10**digits)
+        """Return the verdict for people; see ``verdict_sentences.py``."""
+        return sentences(self)

@@ -28,6 +28,11 @@ def point(alpha: float, accuracy: float, balanced_accuracy: float, log_loss: flo
     return Point(alpha=alpha, accuracy=accuracy, balanced_accuracy=balanced_accuracy, log_loss=log_loss, z=z)
 
 
+def expected(point: Point, gain: float, spread: float, p_worse: float) -> Point:
+    """Return the point with an expected gain over phase 1."""
+    return point.model_copy(update={"expected": gain, "expected_spread": spread, "p_worse": p_worse})
+
+
 TRIALS = (
     TrialSummary(
         depth="blocks.6", lr=3e-4, points=(point(0, 0.8, 0.8, 0.5), point(0.5, 0.85, 0.84, 0.45)), seconds=12.3
@@ -35,7 +40,11 @@ TRIALS = (
     TrialSummary(
         depth="blocks.5",
         lr=3e-4,
-        points=(point(0, 0.8, 0.8, 0.5, 0), point(0.5, 0.9, 0.9, 0.4, 2.31), point(1, 0.88, 0.9, 0.41, 1.2)),
+        points=(
+            point(0, 0.8, 0.8, 0.5, 0),
+            expected(point(0.5, 0.9, 0.9, 0.4, 2.31), 0.031, 0.02, 0.06),
+            expected(point(1, 0.88, 0.9, 0.41, 1.2), 0.012, 0.03, 0.34),
+        ),
         seconds=20,
     ),
 )

@@ -14,7 +14,18 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
 from unfreeze.orientations import Orientation
-from unfreeze.verdict import Cost, Data, FrozenEngine, Model, Point, ScoreSheet, TrialSummary, Verdict, frozen_engine
+from unfreeze.verdict import (
+    Cost,
+    Data,
+    ExpectedGain,
+    FrozenEngine,
+    Model,
+    Point,
+    ScoreSheet,
+    TrialSummary,
+    Verdict,
+    frozen_engine,
+)  # fmt: skip
 from unfreeze.views import CROP, PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView
 
 HEAD_ONLY = Scores(200, 0.8, (0.74, 0.85), 0.79, (0.7, 0.86), 0.6, (0.5, 0.7), 0.05, (0.02, 0.09))
@@ -27,8 +38,12 @@ PROVEN = Gain(
 
 POINTS = (
     Point(alpha=0, accuracy=0.8, balanced_accuracy=0.79, log_loss=0.6, z=0),
-    Point(alpha=1, accuracy=0.9, balanced_accuracy=0.89, log_loss=0.4, z=2.5),
-)
+    Point(
+        alpha=1, accuracy=0.9, balanced_accuracy=0.89, log_loss=0.4, z=2.5, expected=0.018, expected_spread=0.024,
+        p_worse=0.23,
+    ),
+)  # fmt: skip
+EXPECTED = ExpectedGain(accuracy=0.018, spread=0.024, p_worse=0.23)
 
 
 def verdict(**changes: Any) -> Verdict:
@@ -44,6 +59,7 @@ def verdict(**changes: Any) -> Verdict:
             shipped=TWO_PHASE if shipped == "two_phase" else HEAD_ONLY,
         ),
         "gain": PROVEN,
+        "expected": EXPECTED,
         "forgetting": Forgetting(agreement=0.975, agreement_n=200),
         "trials": (TrialSummary(depth="blocks.5", lr=1e-3, points=POINTS, seconds=3.5),),
         "warnings": ("phase 2 went wrong",),
@@ -56,7 +72,14 @@ def verdict(**changes: Any) -> Verdict:
 
 def head_only() -> Verdict:
     scores = ScoreSheet(protocol="test", head_only=HEAD_ONLY, shipped=HEAD_ONLY)
-    absent: dict[str, Any] = {"gain": None, "forgetting": None, "trials": (), "warnings": (), "frozen_engine": None}
+    absent: dict[str, Any] = {
+        "gain": None,
+        "expected": None,
+        "forgetting": None,
+        "trials": (),
+        "warnings": (),
+        "frozen_engine": None,
+    }
     return verdict(shipped="head_only", scores=scores, cost=Cost(seconds={"total": 1.0}), **absent)
 
 
@@ -69,13 +92,17 @@ def test_the_file_says_what_the_design_says() -> None:
     content = json.loads(verdict().to_json())
     assert content["schema"] == 2
     assert list(content) == [
-        "schema", "shipped", "data", "model", "scores", "gain", "forgetting", "trials", "warnings", "cost", "versions",
-        "frozen_engine",
+        "schema", "shipped", "data", "model", "scores", "gain", "expected", "forgetting", "trials", "warnings", "cost",
+        "versions", "frozen_engine",
     ]  # fmt: skip
     assert content["trials"][0]["points"] == [
         {"alpha": 0.0, "accuracy": 0.8, "balanced_accuracy": 0.79, "log_loss": 0.6, "z": 0.0},
-        {"alpha": 1.0, "accuracy": 0.9, "balanced_accuracy": 0.89, "log_loss": 0.4, "z": 2.5},
-    ]
+        {
+            "alpha": 1.0, "accuracy": 0.9, "balanced_accuracy": 0.89, "log_loss": 0.4, "z": 2.5, "expected": 0.018,
+            "expected_spread": 0.024, "p_worse": 0.23,
+        },
+    ]  # fmt: skip
+    assert content["expected"] == {"accuracy": 0.018, "spread": 0.024, "p_worse": 0.23}
     assert content["data"]["classes"] == ["cat", "Dög"]
     assert content["scores"]["two_phase"]["accuracy_ci95"] == [0.85, 0.934]
     assert (content["gain"]["p_value"], content["gain"]["test"]) == (0.0003249, "mcnemar_exact")
@@ -86,7 +113,7 @@ def test_what_was_not_measured_is_absent() -> None:
     text = head_only().to_json()
     content = json.loads(text)
     assert "null" not in text
-    assert {"gain", "forgetting", "frozen_engine"} & set(content) == set()
+    assert {"gain", "expected", "forgetting", "frozen_engine"} & set(content) == set()
     assert set(content["scores"]) == {"protocol", "head_only", "shipped"}
     assert "peak_rss_mib" not in content["cost"]
     assert set(json.loads(verdict().to_json())["forgetting"]) == {"agreement", "agreement_n", "cka"}
@@ -191,33 +218,60 @@ def test_head_only_ships_without_a_second_phase() -> None:
     assert second == "Phase 2 did not run, so nothing is claimed for it."
 
 
-def test_a_gain_that_is_not_proven_is_not_called_one() -> None:
-    slight = replace(
-        PROVEN, accuracy=0.01, accuracy_ci95=(-0.02, 0.04), fixed=4, broken=2, p_value=0.6875, proven=False
-    )
-    _, second = verdict(gain=slight, forgetting=None).sentences()
-    assert second == (
-        "Phase 2 changed accuracy by +1.0 points (95 % interval -2.0 to +4.0, p = 0.69): a gain is not proven."
-    )
+SLIGHT = replace(PROVEN, accuracy=0.01, accuracy_ci95=(-0.02, 0.04), fixed=4, broken=2, p_value=0.6875, proven=False)
+WORSE = replace(PROVEN, accuracy=-0.1, accuracy_ci95=(-0.16, -0.045), fixed=5, broken=25, proven=False)
+SAME = replace(PROVEN, accuracy=0.0, accuracy_ci95=(0.0, 0.0), fixed=0, broken=0, p_value=1.0, proven=False)
 
 
-def test_a_loss_is_not_called_a_gain() -> None:
-    worse = replace(PROVEN, accuracy=-0.1, accuracy_ci95=(-0.16, -0.045), fixed=5, broken=25, proven=False)
-    first, second = verdict(shipped="head_only", gain=worse, forgetting=None).sentences()
+def second_sentence(**changes: Any) -> str:
+    return verdict(**{"forgetting": None, **changes}).sentences()[1]
+
+
+def test_a_gain_that_is_not_proven_is_not_called_one_and_what_is_expected_is_said() -> None:
+    assert second_sentence(gain=SLIGHT) == (
+        "It ships because it is expected to be better by 1.8 points; not proven: these photos can't tell (accuracy "
+        "changed by +1.0 points, 95 % interval -2.0 to +4.0, p = 0.69)."
+    )
+    little = EXPECTED.model_copy(update={"accuracy": 0.0004})
+    assert "better by less than 0.1 points; not proven" in second_sentence(gain=SLIGHT, expected=little)
+
+
+def test_a_bet_that_these_photos_speak_against_says_so() -> None:
+    told = second_sentence(gain=WORSE)
+    assert told.startswith(
+        "It ships because it is expected to be better by 1.8 points; not proven: on these photos it was"
+    )
+    assert "worse (accuracy changed by -10.0 points, 95 % interval -16.0 to -4.5" in told
+    assert "can't tell" not in told
+
+
+def test_head_only_ships_because_fine_tuning_is_not_expected_to_help() -> None:
+    harm = EXPECTED.model_copy(update={"accuracy": -0.006, "p_worse": 0.6})
+    first, second = verdict(shipped="head_only", gain=WORSE, expected=harm, forgetting=None).sentences()
     assert first.startswith("The head-only model ships: it is right on 80.0 %")
-    assert "-10.0 points (95 % interval -16.0 to -4.5" in second
     assert "gained" not in second
-    assert second.startswith(
+    assert second == (
+        "It ships because fine-tuning is not expected to help (expected: worse by 0.6 points); on the test photos it "
+        "changed accuracy by -10.0 points (95 % interval -16.0 to -4.5, p = 0.00032)."
+    )
+
+
+def test_a_verdict_without_expectations_says_what_its_version_shipped_by() -> None:
+    told = second_sentence(shipped="head_only", gain=WORSE, expected=None)
+    assert told.startswith(
         "Phase 2 was not significantly better on the validation photos, so the head-only model ships; on the test photos"
     )
+    assert second_sentence(gain=SLIGHT, expected=None) == (
+        "Phase 2 changed accuracy by +1.0 points (95 % interval -2.0 to +4.0, p = 0.69): a gain is not proven."
+    )
+    assert second_sentence(gain=SAME, expected=None) == "Phase 2 changed no answer on them: no gain is proven."
 
 
 def test_a_phase_two_that_was_rolled_back_is_not_said_to_have_changed_anything() -> None:
-    same = replace(PROVEN, accuracy=0.0, accuracy_ci95=(0.0, 0.0), fixed=0, broken=0, p_value=1.0, proven=False)
-    _, second = verdict(shipped="head_only", gain=same, forgetting=None).sentences()
-    assert second == "Phase 2 went wrong, so the head-only model ships."
-    _, second = verdict(shipped="head_only", gain=same, forgetting=None, warnings=()).sentences()
-    assert second.startswith("Phase 2 was not significantly better")
+    told = second_sentence(shipped="head_only", gain=SAME, expected=None)
+    assert told == "Phase 2 went wrong, so the head-only model ships."
+    told = second_sentence(shipped="head_only", gain=SAME, expected=None, warnings=())
+    assert told.startswith("Phase 2 was not significantly better")
 
 
 def test_a_pretrained_backbone_that_ships_has_forgotten_nothing() -> None:
@@ -226,9 +280,9 @@ def test_a_pretrained_backbone_that_ships_has_forgotten_nothing() -> None:
 
 
 def test_no_change_at_all() -> None:
-    same = replace(PROVEN, accuracy=0.0, accuracy_ci95=(0.0, 0.0), fixed=0, broken=0, p_value=1.0, proven=False)
-    _, second = verdict(gain=same, forgetting=None).sentences()
-    assert second == "Phase 2 changed no answer on them: no gain is proven."
+    assert second_sentence(gain=SAME) == (
+        "It ships because it is expected to be better by 1.8 points; not proven: phase 2 changed no answer on these photos."
+    )
 
 
 def test_forgetting_on_reference_photos_comes_before_agreement() -> None:
@@ -249,9 +303,7 @@ def test_cross_fitted_scores_are_called_what_they_are() -> None:
     first, *_ = verdict(scores=scores).sentences()
     assert "of 200 photos, each answered by a model that never saw it (95 %" in first
     _, second, *_ = verdict(shipped="head_only", scores=scores).sentences()
-    assert second.startswith(
-        "Phase 2 was not significantly better on photos that it never saw, so the head-only model ships; on them it changed"
-    )
+    assert "; on these photos it changed accuracy by +10.0 points" in second
 
 
 UNDER_7 = "With 200 photos, a gain under 7 points can't be told from luck"

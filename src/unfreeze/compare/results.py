@@ -17,7 +17,7 @@ from unfreeze.evaluation.resampling import Groups, Interval, group_codes, mean_i
 from unfreeze.evaluation.significance import sign_flip_exact
 from unfreeze.files import write_bytes
 from unfreeze.runs.folder import RunFolder
-from unfreeze.verdict import counted
+from unfreeze.verdict_sentences import counted
 
 Indices = NDArray[np.int64]
 NAME, NUMBER, GAIN = 27, 10, 25  # widths of the table's columns, in characters

@@ -20,10 +20,6 @@ import numpy as np
 
 from unfreeze.evaluation.resampling import FloatArray
 
-MAX_P_HARM = (
-    0.8  # an option whose log-loss is higher with a greater probability never ships, whatever else speaks for it
-)
-
 
 @dataclass(frozen=True, slots=True)
 class OptionPrior:

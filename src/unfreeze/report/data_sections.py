@@ -6,7 +6,7 @@ from collections import Counter
 
 from unfreeze.report.elements import ABSENT, Part, Section, Table, Text
 from unfreeze.report.run_data import RunData
-from unfreeze.verdict import counted
+from unfreeze.verdict_sentences import counted
 
 MAX_SKIPPED_ROWS = 50
 SPLIT_NAMES = {"train": "training", "val": "validation", "test": "test"}

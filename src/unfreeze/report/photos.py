@@ -18,7 +18,7 @@ from unfreeze.evaluation.significance import changed
 from unfreeze.report.elements import Gallery, Photo, Section, Text
 from unfreeze.report.run_data import ARM_NAMES, Predictions, RunData
 from unfreeze.runs.folder import PICTURED
-from unfreeze.verdict import counted
+from unfreeze.verdict_sentences import counted
 
 THUMBNAIL_SIDE = 160  # pixels
 JPEG_QUALITY = 80

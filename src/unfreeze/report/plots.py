@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from unfreeze.evaluation.resampling import FloatArray, IntArray, Interval
 from unfreeze.runtime import suppress_warnings
+from unfreeze.verdict import Point
 
 WIDTH = 5.2  # inches: text of 9 points is still readable when the plot shrinks to the width of a phone
 DPI = 150
@@ -60,39 +61,70 @@ def intervals(better_high: Sequence[Row], better_low: Sequence[Row]) -> bytes:
     return _png(figure)
 
 
-def alphas(trials: Mapping[str, Sequence[tuple[float, float, float]]], shipped: tuple[str, float] | None) -> bytes:
-    """Plot accuracy and log-loss against alpha, a line per trial.
+def alphas(trials: Mapping[str, Sequence[Point]], shipped: tuple[str, float] | None) -> bytes:
+    """Plot trials against alpha; for the arguments see ``draw_alphas``."""
+    return _png(draw_alphas(trials, shipped))
+
+
+def draw_alphas(trials: Mapping[str, Sequence[Point]], shipped: tuple[str, float] | None) -> Figure:
+    """Draw the expected gain, accuracy and log-loss against alpha, a line per trial.
+
+    Expected gains have a bar of one standard deviation to either side; the gain on the validation images is drawn lighter.
 
     Args:
-        trials: Alpha, accuracy and log-loss of each point, by the trial's name.
+        trials: The points of each trial, by its name, that of phase 1 first; without expected gains, two panels are drawn.
         shipped: Trial and alpha of the shipped model, which gets a ring.
     """
-    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
-    panels = figure.subplots(2, 1, sharex=True)
+    expected = any(point.expected is not None for points in trials.values() for point in points)
+    figure = Figure(figsize=(WIDTH, 7.2 if expected else 4.6), layout="constrained")
+    panels = figure.subplots(2 + expected, 1, sharex=True)
     for i, (name, points) in enumerate(trials.items()):
         style, colour = "-" + "osDv^P*X"[i % 8], (BLUE, ORANGE, GREY, "#7b3294", "#1b7837")[i % 5]
-        for column, axes in enumerate(panels, start=1):
+        if expected:
+            _gains(panels[0], points, style, colour, shift=0.012 * (i - (len(trials) - 1) / 2))
+        for values, axes in zip(_scores(points), panels[-2:], strict=True):
             axes.plot(
-                [p[0] for p in points], [p[column] for p in points], style, color=colour, label=name, markersize=5
-            )
-            for point in points:
-                if (name, point[0]) == shipped:
+                [point.alpha for point in points], values, style,
+                color=colour, label=name, markersize=5, clip_on=False,
+            )  # fmt: skip
+            for point, value in zip(points, values, strict=True):
+                if (name, point.alpha) == shipped:
                     axes.plot(
-                        [point[0]],
-                        [point[column]],
-                        "o",
-                        markersize=14,
-                        markerfacecolor="none",
-                        color="black",
-                        clip_on=False,
-                    )
-    panels[0].set_ylabel("accuracy")
-    panels[1].set_ylabel("log-loss")
-    panels[1].set_xlabel("alpha: 0 is phase 1, 1 is phase 2")
+                        [point.alpha], [value], "o",
+                        markersize=14, markerfacecolor="none", color="black", clip_on=False,
+                    )  # fmt: skip
+    if expected:
+        panels[0].axhline(0, color=GREY, linewidth=1)
+        panels[0].set_ylabel("gain, points")
+        panels[0].set_title("expected gain in accuracy; lighter: that on the validation photos", fontsize=9, loc="left")
+    panels[-2].set_ylabel("accuracy")
+    panels[-2].set_ylim(top=min(1.0, panels[-2].get_ylim()[1]))
+    panels[-1].set_ylabel("log-loss")
+    panels[-1].set_xlabel("alpha: 0 is phase 1, 1 is phase 2")
     for axes in panels:
         _style(axes)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    return _png(figure)
+    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def _scores(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [point.accuracy for point in points], [point.log_loss for point in points]
+
+
+def _gains(axes: Any, points: Sequence[Point], style: str, colour: str, shift: float) -> None:
+    """Plot expected gains with their spread, and those on the validation images, in points; trials stand side by side."""
+    known = [point for point in points if point.expected is not None and point.expected_spread is not None]
+    axes.errorbar(
+        [point.alpha + shift for point in known],
+        [(point.expected or 0) * 100 for point in known],
+        [(point.expected_spread or 0) * 100 for point in known],
+        fmt=style, color=colour, markersize=5, capsize=3, linewidth=1.4,
+    )  # fmt: skip
+    axes.plot(
+        [point.alpha + shift for point in points],
+        [(point.accuracy - points[0].accuracy) * 100 for point in points],
+        style, color=colour, alpha=0.3, markersize=4, linewidth=1,
+    )  # fmt: skip
 
 
 def bars(values: Mapping[str, float], label: str) -> bytes:

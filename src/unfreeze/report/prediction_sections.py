@@ -12,7 +12,7 @@ from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.report import plots
 from unfreeze.report.elements import Part, Plot, Section, Table, Text, estimate
 from unfreeze.report.run_data import RunData
-from unfreeze.verdict import counted
+from unfreeze.verdict_sentences import counted
 
 MAX_MATRIX_CLASSES = 40  # with more, the most confused pairs are listed instead of the matrix
 MAX_PAIRS = 20

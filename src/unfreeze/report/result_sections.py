@@ -10,14 +10,18 @@ from unfreeze.evaluation.selection import IMBALANCE_RATIO
 from unfreeze.report import plots
 from unfreeze.report.elements import ABSENT, Part, Plot, Points, Section, Table, Text, estimate, percent, points
 from unfreeze.report.run_data import Epoch, RunData
-from unfreeze.verdict import TrialSummary, counted
+from unfreeze.verdict import Point, TrialSummary
+from unfreeze.verdict_sentences import counted
 
 LOWER_IS_BETTER = ("log-loss", "calibration error")
 MAX_PANELS = 6  # of training curves
 RULE = (
     "Standard errors: how far the log-loss is below phase 1's, paired photo by photo; where one class has over "
-    f"{IMBALANCE_RATIO:g} times the photos of another, all classes weigh the same. The point with the highest expected gain "
-    "ships: what these photos show, weighed against what other data sets have taught."
+    f"{IMBALANCE_RATIO:g} times the photos of another, all classes weigh the same."
+)
+EXPECTED = (
+    "What ships is the point with the highest expected gain, or head-only if none is expected to gain anything: what these "
+    "photos show, weighed against what other data sets have taught. It is a bet and proves nothing."
 )
 TESTS = {
     "mcnemar_exact": "McNemar's exact test",
@@ -116,9 +120,9 @@ def trials(run: RunData) -> Section | None:
                 marked.add(len(rows))
             z = ABSENT if point.z is None or not point.alpha else f"{point.z:+.1f}"
             scores = point.accuracy, point.balanced_accuracy, point.log_loss
-            rows.append((*settings, f"{point.alpha:g}", *(f"{score:.3f}" for score in scores), z))
+            rows.append((*settings, f"{point.alpha:.3g}", *(f"{score:.3f}" for score in scores), z, *_expected(point)))
         if not trial.points:
-            rows.append((*settings, *[ABSENT] * 5))
+            rows.append((*settings, *[ABSENT] * 7))
     validated = [(index, trial) for index, trial in enumerate(trials) if trial.points]
     parts: list[Part] = [Text(f"{_outcome(run)} Alpha blends the weights of phase 1 (0) and phase 2 (1).")]
     if validated:
@@ -130,6 +134,8 @@ def trials(run: RunData) -> Section | None:
         )
     if any(point.z is not None for trial in trials for point in trial.points):
         parts.append(Text(RULE))
+    if any(point.expected is not None for trial in trials for point in trial.points):
+        parts.append(Text(EXPECTED))
     parts.append(
         Table(
             caption="From the head downwards; the model that ships is marked, and has a ring in the plot below"
@@ -144,24 +150,29 @@ def trials(run: RunData) -> Section | None:
                 "balanced accuracy",
                 "log-loss",
                 "standard errors",
+                "expected gain, points",
+                "worse",
             ),
             rows=tuple(rows),
             marked=frozenset(marked),
         )
     )
     if validated:
-        curves = {
-            _trial_name(trial, index): [(point.alpha, point.accuracy, point.log_loss) for point in trial.points]
-            for index, trial in validated
-        }
+        curves = {_trial_name(trial, index): trial.points for index, trial in validated}
         shipped = next(
             ((_trial_name(trial, index), model.alpha) for index, trial in validated if is_shipped(index, model.alpha)),
             None,
         )
         ring = " A ring marks the model that ships." if marked else ""
-        alt = f"Accuracy and log-loss against alpha, a line for each trial.{ring} Numbers in the table above."
+        alt = f"Gain, accuracy and log-loss against alpha, a line for each trial.{ring} Numbers in the table above."
         parts.append(Plot("tried", alt, plots.alphas(curves, shipped)))
     return Section("What was tried", tuple(parts))
+
+
+def _expected(point: Point) -> tuple[str, str]:
+    if point.expected is None or point.expected_spread is None or point.p_worse is None:
+        return ABSENT, ABSENT
+    return f"{point.expected * 100:+.1f} ± {point.expected_spread * 100:.1f}", f"{point.p_worse * 100:.0f} %"
 
 
 def _trial_name(trial: TrialSummary, index: int) -> str:

@@ -11,8 +11,10 @@ from unfreeze.data.splits import Splits
 from unfreeze.files import write_text
 from unfreeze.models.backbone import Architecture
 from unfreeze.runs.folder import RunFolder
+from unfreeze.runs.summary import expected_gain
 from unfreeze.training.recipe import Recipe
-from unfreeze.verdict import Verdict, counted
+from unfreeze.verdict import Verdict
+from unfreeze.verdict_sentences import counted
 from unfreeze.version import __version__
 
 MAX_LISTED = 100  # classes that are listed
@@ -188,6 +190,8 @@ def _training(verdict: Verdict, recipe: Recipe) -> str:
     ]
     if verdict.shipped == "two_phase":
         rows.append(f"The weights stand at {model.alpha:g} between phase 1 (0) and phase 2 (1)")
+    if verdict.expected is not None:
+        rows.append(f"Expected of phase 2, by these photos and by other data sets: {expected_gain(verdict.expected)}")
     rows += [
         f"In predicting, {model.describe_views()}" + (", and the logits are averaged" if model.n_views > 1 else ""),
         f"Made with unfreeze {__version__}; the run's `args.toml` and `verdict.json` have every setting and figure",

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.resampling import Interval
-from unfreeze.verdict import Verdict
+from unfreeze.verdict import ExpectedGain, Verdict
 
 N_WEAKEST = 3  # classes with the lowest recall that are named
 LABEL, CELL = 20, 26  # characters in the table's columns
@@ -38,9 +38,19 @@ def summary(verdict: Verdict) -> Iterator[str]:
         yield f"{'views':{LABEL}}{verdict.model.describe_views()} (--no-tta: one view)"
     if verdict.trials:
         yield f"{'phase 2':{LABEL}}{_trials(verdict)}"
+    if verdict.expected is not None:
+        yield f"{'expected gain':{LABEL}}{expected_gain(verdict.expected)}"
     yield from (f"{'warning':{LABEL}}{warning}" for warning in verdict.warnings)
     if verdict.forgetting is not None:
         yield from _forgetting(verdict.forgetting)
+
+
+def expected_gain(expected: ExpectedGain) -> str:
+    """Return the expected gain in accuracy for people, with its spread."""
+    return (
+        f"{expected.accuracy * 100:+.1f} points of accuracy, give or take {expected.spread * 100:.1f}; "
+        f"worse than head-only with a probability of {expected.p_worse * 100:.0f} %"
+    )
 
 
 def _weakest(scores: Scores, classes: tuple[str, ...]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unfreeze.acceleration.frozen import engine_used
 from unfreeze.config import TrainConfig
+from unfreeze.evaluation.expected_gain import Posterior
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.inputs import Inputs
 from unfreeze.planning.forecast import Forecast
@@ -12,7 +13,7 @@ from unfreeze.scoring.evidence import HeldOutPredictions, paired_gain, score_she
 from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult, select_shipped
-from unfreeze.verdict import Cost, Data, Model, Verdict, View, frozen_engine
+from unfreeze.verdict import Cost, Data, ExpectedGain, Model, Verdict, View, frozen_engine
 from unfreeze.version import versions
 
 
@@ -68,6 +69,7 @@ def build_verdict(
         ),
         scores=score_sheet(predictions, groups, shipped.temperature, inputs.seed),
         gain=paired_gain(predictions, groups, inputs.seed),
+        expected=_expected(phase2.expected_gain) if phase2 is not None else None,
         forgetting=forgetting,
         trials=summarise_trials(features.data, features.folds.validation, phase1, phase2) if phase2 is not None else (),
         warnings=phase2.warnings if phase2 is not None else (),
@@ -75,3 +77,9 @@ def build_verdict(
         versions=versions(),
         frozen_engine=frozen_engine(engine_used(inputs.backbone)),
     )
+
+
+def _expected(gain: Posterior | None) -> ExpectedGain | None:
+    if gain is None:
+        return None
+    return ExpectedGain(accuracy=gain.points / 100, spread=gain.points_spread / 100, p_worse=gain.p_worse)

@@ -22,6 +22,7 @@ from unfreeze.explain import encoded
 from unfreeze.files import write_bytes, write_text
 from unfreeze.report import photos, prediction_sections, result_sections, write_report
 from unfreeze.report.elements import Gallery, Plot, Section, Table, Text
+from unfreeze.report.plots import draw_alphas
 from unfreeze.report.run_data import ARM_NAMES, RunData, read_run_data
 from unfreeze.runs.folder import RunFolder
 
@@ -173,9 +174,32 @@ def test_what_ships_is_marked_among_what_was_tried(run: RunData) -> None:
         ("blocks.6", "0.0003", "12", "0.5"), ("blocks.5", "0.0003", "20", "0"), ("blocks.5", "0.0003", "20", "0.5"),
     ]  # fmt: skip
     assert table.marked == {3}
-    assert [row[-1] for row in table.rows] == ["-", "-", "-", "+2.3", "+1.2"]  # the first way is an earlier version's
-    assert "more than 1.645" in texts(section)
+    # The first way is an earlier version's.
+    assert [row[-3:] for row in table.rows] == [
+        ("-", "-", "-"), ("-", "-", "-"), ("-", "-", "-"), ("+2.3", "+3.1 ± 2.0", "6 %"), ("+1.2", "+1.2 ± 3.0", "34 %"),
+    ]  # fmt: skip
+    assert "highest expected gain" in texts(section)
     assert "slightly optimistic" in texts(section)
+
+
+def test_the_plot_of_what_was_tried_has_the_expected_gain_with_its_spread() -> None:
+    points = TRIALS[1].points
+    gains, accuracy, loss = draw_alphas({"1": points}, ("1", 0.5)).axes
+    bars, measured = gains.containers[0], gains.lines[-2]
+    line, _, (spread,) = bars
+    assert list(line.get_xdata()) == [0.5, 1]
+    np.testing.assert_allclose(np.array(line.get_ydata(), float), [3.1, 1.2])
+    np.testing.assert_allclose([segment[:, 1] for segment in spread.get_segments()], [[1.1, 5.1], [-1.8, 4.2]])
+    np.testing.assert_allclose(np.array(measured.get_ydata(), float), [0, 10, 8], atol=1e-9)
+    assert (measured.get_alpha() or 1) < 1
+    assert len(accuracy.lines) == len(loss.lines) == 2  # the line and the ring
+
+
+def test_no_axis_of_accuracies_passes_1() -> None:
+    perfect = [point.model_copy(update={"accuracy": 1.0, "expected": None}) for point in TRIALS[1].points]
+    accuracy, _ = draw_alphas({"1": perfect}, None).axes  # without expectations there is no panel of them
+    assert accuracy.get_ylim()[1] == 1.0
+    assert not accuracy.lines[0].get_clip_on()  # markers at 1 are drawn in full
 
 
 def test_a_search_that_nobody_judged_has_no_plot(run: RunData) -> None:
@@ -185,7 +209,7 @@ def test_a_search_that_nobody_judged_has_no_plot(run: RunData) -> None:
     section = result_sections.trials(replace(run, verdict=unjudged))
     assert section is not None
     assert not [part for part in section.parts if isinstance(part, Plot)]
-    assert tables(section)[0].rows == (("blocks.6", "0.0003", "12", "-", "-", "-", "-", "-"),)
+    assert tables(section)[0].rows == (("blocks.6", "0.0003", "12", *["-"] * 7),)
     assert tables(section)[0].marked == frozenset()
 
 

@@ -9,7 +9,7 @@ from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import score
 from unfreeze.runs.summary import summary
-from unfreeze.verdict import Cost, Data, Model, ScoreSheet, TrialSummary, Verdict, View
+from unfreeze.verdict import Cost, Data, ExpectedGain, Model, ScoreSheet, TrialSummary, Verdict, View
 
 LABELS = np.arange(60) % 3
 STATED = np.full((60, 3), 0.1)
@@ -96,6 +96,17 @@ def test_what_was_tried_is_listed(alpha: float, ended: str) -> None:
     assert line.removeprefix("phase 2").strip() == (
         f"{ended}; tried blocks.6 at 0.001 (12 s), blocks.5 at 0.0003 (21 s)"
     )
+
+
+def test_the_expected_gain_has_a_line_with_its_spread() -> None:
+    expected = ExpectedGain(accuracy=0.018, spread=0.0241, p_worse=0.227)
+    (line,) = (
+        line for line in summary(verdict().model_copy(update={"expected": expected})) if line.startswith("expected")
+    )
+    assert line.removeprefix("expected gain").strip() == (
+        "+1.8 points of accuracy, give or take 2.4; worse than head-only with a probability of 23 %"
+    )
+    assert not [line for line in summary(verdict()) if line.startswith("expected")]
 
 
 def test_every_warning_has_a_line() -> None:
