@@ -28,7 +28,8 @@ class ExportModule(nn.Module):
         super().__init__()
         evaluation_mode(model.backbone)
         preprocessing = model.backbone.network.preprocessing
-        self.backbone = nn.Sequential(*(stage.module for stage in model.backbone.stages))
+        self.stages = nn.ModuleList(stage.module for stage in model.backbone.stages)
+        self.features = model.backbone.features  # of the same modules
         self.head = model.head
         self.orientations = model.orientations
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1))
@@ -38,7 +39,7 @@ class ExportModule(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return probabilities, shape (N, classes), for plain views, uint8, shape (N, 3, height, width)."""
         views = torch.cat([orientation.apply(images) for orientation in self.orientations])
-        logits = self.head(self.backbone((views.float() / 255 - self.mean) / self.std))
+        logits = self.head(self.features((views.float() / 255 - self.mean) / self.std))
         mean_logits: Tensor = logits.view(len(self.orientations), -1, logits.shape[1]).mean(dim=0)
         return mean_logits.softmax(dim=1)
 
