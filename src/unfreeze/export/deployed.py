@@ -67,10 +67,12 @@ def metadata(model: Classifier, sha256: str) -> dict[str, str]:
         "input": "uint8, N x 3 x height x width; mean and std are subtracted and divided by inside the graph",
         "orientations": [orientation.name.lower() for orientation in model.orientations],
     }
+    head_stages = model.backbone.head_stage_names
     return {
         "labels": json.dumps(list(model.classes), ensure_ascii=False),
         "preprocessing": json.dumps(steps),
         "unfreeze_version": __version__,
         "unfreeze_model": model.backbone.name,
         "unfreeze_run_sha256": sha256,
+        **({"unfreeze_head_stages": json.dumps(head_stages)} if head_stages else {}),
     }

@@ -100,6 +100,12 @@ class Backbone:
         """The number of features from each stage that the head reads, the last stage's at the end."""
         return tuple(self.stage_dims[stage] for stage in (*self.head_stages, len(self.stages) - 1))
 
+    @property
+    def head_stage_names(self) -> tuple[str, ...]:
+        """The names of all stages that the head reads, the last one's at the end; empty: the last stage alone."""
+        indices = (*self.head_stages, len(self.stages) - 1) if self.head_stages else ()
+        return tuple(self.stages[index].name for index in indices)
+
     def dim_below(self, boundary: int) -> int:
         """Return the number of features that the head reads from stages below ``boundary``; 0 at the head itself."""
         if boundary == self.head_boundary:

@@ -67,7 +67,9 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, list[str]]:
     model.head.load_state_dict({name: weights.pop(f"head_on_stages.{name}") for name in ("weight", "bias")})
     classifier, state = config["pretrained_cfg"]["classifier"] + ".", model.network.state_dict()
     expected = {name: value for name, value in state.items() if not name.startswith(classifier)}
-    if {name: value.shape for name, value in expected.items()} != {name: value.shape for name, value in weights.items()}:
+    if {name: value.shape for name, value in expected.items()} != {
+        name: value.shape for name, value in weights.items()
+    }:
         raise ValueError(f"the weights are not those of {config['architecture']} as it is installed")
     for name, value in expected.items():
         value.copy_(weights[name])

@@ -71,7 +71,7 @@ def standardised_head(backbone: Backbone) -> Head:
         assert head.center is not None
         assert head.scale is not None
         head.center.copy_(features.mean(0))
-        head.scale.copy_(1 / (features.std(0) + 1e-3))
+        head.scale.copy_(1 / (features.std(0) + 0.05 * head.center.abs() + 1e-3))
         nn.init.normal_(head.weight, std=0.1, generator=random)
         nn.init.normal_(head.bias, generator=random)
     return head.requires_grad_(False)
