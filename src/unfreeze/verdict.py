@@ -46,6 +46,7 @@ class Model(_Section):
         bn: Mode of BatchNorm in phase 2.
         symmetry: Random symmetries of training views: none, horizontal flips, or flips and quarter turns.
         orientations: Orientations of an image whose logits are averaged: identity, flipped, rot90, rot180, rot270.
+        head_stages: Names of the stages that the head reads, the last one's at the end; absent where it reads that alone.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Model(_Section):
     bn: Literal["frozen", "train"]
     symmetry: Literal["none", "flip", "rotate"] | None = None
     orientations: tuple[str, ...] = ("identity",)
+    head_stages: tuple[str, ...] | None = None
 
 
 class Point(_Section):

@@ -37,6 +37,8 @@ def summary(verdict: Verdict) -> Iterator[str]:
     if len(verdict.model.orientations) > 1:
         orientations = ", ".join(verdict.model.orientations)
         yield f"{'orientations':{LABEL}}{orientations}: their logits are averaged (--no-tta: the plain view alone)"
+    if verdict.model.head_stages:
+        yield f"{'head':{LABEL}}reads {len(verdict.model.head_stages)} stages (--head last: the last one alone)"
     if verdict.trials:
         yield f"{'phase 2':{LABEL}}{_trials(verdict)}"
     yield from (f"{'warning':{LABEL}}{warning}" for warning in verdict.warnings)

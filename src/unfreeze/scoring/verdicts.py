@@ -63,6 +63,7 @@ def build_verdict(
             alpha=phase2.alpha if phase2 is not None and shipped is phase2 else 0.0,
             bn=config.bn,
             orientations=tuple(orientation.name.lower() for orientation in phase1.orientations),
+            head_stages=inputs.backbone.head_stage_names or None,
             symmetry=augmentation.symmetry if augmentation is not None else None,
         ),
         scores=score_sheet(predictions, groups, shipped.temperature, inputs.seed),
