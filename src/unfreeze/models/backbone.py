@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import torch
@@ -99,6 +100,11 @@ class Backbone:
     def block_dims(self) -> tuple[int, ...]:
         """The number of features from each stage that the head reads, the last stage's at the end."""
         return tuple(self.stage_dims[stage] for stage in (*self.head_stages, len(self.stages) - 1))
+
+    @property
+    def blocks(self) -> tuple[slice, ...]:
+        """The columns of the features from each stage that the head reads."""
+        return tuple(slice(start, end) for start, end in pairwise([0, *accumulate(self.block_dims)]))
 
     @property
     def head_stage_names(self) -> tuple[str, ...]:
@@ -256,9 +262,10 @@ class Head(nn.Linear):
     """The new classifier, linear on the features that it reads.
 
     Attributes:
-        center: Is subtracted from the features (D,); None: they are taken as they are.
-        scale: Is then multiplied with them (D,); features of several stages differ in scale by orders of magnitude,
-            and the optimizer's steps are the same for all weights.
+        center: The features' mean over training images (D,), which is subtracted from them if there is a ``scale``; a
+            saved head on several stages has it for heatmaps alone.
+        scale: Is then multiplied with them (D,); None: they are taken as they are.  Features of several stages differ
+            in scale by orders of magnitude, and the optimizer's steps are the same for all weights.
     """
 
     center: Tensor | None

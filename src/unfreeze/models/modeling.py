@@ -64,6 +64,7 @@ def load_classifier(folder: str | Path) -> tuple[Classifier, list[str]]:
     """Return the model in eval mode, and the names of its classes."""
     config = json.loads(Path(folder, "config.json").read_text("utf-8"))
     model, weights = Classifier(config), load_file(Path(folder, "model.safetensors"))
+    weights.pop("head_on_stages.center", None)  # the features' mean, for heatmaps
     model.head.load_state_dict({name: weights.pop(f"head_on_stages.{name}") for name in ("weight", "bias")})
     classifier, state = config["pretrained_cfg"]["classifier"] + ".", model.network.state_dict()
     expected = {name: value for name, value in state.items() if not name.startswith(classifier)}

@@ -109,6 +109,7 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         raise damaged from error
     own = network.classifier if description is None else NAME
     weight, bias = tensors.pop(f"{own}.weight", None), tensors.pop(f"{own}.bias", None)
+    center = tensors.pop(f"{NAME}.center", None)
     try:
         missing, unexpected = load_state_dict_compat(network.module, tensors, strict=False)
     except RuntimeError as error:
@@ -127,6 +128,10 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         head.load_state_dict({"weight": weight.flatten(1), "bias": bias})
     except RuntimeError as error:
         raise damaged from error
+    if center is not None:
+        if center.shape != (backbone.feature_dim,):
+            raise damaged
+        head.register_buffer("center", center.to(device), persistent=False)
     return Classifier(backbone, head.eval().requires_grad_(False), classes, orientations)
 
 

@@ -7,7 +7,6 @@ the input of the classifier: a forward hook before these modules sees what the h
 from __future__ import annotations
 
 from functools import partial
-from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -21,22 +20,27 @@ NAME = "head_on_stages"
 
 
 def fold_standardisation(head: Head) -> Tensors:
-    """Return the weight and bias of a head on the features as they are: standardisation is part of them."""
+    """Return the weight and bias of a head on the features as they are, and their ``center`` if it is known."""
+    center = {} if head.center is None else {"center": head.center}
     if head.center is None or head.scale is None:
-        return {"weight": head.weight.detach(), "bias": head.bias.detach()}
+        return {"weight": head.weight.detach(), "bias": head.bias.detach(), **center}
     weight = head.weight.detach().double() * head.scale.double()
     bias = head.bias.detach().double() - weight @ head.center.double()
-    return {"weight": weight.float(), "bias": bias.float()}
+    return {"weight": weight.float(), "bias": bias.float(), **center}
 
 
 def without_unread_stages(backbone: Backbone, weights: Tensors) -> tuple[tuple[int, ...], Tensors]:
-    """Return the lower stages that a head reads, and its weights on them: a stage whose weights are all 0 isn't read."""
-    ends = [0, *accumulate(backbone.block_dims)]
-    blocks = [weights["weight"][:, start:end] for start, end in pairwise(ends)]
-    read = [bool(block.any()) for block in blocks[:-1]]
-    kept = [block for block, is_read in zip(blocks, [*read, True], strict=True) if is_read]
-    stages = tuple(stage for stage, is_read in zip(backbone.head_stages, read, strict=True) if is_read)
-    return stages, {"weight": torch.cat(kept, dim=1), "bias": weights["bias"]}
+    """Return the lower stages that a head reads, and its tensors on them: a stage whose weights are all 0 isn't read."""
+    blocks = backbone.blocks
+    kept = [bool(weights["weight"][:, block].any()) for block in blocks[:-1]] + [True]
+    columns = [block for block, is_kept in zip(blocks, kept, strict=True) if is_kept]
+    stages = tuple(stage for stage, is_kept in zip(backbone.head_stages, kept[:-1], strict=True) if is_kept)
+    features = {
+        name: torch.cat([value[..., block] for block in columns], -1)
+        for name, value in weights.items()
+        if name != "bias"
+    }
+    return stages, {**features, "bias": weights["bias"]}
 
 
 def describe_head(backbone: Backbone) -> dict[str, Any]:
