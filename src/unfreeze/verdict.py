@@ -72,6 +72,7 @@ class Model(_Section):
         symmetry: Random symmetries of training views: none, horizontal flips, or flips and quarter turns.
         views: The views of an image whose logits are averaged.
         n_views: Their number: predicting takes so many times the time of one view.
+        head_stages: Names of the stages that the head reads, the last one's at the end; absent where it reads that alone.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Model(_Section):
     symmetry: Literal["none", "flip", "rotate"] | None = None
     views: tuple[View, ...] = (View(framing="crop", orientation="identity"),)
     n_views: int = 1
+    head_stages: tuple[str, ...] | None = None
 
     @model_validator(mode="before")
     @classmethod

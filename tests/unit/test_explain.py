@@ -20,9 +20,10 @@ from torch.nn import functional
 
 from unfreeze.data.rendering.transforms import normalize
 from unfreeze.errors import ModelError
-from unfreeze.explain import TEXT_HEIGHT, Explanation, explanations, heatmaps, overlay, side_by_side
+from unfreeze.explain import TEXT_HEIGHT, Explanation, contributions, explanations, heatmaps, overlay, side_by_side
 from unfreeze.models.backbone import Architecture, Backbone, Head, Library, Network, assemble, pool
 from unfreeze.models.networks import build
+from unfreeze.models.saved import Classifier, load_model, save_model
 from unfreeze.orientations import Orientation
 from unfreeze.predict import photo_batches, predict_logits, probabilities
 from unfreeze.views import PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, framings_of, tiles
@@ -143,6 +144,97 @@ def test_a_patch_that_decides_is_where_the_heat_is(
     head, photos = decided_by(backbone, size, 2)
     found = heatmaps(backbone, head, photos, torch.ones(4, dtype=torch.int64))
     assert hottest(found, 2) == [0, 1, 2, 3]
+
+
+def several(backbone: Backbone, stages: tuple[int, ...], seed: int = 0) -> tuple[Backbone, Head]:
+    """Return a backbone and a head on standardised features of several stages."""
+    backbone = replace(backbone, head_stages=stages)
+    head = Head(backbone.feature_dim, 3, standardised=True)
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        features = backbone.features(images(backbone.network.preprocessing.size))
+        assert head.center is not None
+        assert head.scale is not None
+        head.center.copy_(features.mean(dim=0))
+        head.scale.copy_(1 / (features.std(dim=0) + 0.1))
+        head.weight.copy_(torch.randn(head.weight.shape, generator=random))
+    return backbone, head
+
+
+@pytest.mark.parametrize(
+    "make", [tiny_cnn, lambda: untrained("torchvision", "resnet18", (96, 64), {})], ids=["tiny", "resnet"]
+)
+def test_the_contributions_of_all_places_and_stages_are_the_logit(make: Callable[[], Backbone]) -> None:
+    backbone, head = several(make(), (1, 2, 3))
+    size = backbone.network.preprocessing.size
+    classes = torch.tensor([0, 1, 2, 1])
+    maps = contributions(backbone, head, images(size), classes)
+    assert len(maps) == 4
+    assert maps[0].shape[1] > maps[-1].shape[1] or make is tiny_cnn
+    last = backbone.stage_columns[-1]
+    with torch.no_grad():
+        logits = head(backbone.features(images(size))).gather(1, classes[:, None])[:, 0]
+        assert head.center is not None
+        assert head.scale is not None
+        constant = head.bias - (head.weight * head.scale * head.center)[:, last].sum(dim=1)
+    found = torch.stack([each.mean(dim=(1, 2)) for each in maps]).sum(dim=0) + constant[classes]
+    torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-3)
+
+
+def test_the_patches_of_a_transformers_lower_stage_are_all_but_the_class_tokens_part() -> None:
+    backbone, head = several(tiny_vit(), (2,))
+    maps = contributions(backbone, head, images(), torch.tensor([0, 1, 2, 1]))
+    with torch.no_grad():
+        features = backbone.features(images())
+        assert head.center is not None
+        assert head.scale is not None
+        parts = (head.weight * head.scale)[torch.tensor([0, 1, 2, 1])] * (features - head.center)
+    torch.testing.assert_close(maps[0].mean(dim=(1, 2)), parts[:, 8:16].sum(dim=1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_lower_stage_that_decides_is_where_the_heat_is() -> None:
+    backbone, head = several(tiny_cnn(), (2,))
+    photos = torch.zeros(4, 3, SIZE, SIZE)
+    half = SIZE // 2
+    for number, photo in enumerate(photos):
+        row, column = divmod(number, 2)
+        photo[:, row * half : (row + 1) * half, column * half : (column + 1) * half] = torch.randn(
+            3, half, half, generator=torch.Generator().manual_seed(1)
+        )
+    with torch.no_grad():
+        x = backbone.features(torch.cat([torch.zeros(1, 3, SIZE, SIZE), photos]))
+        assert head.center is not None
+        assert head.scale is not None
+        head.center.copy_(x[0])
+        head.weight.zero_()
+        head.weight[1, :8] = ((x[1:] - x[0]).mean(dim=0) / head.scale)[:8]
+    found = heatmaps(backbone, head, photos, torch.ones(4, dtype=torch.int64))
+    assert hottest(found, 2) == [0, 1, 2, 3]
+
+
+def test_without_weights_on_lower_stages_the_map_is_the_last_stages() -> None:
+    backbone, head = several(tiny_cnn(), (3,))  # of the same size as the last stage's
+    head.requires_grad_(False).weight[:, backbone.stage_columns[0]] = 0
+    assert head.scale is not None
+    plain = Head(tiny_cnn().feature_dim, 3)
+    with torch.no_grad():
+        plain.weight.copy_((head.weight * head.scale)[:, backbone.stage_columns[1]])
+    classes = torch.tensor([0, 1, 2, 1])
+    np.testing.assert_allclose(
+        heatmaps(backbone, head, images(), classes), heatmaps(tiny_cnn(), plain, images(), classes), atol=1e-5
+    )
+
+
+def test_a_saved_models_maps_are_the_runs(tmp_path: Path) -> None:
+    backbone, head = several(untrained("timm", "test_efficientnet", (96, 96), {}), (2, 4))
+    classes, size = torch.tensor([0, 1, 2, 1]), (96, 96)
+    save_model(tmp_path, Classifier(backbone, head, ("a", "b", "c")))
+    again = load_model(tmp_path, CPU)
+    np.testing.assert_allclose(
+        heatmaps(again.backbone, again.head, images(size), classes),
+        heatmaps(backbone, head, images(size), classes),
+        atol=1e-4,
+    )
 
 
 def test_nothing_is_changed_or_left_behind(backbone: Backbone) -> None:

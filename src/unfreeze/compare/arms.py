@@ -31,7 +31,7 @@ from unfreeze.training.features.training_features import compute_features
 from unfreeze.training.phase_one import train_head
 from unfreeze.training.phase_two import fine_tune, select_shipped
 from unfreeze.training.recipe import Recipe
-from unfreeze.training.recipes import recipe_for
+from unfreeze.training.recipes import head_stages_for, recipe_for
 from unfreeze.training.view_sets import union
 from unfreeze.views import Views
 
@@ -47,12 +47,14 @@ class Arm:
         phase1_name: Name of phase 1's model; None where it is not scored.
         phase2_name: Name of phase 2's model; None where there is no phase 2.
         shipped_name: Name of the one of both that would ship; None where the recipe does not choose.
+        head_stages: The lower stages that its head reads; every other recipe's reads the last stage alone.
     """
 
     recipe: Recipe
     phase1_name: str | None
     phase2_name: str | None
     shipped_name: str | None = None
+    head_stages: tuple[int, ...] = ()
 
 
 def all_arms(
@@ -76,7 +78,13 @@ def all_arms(
     halves = {"recipe": "classic", "head_epochs": epochs // 2, "epochs": epochs - epochs // 2}
     textbook = config.model_copy(update=halves)
     arms = [
-        Arm(recipe_for(config, backbone, photos, classes, sizes), HEAD_ONLY, "two-phase", "auto"),
+        Arm(
+            recipe_for(config, backbone, photos, classes, sizes),
+            HEAD_ONLY,
+            "two-phase",
+            "auto",
+            head_stages_for(config, backbone),
+        ),
         Arm(classic(textbook, backbone, photos, classes, "frozen"), None, "classic, BatchNorm frozen"),
         Arm(classic(textbook, backbone, photos, classes, "train"), None, "classic, as in textbooks"),
         Arm(naive(backbone, epochs), "naive: all at 1e-3", None),
@@ -128,27 +136,28 @@ def _split(photos: PhotoSet, test_size: float | None, seed: int) -> Splits:
 
 def _run_seed(inputs: Inputs, config: CompareConfig) -> Iterator[ArmResult]:
     """Yield the result of every model of every arm."""
-    backbone, data, seed = inputs.backbone, inputs.data, inputs.seed
+    pretrained, data, seed = inputs.backbone, inputs.data, inputs.seed
     defaults = TrainConfig(photos=config.photos, model=config.model, seed=seed)
-    evaluations: dict[int, Evaluation] = {}
+    evaluations: dict[tuple[int, tuple[int, ...]], Evaluation] = {}
     sizes = [sample.size for sample in inputs.training_samples]
-    for arm in all_arms(defaults, config.epochs, backbone, len(data.train), data.n_classes, sizes):
-        recipe = arm.recipe
+    for arm in all_arms(defaults, config.epochs, pretrained, len(data.train), data.n_classes, sizes):
+        recipe, backbone = arm.recipe, replace(pretrained, head_stages=arm.head_stages)
+        inputs, key = replace(inputs, backbone=backbone), (recipe.boundary, arm.head_stages)
         renderers = make_renderers(recipe, backbone, inputs.training_samples, seed)
-        if recipe.boundary not in evaluations:
+        if key not in evaluations:
             views = union([recipe.evaluation_views(renderer) for renderer in renderers])
             test = open_test_set(inputs, recipe, renderers[0], views)
             assert test is not None, "a comparison has a test set"
-            evaluations[recipe.boundary] = Evaluation(test, forgetting_meter(inputs, recipe, renderers[0], test))
+            evaluations[key] = Evaluation(test, forgetting_meter(inputs, recipe, renderers[0], test))
         with deterministic(seed):
-            evaluation = evaluations[recipe.boundary]
+            evaluation = evaluations[key]
             for model in _train_models(inputs, renderers, arm, evaluation.meter):
                 yield _score(inputs, evaluation, model)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The test set and the forgetting meter of a seed and a boundary."""
+    """The test set and the forgetting meter of a seed, a boundary and the stages that the head reads."""
 
     test: EvaluationSet
     meter: ForgettingMeter

@@ -31,7 +31,8 @@ class ExportModule(nn.Module):
         super().__init__()
         evaluation_mode(model.backbone)
         preprocessing = model.backbone.network.preprocessing
-        self.backbone = nn.Sequential(*(stage.module for stage in model.backbone.stages))
+        self.stages = nn.ModuleList(stage.module for stage in model.backbone.stages)
+        self.features = model.backbone.features  # of the same modules
         self.head = model.head
         self.views = model.views
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1))
@@ -41,7 +42,7 @@ class ExportModule(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return probabilities, shape (N, classes), for framed images, uint8; for the shape see ``select_views``."""
         views = torch.cat(select_views(images, self.views))
-        logits = self.head(self.backbone((views.float() / 255 - self.mean) / self.std))
+        logits = self.head(self.features((views.float() / 255 - self.mean) / self.std))
         mean_logits: Tensor = logits.view(len(self.views), -1, logits.shape[1]).mean(dim=0)
         return mean_logits.softmax(dim=1)
 
@@ -72,12 +73,14 @@ def metadata(model: Classifier, sha256: str) -> dict[str, str]:
         "input": f"uint8, {shape}, in the order of framings; mean and std are subtracted and divided by inside the graph",
         "views": [view.to_dict() for view in model.views],
     }
+    head_stages = model.backbone.head_stage_names
     return {
         "labels": json.dumps(list(model.classes), ensure_ascii=False),
         "preprocessing": json.dumps(steps),
         "unfreeze_version": __version__,
         "unfreeze_model": model.backbone.name,
         "unfreeze_run_sha256": sha256,
+        **({"unfreeze_head_stages": json.dumps(head_stages)} if head_stages else {}),
     }
 
 

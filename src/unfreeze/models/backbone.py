@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate, pairwise
 from typing import Any, Literal
 
 import torch
@@ -110,6 +111,17 @@ class Backbone:
             for stage in self.all_head_stages
             for _ in range(self.n_poolings[stage])
         )
+
+    @property
+    def stage_columns(self) -> tuple[slice, ...]:
+        """The columns of the features from each stage that the head reads."""
+        dims = (self.stage_dims[stage] for stage in self.all_head_stages)
+        return tuple(slice(start, end) for start, end in pairwise([0, *accumulate(dims)]))
+
+    @property
+    def head_stage_names(self) -> tuple[str, ...]:
+        """The names of all stages that the head reads, the last one's at the end; empty: the last stage alone."""
+        return tuple(self.stages[index].name for index in self.all_head_stages) if self.head_stages else ()
 
     def dim_below(self, boundary: int) -> int:
         """Return the number of features that the head reads from stages below ``boundary``; 0 at the head itself."""
@@ -270,9 +282,10 @@ class Head(nn.Linear):
     """The new classifier, linear on the features that it reads.
 
     Attributes:
-        center: Is subtracted from the features (D,); None: they are taken as they are.
-        scale: Is then multiplied with them (D,); features of several stages differ in scale by orders of magnitude,
-            and the optimizer's steps are the same for all weights.
+        center: The features' mean over training images (D,), which is subtracted from them if there is a ``scale``; a
+            saved head on several stages has it for heatmaps alone.
+        scale: Is then multiplied with them (D,); None: they are taken as they are.  Features of several stages differ
+            in scale by orders of magnitude, and the optimizer's steps are the same for all weights.
     """
 
     center: Tensor | None

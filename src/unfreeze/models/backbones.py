@@ -25,6 +25,7 @@ from unfreeze.models.networks import (
     timm_preprocessing,
     torchvision_preprocessing,
 )
+from unfreeze.models.stage_head import NAME
 from unfreeze.models.weights import load_strict, read_weights
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
@@ -208,7 +209,14 @@ def _from_disk(path: Path, arch: str | None, device: torch.device) -> Backbone:
         architecture = Architecture(library, name)  # type: ignore[arg-type]
         network = build(architecture)
         file = path
-    load_strict(network.module, read_weights(file), str(file))
+    weights = read_weights(file)
+    if any(tensor.startswith(f"{NAME}.") for tensor in weights):  # the saved head is no classifier of the network's
+        classifier = f"{network.classifier}."
+        untrained = network.module.state_dict().items()
+        weights = {tensor: value for tensor, value in weights.items() if not tensor.startswith(f"{NAME}.")}
+        weights |= {tensor: value for tensor, value in untrained if tensor.startswith(classifier)}
+        network = replace(network, num_classes=0, labels=())
+    load_strict(network.module, weights, str(file))
     return assemble(str(path), architecture, network, device)
 
 

@@ -86,15 +86,20 @@ def refuse_unknown_torchvision(name: str) -> None:
         )
 
 
+def library_arguments(architecture: Architecture) -> dict[str, Any]:
+    """Return the arguments with which the library builds the network."""
+    if architecture.library == "torchvision" and architecture.name in ("googlenet", "inception_v3"):
+        # torchvision sets transform_input for these weights, which were ported from TensorFlow with its normalisation.
+        # Initialising the weights would take half a minute, and they are overwritten.
+        return {"transform_input": True, "init_weights": False, **architecture.arguments}
+    return dict(architecture.arguments)
+
+
 def _build_torchvision(architecture: Architecture) -> Network:
     from torchvision import models
 
     refuse_unknown_torchvision(architecture.name)
-    arguments = dict(architecture.arguments)
-    if architecture.name in ("googlenet", "inception_v3"):
-        # torchvision sets transform_input for these weights, which were ported from TensorFlow with its normalisation.
-        # Initialising the weights would take half a minute, and they are overwritten.
-        arguments = {"transform_input": True, "init_weights": False, **arguments}
+    arguments = library_arguments(architecture)
     module = models.get_model(architecture.name, weights=None, **arguments)
     weights = models.get_model_weights(architecture.name)["DEFAULT"]
     outputs = int(arguments.get("num_classes", 1000))

@@ -3,6 +3,10 @@
 If the backbone is timm's and has a single classifier, ``timm.create_model("local-dir:FOLDER", pretrained=True)``
 computes the same logits for an image's plain view; timm doesn't average over
 views.
+
+A head that reads several stages is no layer of timm's networks.  Its tensors have a name of their own: timm refuses the
+folder, or loads the backbone without a classifier (``num_classes=0``).  ``config.json`` describes what the head reads,
+and ``modeling.py`` beside it computes the logits with timm (or torchvision) and torch alone.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +25,19 @@ from unfreeze.errors import ModelError
 from unfreeze.files import write_bytes, write_text
 from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
 from unfreeze.models.networks import build
+from unfreeze.models.stage_head import (
+    NAME,
+    describe_head,
+    fold_standardisation,
+    is_readable,
+    saved_stages,
+    without_unread_stages,
+)
 from unfreeze.models.weights import load_state_dict_compat, read_weights
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.views import PLAIN_ONLY, Views, views_from
 
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+CONFIG, WEIGHTS, CODE = "config.json", "model.safetensors", "modeling.py"
 
 
 @dataclass(frozen=True)
@@ -48,14 +61,23 @@ def save_model(folder: Path, model: Classifier) -> None:
     """Write a model with its current weights into ``folder``."""
     from safetensors.torch import save
 
-    backbone, head = model.backbone, model.head
-    path = backbone.network.classifier
-    old = backbone.network.module.get_submodule(path).weight
-    assert isinstance(old, Tensor)
-    weight = head.weight.view(*head.weight.shape, *[1] * (old.dim() - 2))  # some classifiers are 1x1 convolutions
-    tensors = {**backbone.weights(), f"{path}.weight": weight, f"{path}.bias": head.bias}
+    stages, head = without_unread_stages(model.backbone, fold_standardisation(model.head))
+    backbone = replace(model.backbone, head_stages=stages)
+    config = _config(replace(model, backbone=backbone))
+    if stages:
+        config["unfreeze"]["head"] = describe_head(backbone)
+        own = {f"{NAME}.{name}": value for name, value in head.items()}
+    else:
+        path = backbone.network.classifier
+        old = backbone.network.module.get_submodule(path).weight
+        assert isinstance(old, Tensor)
+        weight = head["weight"].view(*head["weight"].shape, *[1] * (old.dim() - 2))  # some are 1x1 convolutions
+        own = {f"{path}.weight": weight, f"{path}.bias": head["bias"]}
+    tensors = {**backbone.weights(), **own}
     write_bytes(folder / WEIGHTS, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
-    write_text(folder / CONFIG, json.dumps(_config(model), indent=2, ensure_ascii=False) + "\n")
+    write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+    if stages and is_readable(config["unfreeze"]["head"]):
+        write_text(folder / CODE, files("unfreeze.models").joinpath("modeling.py").read_text("utf-8"))
 
 
 def load_model(folder: Path, device: torch.device) -> Classifier:
@@ -72,6 +94,7 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         architecture = Architecture(saved["library"], saved["name"], saved["arguments"])
         name = str(saved["model"])
         preprocessing = Preprocessing.from_dict(saved["preprocessing"])
+        description = saved.get("head")
         views = views_from(saved)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged from error
@@ -80,8 +103,9 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         network = replace(build(architecture), preprocessing=preprocessing, num_classes=0, labels=())
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:  # arguments that no network takes
         raise damaged from error
-    weight = tensors.pop(f"{network.classifier}.weight", None)
-    bias = tensors.pop(f"{network.classifier}.bias", None)
+    own = network.classifier if description is None else NAME
+    weight, bias = tensors.pop(f"{own}.weight", None), tensors.pop(f"{own}.bias", None)
+    center = tensors.pop(f"{NAME}.center", None)
     try:
         missing, unexpected = load_state_dict_compat(network.module, tensors, strict=False)
     except RuntimeError as error:
@@ -90,11 +114,20 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
     if weight is None or bias is None or lacking or unexpected or len(bias) != len(classes):
         raise damaged
     backbone = assemble(name, architecture, network, device)
+    if description is not None:
+        try:
+            backbone = replace(backbone, head_stages=saved_stages(backbone, description))
+        except (ValueError, KeyError, TypeError) as error:
+            raise damaged from error
     head = Head(backbone.feature_dim, len(classes)).to(device)
     try:
         head.load_state_dict({"weight": weight.flatten(1), "bias": bias})
     except RuntimeError as error:
         raise damaged from error
+    if center is not None:
+        if center.shape != (backbone.feature_dim,):
+            raise damaged
+        head.register_buffer("center", center.to(device), persistent=False)
     return Classifier(backbone, head.eval().requires_grad_(False), classes, views)
 
 
@@ -111,7 +144,7 @@ def _config(model: Classifier) -> dict[str, Any]:
     return {
         "architecture": backbone.architecture.name,
         "num_classes": len(classes),
-        "num_features": backbone.feature_dim,
+        "num_features": backbone.stage_dims[-1],
         "label_names": list(classes),
         "model_args": {name: value for name, value in arguments.items() if name != "num_classes"},
         "pretrained_cfg": {

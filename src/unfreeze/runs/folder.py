@@ -109,6 +109,11 @@ class RunFolder:
         return self.model / "config.json"
 
     @property
+    def model_code(self) -> Path:
+        """The shipped model in plain torch; only where its head reads several stages."""
+        return self.model / "modeling.py"
+
+    @property
     def model_card(self) -> Path:
         """The model card of the shipped model."""
         return self.model / "README.md"

@@ -34,6 +34,20 @@ logits = model(transform(Image.open("photo.jpg").convert("RGB")).unsqueeze(0))
 print(model.pretrained_cfg["label_names"][int(logits.argmax())])
 ```
 """
+BY_CODE = """
+With {library} and torch, in the plain view alone, by `modeling.py` beside this file (copy it next to your code):
+
+```python
+from modeling import load_classifier
+
+model, labels = load_classifier("FOLDER_OF_THIS_FILE")
+logits = model(images)  # (N, 3, height, width), prepared as pretrained_cfg in config.json says
+print(labels[int(logits[0].argmax())])
+```
+
+The head reads several stages of the network, and {library} alone knows no such head: it can load the backbone, not the
+classifier.
+"""
 
 
 def write_card(
@@ -47,7 +61,7 @@ def write_card(
         ("Scores", _scores(verdict)),
         ("Forgetting", _forgetting(verdict)),
         ("Limits", _limits(verdict)),
-        ("How to use it", _loading(architecture)),
+        ("How to use it", _loading(verdict, architecture, has_code=folder.model_code.exists())),
         ("How it was trained", _training(verdict, recipe)),
     )
     front, *rest = sections
@@ -64,8 +78,9 @@ def _header(verdict: Verdict, architecture: Architecture) -> str:
     tags = "\n".join(
         f"- {tag}" for tag in ("image-classification", architecture.library, "transfer-learning", "unfreeze")
     )
+    library = "pytorch" if verdict.model.head_stages else architecture.library  # with which the whole model loads
     return f"""---
-library_name: {architecture.library}
+library_name: {library}
 pipeline_tag: image-classification
 tags:
 {tags}
@@ -172,20 +187,24 @@ def _known_limits(verdict: Verdict) -> Iterator[str]:
     yield "The licences of the pretrained weights and of the photos apply."
 
 
-def _loading(architecture: Architecture) -> str:
+def _loading(verdict: Verdict, architecture: Architecture, *, has_code: bool) -> str:
     own = """With unfreeze, in the run's folder, as it was scored:
 
     unfreeze predict RUN PHOTO...
     unfreeze export RUN --onnx
 
 The second writes one file with preprocessing and labels for ONNX Runtime, which averages over all views."""
-    return own + ("\n" + BY_TIMM if architecture.library == "timm" else "")
+    if has_code:
+        return f"{own}\n{BY_CODE.format(library=architecture.library)}"
+    return own + ("\n" + BY_TIMM if architecture.library == "timm" and not verdict.model.head_stages else "")
 
 
 def _training(verdict: Verdict, recipe: Recipe) -> str:
     model = verdict.model
+    stages = ", ".join(f"`{name}`" for name in model.head_stages or ())
     rows = [
         f"Recipe `{recipe.name}`: phase 1 trained a new head on the frozen backbone"
+        + (f", which reads {len(model.head_stages)} stages ({stages})" if model.head_stages else "")
         + (f"; phase 2 trained from `{model.depth}` up, BatchNorm {model.bn}" if recipe.candidates else "; no phase 2"),
     ]
     if verdict.shipped == "two_phase":

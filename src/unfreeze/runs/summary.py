@@ -36,6 +36,8 @@ def summary(verdict: Verdict) -> Iterator[str]:
         )
     if verdict.model.n_views > 1:
         yield f"{'views':{LABEL}}{verdict.model.describe_views()} (--no-tta: one view)"
+    if verdict.model.head_stages:
+        yield f"{'head':{LABEL}}reads {len(verdict.model.head_stages)} stages (--head last: the last one alone)"
     if verdict.trials:
         yield f"{'phase 2':{LABEL}}{_trials(verdict)}"
     if verdict.expected is not None:

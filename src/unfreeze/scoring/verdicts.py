@@ -65,6 +65,7 @@ def build_verdict(
             bn=config.bn,
             views=tuple(View(**view.to_dict()) for view in phase1.views),
             n_views=len(phase1.views),
+            head_stages=inputs.backbone.head_stage_names or None,
             symmetry=augmentation.symmetry if augmentation is not None else None,
         ),
         scores=score_sheet(predictions, groups, shipped.temperature, inputs.seed),

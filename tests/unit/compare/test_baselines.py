@@ -84,3 +84,9 @@ def test_without_batch_norm_there_is_one_classic() -> None:
 
 def test_only_ours_chooses_what_ships() -> None:
     assert [each.shipped_name for each in all_arms(CONFIG, 4, tiny_cnn(), 12, 3)] == ["auto", None, None, None, None]
+
+
+def test_our_head_alone_reads_several_stages() -> None:
+    assert [each.head_stages for each in all_arms(CONFIG, 4, tiny_cnn(), 12, 3)] == [(2, 3), (), (), (), ()]
+    last = CONFIG.model_copy(update={"head": "last"})
+    assert not any(each.head_stages for each in all_arms(last, 4, tiny_cnn(), 12, 3))

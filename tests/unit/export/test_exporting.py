@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,13 +43,14 @@ ROUND = tuple(map(EvaluationView, (0, Orientation.ROT90, Orientation.ROT180, Ori
 EXACT: tuple[Format, ...] = ("onnx", "torchscript", "safetensors")
 
 
-def classifier(name: str, shown: Views = ROUND) -> Classifier:
+def classifier(name: str, shown: Views = ROUND, head_stages: tuple[int, ...] = ()) -> Classifier:
     """Return a model with random weights."""
     library, _, short = name.partition("/")
     architecture = Architecture(library, short)  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone = tiny_cnn() if name == "tiny_cnn" else assemble(name, architecture, build(architecture), CPU)
+        backbone = replace(backbone, head_stages=head_stages)
         head = Head(backbone.feature_dim, len(CLASSES))
         nn.init.normal_(head.weight)
     return Classifier(backbone, head, CLASSES, shown)
@@ -215,6 +216,40 @@ def test_a_file_tells_how_to_use_it(case: Case) -> None:
     assert told["unfreeze_version"] == unfreeze.__version__
     assert len(told["unfreeze_run_sha256"]) == 64
     assert str(Path(unfreeze.__file__).parent).encode() not in case.exported["onnx"].path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "stages"), [("timm/test_efficientnet", (2, 4)), ("timm/test_vit3", (3, 6))])
+def test_a_head_on_several_stages_says_the_same_in_every_format(
+    tmp_path: Path, name: str, stages: tuple[int, ...]
+) -> None:
+    run = make(tmp_path, classifier(name, (PLAIN, EvaluationView.of(orientation=Orientation.FLIPPED)), stages))
+    exported = {each.format: each for each in export(run, EXACT)}
+    images = views(run)
+    for answers in (by_onnx(exported["onnx"].path, images), by_torch(exported["torchscript"].path, images)):
+        np.testing.assert_allclose(answers, expected(run, images, run._model.views), rtol=0, atol=1e-4)
+    folder = exported["safetensors"].path
+    assert {file.name for file in folder.iterdir()} == {
+        "config.json", "model.safetensors", "modeling.py", "README.md",
+    }  # fmt: skip
+    assert "modeling.py" in (exported["safetensors"].note or "")
+    told = {entry.key: entry.value for entry in onnx.load(exported["onnx"].path).metadata_props}
+    assert tuple(json.loads(told["unfreeze_head_stages"])) == run._model.backbone.head_stage_names
+    int8.write(exported["onnx"].path, tmp_path / "int8.onnx", torch.split(images, 6))
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    made_by = {output: node.op_type for node in graph.node for output in node.output}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm")]
+    assert made_by.get(products[-1].input[0]) == "Concat"
+    assert any(made_by.get(node.input[0]) == "DequantizeLinear" for node in graph.node)
+
+
+def test_a_folder_whose_code_says_something_else_is_removed(tmp_path: Path) -> None:
+    run = make(tmp_path, classifier("timm/test_efficientnet", PLAIN_ONLY, (2, 4)))
+    config = json.loads(run.folder.model_config.read_text("utf-8"))
+    config["unfreeze"]["head"]["arguments"] = {"act_layer": "relu"}
+    run.folder.model_config.write_text(json.dumps(config), "utf-8")
+    with pytest.raises(ModelError, match="differ from the run's"):
+        export(run, ["safetensors"])
+    assert list(run.folder.export.iterdir()) == []
 
 
 def test_int8_is_measured_on_the_test_photos(tiny: Case) -> None:

@@ -80,6 +80,18 @@ def test_only_timms_networks_are_for_timm(tmp_path: Path) -> None:
     assert "local-dir" not in text
 
 
+def test_a_head_on_several_stages_is_for_its_own_code(tmp_path: Path) -> None:
+    about = verdict(("a", "b"))
+    several = about.model_copy(update={"model": about.model.model_copy(update={"head_stages": ("layer2", "layer4")})})
+    text = card(tmp_path, several)
+    assert "library_name: pytorch" in text
+    assert "which reads 2 stages (`layer2`, `layer4`)" in text
+    assert "local-dir" not in text
+    assert "load_classifier" not in text  # no such file is there
+    RunFolder(tmp_path).model_code.write_text("")
+    assert 'load_classifier("FOLDER_OF_THIS_FILE")' in card(tmp_path, several)
+
+
 def test_what_was_forgotten_stands_in_the_card(tmp_path: Path) -> None:
     lost = Forgetting(n=50, before=0.9, after=0.8, drop=0.1, drop_ci95=(0.02, 0.18), agreement=0.75, agreement_n=12)
     about = verdict(("a", "b")).model_copy(update={"shipped": "two_phase", "forgetting": lost})

@@ -34,6 +34,14 @@ def verdict(*, second: bool = True, forgotten: Forgetting | None = None) -> Verd
     )
 
 
+def test_the_stages_that_the_head_reads_are_counted() -> None:
+    about = verdict()
+    several = about.model_copy(update={"model": about.model.model_copy(update={"head_stages": ("a", "b", "c")})})
+    assert "reads 3 stages" in next(line for line in summary(several) if line.startswith("head  "))
+    assert not any(line.startswith("head  ") for line in summary(about))
+    assert "head_stages" not in about.to_json()
+
+
 def test_both_models_stand_side_by_side() -> None:
     lines = list(summary(verdict()))
     header = next(number for number, line in enumerate(lines) if line.split() == ["head-only", "two-phase"])
