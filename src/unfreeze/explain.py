@@ -91,8 +91,9 @@ def contributions(backbone: Backbone, head: Head, images: Tensor, classes: Tenso
     """Return each stage's contribution to the class's logit by position, each (N, h, w): lower stages', then the last's.
 
     The mean of a lower stage's map is the logit's part from the stage's features, relative to the mean training image (if
-    the head knows that: ``Head.center``); a channel's maximum counts where it is.  The last stage's is Grad-CAM times the number of positions: its mean
-    is the logit's part from the last stage, without the bias, where the head directly follows average pooling.
+    the head knows that: ``Head.center``); a channel's maximum counts where it is.  The last stage's map is Grad-CAM times
+    the number of positions: its mean is the logit's part from the last stage, without the bias, where the head directly
+    follows average pooling.
 
     Raises:
         ModelError: The network has no spatial features.

@@ -205,7 +205,7 @@ def test_the_folder_is_a_backbone_without_a_classifier(saved: Path) -> None:
 
 def test_stages_that_have_no_weight_are_not_read(tmp_path: Path) -> None:
     backbone, images = small((2, 3, 4)), images_for(small())
-    first, second, third, _ = backbone.block_dims
+    first, second, third, _ = (backbone.stage_dims[stage] for stage in backbone.all_head_stages)
     head = standardised_head(backbone)
     head.weight[:, first : first + second] = 0
     save_model(tmp_path, Classifier(backbone, head, CLASSES))
