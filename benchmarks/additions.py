@@ -5,7 +5,7 @@
 Every addition trains auto's first candidate on all training photos, from the same solved head and the same kept activations,
 in the same order, and is scored on the test photos at its end and half way from phase 1.  "plain" is what unfreeze does
 (in RESULTS.md: what it did, with 10 epochs where it has 15 now).
-DATA and the drawing of photos are those of peers/bench.py; seeds differ from those of the results.
+DATA and the drawing of photos are those of peers/sets.py; seeds differ from those of the results.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from benchmarks.choices import Begun, Scored, begin, gathered, prepare
-from benchmarks.peers.tables import SETS
+from benchmarks.peers.sets import SETS
 from torch import Tensor, nn
 from torch.nn import functional
 

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.peers.tables import SETS
-from benchmarks.real_photos import draw_table
+from benchmarks.real_photos import SETS, draw_table
 
 from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.config import make_config

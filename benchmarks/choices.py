@@ -2,7 +2,7 @@
 
     python -m benchmarks.choices DATA [--sets magnetic_tile ...] [--a-class 20] [--seeds 7 8] [--ways blocks.5@3e-4 ...]
 
-DATA and the drawing of photos are those of peers/bench.py.  Every way starts from the same solved head of its set, seed and
+DATA and the drawing of photos are those of peers/sets.py.  Every way starts from the same solved head of its set, seed and
 augmentation, trains on all training photos, and is scored on the test photos at several points between the phases; "lost" is
 what the original classifier loses on a third of the reference photos.  Seeds differ from those of the results.
 """
@@ -16,14 +16,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from benchmarks.peers.bench import draw
-from benchmarks.peers.tables import SETS
+from benchmarks.peers.sets import SETS, draw, read_set
 from numpy.typing import NDArray
 
 from unfreeze.config import TrainConfig
 from unfreeze.data.checks import check, drop_unreadable
 from unfreeze.data.reference import read_reference
-from unfreeze.data.sources import PhotoSet, read_photos
+from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import FOLDS, split
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.inputs import Inputs
@@ -77,9 +76,12 @@ class Task:
 
 def prepare(data: Path, name: str, a_class: int, seed: int) -> Task:
     """Draw the photos of a set, and load the backbone."""
-    photos = read_photos(data / name)
-    train, test = draw(photos, a_class, seed)
-    sided = (*(replace(one, split="train") for one in train), *(replace(one, split="test") for one in test))
+    photos = read_set(name, data)
+    given = draw(photos, a_class, seed)
+    sided = (
+        *(replace(one, split="train") for one in given.train),
+        *(replace(one, split="test") for one in given.test),
+    )
     drawn = check(PhotoSet(photos.root, photos.classes, sided))
     splits = split(drawn, test_size=None, folds=FOLDS, seed=seed)
     backbone = load_backbone("efficientnet_lite0")

@@ -5,7 +5,7 @@ The rules are those of November 2026, which shipped nothing that was not signifi
     python -m benchmarks.points DATA [--sets magnetic_tile ...] [--a-class 20] [--seeds 20 21 ...] [--judges 120] > some.csv
     python -m benchmarks.points --rows benchmarks/points-2026-11-28.csv
 
-DATA and the drawing of photos are those of peers/bench.py, seeds others than those of its results.  A way (--ways 0@3e-4) is
+DATA and the drawing of photos are those of peers/sets.py, seeds others than those of its results.  A way (--ways 0@3e-4) is
 phase 2 from the first depth, held by so much (--distill) and at a topmost rate.  The tables compare rules by what they would
 ship for each number of judges, in points of balanced accuracy over head-only.  None may lose over 2 points of the original
 task.
@@ -23,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from benchmarks.choices import begin, prepare
-from benchmarks.peers.tables import SETS
+from benchmarks.peers.sets import SETS
 from pydantic import TypeAdapter
 
 from unfreeze.evaluation.calibration import paired_z, significantly_lower

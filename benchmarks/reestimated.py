@@ -2,7 +2,7 @@
 
     python -m benchmarks.reestimated DATA [--sets hymenoptera ...] [--a-class 20] [--seeds 0 1]
 
-DATA and the drawing of photos are those of peers/bench.py.  A pass over the training photos gives new statistics (AdaBN: Li
+DATA and the drawing of photos are those of peers/sets.py.  A pass over the training photos gives new statistics (AdaBN: Li
 et al. 2017); tau blends them with the pretrained ones, from 0 (pretrained) to 1.  A head is solved on the plain views: the
 log-loss is that of the folds, the balanced accuracy that of the test photos.
 """
@@ -15,11 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from benchmarks.peers.bench import draw
-from benchmarks.peers.tables import SETS
+from benchmarks.peers.sets import SETS, draw, read_set
 from torch import Tensor
 
-from unfreeze.data.sources import PhotoSet, read_photos
+from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import FOLDS
 from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.evaluation.metrics import balanced_accuracy
@@ -68,9 +67,9 @@ def estimate(backbone: Backbone, layers: Sequence[BatchNorm], images: Tensor) ->
 def measure(backbone: Backbone, photos: PhotoSet, a_class: int, seed: int) -> list[str]:
     """Return a cell for each blend."""
     layers = [layer for stage in backbone.stages for layer in stage.module.modules() if isinstance(layer, BatchNorm)]
-    train, test = draw(photos, a_class, seed)
+    drawn = draw(photos, a_class, seed)
     random = generator(seed, 2029)
-    train = [train[place] for place in random.permutation(len(train))]
+    train, test = [drawn.train[place] for place in random.permutation(len(drawn.train))], drawn.test
     images, papers = (
         torch.cat(
             [to_model_input(batch, backbone, 0) for batch in photo_batches(backbone, [each.path for each in side])]
@@ -108,7 +107,7 @@ def measure(backbone: Backbone, photos: PhotoSet, a_class: int, seed: int) -> li
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--a-class", type=int, default=20)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments = parser.parse_args()
@@ -120,7 +119,7 @@ def main() -> None:
     print("| set | seed | " + " | ".join(f"tau {tau:g}" for tau in BLENDS) + " |")
     print("| --- " * (2 + len(BLENDS)) + "|")
     for name in arguments.sets:
-        photos = read_photos(arguments.data / name)
+        photos = read_set(name, arguments.data)
         for seed in arguments.seeds:
             cells = measure(backbone, photos, arguments.a_class, seed)
             print("| " + " | ".join((name, str(seed), *cells)) + " |", flush=True)

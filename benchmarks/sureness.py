@@ -2,7 +2,7 @@
 
     python -m benchmarks.sureness DATA [--sets hymenoptera ...] [--a-class 8 20] [--seeds 0 1 2]
 
-DATA and the drawing of photos are those of peers/bench.py.  Every head is solved once; the temperatures that its folds
+DATA and the drawing of photos are those of peers/sets.py.  Every head is solved once; the temperatures that its folds
 suggest, with and without doubt in the few labels (``calibration.LAPLACE_PSEUDO_ERROR``), are tried on the test photos.
 """
 
@@ -15,12 +15,11 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
-from benchmarks.peers.bench import draw
-from benchmarks.peers.tables import SETS
+from benchmarks.peers.sets import SETS, draw, read_set
 from benchmarks.trust import write
 
 import unfreeze
-from unfreeze.data.sources import PhotoSet, read_photos
+from unfreeze.data.sources import PhotoSet
 from unfreeze.evaluation.calibration import LAPLACE_PSEUDO_ERROR, fit_temperature, softmax
 from unfreeze.evaluation.metrics import score
 from unfreeze.evaluation.resampling import FloatArray, IntArray
@@ -30,9 +29,8 @@ SURE = 0.99
 
 def solved(photos: PhotoSet, a_class: int, seed: int, work: Path) -> tuple[FloatArray, IntArray, FloatArray, IntArray]:
     """Return logits and labels of the training photos, each by a head that never saw it, and of the test photos."""
-    labelled = [
-        [(sample.path, photos.classes[sample.label]) for sample in side] for side in draw(photos, a_class, seed)
-    ]
+    drawn = draw(photos, a_class, seed)
+    labelled = [[(sample.path, drawn.classes[sample.label]) for sample in side] for side in (drawn.train, drawn.test)]
     table = write(work / "photos.csv", *labelled)
     with mock.patch("unfreeze.training.phase_one.fit_temperature", side_effect=fit_temperature) as fit:
         run = unfreeze.train(table, recipe="head-only", seed=seed, out=work / "run")
@@ -49,7 +47,7 @@ def solved(photos: PhotoSet, a_class: int, seed: int, work: Path) -> tuple[Float
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS)
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     parser.add_argument("--a-class", type=int, nargs="+", default=[8, 20])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
@@ -59,7 +57,7 @@ def main() -> None:
     print("| --- " * (5 + len(ways)) + "|")
     losses = []
     for name in arguments.sets:
-        photos = read_photos(arguments.data / name)
+        photos = read_set(name, arguments.data)
         for a_class in arguments.a_class:
             for seed in arguments.seeds:
                 with tempfile.TemporaryDirectory() as work:

@@ -1,9 +1,10 @@
-"""What every arm of the benchmark shares: the task, the clock, how a model is scored.  Needs torch and timm alone."""
+"""What the peers' arms share: the task, the clock, how a model is scored.  Needs torch and timm alone."""
 
 from __future__ import annotations
 
 import json
 import random
+import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -31,13 +32,12 @@ class Task:
     Attributes:
         train: Photo files and classes.
         test: Likewise; never trained on.
-        reference: Photos of the original task, and their outputs of the original classifier.
+        reference: Photos of the original task, and their outputs of the original classifier; none: forgetting isn't
+            measured.
         classes: How many there are.
         weights: timm's state of the whole pretrained network.
         seed: Decides every random choice.
         epochs: Of one phase, or of each of two halves: 10 are 5 + 5 for the textbooks.
-        table: The same photos as a table for unfreeze.
-        reference_folder: The reference photos in folders by class.
         out: Where the arm's figures go.
     """
 
@@ -48,8 +48,6 @@ class Task:
     weights: str
     seed: int
     epochs: int
-    table: str
-    reference_folder: str
     out: str
 
     @property
@@ -143,41 +141,51 @@ class Report:
     Attributes:
         task: What was asked.
         clock: Starts when the report is made: after imports, before photos and weights are touched.
-        points: Clock, accuracy and balanced accuracy wherever the arm was scored.
-        original: The original classifier's accuracy on the tuned backbone.
+        seconds: Of training.
+        scores: Accuracy and balanced accuracy on the test photos.
+        original: The original classifier's accuracy on the tuned backbone; None where it isn't asked for.
+        beside: Seconds and CPU seconds of what no user's command does: scoring the reference photos.
     """
 
     task: Task
     clock: Clock = field(default_factory=Clock)
-    points: list[tuple[float, float, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    scores: tuple[float, float] | None = None
     original: float | None = None
+    beside: tuple[float, float] = (0.0, 0.0)
 
     def score(self, logits: Callable[[Tensor], Tensor]) -> None:
-        """Score a model on the test photos, off the clock."""
-        seconds = self.clock.read()
+        """Score the trained model on the test photos: the end of training, and off its clock."""
+        self.seconds = self.clock.read()
         with self.clock.stopped():
-            self.points.append((seconds, *scores(*answers(self.task.test, logits))))
+            self.scores = scores(*answers(self.task.test, logits))
 
-    def score_original(self, logits: Callable[[Tensor], Tensor]) -> None:
-        """Score the original classifier on the reference photos, off the clock."""
+    def score_original(self, features: Callable[[Tensor], Tensor]) -> None:
+        """Score the original classifier on what ``features`` gives of the reference photos, shape (N, D)."""
+        if not self.task.reference:
+            return
+        begun, used = time.perf_counter(), _cpu_seconds()
         with self.clock.stopped():
-            self.original = scores(*answers(self.task.reference, logits))[0]
+            classifier = pretrained(self.task).get_submodule("classifier")
+            self.original = scores(*answers(self.task.reference, lambda x: classifier(features(x))))[0]
+        self.beside = (time.perf_counter() - begun, _cpu_seconds() - used)
 
     def write(self) -> None:
-        Path(self.task.out).write_text(json.dumps({"points": self.points, "original": self.original}), "utf-8")
+        figures = {"seconds": self.seconds, "scores": self.scores, "original": self.original, "beside": self.beside}
+        Path(self.task.out).write_text(json.dumps(figures), "utf-8")
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def score_timm(report: Report, model: nn.Module) -> None:
-    """Score timm's network with its new classifier, and put it back into training mode."""
+    """Score timm's network with its new classifier, and the original one on its backbone."""
     model.eval()
     report.score(model)
-    model.train()
-
-
-def score_timm_original(report: Report, features: Callable[[Tensor], Tensor]) -> None:
-    """Score the original classifier on what ``features`` gives, shape (N, D)."""
-    classifier = pretrained(report.task).get_submodule("classifier")
-    report.score_original(lambda x: classifier(features(x)))
+    report.score_original(pooled(model))
 
 
 def pooled(model: Any) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""The arms of the benchmark: every rival with the variants that it is tried in, and the arms whose rows are withdrawn.
+"""The arms of the benchmark: ours with the flags that they are, and every rival with the variants that it is tried in.
 
 A rival's figure is that of its best variant, chosen in hindsight on the test images, per set and number of images a class:
 the choice favours the rival.  ``tables`` makes it.
@@ -10,10 +10,13 @@ from dataclasses import dataclass
 
 AUTO = "unfreeze auto"
 HEAD_ONLY = "unfreeze head-only"
+FIRST_HEAD_ONLY = "unfreeze head-only of the first edition"
+FROZEN_TUTORIAL = "tutorial with BatchNorm frozen"
 FASTAI = "fastai"
 AUTOGLUON = "AutoGluon medium_quality"
 
-CROPS = ("0.08", "0.5")  # smallest share of the image that a view shows: torchvision's default, and this program's own
+MILD = "0.5"  # smallest share of the image that a view shows: this program's own
+LIBRARY = "0.08"  # torchvision's and timm's default
 LAYER_DECAY_RATES = ("1e-4", "3e-4", "1e-3")
 LIGHTNING_RATES = ("3e-4", "1e-3", "3e-3")
 
@@ -23,60 +26,100 @@ class Arm:
     """One way to train.
 
     Attributes:
-        environment: Whose Python runs the script: own, peers or autogluon.
-        command: The script in ``arms/``, and its arguments after the task.
-        on_request: Only where ``--arms`` names it: it takes too long for every set and seed.
+        environment: Whose Python runs it: own, peers or autogluon.
+        command: Of ours, the flags of ``unfreeze train``; of a peer, the script in ``arms/`` and its arguments.
+        on_request: Only where ``--arms`` names it.
+        shown: Of ours, whose score in the verdict counts.
+        without: Modules that are kept from being imported: what a user has who didn't install an extra.
     """
 
     environment: str
     command: tuple[str, ...]
     on_request: bool = False
+    shown: str = "shipped"
+    without: tuple[str, ...] = ()
 
 
-def _tutorial(batch_norm: str) -> dict[str, Arm]:
+def _own(*flags: str, on_request: bool = False, shown: str = "shipped", without: tuple[str, ...] = ()) -> Arm:
+    return Arm("own", flags, on_request, shown, without)
+
+
+OURS: dict[str, Arm] = {
+    HEAD_ONLY: _own("--recipe", "head-only"),
+    # One plain and one random view, the last stage, the plain view asked alone.
+    FIRST_HEAD_ONLY: _own("--recipe", "head-only", "--head", "last", "--no-tta", "--views", "2"),
+    AUTO: _own(),
+    "unfreeze classic": _own("--recipe", "classic", shown="two_phase"),
+    "unfreeze, everything trains": _own("--depth", "all", "--epochs", "10", shown="two_phase"),
+    "unfreeze auto without bf16": _own("--precision", "fp32", on_request=True),
+    "unfreeze auto without OpenVINO": _own(on_request=True, without=("openvino",)),
+    "unfreeze auto without bf16 and OpenVINO": _own("--precision", "fp32", on_request=True, without=("openvino",)),
+}
+
+
+def _tutorial(batch_norm: str, variants: tuple[tuple[str, str, str, str], ...], *, on_request: bool) -> dict[str, Arm]:
     return {
-        f"tutorial, BatchNorm {batch_norm}, crops {crops} to 1, {epochs} epochs": Arm(
-            "peers", ("tutorial", "--batch-norm", batch_norm, "--crops", crops, "--epochs-times", times)
+        f"tutorial, BatchNorm {batch_norm}, crops {crops} to 1, {epochs} epochs, rate {rate}": Arm(
+            "peers",
+            ("tutorial", "--batch-norm", batch_norm, "--crops", crops, "--epochs-times", times, "--rate", rate),
+            on_request,
         )
-        for crops in CROPS
-        for times, epochs in (("1", "5 + 5"), ("2", "10 + 10"))
+        for crops, times, epochs, rate in variants
     }
 
 
-# A rival's name -> its variants. Together they are the arms; a row of a CSV file has the variant's name.
-FAMILIES: dict[str, dict[str, Arm]] = {
-    HEAD_ONLY: {HEAD_ONLY: Arm("own", ("unfreeze_train", "head-only"))},
-    AUTO: {AUTO: Arm("own", ("unfreeze_train", "auto"))},
-    "uncached, everything": {"uncached, everything": Arm("own", ("unfreeze_train", "uncached"))},
-    "tutorial with BatchNorm live": _tutorial("live"),
-    "tutorial with BatchNorm frozen": _tutorial("frozen"),
-    FASTAI: {"fastai fine_tune": Arm("peers", ("fastai_fine_tune",))},
+# A rival's name -> its variants.
+RIVALS: dict[str, dict[str, Arm]] = {
+    FROZEN_TUTORIAL: _tutorial(
+        "frozen",
+        (
+            (MILD, "2", "10 + 10", "1e-5"),
+            (MILD, "2", "10 + 10", "1e-4"),
+            (MILD, "1", "5 + 5", "1e-5"),
+            (MILD, "4", "20 + 20", "1e-5"),
+        ),
+        on_request=False,
+    ),
+    "tutorial with BatchNorm live": _tutorial(
+        "live", ((MILD, "2", "10 + 10", "1e-5"), (LIBRARY, "1", "5 + 5", "1e-5")), on_request=True
+    ),
+    FASTAI: {
+        f"fastai fine_tune({epochs}), {framed}": Arm(
+            "peers", ("fastai_fine_tune", "--epochs-times", times, "--framed", framed)
+        )
+        for epochs, times, framed in (
+            ("10", "1", "cropped"),
+            ("10", "1", "squeezed"),
+            ("20", "2", "cropped"),
+            ("10", "1", "random"),
+        )
+    },
+    AUTOGLUON: {"AutoGluon medium_quality, 16 a step": Arm("autogluon", ("autogluon_fit", "medium_quality"))},
     "layer decay": {
-        f"layer decay, one phase, rate {rate}": Arm("peers", ("layer_decay", "--rate", rate))
+        f"layer decay, one phase, crops {crops} to 1, rate {rate}": Arm(
+            "peers", ("layer_decay", "--rate", rate, "--crops", crops)
+        )
+        for crops in (MILD, LIBRARY)
         for rate in LAYER_DECAY_RATES
     },
     "Lightning": {
-        f"Lightning BackboneFinetuning, rate {rate}": Arm("peers", ("lightning_finetuning", "--rate", rate))
+        f"Lightning BackboneFinetuning, crops {crops} to 1, rate {rate}": Arm(
+            "peers", ("lightning_finetuning", "--rate", rate, "--crops", crops)
+        )
+        for crops in (MILD, LIBRARY)
         for rate in LIGHTNING_RATES
     },
-    AUTOGLUON: {"AutoGluon medium_quality, 16 a step": Arm("autogluon", ("autogluon_fit", "medium_quality"))},
     "AutoGluon best_quality": {
         "AutoGluon best_quality, 16 a step": Arm("autogluon", ("autogluon_fit", "best_quality"), on_request=True)
     },
 }
-ARMS: dict[str, Arm] = {name: arm for variants in FAMILIES.values() for name, arm in variants.items()}
-
-# Arms of rows until 2026-11-28 and why no table uses them.
-WITHDRAWN: dict[str, str] = {
-    "AutoGluon": "128 images a step, which is one step an epoch on a small set",
-    "tutorial": "crops 0.08 to 1 and 5 + 5 epochs alone",
-    "tutorial, BatchNorm frozen": "crops 0.08 to 1 and 5 + 5 epochs alone",
-    "layer decay, one phase": "rate 1e-4 alone",
-    "Lightning BackboneFinetuning": "rate 1e-3 alone",
-}
+# A row of a CSV file has an arm's name from here, and its variant's. Ours are their only variants.
+FAMILIES: dict[str, dict[str, Arm]] = {name: {name: arm} for name, arm in OURS.items()} | RIVALS
+VARIANTS: dict[str, Arm] = {name: arm for variants in FAMILIES.values() for name, arm in variants.items()}
+FAMILY_OF: dict[str, str] = {name: family for family, variants in FAMILIES.items() for name in variants}
 
 
-def arms_named(names: list[str]) -> list[str]:
-    """Return the arms that the names mean: a rival's name means all of its variants."""
-    chosen = {arm for name in names for arm in (FAMILIES.get(name) or {name: ARMS[name]})}
-    return [name for name in ARMS if name in chosen]
+def variants_named(names: list[str]) -> list[str]:
+    """Return the variants that the names mean: a rival's name means all of its variants."""
+    chosen = {variant for name in names for variant in (FAMILIES.get(name) or {name: VARIANTS[name]})}
+    return [name for name in VARIANTS if name in chosen]

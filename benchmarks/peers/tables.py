@@ -1,282 +1,194 @@
-"""The benchmark's rows, and the tables that are made of them: scores, rivals at their best, how much sooner, margins.
+"""The tables that are made of the benchmark's rows: margins, times, what was shipped, rivals at their best, all arms.
 
-A rival counts with its best variant: the one with the highest mean balanced accuracy on the test images, per set and number
-of images a class.  That is hindsight in the rival's favour, which no user of it has.  Rows of withdrawn arms
-(``rivals.WITHDRAWN``) are counted and named, and enter no table.
+Means are over the sets that count for accuracy (``sets``) and whose best arm is below ``rows.CEILING``.
 """
 
 from __future__ import annotations
 
-import csv
 import statistics
-from dataclasses import dataclass
-from pathlib import Path
+from collections import defaultdict
 
-from benchmarks.peers.rivals import ARMS, AUTO, AUTOGLUON, FAMILIES, FASTAI, HEAD_ONLY, WITHDRAWN
+from benchmarks.peers.rivals import AUTO, FAMILIES, FASTAI, OURS, RIVALS, VARIANTS
+from benchmarks.peers.rows import TIMES, Row, balanced, best_variant, counts_for_means
+from benchmarks.peers.sets import SETS
 
-SETS = ("hymenoptera", "magnetic_tile", "bccd_cells", "wbc5_tecom", "aid150")
-FIELDS = (
-    "set", "a_class", "seed", "arm", "accuracy", "balanced", "original", "clock", "wall", "cpu", "peak_mib", "points",
-)  # fmt: skip
-TIMES = ("clock", "wall", "cpu")
-OURS = (HEAD_ONLY, AUTO)
-PEERS = {"fastai": FASTAI, "AutoGluon": AUTOGLUON}  # whose accuracy ours is timed against
-RIVALS = {name for name, arm in ARMS.items() if arm.environment != "own" and not arm.on_request}
-Row = dict[str, str]
-
-
-@dataclass(frozen=True)
-class Best:
-    """A rival's best variant on one set.
-
-    Attributes:
-        variant: Its name.
-        rows: Its rows by seed, of the seeds by which the variants were compared.
-        tried: How many of the rival's variants were compared.
-        of: How many it has.
-    """
-
-    variant: str
-    rows: dict[str, Row]
-    tried: int
-    of: int
-
-    @property
-    def complete(self) -> bool:
-        return self.tried == self.of
-
-
-def best_variant(family: str, rows: list[Row], seeds: set[str] | None = None) -> Best | None:
-    """Return the variant that is best on one set.
-
-    The variants are compared on the seeds that all of those measured have in common, so that none is ahead by easier
-    seeds.  Where they have none in common, there is no best.
-
-    Args:
-        family: The rival.
-        rows: Of one set and one number of images a class.
-        seeds: Only these; all where it is None.
-    """
-    measured: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        if row["arm"] in FAMILIES[family] and (seeds is None or row["seed"] in seeds):
-            measured.setdefault(row["arm"], {})[row["seed"]] = row
-    if not measured:
-        return None
-    common = set.intersection(*(set(by_seed) for by_seed in measured.values()))
-    if not common:
-        return None
-    variant = max(
-        (name for name in FAMILIES[family] if name in measured),
-        key=lambda name: statistics.mean(_balanced(measured[name][seed]) for seed in common),
-    )
-    return Best(
-        variant, {seed: measured[variant][seed] for seed in sorted(common)}, len(measured), len(FAMILIES[family])
-    )
-
-
-def seconds_to(row: Row, accuracy: float) -> float | None:
-    """Return the clock at the first point that is as accurate, or None where there is none."""
-    points = [[float(value) for value in point.split()] for point in row["points"].split(";")]
-    return next((seconds for seconds, reached, _ in points if reached >= accuracy), None)
+MODELS = ("head_only", "two_phase")  # of a run of ours: what could have shipped
 
 
 def summarise(rows: list[Row]) -> str:
-    """Return the tables: every arm of every set, rivals at their best, the ratios to each peer, margins, withdrawn rows."""
-    withdrawn = _withdrawn(rows)
-    rows = [row for row in rows if row["arm"] in ARMS]
-    regimes = {
-        a_class: [row for row in rows if row["a_class"] == a_class]
-        for a_class in sorted({row["a_class"] for row in rows}, key=int)
-    }
+    """Return the tables: margins, times, what was shipped, rivals at their best, all arms; per number of images a class."""
     lines: list[str] = []
-    for a_class, own in regimes.items():
-        lines += _arms(a_class, own)
-    for a_class, own in regimes.items():
-        lines += _rivals(a_class, own)
-    for a_class, own in regimes.items():
-        for peer, family in PEERS.items():
-            lines += _ratios(a_class, peer, family, own)
-    for a_class, own in regimes.items():
-        lines += _margins(a_class, own)
-    return "\n".join(lines + withdrawn)
+    for a_class in sorted({row["a_class"] for row in rows}, key=int):
+        own = [row for row in rows if row["a_class"] == a_class]
+        by_set = {name: found for name in SETS if (found := [row for row in own if row["set"] == name])}
+        for table in (_margins, _shipped, _times, _rivals, _arms):
+            lines += table(a_class, by_set)
+    return "\n".join(lines)
 
 
-def _withdrawn(rows: list[Row]) -> list[str]:
-    """Return what is withdrawn and why.  A rival that was held back and was ahead all the same stays in sight."""
-    auto = {tuple(row[key] for key in FIELDS[:3]): row for row in rows if row["arm"] == AUTO}
-    lines: list[str] = []
-    for arm, why in WITHDRAWN.items():
-        own = [row for row in rows if row["arm"] == arm]
-        beside = [(row, auto[place]) for row in own if (place := tuple(row[key] for key in FIELDS[:3])) in auto]
-        ahead = sum(_balanced(row) > _balanced(ours) for row, ours in beside)
-        if own:
-            lines.append(_line([arm, str(len(own)), why, f"{ahead} of {len(beside)}"]))
-    header = ("arm", "rows", "why", "ahead of auto all the same")
-    title = "\n### Withdrawn: in no table above\n"
-    return [title, _line(header), _line(["---"] * len(header)), *lines] if lines else []
+def _margins(a_class: str, by_set: dict[str, list[Row]]) -> list[str]:
+    """Return by how many points of balanced accuracy auto is ahead of each arm's best variant, on the same set and seeds.
 
-
-def _rivals(a_class: str, rows: list[Row]) -> list[str]:
-    """Return which variant of each rival that has several is the best, per set."""
-    header = ("set", "rival", "best variant, in hindsight", "balanced", "seeds", "variants measured")
-    lines = [f"\n### Rivals at their best, {a_class} a class\n", _line(header), _line(["---"] * len(header))]
-    found = False
-    for name in SETS:
-        own = [row for row in rows if row["set"] == name]
-        for family, variants in FAMILIES.items():
-            best = best_variant(family, own) if len(variants) > 1 else None
-            if best is not None:
-                found = True
-                balanced = _spread([_balanced(row) for row in best.rows.values()])
-                counts = f"{best.tried} of {best.of}"
-                lines.append(_line([name, family, best.variant, balanced, ", ".join(best.rows), counts]))
-    return lines if found else []
-
-
-def _margins(a_class: str, rows: list[Row]) -> list[str]:
-    """Return by how many points of balanced accuracy auto is ahead of each rival's best variant, on the same set and seeds.
-
-    A rival of which variants lack has an upper bound instead of a margin, and that enters no mean.
+    A rival of which variants lack has an upper bound instead of a margin, and the mean of such is one, too.
     """
     others = [family for family in FAMILIES if family != AUTO]
-    header = ("set", *(f"{family} (seeds)" for family in others), "best arm of each seed", "time / fastai's")
-    lines = [f"\n### auto's margin in points of balanced accuracy, {a_class} a class\n", _line(header)]
-    lines.append(_line(["---"] * len(header)))
-    found: dict[str, list[float]] = {}
-    for name in SETS:
-        own = [row for row in rows if row["set"] == name]
+    found: dict[str, list[float]] = defaultdict(list)
+    bounds: set[str] = set()
+    body: list[list[str]] = []
+    for name, own in by_set.items():
         auto = {row["seed"]: row for row in own if row["arm"] == AUTO}
         if not auto:
             continue
-        cells = [name]
+        counted = counts_for_means(name, own)
+        cells = [_title(name, own)]
         for family in others:
             best = best_variant(family, own, set(auto))
-            apart = [_balanced(auto[seed]) - _balanced(row) for seed, row in best.rows.items()] if best else []
-            if best is None or best.complete:
-                cells.append(_margin(found.setdefault(family, []), apart))
-            else:
-                cells.append(f"at most {_margin([], apart)}, {best.tried} of {best.of} variants")
-        cells.append(_behind_the_best(found.setdefault("best", []), auto, own))
-        fastai = best_variant(FASTAI, own, set(auto))
-        times = [
-            float(auto[seed]["clock"]) / float(row["clock"])
-            for seed, row in (fastai.rows.items() if fastai else ())
-            if _together(auto[seed], row)
-        ]
-        found.setdefault("time", []).extend([statistics.mean(times)] if times else [])
-        lines.append(_line([*cells, f"{statistics.mean(times):.2f}" if times else "-"]))
-    means = [f"{statistics.mean(found[family]):+.1f}" if found.get(family) else "-" for family in (*others, "best")]
-    time = f"{statistics.mean(found['time']):.2f}" if found.get("time") else "-"
-    return [*lines, _line(["mean over sets", *means, time])] if found else []
+            if best is None:
+                cells.append("-")
+                continue
+            apart = statistics.mean(balanced(auto[seed]) - balanced(row) for seed, row in best.rows.items())
+            bound = "" if best.complete else "at most "
+            cells.append(f"{bound}{apart:+.1f} ({len(best.rows)})")
+            if counted:
+                found[family].append(apart)
+                bounds |= set() if best.complete else {family}
+        body.append(cells)
+    shown = [family for index, family in enumerate(others, start=1) if any(cells[index] != "-" for cells in body)]
+    places = [0, *(index for index, family in enumerate(others, start=1) if family in shown)]
+    means = [
+        f"{'at most ' if family in bounds else ''}{statistics.mean(found[family]):+.1f} of {len(found[family])} sets"
+        if found[family]
+        else "-"
+        for family in shown
+    ]
+    return _table(
+        f"auto minus the others' best variants, points of balanced accuracy, {a_class} a class (seeds)",
+        ["set", *shown],
+        [[cells[index] for index in places] for cells in body] + ([["mean", *means]] if shown else []),
+        any_of=bool(shown),
+    )
 
 
-def _behind_the_best(means: list[float], auto: dict[str, Row], rows: list[Row]) -> str:
-    """Return auto's distance to the best arm of each seed, itself included: at most 0.
+def _shipped(a_class: str, by_set: dict[str, list[Row]]) -> list[str]:
+    """Return what auto's choice is worth against its own head-only and against the better of both in hindsight."""
+    body: list[list[str]] = []
+    over: list[float] = []
+    behind: list[float] = []
+    for name, own in by_set.items():
+        runs = [(balanced(row), _options(row), row["shipped"]) for row in own if row["arm"] == AUTO and row["options"]]
+        runs = [run for run in runs if run[1].keys() >= set(MODELS)]
+        if not runs:
+            continue
+        gain = statistics.mean(score - options["head_only"] for score, options, _ in runs)
+        regret = statistics.mean(score - max(options[model] for model in MODELS) for score, options, _ in runs)
+        if counts_for_means(name, own):
+            over.append(gain)
+            behind.append(regret)
+        possible = statistics.mean(options["two_phase"] - options["head_only"] for _, options, _ in runs)
+        two_phase = sum(shipped == "two_phase" for _, _, shipped in runs)
+        body.append(
+            [_title(name, own), f"{possible:+.1f}", f"{gain:+.1f}", f"{regret:+.1f}", f"{two_phase} of {len(runs)}"]
+        )
+    mean = [["mean", "", f"{statistics.mean(over):+.1f}", f"{statistics.mean(behind):+.1f}", ""]] if over else []
+    header = [
+        "set",
+        "two-phase minus head-only",
+        "shipped minus head-only",
+        "shipped minus the better of both, in hindsight",
+    ]
+    return _table(f"What auto ships, {a_class} a class", [*header, "two-phase ships"], body + mean, any_of=bool(body))
 
-    Of the seeds of which every variant of every rival has a row; where there are none, an upper bound of all seeds.
+
+def _options(row: Row) -> dict[str, float]:
+    cells = (cell.rsplit(" ", 1) for cell in row["options"].split(";"))
+    return {name: 100 * float(score) for name, score in cells}
+
+
+def _times(a_class: str, by_set: dict[str, list[Row]]) -> list[str]:
+    """Return what part of the time of fastai's first variant each arm of ours takes.
+
+    Seconds of a wall clock are compared where both rows have the machine to themselves; rows of a file are of one machine.
     """
-    arms = {seed: {row["arm"]: row for row in rows if row["seed"] == seed} for seed in auto}
-    whole = [seed for seed in sorted(auto) if arms[seed].keys() >= RIVALS]
-    apart = [
-        _balanced(auto[seed]) - max(_balanced(row) for row in arms[seed].values()) for seed in (whole or sorted(auto))
+    reference = next(iter(FAMILIES[FASTAI]))
+    body: list[list[str]] = []
+    found: dict[str, dict[str, list[float]]] = {arm: defaultdict(list) for arm in OURS}
+    for name, own in by_set.items():
+        theirs = {row["seed"]: row for row in own if row["variant"] == reference}
+        for arm in OURS:
+            cells = [name, arm]
+            for time in TIMES:
+                ratios = [
+                    float(row[time]) / float(other[time])
+                    for row in own
+                    if row["arm"] == arm and (other := theirs.get(row["seed"])) and _comparable(row, other, time)
+                ]
+                if ratios:
+                    found[arm][time].append(statistics.mean(ratios))
+                cells.append(f"{statistics.mean(ratios):.2f} ({len(ratios)})" if ratios else "-")
+            if any(cell != "-" for cell in cells[2:]):
+                body.append(cells)
+    means = [
+        ["mean of sets", arm, *(f"{statistics.mean(by[time]):.2f}" if by[time] else "-" for time in TIMES)]
+        for arm, by in found.items()
+        if by
     ]
-    return _margin(means, apart) if whole else f"at most {_margin([], apart)}"
+    header = ["set", "arm", "training", "whole command", "CPU seconds of the whole command"]
+    return _table(
+        f"Time as a part of {reference}'s, {a_class} a class (seeds)", header, body + means, any_of=bool(body)
+    )
 
 
-def _timed(row: Row) -> bool:
-    return bool(row["clock"])
+def _comparable(one: Row, other: Row, time: str) -> bool:
+    alone = one["shared"] == other["shared"] == "no"
+    return one.get("file") == other.get("file") and (alone or time == "cpu_seconds")
 
 
-def _together(one: Row, other: Row) -> bool:
-    """Tell whether the seconds of two rows may be compared: a file is of one machine."""
-    return _timed(one) and _timed(other) and one.get("file") == other.get("file")
+def _rivals(a_class: str, by_set: dict[str, list[Row]]) -> list[str]:
+    """Return which variant of each rival that has several is the best, per set."""
+    body: list[list[str]] = []
+    for name, own in by_set.items():
+        for family, variants in RIVALS.items():
+            best = best_variant(family, own) if len(variants) > 1 else None
+            if best is not None:
+                scores = _spread([balanced(row) for row in best.rows.values()])
+                counts = f"{best.tried} of {best.of}"
+                body.append([name, family, best.variant, scores, ", ".join(best.rows), counts])
+    header = ["set", "rival", "best variant, in hindsight", "balanced accuracy", "seeds", "variants measured"]
+    return _table(f"Rivals at their best, {a_class} a class", header, body, any_of=bool(body))
 
 
-def _balanced(row: Row) -> float:
-    return 100 * float(row["balanced"])
-
-
-def _margin(means: list[float], apart: list[float]) -> str:
-    """Return a set's mean over its seeds, and add it to ``means``."""
-    if not apart:
-        return "-"
-    means.append(statistics.mean(apart))
-    return f"{means[-1]:+.1f} ({len(apart)})"
-
-
-def _arms(a_class: str, rows: list[Row]) -> list[str]:
-    header = (
-        "set", "arm", "seeds", "accuracy", "balanced", "original head after", "clock, s", "wall, s", "CPU, s", "peak, MiB",
-        *(f"s to {peer}'s accuracy" for peer in PEERS),
-    )  # fmt: skip
-    lines = [f"\n### {a_class} images a class\n", _line(header), _line(["---"] * len(header))]
-    for name in [name for name in SETS if any(row["set"] == name for row in rows)]:
-        of_set = [row for row in rows if row["set"] == name]
-        goals = {peer: best_variant(family, of_set) for peer, family in PEERS.items()}
-        for arm in ARMS:
-            own = [row for row in of_set if row["arm"] == arm]
-            if not own:
+def _arms(a_class: str, by_set: dict[str, list[Row]]) -> list[str]:
+    """Return all variants' scores and times: medians, and from the smallest to the largest."""
+    header = [
+        "set", "arm", "seeds", "trained on", "tested on (of left over)", "accuracy", "balanced accuracy",
+        "original head after", "training, s", "whole command, s", "CPU, s", "peak, MiB",
+    ]  # fmt: skip
+    body: list[list[str]] = []
+    for name, own in by_set.items():
+        for variant in VARIANTS:
+            rows = [row for row in own if row["variant"] == variant]
+            if not rows:
                 continue
-            cells = [name, arm, ", ".join(sorted({row["seed"] for row in own}))]
-            cells += [_spread([100 * float(row[key]) for row in own]) for key in ("accuracy", "balanced", "original")]
-            cells += [_spread([float(row[key]) for row in own if row[key]]) for key in (*TIMES, "peak_mib")]
-            for goal in goals.values():
-                by_seed = goal.rows if goal else {}
-                cells.append(
-                    _reached(
-                        [
-                            seconds_to(row, float(by_seed[row["seed"]]["accuracy"]))
-                            for row in own
-                            if row["seed"] in by_seed and _together(row, by_seed[row["seed"]])
-                        ]
-                    )
-                )
-            lines.append(_line(cells))
-    return lines
+            cells = [_title(name, own), variant, ", ".join(sorted({row["seed"] for row in rows}))]
+            cells += [_range(rows, "n_train"), f"{_range(rows, 'n_test')} ({_range(rows, 'left_over')})"]
+            cells += [
+                _spread([100 * float(row[field]) for row in rows if row[field]])
+                for field in ("accuracy", "balanced_accuracy", "original")
+            ]
+            cells += [_spread([float(row[field]) for row in rows]) for field in (*TIMES, "peak_mib")]
+            body.append(cells)
+    return _table(f"All arms, {a_class} a class", header, body, any_of=bool(body))
 
 
-def _ratios(a_class: str, peer: str, family: str, rows: list[Row]) -> list[str]:
-    """Return how many times sooner unfreeze is as accurate as the peer's best variant at its end, where both were timed."""
-    header = ("set", "seed", f"{peer}: accuracy", f"{peer}: clock, s", "head-only", "auto", "the sooner")
-    lines = [
-        f"\n### Times sooner at {peer}'s accuracy, {a_class} a class\n",
-        _line(header),
-        _line(["---"] * len(header)),
-    ]
-    ratios_of: dict[str, list[float]] = {}
-    for name in SETS:
-        best = best_variant(family, [row for row in rows if row["set"] == name])
-        for seed, theirs in best.rows.items() if best and best.complete else ():
-            ours = {
-                row["arm"]: row for row in rows
-                if row["arm"] in OURS and (row["set"], row["seed"]) == (name, seed) and _together(row, theirs)
-            }  # fmt: skip
-            if not ours:
-                continue
-            reached = {own: seconds_to(row, float(theirs["accuracy"])) for own, row in ours.items()}
-            ratios = {own: float(theirs["clock"]) / seconds if seconds else 0.0 for own, seconds in reached.items()}
-            sooner = max(ratios.values())
-            ratios_of.setdefault(name, []).append(sooner)
-            shown = [_times(ratios[own]) if own in ratios else "-" for own in OURS] + [_times(sooner)]
-            accuracy = f"{100 * float(theirs['accuracy']):.1f}"
-            lines.append(_line([name, seed, accuracy, f"{float(theirs['clock']):.0f}", *shown]))
-    if ratios_of:
-        middle = statistics.median(statistics.median(found) for found in ratios_of.values())
-        lines.append(_line(["median over sets", "", "", "", "", "", f"{middle:.1f}x"]))
-    return lines if ratios_of else []
+def _title(name: str, rows: list[Row]) -> str:
+    if SETS[name].role == "shift":
+        return f"{name} (another camera, in no mean)"
+    return name if counts_for_means(name, rows) else f"{name} (ceiling, in no mean)"
 
 
-def _times(ratio: float) -> str:
-    return f"{ratio:.1f}x" if ratio else "never"
-
-
-def _reached(found: list[float | None]) -> str:
-    there = [seconds for seconds in found if seconds is not None]
-    if not found:
-        return "-"
-    missed = f"; never in {len(found) - len(there)} of {len(found)}" if len(there) < len(found) else ""
-    return (_spread(there) if there else "") + missed if there else "never"
+def _range(rows: list[Row], field: str) -> str:
+    values = [int(row[field]) for row in rows]
+    return str(values[0]) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
 def _spread(values: list[float]) -> str:
@@ -286,16 +198,6 @@ def _spread(values: list[float]) -> str:
     return middle if len(values) == 1 else f"{middle} ({min(values):.1f} to {max(values):.1f})"
 
 
-def _line(cells: list[str] | tuple[str, ...]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def read_rows(paths: list[Path]) -> list[Row]:
-    """Return the rows of all files, each with its file; of two that measure the same, the one of the later file."""
-    rows: dict[tuple[str, ...], Row] = {}
-    for path in paths:
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                found = ({**row, "file": str(path)} for row in csv.DictReader(file))
-                rows |= {tuple(row[key] for key in FIELDS[:4]): row for row in found}
-    return list(rows.values())
+def _table(title: str, header: list[str], body: list[list[str]], *, any_of: bool) -> list[str]:
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *body)]
+    return [f"\n### {title}\n", *lines] if any_of else []

@@ -30,7 +30,6 @@ from benchmarks.peers.protocol import (
     pooled,
     pretrained,
     read_task,
-    score_timm_original,
     scores,
 )
 
@@ -78,13 +77,13 @@ def main(*, preset: str) -> None:
             column_types={"image": "image_path"},
             hyperparameters=overrides(task, backbone),
         )
-        seconds = report.clock.read()
+        report.seconds = report.clock.read()
         with report.clock.stopped():
             tested = pd.DataFrame(task.test, columns=["image", "label"])
             found = predictor.predict(tested.drop(columns="label"), as_pandas=True)
-            report.points.append((seconds, *scores(tested["label"].to_numpy(), found.to_numpy().astype(int))))
+            report.scores = scores(tested["label"].to_numpy(), found.to_numpy().astype(int))
         model = predictor._learner._model
-        score_timm_original(report, pooled(getattr(model, "model", model)))
+        report.score_original(pooled(getattr(model, "model", model)))
     report.write()
 
 

@@ -18,7 +18,6 @@ from benchmarks.peers.protocol import (
     pretrained,
     read_task,
     rendering,
-    score_timm_original,
 )
 from pytorch_lightning.callbacks import BackboneFinetuning
 from torch import Tensor, nn
@@ -39,10 +38,16 @@ class Classifier(pl.LightningModule):  # type: ignore[misc]
         return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=self.rate)
 
 
-def main(*, rate: float) -> None:
+def main(*, rate: float, crops: float) -> None:
+    """Train and score.
+
+    Args:
+        rate: Learning rate of the head.
+        crops: Smallest share of the image's area that a view shows; timm's default is 0.08.
+    """
     task = read_task()
     report = Report(task)
-    photos = Photos(task.train, rendering(training=True))
+    photos = Photos(task.train, rendering(training=True, scale=(crops, 1.0)))
     loader = torch.utils.data.DataLoader(photos, task.batch_size, shuffle=True, num_workers=2, persistent_workers=True)
     backbone = pretrained(task)
     backbone.reset_classifier(0)
@@ -54,11 +59,12 @@ def main(*, rate: float) -> None:
     trainer.fit(model, loader)
     model.eval()
     report.score(lambda x: model.head(model.backbone(x)))
-    score_timm_original(report, pooled(backbone))
+    report.score_original(pooled(backbone))
     report.write()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--rate", type=float, required=True)
+    parser.add_argument("--crops", type=float, required=True)
     main(**vars(parser.parse_args(sys.argv[2:])))

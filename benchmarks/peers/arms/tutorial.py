@@ -1,7 +1,7 @@
 """The transfer-learning tutorial's two phases, as people write them: Adam 1e-3 on the head, then Adam 1e-5 on everything.
 
-Four variants with BatchNorm live, four with it frozen: views that show at least 8 % of the image (torchvision's default) or
-at least half of it; half of the task's epochs in each phase, or all of them.
+BatchNorm live, as the tutorial has it, or frozen; views of at least 8 % of the image (torchvision's default) or of at least
+half of it; a multiple of half of the task's epochs in each phase; a second phase at a higher rate, too.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ import torch
 from benchmarks.peers.protocol import (
     Photos,
     Report,
-    pooled,
     pretrained,
     read_task,
     score_timm,
-    score_timm_original,
 )
 from torch import nn
 from torchvision import transforms
 
 
-def main(*, batch_norm: str, crops: float, epochs_times: int) -> None:
+def main(*, batch_norm: str, crops: float, epochs_times: int, rate: float) -> None:
     """Train and score.
 
     Args:
         batch_norm: ``live`` (train mode in both phases, as the tutorial has it) or ``frozen``.
         crops: Smallest share of the image's area that a view shows.
         epochs_times: Each phase has half of the task's epochs, times this.
+        rate: Adam's learning rate in the second phase.
     """
     task = read_task()
     report = Report(task)
@@ -47,12 +46,12 @@ def main(*, batch_norm: str, crops: float, epochs_times: int) -> None:
     model = pretrained(task)
     model.reset_classifier(task.classes)
     head = model.get_submodule("classifier")
-    for parameters, rate in ((head.parameters(), 1e-3), (model.parameters(), 1e-5)):
+    for parameters, phase_rate in ((head.parameters(), 1e-3), (model.parameters(), rate)):
         model.requires_grad_(False)
         chosen = list(parameters)
         for parameter in chosen:
             parameter.requires_grad_(True)
-        optimizer = torch.optim.Adam(chosen, lr=rate)
+        optimizer = torch.optim.Adam(chosen, lr=phase_rate)
         for _ in range(task.epochs // 2 * epochs_times):
             model.train()
             if batch_norm == "frozen":
@@ -63,8 +62,7 @@ def main(*, batch_norm: str, crops: float, epochs_times: int) -> None:
                 optimizer.zero_grad()
                 nn.functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
-        score_timm(report, model)
-    score_timm_original(report, pooled(model))
+    score_timm(report, model)
     report.write()
 
 
@@ -73,4 +71,5 @@ if __name__ == "__main__":
     parser.add_argument("--batch-norm", choices=["live", "frozen"], required=True)
     parser.add_argument("--crops", type=float, required=True)
     parser.add_argument("--epochs-times", type=int, required=True)
+    parser.add_argument("--rate", type=float, required=True)
     main(**vars(parser.parse_args(sys.argv[2:])))
