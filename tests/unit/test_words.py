@@ -49,7 +49,7 @@ REPLACED = {
     "wants_more": "should_continue",
 }
 READ_FROM_OLD_FILES = {  # lines that turn the names in files of earlier versions into today's
-    "src/unfreeze/models/saved.py": {"poses"},
+    "src/unfreeze/views.py": {"poses"},
     "src/unfreeze/verdict_schema1.py": {"exam", "poses", "setbacks"},
 }
 # A name, also as a part of a longer one that underscores join (`fold_judges`), but not of another word (`ScoreSheet`).
