@@ -116,9 +116,9 @@ def _family(backbone: Backbone) -> Family:
 
 
 def _prior(config: TrainConfig, backbone: Backbone, images_per_class: float) -> PriorTable:
-    """Return the packaged prior; its gains of phase 2 are those of training all weights with frozen BatchNorm."""
+    """Return the packaged prior; its gains of phase 2 are those of frozen BatchNorm."""
     prior = packaged_prior(regime_of(images_per_class), _family(backbone))
-    return prior if config.subset == "all" and config.bn == "frozen" else prior.without("phase2")
+    return prior if config.bn == "frozen" else prior.without("phase2")
 
 
 def _depths_and_rates(config: TrainConfig, backbone: Backbone, images_per_class: float) -> list[tuple[int, float]]:

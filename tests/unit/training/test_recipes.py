@@ -12,6 +12,7 @@ from unfreeze.config import make_config
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.errors import ConfigError
+from unfreeze.evaluation.prior import UNKNOWN_PHASE_TWO, WEAK_PRIOR, packaged_prior
 from unfreeze.models.backbone import Backbone
 from unfreeze.orientations import Orientation
 from unfreeze.training.recipe import LR_BACKOFF, ByGradient, Candidate, Recipe, Solved
@@ -156,6 +157,16 @@ def test_the_budget_for_forgetting_is_the_users() -> None:
     assert chosen(tiny_cnn()).max_forgetting is None
     assert chosen(tiny_cnn(), reference="there").max_forgetting is None
     assert chosen(tiny_cnn(), max_forgetting=0, reference="there").max_forgetting == 0
+
+
+def test_the_prior_is_that_of_the_regime_and_the_family() -> None:
+    assert chosen(tiny_cnn()).prior == packaged_prior("scarce", "batch norm")
+    assert chosen(tiny_vit(), photos=300).prior == packaged_prior("middle", "layer norm")
+    assert chosen(tiny_cnn(), recipe="head-only").prior == packaged_prior("scarce", "batch norm")
+    assert chosen(tiny_cnn(), recipe="classic").prior == WEAK_PRIOR
+    trained = chosen(tiny_cnn(), bn="train").prior  # what it does is not what the table was measured with
+    assert trained.of("phase2:top-third:1") == UNKNOWN_PHASE_TWO
+    assert trained.of("head:stages") == packaged_prior("scarce", "batch norm").of("head:stages")
 
 
 def test_auto_may_ship_any_point_up_to_phase_two_itself() -> None:
