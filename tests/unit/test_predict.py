@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from unfreeze.predict import (
     predict_logits,
     predictions,
     probabilities,
+    to_model_input,
 )
 from unfreeze.views import PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Views, tiles
 
@@ -125,6 +127,28 @@ def test_every_engine_answers_in_order_and_averages_the_poses(
     for answer, row in zip(answers, found, strict=True):
         assert isinstance(answer, Prediction)
         assert (answer.label, answer.probability) == (NAMES[row.argmax()], row.max())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_computes_what_a_head_on_several_stages_reads(
+    photos: tuple[Path, ...], backbone: Backbone, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("unfreeze.predict.MIN_COMPILED_IMAGES", ENGINES[engine])
+    backbone = replace(backbone, head_stages=(1, 3))
+    model = classifier(backbone, (Orientation.IDENTITY, Orientation.FLIPPED))
+    views = torch.cat(list(photo_batches(backbone, photos)))
+    with torch.no_grad():  # lower stages' features are large, and differ little
+        model.head.bias.sub_(model.head(backbone.features(to_model_input(views, backbone, 0))).mean(dim=0))
+    answers = list(predictions(model, iter(photos)))
+    with torch.inference_mode():
+        logits = [
+            model.head(backbone.features(to_model_input(orientation.apply(views), backbone, 0)))
+            for orientation in model.orientations
+        ]
+    expected = torch.softmax(torch.stack(logits).mean(dim=0), dim=1).numpy()
+    assert expected.std(axis=0).max() > 0.01
+    found = np.array([answer.probabilities for answer in answers if isinstance(answer, Prediction)])
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -66,9 +66,12 @@ def tune(backbone: Backbone, given: Task, boundary: int) -> ModelState:
     ).state  # fmt: skip
 
 
+@pytest.mark.parametrize("head_stages", [(), (1, 3)])
 @EVERY_BOUNDARY
-def test_head_only_forgets_exactly_nothing(photos: tuple[Path, ...], reference: PhotoSet, boundary: int) -> None:
-    backbone, given = tiny_cnn(), task(photos, train=12)
+def test_head_only_forgets_exactly_nothing(
+    photos: tuple[Path, ...], reference: PhotoSet, boundary: int, head_stages: tuple[int, ...]
+) -> None:
+    backbone, given = replace(tiny_cnn(), head_stages=head_stages), task(photos, train=12)
     meter = evaluation(backbone, photos, given, boundary, reference).meter
     forgotten = forgotten_by(meter, tune(backbone, given, backbone.head_boundary))
     assert (forgotten.drop, forgotten.drop_ci95, forgotten.agreement) == (0.0, (0.0, 0.0), 1.0)

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tests.support.backbones import tiny_cnn
 from tests.support.photos import noise, packed
 from tests.support.serving import served
 
@@ -40,6 +42,14 @@ def test_several_framings_are_averaged_and_the_picture_says_which_it_is(tmp_path
     np.testing.assert_allclose([answer.probabilities for answer in answers], expected, rtol=1e-5)
     assert [answer.note for answer in answers] == ["heatmap: centre crop; probability: 4 views"] * 3
     assert all(answer.heatmap for answer in answers)
+
+
+def test_a_head_on_several_stages_answers_and_draws(tmp_path: Path) -> None:
+    server = served(tmp_path, ("a", "b"), lambda: replace(tiny_cnn(), head_stages=(1, 3)))
+    upload = Upload("a.png", io.BytesIO(packed(noise())))
+    (answer,) = server.predict([upload], Limits().accepted, explain=True)
+    assert sum(answer.probabilities) == pytest.approx(1)
+    assert answer.heatmap is not None
 
 
 def test_a_network_without_places_answers_without_a_heatmap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

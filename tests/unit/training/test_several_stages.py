@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from tests.support.backbones import tiny_cnn, tiny_vit
 from tests.support.photos import CLASSES
-from tests.support.training import candidate, new_store, recipe, schedule, task, training_features
+from tests.support.training import at, candidate, new_store, recipe, schedule, task, training_features
 from torch import Tensor
 
 from unfreeze.acceleration.trainable import trainable_forward
@@ -30,7 +31,7 @@ from unfreeze.training.features.activations import (
     pooled_features,
 )
 from unfreeze.training.features.demand import ActivationRequest, cache_misses
-from unfreeze.training.finetune.loop import finetune
+from unfreeze.training.finetune.loop import FineTuneResult, finetune, kd_loss
 from unfreeze.training.head.regularisation_path import fit_head
 from unfreeze.training.phase_one import head_state, train_head
 from unfreeze.training.recipes import MAX_HEAD_STAGES, head_stages_for
@@ -189,6 +190,49 @@ def test_both_phases_predict_what_the_loaded_model_computes_from_the_images(phot
         with loaded(backbone, state) as head:
             np.testing.assert_allclose(predict_logits(backbone, head, [pixels]), said, atol=2e-4, rtol=1e-3)
             np.testing.assert_allclose(logits_from(backbone, head, source, fold.val), said, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("make", "subset", "bn", "distill"),
+    [(tiny_vit, "lora", "frozen", 0.0), (tiny_cnn, "norms", "frozen", 0.0), (tiny_cnn, "all", "train", 0.0),
+     (tiny_cnn, "all", "frozen", 2.0), (tiny_vit, "all", "frozen", 2.0)],
+)  # fmt: skip
+def test_every_way_to_train_phase_two_ends_in_what_the_loaded_model_computes(
+    photos: tuple[Path, ...],
+    make: Callable[[], Backbone],
+    subset: Literal["all", "norms", "lora"],
+    bn: Literal["frozen", "train"],
+    distill: float,
+) -> None:
+    backbone, given = several(make), task(photos, train=18)
+    first = train_head(training_features(backbone, given, recipe(backbone)), recipe(backbone))
+    plan = plan_from(backbone, 2, lr=0.02, head_lr=0.02, subset=subset, bn=bn)
+    source, at_head = at(backbone, given, plan.boundary), at(backbone, given, 5)
+    before, train, val = backbone.fingerprint(), given.data.train[:12], given.data.train[12:]
+
+    def tuned_with(weight: float) -> FineTuneResult:
+        return finetune(
+            backbone, first.phase2_init, source, given.data.labels, plan,
+            replace(schedule(epochs=6), distill=weight), phase="test", train=train, val=val, seed=0,
+            pretrained_features=at_head if weight else None,
+        )  # fmt: skip
+
+    tuned = tuned_with(distill)
+    assert (tuned.failure, backbone.fingerprint()) == (None, before)
+    pixels = torch.cat([given.renderer.views(int(photo), (0,)) for photo in val])
+    with loaded(backbone, tuned.state) as head:
+        np.testing.assert_allclose(predict_logits(backbone, head, [pixels]), tuned.val_logits, atol=2e-4, rtol=1e-3)
+        assert backbone.fingerprint() != before
+    if not distill:
+        return
+    free = tuned_with(0.0)
+    x, drifts = to_model_input(pixels, backbone, 0), []
+    with torch.no_grad():
+        pretrained = backbone.original_logits(x)
+        for state in (tuned.state, free.state):
+            with loaded(backbone, state):
+                drifts.append(float(kd_loss(backbone.original_logits(x), pretrained)))
+    assert drifts[0] < drifts[1]
 
 
 def test_frozen_stages_that_the_head_reads_keep_their_bits_and_trained_ones_move(photos: tuple[Path, ...]) -> None:
