@@ -135,15 +135,15 @@ def test_every_engine_computes_what_a_head_on_several_stages_reads(
 ) -> None:
     monkeypatch.setattr("unfreeze.predict.MIN_COMPILED_IMAGES", ENGINES[engine])
     backbone = replace(backbone, head_stages=(1, 3))
-    model = classifier(backbone, (Orientation.IDENTITY, Orientation.FLIPPED))
+    model = classifier(backbone, (PLAIN, EvaluationView.of(orientation=Orientation.FLIPPED)))
     views = torch.cat(list(photo_batches(backbone, photos)))
     with torch.no_grad():  # lower stages' features are large, and differ little
         model.head.bias.sub_(model.head(backbone.features(to_model_input(views, backbone, 0))).mean(dim=0))
     answers = list(predictions(model, iter(photos)))
     with torch.inference_mode():
         logits = [
-            model.head(backbone.features(to_model_input(orientation.apply(views), backbone, 0)))
-            for orientation in model.orientations
+            model.head(backbone.features(to_model_input(view.orientation.apply(views), backbone, 0)))
+            for view in model.views
         ]
     expected = torch.softmax(torch.stack(logits).mean(dim=0), dim=1).numpy()
     assert expected.std(axis=0).max() > 0.01

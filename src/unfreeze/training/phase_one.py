@@ -97,7 +97,7 @@ def _by_gradient(features: TrainingFeatures, head: ByGradient) -> HeadOnlyResult
 
 def _solved(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
     data, folds = features.data, features.folds
-    fits = {id(each): _fit(features, each, recipe) for each in (features.final, *features.by_fold)}
+    fits = {id(each): solve_head(features, each, recipe) for each in (features.final, *features.by_fold)}
     final = fits[id(features.final)]
     by_fold = [fits[id(each)] for each in features.by_fold]
     masks = [data.fold == fold for fold in range(len(by_fold))]
@@ -143,7 +143,7 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
 
 
 @dataclass(frozen=True)
-class _Solution:
+class Solution:
     """A solved head, and its out-of-fold logits (N, C) by the mean over each set of views, the plain one first."""
 
     fit: HeadFit
@@ -156,7 +156,7 @@ class _Solution:
 
 
 def _choose_for(
-    fold: int, solution: _Solution, masks: Sequence[NDArray[np.bool_]], data: TrainingSet, recipe: Recipe
+    fold: int, solution: Solution, masks: Sequence[NDArray[np.bool_]], data: TrainingSet, recipe: Recipe
 ) -> int:
     """Return the index of the set of views that the other folds' images choose, given the solution for this fold."""
     options = [[logits[mask] for mask in masks] for logits in solution.logits]
@@ -188,7 +188,8 @@ def _choose_views(
     return selector.choose(named, folds).index
 
 
-def _fit(features: TrainingFeatures, activations: FoldActivations, recipe: Recipe) -> _Solution:
+def solve_head(features: TrainingFeatures, activations: FoldActivations, recipe: Recipe) -> Solution:
+    """Solve the head on the views of one augmentation, or load it, and predict every training image out of fold."""
     data, at_head = features.data, activations.for_head
     assert isinstance(at_head, CachedActivations), "a solved head is fitted on cached features"
     view_sets = recipe.view_sets(activations.renderer)
@@ -198,7 +199,7 @@ def _fit(features: TrainingFeatures, activations: FoldActivations, recipe: Recip
         out_of_fold_tta_logits(fit.fold_heads, features_at_head(activations, data.train, averaged_over), data)
         for averaged_over in view_sets[1:]
     )
-    return _Solution(fit, view_sets, (fit.out_of_fold.astype(np.float32), *averaged))
+    return Solution(fit, view_sets, (fit.out_of_fold.astype(np.float32), *averaged))
 
 
 def features_at_head(activations: FoldActivations, images: Indices, views: Views) -> Tensor:
