@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+import runpy
 import shutil
 import signal
 import subprocess
@@ -59,7 +60,9 @@ def test_the_run_folder_is_whole(run: Path) -> None:
         "verdict.json",
     }  # fmt: skip
     assert len(list(run.glob("heatmaps/*.jpg"))) == changed
-    assert {path.name for path in (run / "model").iterdir()} == {"README.md", "config.json", "model.safetensors"}
+    assert {path.name for path in (run / "model").iterdir()} == {
+        "README.md", "config.json", "model.safetensors", "modeling.py",
+    }  # fmt: skip
     with (run / "splits.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 14 * len(DEFECTS)
@@ -274,12 +277,15 @@ def test_the_shipped_file_answers_as_the_trained_model_did(run: Path, photos: Pa
     assert right == pytest.approx(finished.verdict.scores.shipped.accuracy)
 
 
-def test_timm_loads_the_shipped_model(run: Path, photos: Path) -> None:
+def test_the_code_in_the_folder_computes_the_shipped_model_with_timm_alone(run: Path, photos: Path) -> None:
     import timm
     from timm.data import create_transform, resolve_data_config
 
-    model = timm.create_model(f"local-dir:{run / 'model'}", pretrained=True).eval()
-    transform = create_transform(**resolve_data_config(model=model))
+    code = runpy.run_path(str(run / "model" / "modeling.py"))
+    model, labels = code["load_classifier"](run / "model")
+    assert tuple(labels) == unfreeze.load(run).classes
+    backbone = timm.create_model(f"local-dir:{run / 'model'}", pretrained=True, num_classes=0)
+    transform = create_transform(**resolve_data_config(model=backbone))
     photo = photos / "scratch" / "003.jpg"
     with torch.inference_mode():
         theirs = model(transform(Image.open(photo))[None]).softmax(dim=1)[0].numpy()

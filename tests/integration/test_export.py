@@ -35,7 +35,7 @@ def test_every_format_from_the_command_line(run: Run, tmp_path: Path, capsys: py
     told = capsys.readouterr()
     assert told.err == ""
     lines = told.out.splitlines()
-    assert [line.split()[0] for line in lines] == ["onnx", "torchscript", "safetensors", "int8", "int8"]
+    assert [line.split()[0] for line in lines] == ["onnx", "torchscript", "safetensors", "modeling.py", "int8", "int8"]
     assert f"{out / 'model.onnx'}  12." in lines[0]
     assert "MiB  largest difference" in lines[0]
     assert "int8 changes accuracy from" in lines[-1]
@@ -52,7 +52,7 @@ def test_every_format_from_the_command_line(run: Run, tmp_path: Path, capsys: py
     np.testing.assert_allclose(answers, expected, rtol=0, atol=1e-4)
     assert json.loads(session.get_modelmeta().custom_metadata_map["labels"]) == sorted(DEFECTS)
     card = (out / "model" / "README.md").read_text("utf-8")
-    assert card.startswith("---\nlibrary_name: timm\n")
+    assert card.startswith("---\nlibrary_name: pytorch\n")
     assert all(name in card for name in DEFECTS)
 
 

@@ -20,6 +20,7 @@ from tests.support.commands import PROGRAM, command, small
 import unfreeze
 from unfreeze.models.backbone import Architecture
 from unfreeze.models.networks import build
+from unfreeze.models.stage_head import NAME
 from unfreeze.runs.run import Run
 
 CLASSES, A_CLASS, SIDE = 3, 8, 32
@@ -209,7 +210,7 @@ def test_an_anchor_pulls_at_phase_two_and_leaves_phase_one_alone(home: Path, tmp
 def test_varied_light_changes_the_views_that_train_and_none_that_scores(home: Path, tmp_path: Path, usual: Run) -> None:
     run = train(home, tmp_path / "run", test_size=0, lr=0.001, color_jitter="varied")
     assert run.folder.splits.read_bytes() == usual.folder.splits.read_bytes()
-    steady, varied = (load_file(each.folder.weights)["classifier.weight"] for each in (usual, run))
+    steady, varied = (load_file(each.folder.weights)[f"{NAME}.weight"] for each in (usual, run))
     assert not torch.equal(steady, varied)
     assert run.verdict.trials[0].points[0] != usual.verdict.trials[0].points[0]
 
@@ -232,7 +233,7 @@ def test_a_photo_is_turned_as_its_symmetry_allows(
 
 def test_without_tta_the_plain_view_answers_alone(home: Path, tmp_path: Path) -> None:
     usual, plain = (
-        train(home, tmp_path / str(tta), recipe="head-only", test_size=0, symmetry="flip", tta=tta)
+        train(home, tmp_path / str(tta), recipe="head-only", head="last", test_size=0, symmetry="flip", tta=tta)
         for tta in (True, False)
     )
     assert usual.verdict.model.n_views == len(usual.verdict.model.views) > 1
@@ -267,7 +268,7 @@ def test_a_torchvision_network_from_a_checkpoint_is_frozen_below_its_depth(
     below = [name for name in before if not name.startswith(("conv5", "fc"))]
     assert any("running_var" in name for name in below)
     assert all(torch.equal(shipped[name], before[name]) for name in below)
-    assert shipped["fc.weight"].shape[0] == CLASSES
+    assert shipped[f"{NAME}.weight"].shape[0] == CLASSES
     own = json.loads(run.folder.model_config.read_text("utf-8"))["unfreeze"]
     assert (own["library"], own["name"]) == ("torchvision", "shufflenet_v2_x0_5")
     (row, *_) = rows_of(run.folder.predictions)
