@@ -64,10 +64,8 @@ def candidate_views(orientations: Sequence[Orientation], framings: Sequence[Fram
 
 
 def name_of(views: Sequence[EvaluationView]) -> str:
-    """Return the name of a set of views in the prior: its framings, and whether they are mirrored or turned."""
-    kinds = dict.fromkeys(view.framing.kind for view in views)
-    turned = any(view.orientation is not Orientation.IDENTITY for view in views)
-    return "+".join(kinds) + (", turned" if turned else "")
+    """Return the name of a set of views in the prior: its framings and the number of views, such as ``crop+squeeze x4``."""
+    return f"{'+'.join(dict.fromkeys(view.framing.kind for view in views))} x{len(views)}"
 
 
 def union(sets: Sequence[Views]) -> Views:
