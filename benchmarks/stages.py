@@ -3,12 +3,12 @@
     python -m benchmarks.stages features DATA STORE [--sets magnetic_tile ...] [--views crop squeeze random] [--model ...]
     python -m benchmarks.stages heads STORE [--sets ...] [--a-class 20] [--seeds 0 1 2 3 4] [--variants ...] >> rows.csv
 
-``features`` runs the backbone in float32 (by OpenVINO) once per image and view, and stores each stage's mean, maximum and
-standard deviation over positions.  A view is ``random`` (one augmented view), or a framing (``crop``: the backbone's own;
-``squeeze``: the whole image resized to the square; ``strip0of3``: squares along the long side; ``tile0of10``: squares of half
-the short side), with ``@288`` for another input size and ``:FLIPPED`` for an orientation.
-``heads`` draws training images, fits the variants' heads by ``fit_head``, and prints a row for each: balanced accuracy of the
-test images in points, and the out-of-fold log-loss of the training images.
+``features`` runs the backbone in float32 (by OpenVINO) once per image and view, and stores each stage's mean, maximum
+and standard deviation over positions.  A view is ``random`` (one augmented view), or a framing (``crop``: the backbone's
+own; ``squeeze``: the whole image resized to the square; ``strip0of3``: squares along the long side; ``tile0of10``: squares
+of half the short side), with ``@288`` for another input size and ``:FLIPPED`` for an orientation.
+``heads`` draws training images, fits the variants' heads by ``fit_head``, and prints a row for each: balanced accuracy and
+log-loss of the test images, balanced accuracy and log-loss of the training images out of fold, the selected penalty.
 """
 
 from __future__ import annotations
@@ -151,10 +151,10 @@ def write_features(data: Path, store: Path, name: str, views: Sequence[str], bac
     views = [view for view in views if not (folder / f"{view}.npy").exists()]
     own = backbone.network.preprocessing
 
-    def rendered(photo: Photo) -> Tensor:
+    def rendered(photo: Photo) -> list[Tensor]:
         image = decode(Path(photo.path))
         content = int(hashlib.sha256(Path(photo.path).read_bytes()).hexdigest(), 16)
-        return [to_batch([frame(image, view, own, content)]) for view in views]  # type: ignore[return-value]
+        return [to_batch([frame(image, view, own, content)]) for view in views]
 
     compute: dict[int, Callable[[Tensor], list[Tensor]]] = {}
     out: list[list[Tensor]] = [[] for _ in views]
@@ -231,7 +231,9 @@ def column_weights(std: Array, widths: Sequence[int], scaling: str) -> Array:
         scaling: ``raw``: 1.  ``unit``: each column to variance 1.  ``floor``: likewise, deviations below a tenth of the
             block's median count as that.  ``sqrtstd``: half way (geometrically) between one scale a block and ``unit``.
             ``block``: ``unit``, then each block to the same total variance; ``blocksqrt``: to a total variance of
-            sqrt(width); ``blockraw``: one scale a block, to the same total variance, ``blockrawsqrt``: to sqrt(width); ``half``: the last block has half
+            sqrt(width); ``blockraw``: one scale a block, to the same total variance, ``blockrawsqrt``: to sqrt(width),
+            ``blockrawwidth``: to width, ``blockrawhalf``: the last block has half of it, the others their widths' shares
+            of the rest; ``half``: the last block has half
             of the total variance.
     """
     weights = np.ones_like(std)
@@ -242,9 +244,13 @@ def column_weights(std: Array, widths: Sequence[int], scaling: str) -> Array:
         if scaling == "raw":
             continue
         median = max(float(np.median(std[own])), 1e-8)
-        if scaling in ("blockraw", "blockrawsqrt"):
+        if scaling in ("blockraw", "blockrawsqrt", "blockrawwidth", "blockrawhalf"):
             weights[own] = 1 / max(float(np.sqrt(np.square(std[own]).sum())), 1e-8)
-            weights[own] *= width**0.25 if scaling == "blockrawsqrt" else 1
+            if scaling == "blockrawhalf":
+                others = sum(widths) - widths[-1]
+                weights[own] *= 1 if number == len(widths) - 1 else (width / others) ** 0.5
+            else:
+                weights[own] *= width ** {"blockraw": 0.0, "blockrawsqrt": 0.25, "blockrawwidth": 0.5}[scaling]
             continue
         if scaling == "sqrtstd":
             weights[own] = 1 / np.sqrt(std[own].clip(1e-3 * median) * median)
@@ -373,7 +379,7 @@ def measure(stored: Stored, drawn: Draw, variant: Variant) -> Measured:
 
 def balanced(logits: Tensor, labels: Tensor) -> float:
     right = (logits.argmax(dim=1) == labels).double()
-    return 100 * float(torch.stack([right[labels == label].mean() for label in labels.unique()]).mean())
+    return 100 * float(torch.stack([right[labels == label].mean() for label in torch.unique(labels)]).mean())
 
 
 def loss(logits: Tensor, labels: Tensor) -> float:
@@ -423,7 +429,10 @@ def variants_of(layout: Sequence[tuple[str, int]]) -> dict[str, Variant]:
         found[f"all mean+max {scaling}"] = Variant(tuple(s for s in every if s < last), both, scaling)
         for pools in (("mean", "std"), POOLS):
             found[f"third {'+'.join(pools)} {scaling}"] = Variant(below, pools, scaling)
-    found["third mean+max blockrawsqrt"] = Variant(below, both, "blockrawsqrt")
+    for scaling in ("blockrawsqrt", "blockrawwidth", "blockrawhalf"):
+        found[f"third mean+max {scaling}"] = Variant(below, both, scaling)
+        found[f"two mean+max {scaling}"] = Variant((last - 1,), both, scaling)
+    found["both width"] = Variant(below, both, "blockrawwidth", ("crop", "squeeze"))
     for name, views in framings.items():
         found[f"framing {name}"] = Variant(below, both, "blockrawsqrt", views)
         found[f"last framing {name}"] = Variant((last,), ("mean",), "raw", views)
