@@ -32,8 +32,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unfreeze.data.decode import decode
+from unfreeze.data.rendering.framings import plain
 from unfreeze.data.rendering.renderer import prefetch
-from unfreeze.data.rendering.transforms import _orient, augment, normalize, plain, to_batch
+from unfreeze.data.rendering.transforms import _orient, augment, normalize, to_batch
 from unfreeze.data.sources import Sample
 from unfreeze.data.splits import _fold_numbers
 from unfreeze.models.backbone import Backbone
@@ -393,16 +394,6 @@ def variants_of(layout: Sequence[tuple[str, int]]) -> dict[str, Variant]:
     both = ("mean", "max")
     framings = {
         "crop": ("crop",), "squeeze": ("squeeze",), "both": ("crop", "squeeze"),
-        "crop+flip": ("crop", "crop:FLIPPED"), "squeeze+flip": ("squeeze", "squeeze:FLIPPED"),
-        "both+flip": ("crop", "squeeze", "crop:FLIPPED", "squeeze:FLIPPED"),
-        "squeeze+rot": ("squeeze", "squeeze:ROT90", "squeeze:ROT180", "squeeze:ROT270"),
-        "both+rot": ("crop", "squeeze", "squeeze:ROT90", "squeeze:ROT180", "squeeze:ROT270"),
-        "crop288": ("crop@288",), "squeeze288": ("squeeze@288",), "both288": ("crop@288", "squeeze@288"),
-        "mixed288": ("crop", "squeeze@288"),
-        "strip3": ("strip0of3", "strip1of3", "strip2of3"),
-        "squeeze+strip3": ("squeeze", "strip0of3", "strip1of3", "strip2of3"),
-        "tile10": tuple(f"tile{i}of10" for i in range(10)),
-        "both+tile10": ("crop", "squeeze", *(f"tile{i}of10" for i in range(10))),
     }  # fmt: skip
     found = {
         "last raw": Variant((last,), scaling="raw"),
