@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from unfreeze.acceleration.openvino import openvino_version
 from unfreeze.config import TrainConfig
 from unfreeze.inputs import choose_recipe, open_inputs
-from unfreeze.planning.forecast import Deadline
+from unfreeze.planning.forecast import Deadline, openvino_tip
 from unfreeze.runs.changed_heatmaps import write_changed_heatmaps
 from unfreeze.runs.folder import refuse_used
 from unfreeze.runs.run import Run
@@ -39,6 +40,8 @@ def run(config: TrainConfig) -> Run:
         recipe, forecast = recipe.without_phase_two(), forecast.without_phase_two()
         echo(f"there is no time for phase 2 in {config.minutes:g} minutes")
     echo(forecast.sentence())
+    if tip := openvino_tip(forecast, inputs.backbone.device.type, openvino_version() is not None):
+        echo(tip)
 
     phase2 = None
     with deterministic(inputs.seed):

@@ -15,6 +15,11 @@ from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipe import Recipe
 
+WORTH_A_TIP_S = 30.0  # seconds of frozen layers from which installing a package is worth it
+MOSTLY_FROZEN = (
+    2 / 3
+)  # share of the time in frozen layers, which OpenVINO makes about twice as fast (benchmarks/RESULTS.md)
+
 
 @dataclass(frozen=True)
 class Forecast:
@@ -58,6 +63,14 @@ class Forecast:
         if len(self.tries) < 2:
             return text
         return f"{text}; up to {duration(sum(most.values()))} if deeper layers turn out to be worth it"
+
+
+def openvino_tip(forecast: Forecast, device: str, is_installed: bool) -> str | None:
+    """Return a sentence on the extra that would halve most of the wait; None where it is installed, or would not."""
+    frozen, total = forecast.features + forecast.evaluation, sum(forecast.seconds(1).values())
+    if is_installed or device != "cpu" or frozen < WORTH_A_TIP_S or frozen < MOSTLY_FROZEN * total:
+        return None
+    return 'tip: with `pip install "unfreeze[openvino]"` most of this would take about half as long'
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 from tests.support.backbones import tiny_cnn
 from tests.support.training import new_store, papers, planned
 
-from unfreeze.planning.forecast import Deadline, Forecast, duration, forecast_run
+from unfreeze.planning.forecast import Deadline, Forecast, duration, forecast_run, openvino_tip
 from unfreeze.runtime import Stopwatch
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import compute, held_out_request
@@ -124,3 +124,12 @@ def test_another_try_leaves_time_for_scoring(seconds_ago: float, expected: bool)
 )
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said
+
+
+def test_an_extra_that_would_halve_the_wait_is_named_where_it_would() -> None:
+    frozen = Forecast(features=40, head=5, tries=(10.0,), evaluation=10)
+    assert "unfreeze[openvino]" in (openvino_tip(frozen, "cpu", is_installed=False) or "")
+    assert openvino_tip(frozen, "cpu", is_installed=True) is None
+    assert openvino_tip(frozen, "cuda", is_installed=False) is None
+    assert openvino_tip(replace(frozen, tries=(60.0,)), "cpu", is_installed=False) is None
+    assert openvino_tip(replace(frozen, features=10), "cpu", is_installed=False) is None
