@@ -42,6 +42,7 @@ from unfreeze.evaluation.prior import COLUMNS, FIGURES, TABLE, UNKNOWN, PriorTab
 WIDENING = inflation(5)
 MIN_SPREAD = 0.01
 """Nats.  Sets that happen to agree don't make a gain certain: DerSimonian-Laird gives 0 for a third of small tables."""
+MIN_SETS = 4  # fewer say too little of how far sets differ
 PSEUDO_SETS = 4.0  # sets whose slope is that of ``UNKNOWN``: few sets don't tell how points follow nats
 
 
@@ -299,7 +300,7 @@ def fold_error(rows: Sequence[Row]) -> str:
 
 
 def write(fits: Mapping[tuple[str, str], Mapping[str, Fit]], path: Path) -> None:
-    """Write the table; rows of options that were not fitted stay as they are."""
+    """Write the table; rows of options that were not fitted, or on fewer than ``MIN_SETS``, stay as they are."""
     lines = {
         (*cell, option): (row, "0", "0")
         for cell, table in read_table(TABLE).items()
@@ -312,6 +313,8 @@ def write(fits: Mapping[tuple[str, str], Mapping[str, Fit]], path: Path) -> None
                 lines[key] = OptionPrior(*(float(old[name]) for name in FIGURES)), old["sets"], old["runs"]
     for cell, of_cell in fits.items():
         for option, fit in of_cell.items():
+            if fit.sets < MIN_SETS:
+                continue
             lines[*cell, option] = fit.prior, str(fit.sets), str(fit.runs)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
