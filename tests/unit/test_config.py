@@ -20,8 +20,8 @@ def test_only_photos_has_no_default() -> None:
     plain = config()
     assert plain.photos == Path("photos")
     assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
-        "model": "efficientnet_lite0", "recipe": "auto", "subset": "all", "tta": True, "bn": "frozen", "seed": 0,
-        "color_jitter": "steady", "device": "auto", "precision": "auto", "cache_gib": 10.0,
+        "model": "efficientnet_lite0", "recipe": "auto", "head": "auto", "subset": "all", "tta": True, "bn": "frozen",
+        "seed": 0, "color_jitter": "steady", "device": "auto", "precision": "auto", "cache_gib": 10.0,
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):
         make_config({})
