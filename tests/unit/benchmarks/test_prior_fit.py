@@ -91,6 +91,12 @@ def test_sets_that_happen_to_agree_leave_a_spread() -> None:
     assert fit_prior(same)[CELL][OPTION].prior.spread >= MIN_SPREAD
 
 
+def test_few_sets_hardly_tell_whether_points_follow_from_anything_but_nats() -> None:
+    few, many = ([replace(row, test_gain_nats=0.0, test_gain_points=2.0) for row in drawn(n, 1)] for n in (4, 396))
+    assert fit_prior(few)[CELL][OPTION].prior.points == pytest.approx(1.0)
+    assert fit_prior(many)[CELL][OPTION].prior.points == pytest.approx(1.98)
+
+
 def test_regimes_and_families_have_tables_of_their_own() -> None:
     scarce = drawn(4, 1)
     others = [replace(row, a_class=100, family="layer norm", test_gain_nats=-0.1) for row in scarce]
