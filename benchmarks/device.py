@@ -35,9 +35,10 @@ from unfreeze.data.decode import decode
 from unfreeze.data.rendering.device_renderer import CACHE_SHARE, on_device
 from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES, DecodedImageCache, Renderer
 from unfreeze.data.sources import PhotoSet, read_photos
-from unfreeze.models.backbone import Backbone, new_head
+from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.freezing import apply, plan_from
+from unfreeze.models.head import new_head
 from unfreeze.models.state import random_head
 from unfreeze.predict import to_model_input
 from unfreeze.runtime import choose_device, prepare_process

@@ -19,9 +19,10 @@ from torch.nn import functional
 
 from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.acceleration.trainable import trainable_forward
-from unfreeze.models.backbone import Backbone, new_head
+from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.freezing import apply, parameter_groups, plan_from
+from unfreeze.models.head import new_head
 from unfreeze.runtime import prepare_process
 
 CLASSES = 10

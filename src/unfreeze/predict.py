@@ -18,7 +18,8 @@ from unfreeze.data.decode import decode
 from unfreeze.data.rendering.renderer import Renderer, prefetch
 from unfreeze.data.rendering.transforms import framed_batch, normalize
 from unfreeze.errors import DecodeError
-from unfreeze.models.backbone import Backbone, Head
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.head import Head
 from unfreeze.models.saved import Classifier
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import limit_threads

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unfreeze.acceleration.frozen import choose_engine
 from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, assemble
-from unfreeze.models.backbone import new_head as new_head
+from unfreeze.models.head import new_head as new_head
 from unfreeze.models.state import ModelState
 
 CPU = torch.device("cpu")

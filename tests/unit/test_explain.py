@@ -20,9 +20,12 @@ from torch.nn import functional
 
 from unfreeze.data.rendering.transforms import normalize
 from unfreeze.errors import ModelError
-from unfreeze.explain import TEXT_HEIGHT, Explanation, contributions, explanations, heatmaps, overlay, side_by_side
-from unfreeze.models.backbone import Architecture, Backbone, Head, Library, Network, assemble, pool
+from unfreeze.explain import TEXT_HEIGHT, Explanation, explanations, overlay, side_by_side
+from unfreeze.heatmaps import contributions, heatmaps
+from unfreeze.models.backbone import Architecture, Backbone, Library, Network, assemble
+from unfreeze.models.head import Head
 from unfreeze.models.networks import build
+from unfreeze.models.pooling import pool
 from unfreeze.models.saved import Classifier, load_model, save_model
 from unfreeze.orientations import Orientation
 from unfreeze.predict import photo_batches, predict_logits, probabilities

@@ -33,7 +33,8 @@ from unfreeze.acceleration.openvino import convert_stages, openvino_version
 from unfreeze.acceleration.probe import probe_images
 from unfreeze.acceleration.tolerance import MIN_PROBE_COSINE, mismatch
 from unfreeze.errors import ConfigError
-from unfreeze.models.backbone import Backbone, pool
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.pooling import pool
 
 Forward = Callable[[Tensor], Tensor]
 PROBE_VERSION = "1"  # of the probe images and the comparison; a new version invalidates cached choices

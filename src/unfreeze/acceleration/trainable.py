@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from unfreeze.acceleration.depthwise import depthwise, is_depthwise
 from unfreeze.acceleration.folding import replace_conv_bn
 from unfreeze.acceleration.tolerance import outputs_match
-from unfreeze.models.backbone import Backbone, BatchNorm, pool
+from unfreeze.models.backbone import Backbone, BatchNorm
+from unfreeze.models.pooling import pool
 
 N_CHECKED = 4  # images whose outputs are compared with those of the plain stages
 Forward = Callable[[Tensor], Tensor]

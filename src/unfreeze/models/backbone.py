@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze.errors import ConfigError, ModelError
+from unfreeze.models.pooling import StagePooling, pool
 from unfreeze.models.stages import Stage, find_stages
 from unfreeze.preprocessing import Preprocessing
 
@@ -230,87 +230,6 @@ class Backbone:
 def in_float32(backbone: Backbone) -> Backbone:
     """Return the backbone, weights shared, with frozen stages in float32: the precision of evaluation and use."""
     return replace(backbone, precision=torch.float32)
-
-
-def pool(features: Tensor) -> Tensor:
-    """Return features of shape (N, D): maps (N, D, H, W) and tokens (N, T, D) are averaged."""
-    if features.dim() == 4:
-        return features.mean(dim=(2, 3))
-    return features.mean(dim=1) if features.dim() == 3 else features
-
-
-@dataclass(frozen=True)
-class StagePooling:
-    """Pooling of a lower stage's output into features that the head reads.
-
-    Attributes:
-        size: Height and width of the images.
-        n_class_tokens: The number of tokens before the patches'.
-    """
-
-    size: tuple[int, int]
-    n_class_tokens: int
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the features of all poolings, shape (N, D)."""
-        return torch.cat(self.each(x), dim=1)
-
-    def each(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return each pooling's features, of one shape.
-
-        Of maps, each channel's mean and maximum are taken; of tokens, the class token and the mean of the patches.
-        """
-        if x.dim() == 4:
-            last = channels_last((x.shape[1], x.shape[2], x.shape[3]), self.size)
-            where = (1, 2) if last else (2, 3)
-            return x.mean(dim=where), x.amax(dim=where)
-        if x.dim() == 3 and self.n_class_tokens:
-            return x[:, 0], x[:, self.n_class_tokens :].mean(dim=1)
-        return (pool(x),)
-
-
-def channels_last(shape: tuple[int, int, int], size: tuple[int, int]) -> bool:
-    """Return whether maps of ``shape`` have their channels last; the aspect ratio of the images, ``size``, decides."""
-
-    def distortion(rows: int, columns: int) -> float:
-        return abs(math.log(rows * size[1] / (columns * size[0])))
-
-    return distortion(shape[0], shape[1]) < distortion(shape[1], shape[2])
-
-
-class Head(nn.Linear):
-    """The new classifier, linear on the features that it reads.
-
-    Attributes:
-        center: The features' mean over training images (D,), which is subtracted from them if there is a ``scale``; a
-            saved head on several stages has it for heatmaps alone.
-        scale: Is then multiplied with them (D,); None: they are taken as they are.  Features of several stages differ
-            in scale by orders of magnitude, and the optimizer's steps are the same for all weights.
-    """
-
-    center: Tensor | None
-    scale: Tensor | None
-
-    def __init__(
-        self, in_features: int, out_features: int, device: torch.device | None = None, standardised: bool = False
-    ) -> None:
-        super().__init__(in_features, out_features, device=device)
-        self.register_buffer("center", torch.zeros(in_features, device=device) if standardised else None)
-        self.register_buffer("scale", torch.ones(in_features, device=device) if standardised else None)
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return logits, shape (N, classes)."""
-        features = pool(input)
-        if self.center is not None and self.scale is not None:
-            features = (features - self.center) * self.scale
-        return super().forward(features)
-
-
-def new_head(backbone: Backbone, classes: int, seed: int) -> Head:
-    """Return a head with random weights, a function of the seed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Head(backbone.feature_dim, classes).to(backbone.device)
 
 
 def assemble(name: str, architecture: Architecture, network: Network, device: torch.device) -> Backbone:

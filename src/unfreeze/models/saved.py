@@ -23,7 +23,8 @@ from torch import Tensor
 
 from unfreeze.errors import ModelError
 from unfreeze.files import write_bytes, write_text
-from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
+from unfreeze.models.backbone import Architecture, Backbone, assemble
+from unfreeze.models.head import Head
 from unfreeze.models.networks import build
 from unfreeze.models.stage_head import (
     NAME,

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unfreeze.models.backbone import Backbone, Head, Tensors, channels_last
+from unfreeze.models.backbone import Backbone, Tensors
+from unfreeze.models.head import Head
 from unfreeze.models.networks import library_arguments
+from unfreeze.models.pooling import channels_last
 
 NAME = "head_on_stages"
 """Prefix of the head's tensors: no network has such a layer, so that timm refuses the file, or loads its backbone."""

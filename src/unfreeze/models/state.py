@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from unfreeze.models.backbone import Backbone, Head, Tensors, new_head
+from unfreeze.models.backbone import Backbone, Tensors
+from unfreeze.models.head import Head, new_head
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from unfreeze.acceleration.frozen import uses_reduced_precision
 from unfreeze.data.rendering.renderer import Renderer
-from unfreeze.models.backbone import Backbone, new_head
+from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan
+from unfreeze.models.head import new_head
 from unfreeze.models.state import random_head
 from unfreeze.planning.timing import Clock, Lap, Timer
 from unfreeze.planning.workload import Workload

@@ -11,8 +11,9 @@ from PIL import Image
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.resampling import IntArray
 from unfreeze.evaluation.significance import changed
-from unfreeze.explain import as_photo, encoded, heatmaps, overlay, side_by_side
+from unfreeze.explain import as_photo, encoded, overlay, side_by_side
 from unfreeze.files import write_bytes
+from unfreeze.heatmaps import heatmaps
 from unfreeze.inputs import Inputs
 from unfreeze.models.state import ModelState, loaded
 from unfreeze.predict import photo_batches
@@ -37,7 +38,7 @@ def write_changed_heatmaps(
     """Write pictures of the first images that phase 2 fixed and broke: the view, and each model's heatmap over it.
 
     The heatmaps are computed by the models that predicted the image; cross-fitted, by those of its fold.  If none
-    can be computed (see ``explain.heatmaps``) or an image can't be read, the run goes on without them.
+    can be computed (see ``heatmaps.heatmaps``) or an image can't be read, the run goes on without them.
 
     Args:
         folder: The run folder; a picture is named by the image's row in ``predictions.csv``.

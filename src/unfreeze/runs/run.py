@@ -84,7 +84,7 @@ class Run:
     def explain(
         self, photos: Sequence[str | Path], *, label: str | None = None, skip_damaged: bool = False
     ) -> Iterator[Explanation]:
-        """Yield the heatmap of a class for each image, in order; see ``explain.heatmaps``.
+        """Yield the heatmap of a class for each image, in order; see ``heatmaps.heatmaps``.
 
         Args:
             photos: Image files, folders to search for them, or patterns.

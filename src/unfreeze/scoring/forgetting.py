@@ -14,7 +14,8 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.evaluation.forgetting import Forgetting, divergence, forgetting, ranks
 from unfreeze.evaluation.similarity import linear_cka, probe
 from unfreeze.inputs import Inputs
-from unfreeze.models.backbone import Backbone, pool
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.pooling import pool
 from unfreeze.models.state import PRETRAINED, ModelState, loaded
 from unfreeze.predict import Logits, evaluation_mode, to_model_input
 from unfreeze.scoring.held_out import EvaluationSet, Indices, evaluation_set

@@ -17,7 +17,8 @@ from torch import Tensor
 from unfreeze.data.decode import DecodeLimits, decode
 from unfreeze.data.rendering.transforms import framed_batch
 from unfreeze.errors import DecodeError, ModelError
-from unfreeze.explain import as_photo, explained_framings, framing_note, heatmaps, overlay
+from unfreeze.explain import as_photo, explained_framings, framing_note, overlay
+from unfreeze.heatmaps import heatmaps
 from unfreeze.models.saved import Classifier, load_model
 from unfreeze.predict import probabilities
 from unfreeze.runs.run import Run, load

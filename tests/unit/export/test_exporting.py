@@ -26,7 +26,8 @@ from unfreeze.errors import ConfigError, MissingExtraError, ModelError, PhotosEr
 from unfreeze.export import Exported, export, int8, onnx_file, torchscript_file
 from unfreeze.export.exporting import Format
 from unfreeze.files import write_table, write_text
-from unfreeze.models.backbone import Architecture, Head, assemble
+from unfreeze.models.backbone import Architecture, assemble
+from unfreeze.models.head import Head
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, save_model
 from unfreeze.orientations import Orientation

@@ -9,7 +9,8 @@ from tests.support.photos import CLASSES, PREPROCESSING, SIZE
 from torch import Tensor, nn
 
 from unfreeze.errors import ConfigError, ModelError
-from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, pool
+from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
+from unfreeze.models.pooling import pool
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -13,8 +13,9 @@ from tests.support.backbones import CPU
 from torch import Tensor
 
 from unfreeze.errors import ModelError
-from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
+from unfreeze.models.backbone import Architecture, Backbone, assemble
 from unfreeze.models.backbones import load_backbone
+from unfreeze.models.head import Head
 from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, load_model, save_model
 from unfreeze.orientations import Orientation

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from unfreeze import torchvision_shim
 from unfreeze.errors import ModelError
-from unfreeze.models.backbone import Architecture, Backbone, Head, assemble
+from unfreeze.models.backbone import Architecture, Backbone, assemble
 from unfreeze.models.backbones import load_backbone
+from unfreeze.models.head import Head
 from unfreeze.models.networks import build
 from unfreeze.models.saved import CODE, CONFIG, WEIGHTS, Classifier, load_model, save_model
 from unfreeze.models.stage_head import NAME, describe_head, is_readable

@@ -18,7 +18,8 @@ from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.data.splits import Splits
 from unfreeze.evaluation.calibration import softmax
 from unfreeze.evaluation.significance import changed
-from unfreeze.explain import GAP, as_photo, encoded, heatmaps, overlay, side_by_side
+from unfreeze.explain import GAP, as_photo, encoded, overlay, side_by_side
+from unfreeze.heatmaps import heatmaps
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState, loaded

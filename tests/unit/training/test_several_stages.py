@@ -19,8 +19,9 @@ from torch import Tensor
 
 from unfreeze.acceleration.trainable import trainable_forward
 from unfreeze.config import make_config
-from unfreeze.models.backbone import Backbone, channels_last, pool
+from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import apply, plan_from
+from unfreeze.models.pooling import channels_last, pool
 from unfreeze.models.state import loaded, random_head
 from unfreeze.predict import predict_logits, to_model_input
 from unfreeze.training.features.activations import (

@@ -21,7 +21,9 @@ from torch import Tensor
 from unfreeze.acceleration.engine_report import EngineReport
 from unfreeze.acceleration.frozen import choose_engine, frozen_forward
 from unfreeze.data.rendering.renderer import Renderer
-from unfreeze.models.backbone import Backbone, Head, pool
+from unfreeze.models.backbone import Backbone
+from unfreeze.models.head import Head
+from unfreeze.models.pooling import pool
 from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input
 from unfreeze.runtime import progress_bar
 from unfreeze.training.features.cache import CacheNamespace, FeatureCache

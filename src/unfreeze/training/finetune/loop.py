@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from unfreeze.acceleration.trainable import trainable_forward
 from unfreeze.evaluation.calibration import calibrated_nll
-from unfreeze.models.backbone import Backbone, pool
+from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, apply, parameter_groups
 from unfreeze.models.lora import low_rank
+from unfreeze.models.pooling import pool
 from unfreeze.models.state import ModelState, loaded, state_of
 from unfreeze.predict import Logits, to_model_input
 from unfreeze.runtime import generator, progress_bar

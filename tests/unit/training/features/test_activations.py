@@ -16,8 +16,9 @@ from unfreeze.acceleration.frozen import remember_engine
 from unfreeze.data.rendering.device_renderer import choose_renderer, on_device
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.errors import DecodeError
-from unfreeze.models.backbone import Architecture, Backbone, Network, assemble, pool
+from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
 from unfreeze.models.freezing import plan_from
+from unfreeze.models.pooling import pool
 from unfreeze.models.state import random_head
 from unfreeze.predict import to_model_input
 from unfreeze.training.features.activations import (

@@ -9,7 +9,7 @@ from tests.support.backbones import tiny_cnn
 from tests.support.photos import renderer
 from tests.support.training import new_store
 
-from unfreeze.models.backbone import pool
+from unfreeze.models.pooling import pool
 from unfreeze.training.features.activations import CachedActivations, PixelSource
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import ActivationRequest, CacheMisses, cache_misses, compute, held_out_request

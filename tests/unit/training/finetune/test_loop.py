@@ -17,8 +17,9 @@ from tests.support.photos import CLASSES
 from tests.support.training import Task, new_store, schedule, task
 from torch import Tensor, nn
 
-from unfreeze.models.backbone import Backbone, Head
+from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, plan_from
+from unfreeze.models.head import Head
 from unfreeze.models.state import ModelState, loaded, random_head
 from unfreeze.predict import Logits, to_model_input
 from unfreeze.runtime import deterministic, generator
