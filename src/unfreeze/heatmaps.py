@@ -4,9 +4,9 @@ Grad-CAM (Selvaraju et al. 2017) at the deepest spatial features: each channel i
 class's logit, averaged over positions, and the positive part of the weighted sum is taken.  Where the head directly
 follows average pooling, this is the position's contribution to the logit (CAM, Zhou et al. 2016).
 
-A head that reads several stages is linear in the mean of each lower stage's maps, so that a position's contribution is
-exact: the head's weights times the position's features, less the features' mean over training images.  The maps of all
-stages are added before the positive part is taken.
+A head that reads several stages is linear in the mean and the maximum of each lower stage's maps, so that a position's
+contribution is exact: the head's weights times the position's features, and times the maxima that lie there, less the
+features' mean over training images.  The maps of all stages are added before the positive part is taken.
 """
 
 from __future__ import annotations
