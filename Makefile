@@ -5,13 +5,17 @@ READY := .venv/.ready
 # Two test processes of one thread each suit two cores better than one process of two.
 TEST_ENV := OMP_NUM_THREADS=1
 
-.PHONY: demo test docs bench regression lint types contract clean
+.PHONY: demo test test-slow docs bench regression lint types contract clean
 
 demo: $(READY)
 	$(BIN)/unfreeze demo
 
 test: $(READY)
 	$(TEST_ENV) $(BIN)/python -m pytest -n 2
+
+# Simulations of statistical promises, and whole runs that take many seconds.
+test-slow: $(READY)
+	$(TEST_ENV) $(BIN)/python -m pytest -n 2 -m slow
 
 docs: $(READY)
 	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -b html docs docs/_build

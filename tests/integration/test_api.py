@@ -31,6 +31,7 @@ def damaged_photos(draw: st.DrawFn) -> bytes:
     return bytes(content[: draw(st.one_of(st.none(), st.integers(0, len(content))))])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
 def test_500_requests_end_as_it_is_described(one_thread: None, tmp_path: Path, mode: GenerationMode) -> None:
     torch.set_flush_denormal(False)  # as a training in this process may have left it: hypothesis refuses to draw floats

@@ -252,6 +252,7 @@ def test_what_ships_forgets_no_more_than_it_may(run: Path, tmp_path: Path) -> No
     assert verdict["shipped"] == "head_only" or verdict["model"]["alpha"] > 0
 
 
+@pytest.mark.slow
 def test_fresh_views_are_trained_on(run: Path, tmp_path: Path) -> None:
     words = ("train", "--config", str(run / "args.toml"), "--new-views", "1", "--out", str(tmp_path / "fresh"))
     assert command(*words) == 0
@@ -475,6 +476,7 @@ def test_help_does_not_import_torch() -> None:
     assert told.stdout.splitlines()[-1] == "False"
 
 
+@pytest.mark.slow
 def test_interrupted_it_says_what_is_left(photos: Path, tmp_path: Path) -> None:
     words = ["train", str(photos), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "run")]
     listening = (

@@ -93,6 +93,7 @@ def places_of_groups(run: Run) -> dict[str, set[tuple[str, str]]]:
     return places
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("test_size", [0.25, 0])
 def test_a_group_is_on_one_side_and_in_one_fold(home: Path, tmp_path: Path, test_size: float) -> None:
     run = train(home, tmp_path / "run", "photos.csv", recipe="head-only", test_size=test_size)
@@ -107,6 +108,7 @@ def test_a_group_is_on_one_side_and_in_one_fold(home: Path, tmp_path: Path, test
     assert scored == tested
 
 
+@pytest.mark.slow
 def test_without_groups_photos_of_a_would_be_group_are_parted(home: Path, tmp_path: Path) -> None:
     """What the test above would say if groups were not heeded."""
     table = home / "ungrouped.csv"
@@ -135,6 +137,7 @@ def test_csv_and_parquet_with_groups_give_the_same_run(home: Path, tmp_path: Pat
     assert first.verdict.scores == second.verdict.scores
 
 
+@pytest.mark.slow
 def test_a_val_folder_chooses_and_a_test_folder_scores(home: Path, tmp_path: Path) -> None:
     sides = {}
     for number, photo in enumerate(sorted((home / "photos").rglob("*.png"))):
@@ -277,6 +280,7 @@ def test_a_torchvision_network_from_a_checkpoint_is_frozen_below_its_depth(
     assert np.abs(np.array(answer.probabilities) - ours).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_compare_scores_what_train_ships(home: Path, tmp_path: Path, phase_two_ships: None) -> None:
     few = home / "few.csv"
     few.write_text("\n".join((home / "photos.csv").read_text("utf-8").splitlines()[:16]) + "\n", "utf-8")
@@ -294,6 +298,7 @@ def test_compare_scores_what_train_ships(home: Path, tmp_path: Path, phase_two_s
     assert float(compared["two-phase"]["agreement"]) == pytest.approx(run.verdict.forgetting.agreement)
 
 
+@pytest.mark.slow
 def test_two_that_start_at_once_get_a_whole_folder_each(home: Path, tmp_path: Path) -> None:
     words = ["train", str(home / "photos"), "--model", str(home / "cnn"), "--recipe", "head-only", "--views", "1"]
     started = [

@@ -172,6 +172,7 @@ def test_balanced_interval_holds_for_many_small_classes(classes: int, each: int)
     assert 0.93 <= np.mean([holds(balanced_interval(k, n_class), recall.mean()) for k in right]) <= 0.97
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("confidence", [1.0, 1.5])
 def test_intervals_of_loss_and_ece_hold(confidence: float) -> None:
     rng, target = np.random.default_rng(6), true_ece(confidence)

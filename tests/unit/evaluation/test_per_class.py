@@ -81,6 +81,7 @@ def test_groups_widen_every_class() -> None:
             assert higher - lower > high - low
 
 
+@pytest.mark.slow
 def test_intervals_of_means_hold_95_per_cent() -> None:
     """The truth is what 200 000 photos say."""
     many, stated = drawn(200_000, 4, seed=99)

@@ -108,6 +108,7 @@ def test_repeated_images_widen_the_interval_and_raise_p() -> None:
     assert grouped.p_value > naive.p_value
 
 
+@pytest.mark.slow
 def test_under_the_null_intervals_hold_and_little_is_proven() -> None:
     rng = np.random.default_rng(4)
     draws = [gain(*pair(300, 0.08, 0.08, rng), seed=i) for i in range(500)]

@@ -344,6 +344,7 @@ def test_a_photo_that_is_gone_or_damaged_becomes_a_text(tmp_path: Path) -> None:
     assert any("shown: they were moved" in text for text in shown.text)
 
 
+@pytest.mark.slow
 def test_many_classes_and_photos_stay_small(tmp_path: Path) -> None:
     classes = [f"a kind of bird that has a long name, number {number}" for number in range(100)]
     folder = finished_run(tmp_path, classes=classes, count=5000, drawn=False)

@@ -230,6 +230,7 @@ def by_chance(seed: int, apart: float = 0.0) -> tuple[float, bool, float]:
     return found.accuracy, found.proven, float((evidence.shipped.argmax(1) == evidence.labels).mean())
 
 
+@pytest.mark.slow
 def test_shuffled_labels_prove_nothing_and_flatter_nothing() -> None:
     found = [by_chance(seed) for seed in range(120)]
     assert np.mean([proven for _, proven, _ in found]) <= 0.05

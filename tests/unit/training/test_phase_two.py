@@ -536,6 +536,7 @@ def test_temperatures_are_fitted_on_photos_that_the_models_never_saw(photos: tup
     assert first.temperature == pytest.approx(fit_temperature(np.concatenate(first.fold_logits), truth), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_with_shuffled_labels_nothing_is_proven_and_what_ships_is_not_right_beyond_chance(
     photos: tuple[Path, ...],
 ) -> None:
