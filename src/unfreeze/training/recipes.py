@@ -32,21 +32,19 @@ SYMMETRIES = {
 COLOR_JITTER = 0.3  # where the light varies; its gain and cost are in benchmarks/RESULTS.md
 TEXTBOOK_AUG = Augmentation(area=(0.08, 1.0), aspect=(3 / 4, 4 / 3), flip=0.5, jitter=0.0)
 """The crops of torchvision's RandomResizedCrop."""
-HEAD_VIEWS = (
-    2  # the plain view and one random view, besides other evaluation views; 4 gain no more (benchmarks/RESULTS.md)
-)
+HEAD_VIEWS = 2
+"""The plain view and one random view, besides other evaluation views; 4 gain no more (benchmarks/RESULTS.md)."""
 CACHED_VIEWS = 8  # views per image in phase 2, which gains more from views; 16 gain no more (benchmarks/RESULTS.md)
 STEPS = 80  # least number of steps, within the range of epochs below
 EPOCHS = (15, 20)  # 10 are few for 100 images per class (benchmarks/RESULTS.md, "What could be added to phase 2")
 MIN_VALIDATION_IMAGES = 160  # images that the search validates on, where there are as many
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
-FIRST_HEAD_STAGE = 2
-MAX_HEAD_STAGES = 6
+FIRST_HEAD_STAGE = 2  # counted from 0: all stages gain no more (benchmarks/RESULTS.md, "The head on several stages")
+MAX_HEAD_STAGES = 6  # as many as EfficientNet-Lite0 has; of a transformer's blocks, neighbours say much the same
 PEFT_LR_MULTIPLIER = 10
 """Factor on the rate for subsets of the weights: LoRA's is 10 to 20 times the full rate (Hu et al. 2022, appendix D)."""
-CANDIDATE_TABLE: dict[
-    tuple[Family, Regime], tuple[tuple[float, float], ...]
-] = {  # (share of the stages that train, topmost rate), from the head downwards, by images per class
+Depths = tuple[tuple[float, float], ...]  # (share of the stages that train, topmost rate), from the head downwards
+CANDIDATE_TABLE: dict[tuple[Family, Regime], Depths] = {
     ("batch norm", "scarce"): ((1 / 3, 3e-4),),
     ("batch norm", "middle"): ((1 / 3, 3e-4), (0.45, 3e-4)),
     ("batch norm", "plentiful"): ((1 / 3, 3e-4), (1.0, 3e-4)),
