@@ -17,6 +17,7 @@ from unfreeze.evaluation.calibration import calibrated_nll, paired_z
 from unfreeze.evaluation.expected_gain import OptionChoice, Posterior, Prior, choose_option, dependence
 from unfreeze.evaluation.prior import WEAK_PRIOR, phase2_option
 
+WORTH_ANOTHER_SEARCH = 0.5  # points that a deeper candidate is expected to add: it doubles the time of phase 2
 IMBALANCE_RATIO = 3.0  # from this ratio of the largest class to the smallest on, every class has the same weight
 
 Indices = NDArray[np.int64]
@@ -141,7 +142,7 @@ class ModelSelector:
         return paired_z(self.losses(logits, self.all_folds), self.losses(self.head_only, self.all_folds))
 
     def should_continue(self, trials: Sequence[TrialLogits], next_depth: str, folds: FoldIds) -> bool:
-        """Tell whether to try a deeper candidate: it is expected to gain more than the last one, and than head-only.
+        """Tell whether to try a deeper candidate: it is expected to gain clearly more than the last one, and than head-only.
 
         What the last candidate gains beyond its prior, or falls short of it, is expected of the next one, too.
 
@@ -159,7 +160,7 @@ class ModelSelector:
             return max(self.prior.of(phase2_option(depth, alpha)).points for alpha in alphas)
 
         additional = by_prior(next_depth) - by_prior(last.depth)
-        return additional > 0 and max(gain.points for gain in expected.values()) + additional > 0
+        return additional >= WORTH_ANOTHER_SEARCH and max(gain.points for gain in expected.values()) + additional > 0
 
     def losses(self, logits: Sequence[Logits], folds: FoldIds) -> Floats:
         """Return the class-weighted log-losses (N,) of a model's logits, given for every fold (V, C), in ``folds``."""

@@ -134,8 +134,10 @@ def deeper(*, half: float) -> PriorTable:
     return PriorTable({f"phase2:{name}": linear(gain, 0.05) for name, gain in gains.items()})
 
 
-@pytest.mark.parametrize(("half", "gain", "more"), [(0.06, 0.3, True), (0.05, 0.3, False), (0.06, -0.6, False)])
-def test_a_deeper_one_is_wanted_where_it_is_expected_to_gain_more_than_the_last_and_than_head_only(
+@pytest.mark.parametrize(
+    ("half", "gain", "more"), [(0.08, 0.3, True), (0.06, 0.3, False), (0.05, 0.3, False), (0.08, -0.9, False)]
+)
+def test_a_deeper_one_is_wanted_where_it_is_expected_to_gain_clearly_more_than_the_last_and_than_head_only(
     half: float, gain: float, more: bool
 ) -> None:
     truth = truths(120)
@@ -148,7 +150,7 @@ def test_a_deeper_one_is_wanted_where_it_is_expected_to_gain_more_than_the_last_
 def test_what_one_round_wants_is_not_enough() -> None:
     truth = truths(120)
     weak, strong = answers(truth, 1.0), answers(truth, 4.0, 1)
-    judging = ModelSelector.of(weak, truth, np.full(CLASSES, 80), deeper(half=0.06))
+    judging = ModelSelector.of(weak, truth, np.full(CLASSES, 80), deeper(half=0.08))
     trial = by_alpha({1.0: (strong[0], said(truth[1], -6.0))})
     assert not judging.should_continue([trial], "half", judging.all_folds)
     wants = [judging.should_continue([trial], "half", judging.other_folds(own)) for own in (0, 1)]
