@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 
 from unfreeze.evaluation.resampling import FloatArray
+
+USUAL_LOSS = 0.5
+"""Nats: head-only's mean log-loss where the prior was fitted: 0.25 to 0.95 (benchmarks/scores-2026-11-30.csv)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,16 @@ class OptionPrior:
     points: float
     points_per_nat: float
     points_spread: float
+
+    def scaled(self, factor: float) -> OptionPrior:
+        """Return the distribution of gains that are smaller by a factor."""
+        return replace(
+            self,
+            mean=self.mean * factor,
+            spread=self.spread * factor,
+            points=self.points * factor,
+            points_spread=self.points_spread * factor,
+        )
 
 
 class Prior(Protocol):
@@ -99,9 +112,20 @@ def choose_option(
         prior: What is known of the options by their names.
         widening: Ratio of the standard errors to those of independent images (see ``dependence``).
     """
-    posteriors = tuple(posterior(baseline_losses - losses, prior.of(name), widening) for name, losses in options)
+    room = headroom(baseline_losses)
+    posteriors = tuple(
+        posterior(baseline_losses - losses, prior.of(name).scaled(room), widening) for name, losses in options
+    )
     best = max(range(len(posteriors)), key=lambda option: posteriors[option].points, default=None)
     return OptionChoice(best + 1 if best is not None and posteriors[best].ships else 0, posteriors)
+
+
+def headroom(baseline_losses: FloatArray) -> float:
+    """Return the factor on the gains of other data sets where the baseline leaves little to gain: 0 to 1.
+
+    A loss can't be reduced by more than it is: at a ceiling of accuracy, gains are small.
+    """
+    return min(1.0, float(baseline_losses.mean()) / USUAL_LOSS) if len(baseline_losses) else 1.0
 
 
 def posterior(reductions: FloatArray, prior: OptionPrior, widening: float = 1.0) -> Posterior:

@@ -13,6 +13,7 @@ from unfreeze.evaluation.expected_gain import (
     OptionPrior,
     choose_option,
     dependence,
+    headroom,
     posterior,
     standard_error,
 )
@@ -135,7 +136,7 @@ def simulated(seed: int) -> tuple[Floats, list[Floats]]:
 
 def chosen_by_expectation(measured: list[Floats]) -> Floats:
     zeros = np.zeros(IMAGES)
-    return np.array([choose_option(zeros, [("any", -each)], Same(PRIOR)).index for each in measured])
+    return np.array([choose_option(zeros + 1, [("any", 1 - each)], Same(PRIOR)).index for each in measured])
 
 
 def test_choosing_by_expectation_is_the_best_rule_and_beats_both_always_and_significance() -> None:
@@ -164,8 +165,8 @@ def test_options_that_are_noise_cost_nothing() -> None:
     gained, shipped = [], []
     for _ in range(1500):
         truth = random.normal(0, noise.spread, 8)
-        options = [(str(number), -(true + random.normal(0, SD, IMAGES))) for number, true in enumerate(truth)]
-        index = choose_option(np.zeros(IMAGES), options, Same(noise)).index
+        options = [(str(number), 1 - (true + random.normal(0, SD, IMAGES))) for number, true in enumerate(truth)]
+        index = choose_option(np.ones(IMAGES), options, Same(noise)).index
         shipped.append(index > 0)
         gained.append(truth[index - 1] if index else 0.0)
     assert np.mean(shipped) > 0.9
@@ -185,3 +186,26 @@ def test_a_small_change_of_the_losses_changes_the_expected_accuracy_of_the_choic
         worth = [0.0, *(each.points for each in before.posteriors)]
         moved.append(abs(worth[after.index] - worth[before.index]))
     assert max(moved) < 0.2
+
+
+def test_at_a_ceiling_little_is_expected_of_what_gained_elsewhere() -> None:
+    prior = OptionPrior(mean=0.03, spread=0.03, points=1.0, points_per_nat=30.0, points_spread=1.5)
+    gains = []
+    for level in (1.0, 0.5, 0.05, 0.0):
+        losses = np.full(100, level)
+        (expected,) = choose_option(losses, [("any", losses)], Same(prior)).posteriors
+        gains.append((expected.points, expected.points_spread, expected.mean))
+    assert gains[0] == gains[1]
+    assert gains[1][0] > 9 * gains[2][0] > 0
+    assert gains[3] == (0, 0, 0)
+
+
+def test_without_images_nothing_is_known_of_a_ceiling() -> None:
+    assert headroom(np.empty(0)) == 1
+
+
+def test_at_a_ceiling_a_small_loss_is_enough_to_keep_the_baseline() -> None:
+    prior = OptionPrior(mean=0.03, spread=0.04, points=1.0, points_per_nat=30.0, points_spread=1.5)
+    low = np.abs(np.random.default_rng(0).normal(0.05, 0.03, 180))
+    worse = low + np.random.default_rng(1).normal(0.014, 0.04, 180)
+    assert choose_option(low, [("any", worse)], Same(prior)).index == 0
