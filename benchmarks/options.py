@@ -44,7 +44,7 @@ from unfreeze.training.phase_one import head_state, solve_head, train_head
 from unfreeze.training.phase_two import fine_tune, select_shipped
 from unfreeze.training.recipes import head_stages_for, recipe_for
 from unfreeze.training.view_sets import name_of, union
-from unfreeze.views import PLAIN_ONLY
+from unfreeze.views import PLAIN_ONLY, Views
 
 COLUMNS = (
     "set", "a_class", "seed", "family", "option", "n_val", "fold_gain", "fold_se", "test_gain_nats", "test_gain_points",
@@ -124,8 +124,8 @@ def measure(
     test = open_test_set(inputs, recipe, renderer, union([recipe.evaluation_views(renderer)]))
     assert test is not None, "there are test images"
 
-    def predict(state: ModelState, views: tuple[object, ...]) -> Logits:
-        return predict_held_out(backbone, state, test, views)  # type: ignore[arg-type]
+    def predict(state: ModelState, views: Views) -> Logits:
+        return predict_held_out(backbone, state, test, views)
 
     cells: list[Cells] = []
     masks = [known.fold == fold for fold in range(FOLDS)]
@@ -157,15 +157,13 @@ def measure(
                 scored(f"two-phase {depth} {alpha:g}", after)
                 cells.append(option_row(phase2_option(depth, alpha), selector, val_logits, before, after, labels))
         scored("shipped", predict(select_shipped(first, second).state, first.views))
-    last = replace(features, backbone=pretrained)
     single = replace(recipe, candidates=(), framings=(), allow_tta=False)
     with deterministic(seed):
         apart = compute_features(cache, pretrained, [renderer], known, single, seed)
         alone = solve_head(apart, apart.final, single)
-    assert last.data is known
-    test = open_test_set(replace(inputs, backbone=pretrained), single, renderer, PLAIN_ONLY)
-    assert test is not None
-    before = predict_held_out(pretrained, head_state(alone.fit.head), test, PLAIN_ONLY)
+    test_alone = open_test_set(replace(inputs, backbone=pretrained), single, renderer, PLAIN_ONLY)
+    assert test_alone is not None, "there are test images"
+    before = predict_held_out(pretrained, head_state(alone.fit.head), test_alone, PLAIN_ONLY)
     scored("head on the last stage, plain view", before)
     selector = ModelSelector.of(of_folds(alone.logits[0]), fold_labels, known.class_counts)
     cells.append(option_row("head:stages", selector, of_folds(solution.logits[0]), before, plain, labels))

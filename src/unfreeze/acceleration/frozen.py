@@ -34,7 +34,7 @@ from unfreeze.acceleration.probe import probe_images
 from unfreeze.acceleration.tolerance import MIN_PROBE_COSINE, mismatch
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
-from unfreeze.models.pooling import pool
+from unfreeze.models.pooling import join
 
 Forward = Callable[[Tensor], Tensor]
 PROBE_VERSION = "1"  # of the probe images and the comparison; a new version invalidates cached choices
@@ -186,7 +186,7 @@ def frozen_features(backbone: Backbone) -> Forward:
 
     def features(x: Tensor) -> Tensor:
         x, below = forward.with_features(x, None)
-        return x if below is None else torch.cat([below, pool(x)], dim=1)
+        return join(below, x)
 
     return features
 

@@ -17,7 +17,7 @@ from unfreeze.acceleration.depthwise import depthwise, is_depthwise
 from unfreeze.acceleration.folding import replace_conv_bn
 from unfreeze.acceleration.tolerance import outputs_match
 from unfreeze.models.backbone import Backbone, BatchNorm
-from unfreeze.models.pooling import pool
+from unfreeze.models.pooling import join
 
 N_CHECKED = 4  # images whose outputs are compared with those of the plain stages
 Forward = Callable[[Tensor], Tensor]
@@ -91,7 +91,7 @@ class FeatureStages(nn.Module):
             x = stage(x)
             if index in self.read:
                 pooled.append(self.pooling(x))
-        return torch.cat([*pooled, pool(x)], dim=1) if pooled else x
+        return join(torch.cat(pooled, dim=1) if pooled else None, x)
 
 
 class _FoldedConvolution(nn.Module):

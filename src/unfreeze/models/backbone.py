@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze.errors import ConfigError, ModelError
-from unfreeze.models.pooling import StagePooling, pool
+from unfreeze.models.pooling import StagePooling, join, pool
 from unfreeze.models.stages import Stage, find_stages
 from unfreeze.preprocessing import Preprocessing
 
@@ -173,7 +173,7 @@ class Backbone:
         if start == self.head_boundary:
             return x
         x, below = self.run_pooling(x, start, self.head_boundary, below)
-        return x if below is None else torch.cat([below, pool(x)], dim=1)
+        return join(below, x)
 
     def run_pooling(self, x: Tensor, start: int, stop: int, below: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Run stages ``start`` to ``stop``, and add the features that the head reads from them to those ``below``."""

@@ -16,6 +16,14 @@ def pool(features: Tensor) -> Tensor:
     return features.mean(dim=1) if features.dim() == 3 else features
 
 
+def join(below: Tensor | None, last: Tensor) -> Tensor:
+    """Return what the head reads: the features of lower stages (N, D), then the last stage's output, pooled.
+
+    Without lower stages (None) the last stage's output is returned as it is: the head pools it.
+    """
+    return last if below is None else torch.cat([below, pool(last)], dim=1)
+
+
 @dataclass(frozen=True)
 class StagePooling:
     """Pooling of a lower stage's output into features that the head reads.

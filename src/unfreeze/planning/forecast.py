@@ -16,9 +16,8 @@ from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipe import Recipe
 
 WORTH_A_TIP_S = 30.0  # seconds of frozen layers from which installing a package is worth it
-MOSTLY_FROZEN = (
-    2 / 3
-)  # share of the time in frozen layers, which OpenVINO makes about twice as fast (benchmarks/RESULTS.md)
+MOSTLY_FROZEN = 2 / 3
+"""Share of the time in frozen layers, which OpenVINO makes about twice as fast (benchmarks/RESULTS.md)."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from unfreeze.acceleration.frozen import choose_engine, frozen_forward
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.head import Head
-from unfreeze.models.pooling import pool
+from unfreeze.models.pooling import join, pool
 from unfreeze.predict import Logits, evaluation_mode, predict_logits, to_model_input
 from unfreeze.runtime import progress_bar
 from unfreeze.training.features.cache import CacheNamespace, FeatureCache
@@ -181,7 +181,7 @@ def frozen_outputs(
             x, below = forward.with_features(to_model_input(full, backbone, source.boundary), below)
             done += len(batch)
             if boundary == backbone.head_boundary:
-                outputs: tuple[Tensor, ...] = (pool(x) if below is None else torch.cat([below, pool(x)], dim=1),)
+                outputs: tuple[Tensor, ...] = (pool(join(below, x)),)
             else:
                 outputs = (x.to(dtype),) if below is None else (x.to(dtype), below)
         yield tuple(out[: len(batch)].cpu() for out in outputs)

@@ -20,7 +20,7 @@ from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan, apply, parameter_groups
 from unfreeze.models.lora import low_rank
-from unfreeze.models.pooling import pool
+from unfreeze.models.pooling import join
 from unfreeze.models.state import ModelState, loaded, state_of
 from unfreeze.predict import Logits, to_model_input
 from unfreeze.runtime import generator, progress_bar
@@ -150,7 +150,7 @@ def finetune(
                         x, rows = backbone.run_pooling(x, source.boundary, plan.boundary, rows)
                     forward = forward or trainable_forward(backbone, plan.boundary, x)
                     features = forward(x)
-                    logits = head(features if rows is None else torch.cat([rows, pool(features)], dim=1))
+                    logits = head(join(rows, features))
                     target = labels[images].to(logits.device)
                     loss = functional.cross_entropy(logits, target, label_smoothing=schedule.smoothing)
                     train_loss += loss.item() * len(images) / len(train)
