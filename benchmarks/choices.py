@@ -16,14 +16,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from benchmarks.peers.sets import SETS, draw, read_set
+from benchmarks.peers.sets import SETS, TEST_LIMIT, draw, read_set
 from numpy.typing import NDArray
 
 from unfreeze.config import TrainConfig
 from unfreeze.data.checks import check, drop_unreadable
 from unfreeze.data.reference import read_reference
 from unfreeze.data.sources import PhotoSet
-from unfreeze.data.splits import FOLDS, split
+from unfreeze.data.splits import FOLDS, Splits, split
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.inputs import Inputs
 from unfreeze.models.backbone import Backbone, Tensors
@@ -74,16 +74,21 @@ class Task:
         return np.array([sample.label for sample in self.inputs.test_samples])
 
 
-def prepare(data: Path, name: str, a_class: int, seed: int) -> Task:
-    """Draw the photos of a set, and load the backbone."""
+def draw_sides(data: Path, name: str, a_class: int, seed: int, limit: int = TEST_LIMIT) -> tuple[PhotoSet, Splits]:
+    """Draw the photos of a set to train and to test on, read them, and split them into folds."""
     photos = read_set(name, data)
-    given = draw(photos, a_class, seed)
+    given = draw(photos, a_class, seed, limit)
     sided = (
         *(replace(one, split="train") for one in given.train),
         *(replace(one, split="test") for one in given.test),
     )
     drawn = check(PhotoSet(photos.root, photos.classes, sided))
-    splits = split(drawn, test_size=None, folds=FOLDS, seed=seed)
+    return drawn, split(drawn, test_size=None, folds=FOLDS, seed=seed)
+
+
+def prepare(data: Path, name: str, a_class: int, seed: int) -> Task:
+    """Draw the photos of a set, and load the backbone."""
+    drawn, splits = draw_sides(data, name, a_class, seed)
     backbone = load_backbone("efficientnet_lite0")
     reference = drop_unreadable(read_reference(data / "imagenet_train1k", backbone.network.labels), {})
     third = replace(reference, samples=reference.samples[::3])

@@ -19,13 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from benchmarks.peers.sets import SETS, TEST_LIMIT, draw, read_set
+from benchmarks.choices import draw_sides
+from benchmarks.peers.sets import SETS, TEST_LIMIT
 from numpy.typing import NDArray
 
 from unfreeze.config import TrainConfig
-from unfreeze.data.checks import check
-from unfreeze.data.sources import PhotoSet
-from unfreeze.data.splits import FOLDS, split
+from unfreeze.data.splits import FOLDS
 from unfreeze.evaluation.calibration import calibrated_nll
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.evaluation.prior import phase2_option
@@ -93,11 +92,7 @@ def measure(
     data: Path, name: str, a_class: int, seed: int, model: str, limit: int
 ) -> tuple[str, list[Cells], list[Cells]]:
     """Train on one drawing of a set, and return the family of the backbone, the options' cells, and the scores' cells."""
-    photos = read_set(name, data)
-    given = draw(photos, a_class, seed, limit)
-    sides = [replace(one, split="train") for one in given.train] + [replace(one, split="test") for one in given.test]
-    drawn = check(PhotoSet(photos.root, photos.classes, tuple(sides)))
-    splits = split(drawn, test_size=None, folds=FOLDS, seed=seed)
+    drawn, splits = draw_sides(data, name, a_class, seed, limit)
     config = TrainConfig(photos=data, seed=seed)
     pretrained, cache = load_backbone(model), open_cache(None, 0)
     backbone = replace(pretrained, head_stages=head_stages_for(config, pretrained))
