@@ -1,0 +1,17 @@
+"""Decoding of image files to upright 8-bit RGB, the same for training, evaluation, prediction and serving."""
+
+from unfreeze.data.decode.decoding import Decoded, decode, inspect
+from unfreeze.data.decode.formats import ANY_PHOTO, MAX_PIXELS, PHOTO_SUFFIXES, DecodeLimits
+from unfreeze.data.decode.traits import Trait, trait_notes
+
+__all__ = [
+    "ANY_PHOTO",
+    "MAX_PIXELS",
+    "PHOTO_SUFFIXES",
+    "DecodeLimits",
+    "Decoded",
+    "Trait",
+    "decode",
+    "inspect",
+    "trait_notes",
+]
