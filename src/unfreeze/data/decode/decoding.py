@@ -6,7 +6,6 @@ torchvision.io is not used, as it reads no TIFF, BMP or DICOM.
 
 from __future__ import annotations
 
-import logging
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +18,8 @@ from unfreeze.data.decode import pillow
 from unfreeze.data.decode.dicom import HEAD, is_dicom, read_dicom
 from unfreeze.data.decode.formats import ANY_PHOTO, DecodeLimits, refuse_bomb
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
-from unfreeze.data.decode.reasons import UnreadableError, plain_reason
+from unfreeze.data.decode.quiet import silence_libraries
+from unfreeze.data.decode.reasons import SAVE_ANEW, UnreadableError, plain_reason
 from unfreeze.data.decode.reduced import reduction
 from unfreeze.data.decode.tiff import SIGNATURES, can_be_read_in_parts, read_tiff
 from unfreeze.data.decode.traits import Trait, traits_from
@@ -29,8 +29,7 @@ from unfreeze.runtime import suppress_warnings
 
 FIRST_FRAME = Reading()
 
-for _name in ("PIL", "tifffile", "pydicom"):  # their words about damaged files are for programmers who ask for them
-    logging.getLogger(_name).addHandler(logging.NullHandler())
+_CODECS_OF_TIFFFILE = ("webp", "zstd", "lzma")  # TIFF compressions that Pillow's libtiff may lack
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,7 @@ def _read(
     source: Path | BinaryIO, min_side: int | None, limits: DecodeLimits, reading: Reading, *, count_frames: bool
 ) -> Decoded:
     path = source if isinstance(source, Path) else None
+    silence_libraries()
     try:
         opened = source.open("rb") if isinstance(source, Path) else nullcontext(source)
         with opened as file, suppress_warnings(module=r"(PIL|pydicom|tifffile)\b"):
@@ -113,11 +113,7 @@ def _read(
     except UnreadableError as error:
         raise DecodeError(f"The photo can't be read: {error.reason}.", where=path, mend=error.mend) from error
     except Exception as error:  # Pillow raises any class on bad data, from SyntaxError to MemoryError
-        raise DecodeError(
-            f"The photo can't be read: {plain_reason(error)}.",
-            where=path,
-            mend="Save it anew as JPEG or PNG, or remove it.",
-        ) from error
+        raise DecodeError(f"The photo can't be read: {plain_reason(error)}.", where=path, mend=SAVE_ANEW) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +156,12 @@ def _decode(request: _Request) -> Decoded:
         factor = reduction(image.size, request.min_side)
         if factor > 1 and image.format == "TIFF" and can_be_read_in_parts(file):
             return _decode_tiff(request, factor)
-        return _decode_by_pillow(image, request)
+        try:
+            return _decode_by_pillow(image, request)
+        except OSError:
+            if image.format == "TIFF" and image.info.get("compression") in _CODECS_OF_TIFFFILE:
+                return _decode_tiff(request)
+            raise
 
 
 def _open(file: BinaryIO, limits: DecodeLimits, frame: int = 0) -> Image.Image:

@@ -133,7 +133,7 @@ def _frame(dataset: Any, index: int) -> Bands:
         if isinstance(error, NotImplementedError):
             reason = f"its pixels are compressed in a way that isn't read here ({name})"
             raise UnreadableError(reason, "Save it anew without compression, or remove it.") from error
-        raise
+        raise UnreadableError(f"its pixels are damaged, or of a kind that isn't read here ({name})") from error
     return pixels
 
 

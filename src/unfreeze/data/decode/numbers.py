@@ -56,8 +56,6 @@ def stretch(
         window: The values that become 0 and 255.
         seen: The pixels whose values count for the default window; None: all.
     """
-    if np.iscomplexobj(values):
-        values = np.abs(values)
     values = values.astype(np.float32)
     low, high = window or default_window(values if seen is None or not seen.any() else values[seen])
     span = max(high - low, float(np.finfo(np.float32).tiny))

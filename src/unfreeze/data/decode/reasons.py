@@ -7,14 +7,15 @@ import struct
 import zlib
 
 SAVE_ANEW = "Save it anew as JPEG or PNG, or remove it."
-# What the libraries' words say, by a part of them.
-_WORDS = (
-    (r"truncat|unexpected end|ends? early|end of (file|data|stream)|not enough|less than expected|premature|"
-     r"Expected to read|buffer of|too short", "it is truncated: the file ends before the image does"),
-    (r"checksum|CRC|broken PNG|data stream|Error -\d|decoder error|codec|corrupt|damaged|out of range|invalid",
-     "its content is damaged"),
-    (r"Decompressed data too large|MAX_TEXT", "its text is of a suspicious size"),
-)  # fmt: skip
+TRUNCATED, DAMAGED = "it is truncated", "its content is damaged"
+UNKNOWN = "it is damaged, or of a kind that isn't read here"
+# What the libraries' words say, by a part of them; what isn't listed is ``UNKNOWN``.
+_WORDS = {
+    TRUNCATED: r"truncat|unexpected end|end of (file|data|stream)|not enough|less than expected|premature|Expected to read|"
+    r"buffer of|too short",
+    DAMAGED: r"checksum|CRC|broken|data stream|corrupt|damaged|out of range|invalid",
+    "its text is of a suspicious size": r"MAX_TEXT",
+}
 
 
 class UnreadableError(Exception):
@@ -38,10 +39,8 @@ def plain_reason(error: Exception) -> str:
     if isinstance(error, MemoryError):
         return "there is too little memory for it"
     if isinstance(error, (EOFError, struct.error)):
-        return _WORDS[0][1]
+        return TRUNCATED
     if isinstance(error, zlib.error):
-        return "its content is damaged"
-    for pattern, reason in _WORDS:
-        if re.search(pattern, str(error), re.IGNORECASE):
-            return reason
-    return "it is damaged, or of a kind that isn't read here"
+        return DAMAGED
+    found = (reason for reason, words in _WORDS.items() if re.search(words, str(error), re.IGNORECASE))
+    return next(found, UNKNOWN)

@@ -64,6 +64,17 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, reading: Reading, factor: in
         import tifffile
     except ImportError:
         raise UnreadableError("it is a kind of TIFF that Pillow can't open", INSTALL) from None
+    try:
+        return _read(tifffile, file, limits, reading, factor)
+    except (ValueError, NotImplementedError) as error:
+        if "imagecodecs" in str(error):
+            raise UnreadableError("it is a TIFF whose compression needs the package imagecodecs", INSTALL) from error
+        if "not supported" in str(error):
+            raise UnreadableError("it is a TIFF of a kind that isn't read here") from error
+        raise
+
+
+def _read(tifffile: Any, file: BinaryIO, limits: DecodeLimits, reading: Reading, factor: int) -> TiffImage:
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         pages = [page for page in map(_full, tiff.pages) if not page.is_reduced and not page.is_mask] or [tiff.pages[0]]
@@ -89,6 +100,8 @@ def _read_page(page: Any, factor: int, depth_index: int) -> tuple[Image.Image, s
     if factor > 1:
         return _rendered(page, *reduce_rows(_row_blocks(page), factor, nodata))
     bands = _pixels(page, depth_index)
+    if np.iscomplexobj(bands):  # radar
+        bands = np.abs(bands)
     if nodata is not None:
         bands = np.where(bands == nodata, np.float32("nan"), bands.astype(np.float32))
     return _rendered(page, bands, None)
@@ -103,7 +116,7 @@ def can_be_read_in_parts(file: BinaryIO) -> bool:
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages[0]
-        if int(page.photometric) not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB) or page.bitspersample % 8:
+        if int(page.photometric) not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB) or page.bitspersample % 8 or page.imagedepth > 1:
             return False
         try:
             _segment(page, 0)
@@ -171,7 +184,8 @@ def _row_blocks(page: Any) -> Iterator[Bands]:
     across = math.ceil(page.imagewidth / page.tilewidth) if page.is_tiled else 1
     rows = page.tilelength if page.is_tiled else page.rowsperstrip
     down = math.ceil(page.imagelength / rows)
-    if page.compression == _UNCOMPRESSED and not page.is_tiled and page.predictor == 1 and planes == 1:
+    plain = page.compression == _UNCOMPRESSED and page.dtype.kind in "iuf"
+    if plain and not page.is_tiled and page.predictor == 1 and planes == 1:
         yield from _stored_rows(page, rows)
         return
     for row in range(down):
@@ -194,7 +208,7 @@ def _segment(page: Any, index: int) -> Bands:
     if decoded is None:  # a hole in a sparse file
         return np.zeros(shape[1:], page.dtype)
     segment: Bands = decoded[0]
-    return segment
+    return np.abs(segment) if np.iscomplexobj(segment) else segment
 
 
 def _stored_rows(page: Any, rows_per_strip: int) -> Iterator[Bands]:
