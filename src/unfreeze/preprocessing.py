@@ -5,41 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from unfreeze.reading import FIRST_FRAME, Reading
+
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
-Frame = Literal["first", "middle"] | int
-"""The page or frame of a file that holds several: the first, the middle one, or a number that counts from 1."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How image files are turned into pixels, chosen for a set of photos: a model reads them as its training did.
-
-    Attributes:
-        frame: Which page or frame of a file with several is looked at.
-    """
-
-    frame: Frame = "first"
-
-    @property
-    def frame_name(self) -> str:
-        """The frame in words: the first, the middle one, number 4."""
-        if isinstance(self.frame, int):
-            return f"number {self.frame}"
-        return "the middle one" if self.frame == "middle" else "the first"
-
-    def frame_index(self, count: int) -> int:
-        """Return the place, from 0, of the frame among ``count``; a file with a single one has no other choice.
-
-        Raises:
-            IndexError: The file has several frames, but not so many.
-        """
-        if count <= 1 or self.frame == "first":
-            return 0
-        if self.frame == "middle":
-            return count // 2
-        if self.frame > count:
-            raise IndexError(f"it has {count} pages or frames, and number {self.frame} was asked for")
-        return self.frame - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +28,7 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Interpolation
-    reading: Reading = field(default=Reading(), repr=False)  # caches tell it apart by image, see ``pixel_key``
+    reading: Reading = field(default=FIRST_FRAME, repr=False)  # caches tell it apart by image, see ``pixel_key``
 
     @property
     def min_side(self) -> int:

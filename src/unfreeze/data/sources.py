@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from unfreeze.data.decode import Trait
 from unfreeze.data.folders import FolderWalk, Skipped, display_name, quote_list
 from unfreeze.data.tables import read_cells
 from unfreeze.errors import PhotosError
@@ -32,6 +33,7 @@ class Sample:
         split: The split that the user gave, or None.
         digest: SHA-256 of the file; empty until it has been read.
         size: Width and height of the upright image in pixels; zeros until the file has been read.
+        traits: What decoding leaves of the file unseen or changes.
     """
 
     path: Path
@@ -41,6 +43,7 @@ class Sample:
     split: Split | None = None
     digest: str = ""
     size: tuple[int, int] = (0, 0)
+    traits: tuple[Trait, ...] = ()
 
     @property
     def short_side(self) -> int:

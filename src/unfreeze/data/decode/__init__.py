@@ -2,7 +2,7 @@
 
 from unfreeze.data.decode.decoding import Decoded, decode, inspect
 from unfreeze.data.decode.formats import ANY_PHOTO, MAX_PIXELS, PHOTO_SUFFIXES, DecodeLimits
-from unfreeze.data.decode.traits import Trait, trait_notes
+from unfreeze.data.decode.traits import Facts, Trait, facts_key, pixel_key, trait_notes
 
 __all__ = [
     "ANY_PHOTO",
@@ -10,8 +10,11 @@ __all__ = [
     "PHOTO_SUFFIXES",
     "DecodeLimits",
     "Decoded",
+    "Facts",
     "Trait",
     "decode",
+    "facts_key",
     "inspect",
+    "pixel_key",
     "trait_notes",
 ]

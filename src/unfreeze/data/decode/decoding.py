@@ -24,10 +24,8 @@ from unfreeze.data.decode.reduced import reduction
 from unfreeze.data.decode.tiff import SIGNATURES, can_be_read_in_parts, read_tiff
 from unfreeze.data.decode.traits import Trait, traits_from
 from unfreeze.errors import DecodeError, FormatError, SizeError, UnfreezeError
-from unfreeze.preprocessing import Reading
+from unfreeze.reading import FIRST_FRAME, Reading
 from unfreeze.runtime import suppress_warnings
-
-FIRST_FRAME = Reading()
 
 _CODECS_OF_TIFFFILE = ("webp", "zstd", "lzma")  # TIFF compressions that Pillow's libtiff may lack
 
@@ -82,9 +80,7 @@ def decode(
     return _read(source, min_side, limits, reading, count_frames=False).image
 
 
-def inspect(
-    source: Path | BinaryIO, min_side: int | None = None, reading: Reading = FIRST_FRAME
-) -> Decoded:
+def inspect(source: Path | BinaryIO, min_side: int | None = None, reading: Reading = FIRST_FRAME) -> Decoded:
     """Decode an image file, and say what of it is unseen or changed; see ``decode``."""
     return _read(source, min_side, ANY_PHOTO, reading, count_frames=True)
 

@@ -15,7 +15,7 @@ from unfreeze.data.decode.numbers import Bands, to_rgb
 from unfreeze.data.decode.reasons import UnreadableError
 from unfreeze.data.decode.traits import Trait
 from unfreeze.errors import FormatError, MissingExtraError
-from unfreeze.preprocessing import Reading
+from unfreeze.reading import Reading
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
 HEAD = 132  # bytes of a file up to its mark
@@ -63,7 +63,9 @@ def read_dicom(file: BinaryIO, path: Path | None, limits: DecodeLimits, reading:
     dataset = _dataset(pydicom, file, path)
     if "Rows" not in dataset or "Columns" not in dataset:
         kind = dataset.get("Modality")
-        raise FormatError(f"There is no image in this DICOM file{f' ({kind})' if kind else ''}.", where=path, mend=_NO_IMAGE)
+        raise FormatError(
+            f"There is no image in this DICOM file{f' ({kind})' if kind else ''}.", where=path, mend=_NO_IMAGE
+        )
     refuse_bomb(int(dataset.Columns), int(dataset.Rows), limits)
     count = max(1, int(dataset.get("NumberOfFrames") or 1))
     with budget.reserve(BYTES_PER_PIXEL * 2 * int(dataset.Columns) * int(dataset.Rows)):
@@ -143,7 +145,8 @@ def _eight_bit_palette(colours: Bands, *, little_endian: bool) -> Bands:
         return colours
     if little_endian is False:  # pydicom 3 takes the entries for little-endian
         colours = colours.byteswap()
-    return (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+    eight_bit: Bands = (colours >> 8 if colours.max() > 255 else colours).astype(np.uint8)
+    return eight_bit
 
 
 def _whole_range(values: Bands, bits: int) -> Bands:

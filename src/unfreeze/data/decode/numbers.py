@@ -35,7 +35,7 @@ def to_rgb(bands: Bands, opacity: Grey | None = None, window: tuple[float, float
     seen = None if opacity is None else opacity > 0
     pixels = bands if bands.dtype == np.uint8 and window is None else stretch(bands, window, seen)
     image = Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
-    if opacity is None or opacity.all() and (opacity == 255).all():
+    if opacity is None or (opacity.all() and (opacity == 255).all()):
         return image
     image.putalpha(Image.fromarray(np.ascontiguousarray(opacity)))
     return on_white(image)

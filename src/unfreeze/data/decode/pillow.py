@@ -131,7 +131,7 @@ def _flatten_grey(image: Image.Image, factor: int) -> tuple[Image.Image, set[Tra
     """Return grey of more than 8 bits, black where the file says that there is no data."""
     tags = getattr(image, "tag_v2", {})
     text = str(tags.get(GDAL_NODATA, "")).strip(" \0")
-    nodata = np.float32(text) if text else None
+    nodata = float(np.float32(text)) if text else None
     window = None
     if factor > 1:
         values, sample = reduce_rows(image_rows(image), factor, nodata)
@@ -161,9 +161,7 @@ def load_as(image: Image.Image, raw_mode: str) -> Image.Image:
     return image
 
 
-def _flatten_bands(
-    bands: Bands, raw_mode: str, colour_key: object, factor: int
-) -> tuple[Image.Image, set[Trait]]:
+def _flatten_bands(bands: Bands, raw_mode: str, colour_key: object, factor: int) -> tuple[Image.Image, set[Trait]]:
     """Return 16-bit colour, or grey with opacity, as 8-bit RGB."""
     traits: set[Trait] = {"deep"}
     if "X" in raw_mode:
@@ -209,7 +207,9 @@ def deep_bands(image: Image.Image, raw_mode: str, reopen: Opener) -> Bands:
     for it if it is told the other byte order.
     """
     if raw_mode.startswith("LA"):
-        return np.ascontiguousarray(np.asarray(load_as(reopen(), "RGBA"))).view(f"{_order(raw_mode)}u2").astype(np.uint16)
+        return (
+            np.ascontiguousarray(np.asarray(load_as(reopen(), "RGBA"))).view(f"{_order(raw_mode)}u2").astype(np.uint16)
+        )
     stored = raw_mode.replace("a", "A")  # Pillow would divide the colours by opacity
     upper = image if stored == raw_mode else load_as(reopen(), stored)
     lower = load_as(reopen(), stored[:-1] + _OTHER_BYTE[stored[-1]])

@@ -7,7 +7,7 @@ import logging
 from contextlib import suppress
 from functools import lru_cache
 
-from PIL import Image
+from PIL import _imaging
 
 
 @lru_cache(maxsize=1)
@@ -20,7 +20,7 @@ def silence_libraries() -> None:
         logging.getLogger(name).addHandler(logging.NullHandler())
     # libtiff prints errors by itself.  Pillow has no setting for it; where the function isn't exported, they stay.
     with suppress(OSError, AttributeError):
-        libraries = ctypes.CDLL(Image.core.__file__)
+        libraries = ctypes.CDLL(_imaging.__file__)
         for setter in (libraries.TIFFSetErrorHandler, libraries.TIFFSetWarningHandler):
             setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
             setter(None)

@@ -17,7 +17,7 @@ from unfreeze.data.decode.pillow import GDAL_NODATA, ORIENTATION
 from unfreeze.data.decode.reasons import UnreadableError
 from unfreeze.data.decode.reduced import reduce_rows
 from unfreeze.data.decode.traits import Trait
-from unfreeze.preprocessing import Reading
+from unfreeze.reading import Reading
 
 SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 INSTALL = 'Install what reads it, pip install "unfreeze[tiff]", or save it as 8-bit RGB.'
@@ -116,7 +116,11 @@ def can_be_read_in_parts(file: BinaryIO) -> bool:
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages[0]
-        if int(page.photometric) not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB) or page.bitspersample % 8 or page.imagedepth > 1:
+        if (
+            int(page.photometric) not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
+            or page.bitspersample % 8
+            or page.imagedepth > 1
+        ):
             return False
         try:
             _segment(page, 0)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from typing import Literal, cast, get_args
+from typing import Literal, NamedTuple, cast, get_args
 
-from unfreeze.preprocessing import Reading
+from unfreeze.reading import Reading
 
 Trait = Literal["deep", "upper bits", "frames", "fourth band", "reduced"]
 """``deep``: more than 8 bits a band, scaled to 8.  ``upper bits``: the same, where only the upper 8 can be read.
@@ -23,6 +23,13 @@ _NOTES: dict[Trait, str] = {
     "frames": "Files that hold several pages or frames: {n}; {frame} of each is looked at{tip}.",
     "fourth band": "Photos with a fourth band that doesn't look like opacity: {n}; their first three bands are used.",
 }
+
+
+class Facts(NamedTuple):
+    """What is known of an image file that was decoded: width and height of the upright image, and its traits."""
+
+    size: tuple[int, int]
+    traits: tuple[Trait, ...] = ()
 
 
 def traits_from(names: Iterable[str]) -> tuple[Trait, ...]:
@@ -52,3 +59,8 @@ def pixel_key(digest: str, traits: Iterable[Trait], reading: Reading) -> str:
     if "frames" in names and reading.frame != "first":
         parts.append(reading.frame_name)
     return " ".join(parts)
+
+
+def facts_key(digest: str, reading: Reading) -> str:
+    """Return a key of what is known of a file, before it is known whether it has several frames."""
+    return pixel_key(digest, ("frames",), reading)
