@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from unfreeze.errors import DecodeError
+
 Frame = Literal["first", "middle"] | int
 """The page or frame of a file that holds several: the first, the middle one, or a number that counts from 1."""
 
@@ -30,14 +32,17 @@ class Reading:
         """Return the place, from 0, of the frame among ``count``; a file with a single one has no other choice.
 
         Raises:
-            IndexError: The file has several frames, but not so many.
+            DecodeError: The file has several frames, but not so many.
         """
         if count <= 1 or self.frame == "first":
             return 0
         if self.frame == "middle":
             return count // 2
         if self.frame > count:
-            raise IndexError(f"it has {count} pages or frames, and number {self.frame} was asked for")
+            raise DecodeError(
+                f"The file has {count} pages or frames, and number {self.frame} was asked for.",
+                mend="Take a lower number for --frame, or middle.",
+            )
         return self.frame - 1
 
 

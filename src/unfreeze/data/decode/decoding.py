@@ -15,6 +15,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from unfreeze.data.decode import pillow
+from unfreeze.data.decode.deep_colour import raw_mode_of
 from unfreeze.data.decode.dicom import HEAD, is_dicom, read_dicom
 from unfreeze.data.decode.formats import ANY_PHOTO, DecodeLimits, refuse_bomb
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
@@ -147,15 +148,14 @@ def _decode(request: _Request) -> Decoded:
         ) from None
     with image:
         refuse_bomb(image.width, image.height, limits)
-        if pillow.is_deep_planar(image):
+        is_large = reduction(image.size, request.min_side) > 1
+        if pillow.is_misread(image) or (is_large and image.format == "TIFF" and can_be_read_in_parts(file)):
             return _decode_tiff(request)
-        factor = reduction(image.size, request.min_side)
-        if factor > 1 and image.format == "TIFF" and can_be_read_in_parts(file):
-            return _decode_tiff(request, factor)
         try:
             return _decode_by_pillow(image, request)
-        except OSError:
-            if image.format == "TIFF" and image.info.get("compression") in _CODECS_OF_TIFFFILE:
+        except (OSError, ValueError) as error:
+            layout = isinstance(error, ValueError)  # some layouts in planes
+            if image.format == "TIFF" and (layout or image.info.get("compression") in _CODECS_OF_TIFFFILE):
                 return _decode_tiff(request)
             raise
 
@@ -168,9 +168,9 @@ def _open(file: BinaryIO, limits: DecodeLimits, frame: int = 0) -> Image.Image:
     return image
 
 
-def _decode_tiff(request: _Request, factor: int = 1) -> Decoded:
-    tiff = read_tiff(request.file, request.limits, request.reading, factor)
-    traits: set[Trait] = {*tiff.traits, *_traits(tiff.n_pages, factor)}
+def _decode_tiff(request: _Request) -> Decoded:
+    tiff = read_tiff(request.file, request.limits, request.reading, request.min_side)
+    traits: set[Trait] = {*tiff.traits, *_traits(tiff.n_pages, tiff.factor)}
     size = pillow.upright_size(tiff.size, tiff.orientation)
     return Decoded(pillow.turned(tiff.image, tiff.orientation), size, traits_from(traits))
 
@@ -186,7 +186,7 @@ def _decode_by_pillow(image: Image.Image, request: _Request) -> Decoded:
     if request.min_side is not None:
         image.draft(None, (request.min_side, request.min_side))  # affects JPEG only
     factor = reduction(image.size, request.min_side)
-    raw_mode = pillow.raw_mode_of(image)
+    raw_mode = raw_mode_of(image)
     with budget.reserve(BYTES_PER_PIXEL * image.width * image.height):
         upright, traits = pillow.flatten(image, raw_mode, partial(_open, request.file, request.limits, frame), factor)
     turn = pillow.orientation(image)  # 1 for TIFFs, which Pillow has turned

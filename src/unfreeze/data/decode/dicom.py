@@ -153,7 +153,8 @@ def _whole_range(values: Bands, bits: int) -> Bands:
     """Return 8-bit values as they are and those of fewer bits over the whole range; deeper ones aren't changed."""
     if values.dtype != np.uint8 or bits >= 8:
         return values
-    return (np.minimum(values.astype(np.float32) * (255 / (2**bits - 1)), 255) + 0.5).astype(np.uint8)
+    whole: Bands = (np.minimum(values.astype(np.float32) * (255 / (2**bits - 1)), 255) + 0.5).astype(np.uint8)
+    return whole
 
 
 def _linear_window(dataset: Any) -> tuple[float, float] | None:

@@ -16,10 +16,10 @@ Bands = npt.NDArray[Any]  # (height, width) or (height, width, bands)
 Grey = npt.NDArray[np.uint8]  # (height, width)
 
 _PERCENTILES = (0.5, 99.5)
-_SOLID_SHARE = 0.75  # of pixels that are wholly opaque or wholly transparent, in opacity
+_SOLID_SHARE = 0.6  # of pixels that are wholly opaque or wholly transparent, in opacity
 _OPAQUE_SHARE = 0.01
 _TOLERANCE = 0.02  # of the full range
-_SMOOTH_STEP = 1 / 64  # of the full range
+_SMOOTH_STEP = 1 / 32  # of the full range
 
 
 def to_rgb(bands: Bands, opacity: Grey | None = None, window: tuple[float, float] | None = None) -> Image.Image:

@@ -1,23 +1,20 @@
-"""Image files that Pillow reads: frames, orientation, opacity, and the lower bits of deep colour, which it drops."""
+"""Image files that Pillow reads: frames, orientation, opacity."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
+from unfreeze.data.decode.deep_colour import Opener, deep_bands, is_deep, is_deep_ppm, load_as, ppm_bands
 from unfreeze.data.decode.numbers import Bands, as_opacity, default_window, on_white, to_rgb
 from unfreeze.data.decode.reduced import image_rows, reduce_rows
 from unfreeze.data.decode.traits import Trait
 
-Opener = Callable[[], Image.Image]
-
 BITS_PER_SAMPLE, PHOTOMETRIC, ORIENTATION, PLANAR_CONFIGURATION, GDAL_NODATA = 258, 262, 274, 284, 42113
 WHITE_IS_ZERO = 0
-_NEW_SUBFILE, _OLD_SUBFILE = 254, 255
+_NEW_SUBFILE, _OLD_SUBFILE, _IMAGE_DEPTH = 254, 255, 32997
 _NOT_A_PAGE = 1 | 4  # bits of the first: a smaller copy of another page, or its mask
 _SMALLER_COPY = 2  # value of the second
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
@@ -30,7 +27,6 @@ _TRANSPOSE_BY_EXIF = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_OTHER_BYTE = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 _J2K_SIZE_MARKER = b"\xff\x4f\xff\x51"
 
 
@@ -79,11 +75,12 @@ def upright_size(size: tuple[int, int], orientation: int) -> tuple[int, int]:
     return (size[1], size[0]) if orientation in _QUARTER_TURNS else size
 
 
-def is_deep_planar(image: Image.Image) -> bool:
-    """Return whether the colours are deep and lie in planes, whose bytes Pillow 13 takes for 8-bit pixels."""
+def is_misread(image: Image.Image) -> bool:
+    """Return whether Pillow 13 opens a TIFF, but takes the bytes of deep planes for 8-bit pixels, or ignores slices."""
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(BITS_PER_SAMPLE, ())
-    return tags.get(PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8
+    deep_planes = tags.get(PLANAR_CONFIGURATION) == 2 and len(bits) > 1 and max(bits) > 8
+    return bool(deep_planes or tags.get(_IMAGE_DEPTH, 1) > 1)
 
 
 def flatten(image: Image.Image, raw_mode: str, reopen: Opener, factor: int = 1) -> tuple[Image.Image, set[Trait]]:
@@ -95,8 +92,8 @@ def flatten(image: Image.Image, raw_mode: str, reopen: Opener, factor: int = 1) 
         reopen: Opens the same frame of the file anew.
         factor: How many pixels, along each side, are averaged to one.
     """
-    if image.format == "PPM" and image.mode == "RGB" and _max_value(image) > 255:
-        return _flatten_bands(_ppm_bands(image), "", None, factor)
+    if is_deep_ppm(image):
+        return _flatten_bands(ppm_bands(image), "", None, factor)
     image.load()
     if image.mode.startswith(("I", "F")):
         return _flatten_grey(image, factor)
@@ -127,11 +124,18 @@ def _flatten_shallow(image: Image.Image, raw_mode: str, reopen: Opener) -> tuple
     return on_white(image.convert("RGBA")), traits
 
 
+def missing_number(text: str) -> float | None:
+    """Return the number that stands for missing ones by GDAL's tag; None where it names none."""
+    try:
+        return float(np.float32(text.strip(" \0")))
+    except ValueError:
+        return None
+
+
 def _flatten_grey(image: Image.Image, factor: int) -> tuple[Image.Image, set[Trait]]:
     """Return grey of more than 8 bits, black where the file says that there is no data."""
     tags = getattr(image, "tag_v2", {})
-    text = str(tags.get(GDAL_NODATA, "")).strip(" \0")
-    nodata = float(np.float32(text)) if text else None
+    nodata = missing_number(str(tags.get(GDAL_NODATA, "")))
     window = None
     if factor > 1:
         values, sample = reduce_rows(image_rows(image), factor, nodata)
@@ -143,22 +147,6 @@ def _flatten_grey(image: Image.Image, factor: int) -> tuple[Image.Image, set[Tra
     if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         values, window = -values.astype(np.float32), (-window[1], -window[0]) if window is not None else None
     return to_rgb(values, window=window), {"deep"}
-
-
-def is_deep(raw_mode: str, mode: str) -> bool:
-    """Return whether a layout has 16-bit bands that Pillow would reduce to 8 bits."""
-    return ";16" in raw_mode and mode in ("RGB", "RGBA", "LA", "RGBX", "RGBa")
-
-
-def load_as(image: Image.Image, raw_mode: str) -> Image.Image:
-    """Load an image that was opened, with its bytes taken for those of another layout of the same size."""
-    tiles = []
-    for tile in image.tile:  # type: ignore[attr-defined]
-        args = raw_mode if isinstance(tile.args, str) else (raw_mode, *tile.args[1:])
-        tiles.append(tile._replace(args=args))
-    image.tile = tiles  # type: ignore[attr-defined]
-    image.load()
-    return image
 
 
 def _flatten_bands(bands: Bands, raw_mode: str, colour_key: object, factor: int) -> tuple[Image.Image, set[Trait]]:
@@ -182,52 +170,6 @@ def _flatten_bands(bands: Bands, raw_mode: str, colour_key: object, factor: int)
     elif "a" in raw_mode:
         colours = np.minimum(colours / (np.maximum(alpha[..., None], 1) / np.float32(65535)), 65535)
     return to_rgb(colours, opacity, window), traits
-
-
-def _ppm_bands(image: Image.Image) -> Bands:
-    """Return the numbers of a PPM of more than 8 bits, which Pillow reduces to 8, pixel by pixel."""
-    file: BinaryIO = image.fp  # type: ignore[attr-defined]
-    file.seek(image.tile[0].offset)  # type: ignore[attr-defined]
-    width, height = image.size
-    data = file.read(width * height * 6)
-    if len(data) < width * height * 6:
-        raise EOFError
-    return np.frombuffer(data, ">u2").reshape(height, width, 3).astype(np.uint16)
-
-
-def _max_value(image: Image.Image) -> int:
-    tile = image.tile[0]  # type: ignore[attr-defined]
-    return int(tile.args[-1]) if tile.codec_name == "ppm" else 255
-
-
-def deep_bands(image: Image.Image, raw_mode: str, reopen: Opener) -> Bands:
-    """Return a file's 16-bit bands, shape (height, width, bands), although Pillow reads only 8 of their bits.
-
-    The bytes of grey with opacity are those of 8-bit RGBA.  Of others Pillow takes the upper byte, and takes the lower one
-    for it if it is told the other byte order.
-    """
-    if raw_mode.startswith("LA"):
-        return (
-            np.ascontiguousarray(np.asarray(load_as(reopen(), "RGBA"))).view(f"{_order(raw_mode)}u2").astype(np.uint16)
-        )
-    stored = raw_mode.replace("a", "A")  # Pillow would divide the colours by opacity
-    upper = image if stored == raw_mode else load_as(reopen(), stored)
-    lower = load_as(reopen(), stored[:-1] + _OTHER_BYTE[stored[-1]])
-    bands: Bands = np.asarray(upper).astype(np.uint16) << 8
-    bands |= np.asarray(lower)
-    return bands
-
-
-def _order(raw_mode: str) -> str:
-    return {"B": ">", "L": "<", "N": "="}[raw_mode[-1]]
-
-
-def raw_mode_of(image: Image.Image) -> str:
-    """Return Pillow's name of the layout of an image's bytes in the file, before they are loaded."""
-    tiles = getattr(image, "tile", [])
-    args = tiles[0].args if tiles else ""
-    first = args[0] if isinstance(args, tuple) and args else args
-    return first if isinstance(first, str) else ""
 
 
 def _unused(alpha: Bands) -> set[Trait]:

@@ -12,7 +12,7 @@ from PIL import Image
 from unfreeze.data.decode.numbers import Bands
 
 LARGE = 2**25  # pixels; smaller images keep their size, so that what they look like doesn't depend on the network
-_SAMPLED = 2**22  # pixels whose values choose the window of a stretch
+_SAMPLED = 2**20  # pixels whose values choose the window of a stretch
 
 
 def reduction(size: tuple[int, int], min_side: int | None) -> int:

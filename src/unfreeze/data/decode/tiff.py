@@ -13,9 +13,9 @@ from PIL import Image
 from unfreeze.data.decode.formats import DecodeLimits, refuse_bomb
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
 from unfreeze.data.decode.numbers import Bands, Grey, as_opacity, default_window, to_rgb
-from unfreeze.data.decode.pillow import GDAL_NODATA, ORIENTATION
+from unfreeze.data.decode.pillow import GDAL_NODATA, ORIENTATION, missing_number
 from unfreeze.data.decode.reasons import UnreadableError
-from unfreeze.data.decode.reduced import reduce_rows
+from unfreeze.data.decode.reduced import reduce_rows, reduction
 from unfreeze.data.decode.traits import Trait
 from unfreeze.reading import Reading
 
@@ -35,6 +35,7 @@ class TiffImage:
     Attributes:
         image: The pixels.
         size: Width and height in the file.
+        factor: How many of the file's pixels, along each side, were averaged to one.
         n_pages: How many pages the file has.
         orientation: The EXIF orientation.
         traits: What the pixels lost.
@@ -42,19 +43,20 @@ class TiffImage:
 
     image: Image.Image
     size: tuple[int, int]
+    factor: int
     n_pages: int
     orientation: int
     traits: frozenset[Trait]
 
 
-def read_tiff(file: BinaryIO, limits: DecodeLimits, reading: Reading, factor: int = 1) -> TiffImage:
+def read_tiff(file: BinaryIO, limits: DecodeLimits, reading: Reading, min_side: int | None = None) -> TiffImage:
     """Read a page with tifffile.
 
     Args:
         file: The open file.
         limits: The largest size.
         reading: Which page is read.
-        factor: How many pixels, along each side, are averaged to one.
+        min_side: The short side that a large image must have at least when it is reduced; None: full size.
 
     Raises:
         UnreadableError: A package is missing, or the bands are no image.
@@ -65,7 +67,7 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, reading: Reading, factor: in
     except ImportError:
         raise UnreadableError("it is a kind of TIFF that Pillow can't open", INSTALL) from None
     try:
-        return _read(tifffile, file, limits, reading, factor)
+        return _read(tifffile, file, limits, reading, min_side)
     except (ValueError, NotImplementedError) as error:
         if "imagecodecs" in str(error):
             raise UnreadableError("it is a TIFF whose compression needs the package imagecodecs", INSTALL) from error
@@ -74,7 +76,7 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, reading: Reading, factor: in
         raise
 
 
-def _read(tifffile: Any, file: BinaryIO, limits: DecodeLimits, reading: Reading, factor: int) -> TiffImage:
+def _read(tifffile: Any, file: BinaryIO, limits: DecodeLimits, reading: Reading, min_side: int | None) -> TiffImage:
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         pages = [page for page in map(_full, tiff.pages) if not page.is_reduced and not page.is_mask] or [tiff.pages[0]]
@@ -87,12 +89,13 @@ def _read(tifffile: Any, file: BinaryIO, limits: DecodeLimits, reading: Reading,
             raise Image.DecompressionBombError
         samples = page.samplesperpixel
         _refuse_bands(page, samples)
+        factor = reduction((page.imagewidth, page.imagelength), min_side) if _has_rows(page) else 1
         n_pixels = page.imagewidth * page.imagelength
         with budget.reserve(page.nbytes // factor + BYTES_PER_PIXEL * 2 * n_pixels // factor):
             image, traits = _read_page(page, factor, index if depth > 1 else 0)
         tag = page.tags.get(ORIENTATION)
         orientation = int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
-        return TiffImage(image, (page.imagewidth, page.imagelength), count, orientation, frozenset(traits))
+        return TiffImage(image, (page.imagewidth, page.imagelength), factor, count, orientation, frozenset(traits))
 
 
 def _read_page(page: Any, factor: int, depth_index: int) -> tuple[Image.Image, set[Trait]]:
@@ -116,17 +119,19 @@ def can_be_read_in_parts(file: BinaryIO) -> bool:
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages[0]
-        if (
-            int(page.photometric) not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB)
-            or page.bitspersample % 8
-            or page.imagedepth > 1
-        ):
+        if not _has_rows(page):
             return False
         try:
             _segment(page, 0)
         except Exception:  # a codec that isn't installed
             return False
     return True
+
+
+def _has_rows(page: Any) -> bool:
+    """Return whether ``_row_blocks`` can read the page."""
+    plain = int(page.photometric) in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB) and page.imagedepth == 1
+    return plain and page.bitspersample % 8 == 0
 
 
 def _full(page: Any) -> Any:
@@ -146,8 +151,7 @@ def _refuse_bands(page: Any, samples: int) -> None:
 def _pixels(page: Any, slice_index: int) -> Bands:
     pixels: Bands = page.asarray()
     pixels = pixels.reshape(page.shaped)[:, slice_index]  # separate planes, height, width, bands that lie together
-    pixels = np.moveaxis(pixels, 0, -1)[..., 0, :] if pixels.shape[0] > 1 else pixels[0]
-    return pixels
+    return np.moveaxis(pixels, 0, -1)[..., 0, :] if pixels.shape[0] > 1 else pixels[0]
 
 
 def _rendered(page: Any, bands: Bands, sample: Bands | None) -> tuple[Image.Image, set[Trait]]:
@@ -176,10 +180,7 @@ def _nodata(page: Any) -> float | None:
     tag = page.tags.get(GDAL_NODATA)
     if tag is None or page.dtype == np.uint8:
         return None
-    try:
-        return float(np.float32(str(tag.value).strip(" \0")))
-    except ValueError:
-        return None
+    return missing_number(str(tag.value))
 
 
 def _row_blocks(page: Any) -> Iterator[Bands]:

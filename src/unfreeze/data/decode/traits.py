@@ -16,8 +16,8 @@ pixels that it is decoded at a reduced size."""
 TRAITS = get_args(Trait)
 
 _NOTES: dict[Trait, str] = {
-    "deep": "Photos with more than 8 bits a band: {n}; each is stretched by itself to 8 bits, from the window that a "
-    "DICOM file names or else the 0.5th to 99.5th percentile of its values: its absolute brightness is lost.",
+    "deep": "Photos with more than 8 bits a band: {n}; each is stretched to 8 bits by itself (a DICOM by its window): "
+    "how bright it is beside the others is lost.",
     "upper bits": "Photos with more than 8 bits a band whose upper 8 bits are used: {n}; if these are dark, save them "
     "as PNG or TIFF.",
     "frames": "Files that hold several pages or frames: {n}; {frame} of each is looked at{tip}.",
