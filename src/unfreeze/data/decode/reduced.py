@@ -12,6 +12,8 @@ from PIL import Image
 from unfreeze.data.decode.numbers import Bands
 
 LARGE = 2**25  # pixels; smaller images keep their size, so that what they look like doesn't depend on the network
+MAX_FACTOR = 16  # a coarser image saves little, and its squares are many rows high
+_AT_ONCE = 2**19  # pixels, of which several copies are made, by each of several readers
 _SAMPLED = 2**20  # pixels whose values choose the window of a stretch
 
 
@@ -24,7 +26,7 @@ def reduction(size: tuple[int, int], min_side: int | None) -> int:
     """
     if min_side is None or math.prod(size) <= LARGE:
         return 1
-    return max(1, min(size) // max(1, min_side))
+    return max(1, min(MAX_FACTOR, min(size) // max(1, min_side)))
 
 
 def reduce_rows(blocks: Iterable[Bands], factor: int, nodata: float | None = None) -> tuple[Bands, Bands]:
@@ -70,13 +72,14 @@ def _averages(values: npt.NDArray[np.float32], factor: int) -> npt.NDArray[np.fl
 
 
 def _aligned(blocks: Iterable[Bands], factor: int) -> Iterator[Bands]:
-    """Yield the same rows in blocks of a multiple of ``factor`` rows, the last one excepted."""
+    """Yield the same rows in blocks of a multiple of ``factor`` rows, the last one excepted; each is small."""
     rest: Bands | None = None
     for block in blocks:
         rows = block if rest is None or not len(rest) else np.concatenate([rest, block])
         whole = len(rows) // factor * factor
-        if whole:
-            yield rows[:whole]
+        step = max(1, _AT_ONCE // (rows.shape[1] * factor)) * factor
+        for top in range(0, whole, step):
+            yield rows[top : min(top + step, whole)]
         rest = rows[whole:].copy()
     if rest is not None and len(rest):
         yield rest

@@ -74,6 +74,7 @@ def test_only_large_images_are_reduced() -> None:
     assert reduction((5000, 5000), 100) == 1
     assert reduction((10_000, 10_000), 768) == 13
     assert reduction((10_000, 10_000), 9000) == 1
+    assert reduction((10_000, 10_000), 32) == 16
     assert reduction((10_000, 10_000), None) == 1
 
 
