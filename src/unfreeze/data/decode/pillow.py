@@ -100,6 +100,8 @@ def flatten(image: Image.Image, raw_mode: str, reopen: Opener, factor: int = 1) 
     if is_deep(raw_mode, image.mode):
         bands = deep_bands(image, raw_mode, reopen)
         return _flatten_bands(bands, raw_mode, image.info.get("transparency"), factor)
+    if factor > 1 and image.mode in ("RGB", "L") and "transparency" not in image.info:
+        return image.reduce(factor).convert("RGB"), set()  # without a copy of the whole
     flat, traits = _flatten_shallow(image, raw_mode, reopen)
     return flat if factor == 1 else flat.reduce(factor), traits
 

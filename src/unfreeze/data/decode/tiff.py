@@ -122,7 +122,8 @@ def can_be_read_in_parts(file: BinaryIO) -> bool:
         if not _has_rows(page):
             return False
         try:
-            _segment(page, 0)
+            if page.compression != _UNCOMPRESSED:  # one strip may hold the whole image
+                _segment(page, 0)
         except Exception:  # a codec that isn't installed
             return False
     return True
