@@ -36,7 +36,9 @@ class Common(BaseModel):
     reference: Annotated[
         Path | None, Field(description="Photos of the original task, in folders by class, to measure forgetting on.")
     ] = None
-    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[
+        str, Field(description="auto, cpu, gpu, cuda, cuda:1 (or 1), mps.", coerce_numbers_to_str=True)
+    ] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
         Field(description="Number format of frozen stages. auto: bf16 where the hardware has units for it."),
