@@ -27,7 +27,6 @@ _COUNTER = "num_batches_tracked"  # old checkpoints have none, and nothing depen
 _AUXILIARY = re.compile(r"aux", re.IGNORECASE)  # classifiers that only training uses, as in GoogLeNet
 _AVERAGED = {"ema", "average", "averaged", "swa", "teacher", "shadow"}
 _OPTIMIZER = re.compile(r"opt|optim\w*|\w*scheduler\w*|scaler|loops|callbacks", re.IGNORECASE)
-_MAX_HEAD_MATRICES = 3  # above the layers that are matched by their order; more are another network's layers
 _OF_TRAINING = re.compile(
     r"heads?|fc|classifier|linear|proj\w*|predictor\w*|decoder\w*|mask_token|queue\w*|prototypes?|criterion\w*|loss\w*|"
     r"\w*metrics?|(train|val|valid|test)_\w+|acc\w*|normali[sz]\w*|mean|std|aux\w*|total_(ops|params)|n_averaged|"
@@ -68,13 +67,12 @@ class Fit:
         return share if self.differences else 1.0
 
 
-def fit(network: Network, tensors: Tensors, *, ordered: bool) -> Fit:
-    """Return how a checkpoint fits a network: by names, by names that timm converts, or by the order of layers.
+def fit(network: Network, tensors: Tensors) -> Fit:
+    """Return how a checkpoint fits a network: by names, by names that timm converts, or by the places of layers.
 
     Args:
         network: The network.
         tensors: All tensors of the checkpoint, by their paths in it.
-        ordered: Whether they are in the order of the layers.
     """
     best = fit_by_name(network, tensors)
     if not best.differences:
@@ -85,8 +83,9 @@ def fit(network: Network, tensors: Tensors, *, ordered: bool) -> Fit:
         converted = target.compare(_converted(network.module, group))
         if not converted.differences:
             return _with_notes(converted, "timm converts its names or sizes")
-        if ordered and 2 * best.n_equal < best.n_needed and (renamed := target.by_order(group)):
-            return _with_notes(target.compare(renamed), "layers are matched by their order, as their names differ")
+        numbered = target.compare(target.by_place(group))
+        if not numbered.differences:
+            return _with_notes(numbered, "its layers have numbers, and are matched by their order")
     return best
 
 
@@ -175,16 +174,14 @@ class _Target:
             head_classes=classes[-1] if classes else None,
         )
 
-    def by_order(self, group: Tensors) -> Tensors | None:
-        """Return the tensors under the network's names if their order, last names and shapes are the network's."""
-        needed = [name for name in self.state if not name.startswith(self.heads) and not name.endswith(_COUNTER)]
-        given = [name for name in group if not name.endswith(_COUNTER)]
-        pairs = list(zip(needed, given, strict=False))
-        equal = all(_same(group[b], self.state[a]) and _last(a) == _last(b) for a, b in pairs)
-        above = [group[name].dim() for name in given[len(needed) :] if group[name].dim() > 1]
-        if len(pairs) < len(needed) or not equal or max(above, default=2) > 2 or len(above) > _MAX_HEAD_MATRICES:
-            return None
-        return {a: group[b] for a, b in pairs}
+    def by_place(self, group: Tensors) -> Tensors:
+        """Return tensors of numbered layers, as in ``nn.Sequential(*network.children())``, by the network's names."""
+        numbers = sorted({int(first) for name in group if (first := name.partition(".")[0]).isdecimal()})
+        layers = dict(
+            zip(map(str, numbers), dict.fromkeys(name.partition(".")[0] for name in self.state), strict=False)
+        )
+        parts = {name: name.partition(".") for name in group}
+        return {f"{layers.get(first, first)}.{rest}": group[name] for name, (first, _, rest) in parts.items()}
 
 
 def _same(value: Tensor, expected: Tensor) -> bool:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from unfreeze.errors import ModelError
-from unfreeze.models.backbone import Architecture, Tensors
+from unfreeze.models.backbone import Architecture, Network, Tensors
 from unfreeze.models.checkpoint import fit_by_name
 from unfreeze.models.networks import build
 from unfreeze.torchvision_shim import ensure_torchvision
@@ -58,16 +60,19 @@ def nearest(tensors: Tensors, hint: str, count: int = 3) -> list[Candidate]:
     import timm
     from torchvision import models
 
-    alike = {name: _names_alike(tensors, state) for name in FAMILIES if (state := _meta_state(name))}
+    alike = {name: _names_alike(tensors, network) for name in FAMILIES if (network := _on_paper(name))}
     best = max(alike, key=lambda name: alike[name])
     if not alike[best]:
         return []
     family = FAMILIES[best]
     names = [f"torchvision/{name}" for name in models.list_models(module=models) if family in name]
     similar = [f"timm/{name}" for name in timm.list_models() if family in name]
-    similar.sort(key=lambda name: -max(_similarity(name, hint), _similarity(name, best)))
+    similar.sort(
+        key=lambda name: (name[5:] not in hint.lower(), -max(_similarity(name, hint), _similarity(name, best)))
+    )
+    compared = dict.fromkeys((best, *names, *similar[:MAX_COMPARED]))
     candidates = [
-        Candidate(name, _share(name, tensors)) for name in dict.fromkeys((best, *names, *similar[:MAX_COMPARED]))
+        Candidate(name, fit_by_name(network, tensors).share) for name in compared if (network := _on_paper(name))
     ]
     return sorted((each for each in candidates if each.share), key=lambda each: -each.share)[:count]
 
@@ -76,36 +81,37 @@ def _similarity(name: str, other: str) -> float:
     return SequenceMatcher(None, name.lower(), other.lower()).ratio()
 
 
-def _meta_state(name: str) -> Tensors:
-    """Return an architecture's tensors without values; empty if it can't be built so."""
+class _WithoutValues(TorchFunctionMode):
+    """Tensors have shapes alone, and no random numbers are drawn for them: half of a network's building."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _on_paper(name: str) -> Network | None:
+    """Return an architecture's network without values; None if it can't be built so."""
     library, _, short = name.partition("/")
     try:
-        with torch.device("meta"):
-            return dict(build(Architecture(library, short)).module.state_dict())  # type: ignore[arg-type]
+        with torch.device("meta"), _WithoutValues():
+            return build(Architecture(library, short))  # type: ignore[arg-type]
     except (ModelError, RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError):
-        return {}
+        return None
 
 
 def _without_numbers(names: Iterable[str]) -> set[str]:
     return {re.sub(r"\d+", "#", name) for name in names}
 
 
-def _names_alike(tensors: Tensors, state: Tensors) -> float:
+def _names_alike(tensors: Tensors, network: Network) -> float:
     """Return how many names are alike, numbers aside, of all names below the best prefix and of the architecture's."""
-    own, given = _without_numbers(state), _without_numbers(tensors)
+    own, given = _without_numbers(network.module.state_dict()), _without_numbers(tensors)
     counts: Counter[str] = Counter()
     for name in given:
         for start in (0, *(dot.end() for dot in re.finditer(r"\.", name))):
             counts[name[:start]] += name[start:] in own
     prefix, count = max(counts.items(), key=lambda pair: pair[1])
     return count / (len(own) + sum(name.startswith(prefix) for name in given) - count)
-
-
-def _share(name: str, tensors: Tensors) -> float:
-    library, _, short = name.partition("/")
-    try:
-        with torch.device("meta"):
-            network = build(Architecture(library, short))  # type: ignore[arg-type]
-    except (ModelError, RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError):
-        return 0.0
-    return fit_by_name(network, tensors).share

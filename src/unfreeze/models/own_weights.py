@@ -14,7 +14,7 @@ from unfreeze.models.checkpoint import Fit, fit
 from unfreeze.models.nearest import nearest
 from unfreeze.models.networks import build, timm_preprocessing
 from unfreeze.models.stage_head import NAME
-from unfreeze.models.weights import is_ordered, load_state_dict_compat, read_weights
+from unfreeze.models.weights import load_state_dict_compat, read_weights
 from unfreeze.preprocessing import Preprocessing
 
 CONFIG = "config.json"
@@ -50,7 +50,7 @@ def load_from_disk(path: Path, arch: str | None, device: torch.device) -> Backbo
         )
     of_stages = any(name.startswith(f"{NAME}.") for name in tensors)  # a run's head, no classifier of the network's
     tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{NAME}.")}
-    found = fit(network, tensors, ordered=is_ordered(file))
+    found = fit(network, tensors)
     if found.differences:
         raise _misfit(architecture, found, tensors, file)
     if any(not bool(torch.isfinite(value).all()) for value in found.weights.values()):
@@ -76,7 +76,7 @@ def _head_notes(network: Network, found: Fit, of_stages: bool) -> tuple[str, ...
     if found.head_classes is not None:
         expected = f", and the architecture's has {network.num_classes}" if network.num_classes else ""
         return (f"its head has {found.head_classes} outputs{expected}: it is left out; {lost}",)
-    return (f"it has no head; {lost}",) if network.num_classes else ()
+    return (f"it has no head that fits; {lost}",) if network.num_classes else ()
 
 
 def _locate(path: Path) -> tuple[Path, Path | None]:

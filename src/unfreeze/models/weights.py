@@ -51,12 +51,6 @@ def read_weights(path: Path) -> Tensors:
     return tensors
 
 
-def is_ordered(path: Path) -> bool:
-    """Return whether a file of weights has them in the order of the network's layers; safetensors doesn't."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] != b"{"
-
-
 def _plain_values() -> list[Any]:
     """Return what checkpoints hold beside tensors, and what runs nothing: settings, NumPy's numbers, paths."""
     import numpy as np

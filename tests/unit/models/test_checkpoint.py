@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.support.backbones import TinyCnn, TinyVit
+from tests.support.backbones import TinyCnn
 from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
@@ -45,7 +45,7 @@ def other() -> Tensors:
 def fitted(tmp_path: Path, content: object, network: Network | None = None) -> Fit:
     """Return the fit of what was saved and read again."""
     torch.save(content, tmp_path / "mine.pth")
-    return fit(network or cnn(), read_weights(tmp_path / "mine.pth"), ordered=True)
+    return fit(network or cnn(), read_weights(tmp_path / "mine.pth"))
 
 
 def assert_is(found: Fit, expected: Tensors) -> None:
@@ -159,26 +159,35 @@ def test_old_files_count_no_batches(tmp_path: Path) -> None:
     assert_is(fitted(tmp_path, old), old)
 
 
-def test_layers_without_names_are_matched_by_their_order(tmp_path: Path) -> None:
-    children = nn.Sequential(*list(cnn().module.children())[:-1])
-    body = nn.Sequential(children, nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3)))
-    found = fitted(tmp_path, {"model": body.state_dict(), "opt": {"state": [{"mom": torch.ones(3)}] * 50}})
-    trunk = {n: v for n, v in weights().items() if not n.startswith("fc.") and not n.endswith("num_batches_tracked")}
-    assert_is(found, trunk)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])  # safetensors sorts by name: 10 before 2
+def test_numbered_layers_are_matched_by_their_order(tmp_path: Path, suffix: str) -> None:
+    layers = [layer for child in cnn().module.children() for layer in (nn.ReLU(), child, nn.ReLU())]
+    whole = dict(nn.Sequential(*layers).state_dict())
+    path = tmp_path / f"mine{suffix}"
+    save_file(whole, path) if suffix == ".safetensors" else torch.save(whole, path)
+    found = fit(cnn(), read_weights(path))
+    assert_is(found, weights())
     assert "order" in found.notes[0]
 
 
-def test_no_order_is_taken_from_files_that_have_none(tmp_path: Path) -> None:
-    save_file(under("0.", dict(nn.Sequential(*cnn().module.children()).state_dict())), tmp_path / "mine.safetensors")
-    assert fit(cnn(), read_weights(tmp_path / "mine.safetensors"), ordered=False).differences
+def test_a_body_of_numbered_layers_with_a_head_of_its_own(tmp_path: Path) -> None:
+    children = nn.Sequential(*list(cnn().module.children())[:-1])
+    body = nn.Sequential(children, nn.Sequential(nn.BatchNorm1d(12), nn.Linear(12, 9), nn.ReLU(), nn.Linear(9, 3)))
+    found = fitted(tmp_path, {"model": body.state_dict(), "opt": {"state": [{"mom": torch.ones(3)}] * 50}})
+    assert_is(found, {name: value for name, value in weights().items() if not name.startswith("fc.")})
+    assert not found.has_head
 
 
-def test_a_deeper_network_is_another_by_order_too(tmp_path: Path) -> None:
-    small, large = TinyVit(7, 0.0), TinyVit(7, 0.0)
-    large.blocks.extend(TinyVit(7, 0.0).blocks)
-    network = Network(small, "head", 7, (), PREPROCESSING)
-    renamed = {f"0.{n}": v for n, v in enumerate(large.state_dict().values())}
-    assert fitted(tmp_path, renamed, network).differences
+@pytest.mark.parametrize("change", ["fewer", "more", "swapped"])
+def test_numbered_layers_of_another_network_do_not_fit(tmp_path: Path, change: str) -> None:
+    *children, last = cnn().module.children()
+    changed = {"fewer": children[:-2], "more": [*children, nn.BatchNorm2d(12), last], "swapped": children[::-1]}
+    assert fitted(tmp_path, nn.Sequential(*changed[change]).state_dict()).differences
+
+
+def test_other_names_are_not_matched_by_their_order(tmp_path: Path) -> None:
+    """Another library's network of the same shapes may pad or normalise otherwise."""
+    assert fitted(tmp_path, {f"block_{name}": value for name, value in weights().items()}).differences
 
 
 MISFITS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
@@ -208,7 +217,7 @@ def test_timms_own_conversion_is_used() -> None:
     """A vision transformer of another size in pixels: timm resizes the position embedding."""
     network = build(Architecture("timm", "test_vit"))
     larger = build(Architecture("timm", "test_vit", {"img_size": 224})).module.state_dict()
-    found = fit(network, dict(larger), ordered=True)
+    found = fit(network, dict(larger))
     assert found.differences == ()
     assert found.weights["pos_embed"].shape == network.module.state_dict()["pos_embed"].shape
     assert torch.equal(found.weights["norm.weight"], larger["norm.weight"])
@@ -218,7 +227,7 @@ def test_timms_own_conversion_is_used() -> None:
 def test_patches_of_another_size_are_another_network() -> None:
     network = build(Architecture("timm", "test_vit"))
     other_patches = build(Architecture("timm", "test_vit", {"patch_size": 8})).module.state_dict()
-    assert fit(network, dict(other_patches), ordered=True).differences
+    assert fit(network, dict(other_patches)).differences
 
 
 @pytest.mark.parametrize(
@@ -228,9 +237,9 @@ def test_the_libraries_own_networks_fit_below_a_prefix(name: str) -> None:
     library, _, short = name.partition("/")
     network = build(Architecture(library, short))  # type: ignore[arg-type]
     own: dict[str, Tensor] = dict(network.module.state_dict())
-    found = fit(network, under("model.net.", own), ordered=False)
+    found = fit(network, under("model.net.", own))
     assert_is(found, own)
     assert found.has_head
     wider = build(Architecture(library, short, {"num_classes": 5}))  # type: ignore[arg-type]
-    found = fit(replace(network), dict(wider.module.state_dict()), ordered=False)
+    found = fit(replace(network), dict(wider.module.state_dict()))
     assert (found.differences, found.has_head, found.head_classes) == ((), False, 5)

@@ -66,7 +66,7 @@ def test_prefixes_change_nothing(tmp_path: Path, plain: Backbone, wrapped: str, 
     ("classes", "said"),
     [
         (7, f"its head has 7 outputs, and the architecture's has 1000: it is left out; {LOST}"),
-        (0, f"it has no head; {LOST}"),
+        (0, f"it has no head that fits; {LOST}"),
     ],
 )
 def test_a_head_that_is_left_out_is_told_in_one_line(tmp_path: Path, classes: int, said: str) -> None:
