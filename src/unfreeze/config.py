@@ -62,7 +62,9 @@ class Common(BaseModel):
             "first, middle, or its number, from 1. The model does the same in use."
         ),
     ] = "first"
-    device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
+    device: Annotated[
+        str, Field(description="auto, cpu, gpu, cuda, cuda:1 (or 1), mps.", coerce_numbers_to_str=True)
+    ] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
         Field(description="Number format of frozen stages. auto: bf16 where the hardware has units for it."),

@@ -35,6 +35,10 @@ class ConfigError(UnfreezeError):
     """A flag or a configuration file has an invalid value."""
 
 
+class ArgumentError(UnfreezeError, TypeError):
+    """An argument of a function isn't of a kind that it takes; ``where`` names the argument."""
+
+
 class PhotosError(UnfreezeError):
     """A folder or table of images can't be used."""
 

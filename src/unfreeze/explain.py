@@ -1,4 +1,4 @@
-"""Pictures of heatmaps, and explanations of a model's predictions for image files."""
+"""Pictures of heatmaps, and explanations of a model's predictions for images."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from unfreeze.data.folders import display_name
+from unfreeze.data.given import Photo, path_of
 from unfreeze.heatmaps import Heatmaps, heatmaps
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.head import Head
@@ -59,7 +60,7 @@ class Explanation:
     """A heatmap of the evidence for a class in an image.
 
     Attributes:
-        path: The image file.
+        path: The image file; of an image in memory, see ``Prediction``.
         label: The explained class.
         probability: The model's probability of the class.
         view: The network's input view, upright.
@@ -96,12 +97,12 @@ class Explanation:
 def explanations(
     backbone: Backbone,
     head: Head,
-    paths: Sequence[Path],
+    photos: Sequence[Photo],
     classes: Sequence[str],
     label: str | None = None,
     views: Views = PLAIN_ONLY,
 ) -> Iterator[Explanation]:
-    """Yield an ``Explanation`` for each image file, in order: of the class ``label``, or of the most probable class.
+    """Yield an ``Explanation`` for each image, in order: of the class ``label``, or of the most probable class.
 
     The probability is from logits averaged over ``views``, the heatmap from the framing of ``explained_framings``.
 
@@ -110,14 +111,14 @@ def explanations(
         ModelError: See ``heatmaps``.
     """
     done = 0
-    for images in photo_batches(backbone, paths, framings=framings_of(views)):
+    for images in photo_batches(backbone, photos, framings=framings_of(views)):
         rows = probabilities(backbone, head, [images], views=views)
         labels = rows.argmax(axis=1) if label is None else np.full(len(images), classes.index(label))
         shown, framings = explained_framings(backbone, head, images, torch.from_numpy(labels), views)
         maps = heatmaps(backbone, head, shown, torch.from_numpy(labels))
         for view, framing, row, index, heatmap in zip(shown, framings, rows, labels, maps, strict=True):
             probability, note = float(row[index]), framing_note(framing, views)
-            yield Explanation(paths[done], classes[index], probability, as_photo(view), heatmap, note)
+            yield Explanation(path_of(photos[done]), classes[index], probability, as_photo(view), heatmap, note)
             done += 1
 
 

@@ -19,7 +19,7 @@ from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.planning.forecast import Forecast, forecast_run
-from unfreeze.runtime import Stopwatch, choose_device, prepare_process
+from unfreeze.runtime import Stopwatch, choose_device, echo, prepare_process
 from unfreeze.training.features.cache import FeatureCache, open_cache
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipe import Recipe
@@ -112,9 +112,10 @@ def open_backbone(config: TrainConfig | CompareConfig, watch: Stopwatch) -> Back
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with watch.measure("load"):
-        return load_backbone(config.model, arch=config.arch, device=device, precision=precision).with_reading(
-            config.reading
-        )
+        backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
+    for note in backbone.notes:
+        echo(f"note: {note}")
+    return backbone.with_reading(config.reading)
 
 
 def open_reference(

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.acceleration.frozen import Forward, frozen_features
-from unfreeze.data.decode import Trait, inspect
-from unfreeze.data.rendering.renderer import Renderer, prefetch
+from unfreeze.data.decode import Trait
+from unfreeze.data.given import Photo, decode_photo, path_of
+from unfreeze.data.rendering.renderer import prefetch
 from unfreeze.data.rendering.transforms import framed_batch, normalize
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone
@@ -23,7 +24,7 @@ from unfreeze.models.head import Head
 from unfreeze.models.saved import Classifier
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import limit_threads
-from unfreeze.views import CROP_ONLY, PLAIN_ONLY, EvaluationView, Framing, Views, framings_of, select_views
+from unfreeze.views import CROP_ONLY, PLAIN_ONLY, Framing, Views, framings_of, select_views
 
 Probabilities = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -37,7 +38,7 @@ class Prediction:
     """A model's prediction for one image.
 
     Attributes:
-        path: The image file.
+        path: The image file; of an image in memory, its file's name if it has one, else its place, such as ``photos[0]``.
         label: The most probable class.
         probability: The probability of ``label``.
         probabilities: The probability of every class, in the order of the model's classes.
@@ -113,19 +114,19 @@ def _mean_logits(backbone: Backbone, head: Head, forward: Forward, x: Tensor, st
     return torch.stack(logits).mean(dim=0)
 
 
-def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction | Unread]:
-    """Yield the prediction for each image file, or the error if it can't be read, in order and in constant memory.
+def predictions(model: Classifier, photos: Iterable[Photo]) -> Iterator[Prediction | Unread]:
+    """Yield the prediction for each image, or the error if it can't be read, in order and in constant memory.
 
     Threads decode ahead of the network.  ``MIN_COMPILED_IMAGES`` images or more are predicted by the compiled stages of
     ``acceleration/frozen.py``, which are checked against the network on random images.  Probabilities differ by about
     1e-5, from rounding.
     """
-    backbone, queue = model.backbone, iter(paths)
-    first_paths = list(islice(queue, MIN_COMPILED_IMAGES))
-    forward: Forward | None = backbone.features if len(first_paths) < MIN_COMPILED_IMAGES else None
+    backbone, queue = model.backbone, iter(photos)
+    first = list(islice(queue, MIN_COMPILED_IMAGES))
+    forward: Forward | None = backbone.features if len(first) < MIN_COMPILED_IMAGES else None
     evaluation_mode(backbone)
     render = partial(_framed, preprocessing=backbone.network.preprocessing, framings=framings_of(model.views))
-    for batch in prefetch(render, _in_batches(chain(first_paths, queue))):
+    for batch in prefetch(render, _in_batches(chain(first, queue), BATCH)):
         views = [view for _, view, _ in batch if isinstance(view, Tensor)]
         rows: Iterator[list[float]] = iter(())
         if views:
@@ -142,18 +143,18 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
 
 
 def _framed(
-    path: Path, preprocessing: Preprocessing, framings: Sequence[Framing]
+    photo: Photo, preprocessing: Preprocessing, framings: Sequence[Framing]
 ) -> tuple[Path, Tensor | DecodeError, tuple[Trait, ...]]:
     """Return the path, the image in ``framings``, see ``framed_batch``, or the error, and the file's traits."""
     try:
-        decoded = inspect(path, preprocessing.min_side, preprocessing.reading)
+        decoded = decode_photo(photo, preprocessing.min_side, preprocessing.reading)
     except DecodeError as error:
-        return path, error, ()
-    return path, framed_batch(decoded.image, preprocessing, framings), decoded.traits
+        return path_of(photo), error, ()
+    return path_of(photo), framed_batch(decoded.image, preprocessing, framings), decoded.traits
 
 
-def _in_batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
-    while batch := list(islice(paths, BATCH)):
+def _in_batches(photos: Iterator[Photo], size: int) -> Iterator[list[Photo]]:
+    while batch := list(islice(photos, size)):
         yield batch
 
 
@@ -177,15 +178,22 @@ def _prediction(path: Path, row: Sequence[float], classes: tuple[str, ...], trai
 
 
 def photo_batches(
-    backbone: Backbone, paths: Sequence[Path], size: int = BATCH, framings: Sequence[Framing] = CROP_ONLY
+    backbone: Backbone, photos: Sequence[Photo], size: int = BATCH, framings: Sequence[Framing] = CROP_ONLY
 ) -> Iterator[Tensor]:
-    """Yield image files in ``framings``, uint8, ``size`` at a time, as input of ``predict_logits``.
+    """Yield images in ``framings``, uint8, ``size`` at a time, as input of ``predict_logits``.
 
     The shape is (size, 3, height, width) for one framing, else (size, framings, 3, height, width).
+
+    Raises:
+        DecodeError: An image can't be read.
     """
-    renderer, views = Renderer(tuple(paths), backbone.network.preprocessing), tuple(map(EvaluationView.of, framings))
-    starts = range(0, len(paths), size)
-    batches = renderer.batches(
-        [(index, views) for index in range(start, min(start + size, len(paths)))] for start in starts
-    )
-    return batches if len(framings) == 1 else (batch.view(-1, len(framings), *batch.shape[1:]) for batch in batches)
+    render = partial(_framed, preprocessing=backbone.network.preprocessing, framings=framings)
+    for batch in prefetch(render, _in_batches(iter(photos), size)):
+        views = []
+        for _, view in batch:
+            if isinstance(view, DecodeError):
+                raise view
+            views.append(view)
+        with limit_threads(sum(view.numel() for view in views)):
+            joined = torch.cat(views)
+        yield joined

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -21,27 +21,51 @@ MIN_PARALLEL_OPERATIONS = 2**24  # multiply-adds, 2 ms on a core; below, synchro
 T = TypeVar("T")
 
 
-def choose_device(name: str) -> torch.device:
-    """Return the device called ``name``; ``auto`` is a CUDA GPU, else Apple's GPU, else the CPU.
+def choose_device(name: str | int | torch.device) -> torch.device:
+    """Return the device called ``name``, in any case; ``auto`` is a CUDA GPU, else Apple's GPU, else the CPU.
+
+    ``gpu`` is CUDA's or Apple's; a number, such as ``1``, is that CUDA GPU's.
 
     Raises:
-        ConfigError: The device doesn't exist on this machine.
+        ConfigError: The device doesn't exist on this machine, or torch can't use it.
     """
     import torch
 
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    with suppress_warnings(module="torch"):  # of a driver too old for torch; what can be used is said below
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    has_mps = torch.backends.mps.is_available()
+    gpu = "mps" if has_mps and not gpus else "cuda"
+    asked = str(name).strip().lower()
+    if asked == "auto":
+        return torch.device(gpu if gpus or has_mps else "cpu")
+    kind, _, number = (f"cuda:{asked}" if asked.isdecimal() else asked).partition(":")
+    kind = gpu if kind == "gpu" else kind
     try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or ["no such device"])[0]
-        raise ConfigError(
-            f"The device {name!r} can't be used: {reason}", where="--device", mend="Leave --device out, or take cpu."
-        ) from error
-    return device
+        device = torch.device(f"{kind}:{number}" if number else kind)
+        usable = {"cpu": True, "mps": has_mps, "cuda": (device.index or 0) < gpus}
+        if usable.get(kind, kind == "xpu"):
+            torch.empty(0, device=device)
+            return device
+    except (RuntimeError, AssertionError, ValueError):  # no such kind of device, or none of it
+        pass
+    raise _no_device(str(name), kind, [f"cuda:{index}" for index in range(gpus)] + ["mps"] * has_mps)
+
+
+def _no_device(name: str, kind: str, others: Sequence[str]) -> ConfigError:
+    """Return the error for a device that can't be used, on a machine that has ``others`` and its CPU."""
+    import torch
+
+    there = ", ".join(("cpu", *others))
+    if kind == "cuda" and not others and torch.version.cuda is None and torch.version.hip is None:
+        what = f"There is no device {name!r} here: this build of torch ({torch.__version__}) can't use graphics cards."
+        mend = "Install torch for CUDA (pytorch.org/get-started), or leave --device out."
+    elif kind in ("cuda", "mps", "xpu") and not others:
+        what = f"There is no device {name!r} here: this machine has no graphics card that torch can use."
+        mend = "Leave --device out; `unfreeze doctor` says what torch found."
+    else:
+        what = f"There is no device {name!r} here."
+        mend = "Leave --device out, or take one that is here."
+    return ConfigError(f"{what} Here: {there}.", where="--device", mend=mend)
 
 
 def generator(*key: int) -> np.random.Generator:

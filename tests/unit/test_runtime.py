@@ -27,9 +27,92 @@ def test_devices() -> None:
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
 
 
-@pytest.mark.parametrize("name", ["nope", "cuda:99", "", "cpu and more"])
-def test_a_device_that_isnt_there_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match="--device"):
+@pytest.mark.parametrize("name", ["CPU", " cpu ", "Cpu", torch.device("cpu"), "AUTO"])
+def test_a_device_may_be_written_in_any_case(name: str | torch.device) -> None:
+    assert choose_device(name).type in ("cpu", "cuda", "mps")
+
+
+NOT_HERE = [
+    "nope",
+    "cuda:99",
+    "",
+    "cpu and more",
+    "99",
+    99,
+    "gpu:99",
+    "cuda:0,1",
+    "0,1",
+    "meta",
+    "tpu",
+    "ipu",
+    "-1",
+    "cuda:-1",
+]
+
+
+@pytest.mark.parametrize("name", NOT_HERE)
+def test_a_device_that_isnt_there_is_refused_in_our_words(name: str | int) -> None:
+    with pytest.raises(ConfigError, match="--device") as caught:
+        choose_device(name)
+    said = str(caught.value)
+    assert len(said) < 500
+    assert "Here: cpu" in said
+    assert "to do: " in said
+    assert not [word for word in ("mkldnn", "Torch not compiled", "ordinal", "backend") if word in said]
+
+
+class Machine:
+    """Lets torch find graphics cards that aren't there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, gpus: int = 0, mps: bool = False, cuda: str | None = "13.0"):
+        monkeypatch.setattr("torch.cuda.is_available", lambda: gpus > 0)
+        monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
+        monkeypatch.setattr("torch.backends.mps.is_available", lambda: mps)
+        monkeypatch.setattr("torch.version.cuda", cuda)
+        monkeypatch.setattr("torch.empty", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "mps", "name", "expected"),
+    [
+        (2, False, "auto", "cuda"),
+        (2, False, "gpu", "cuda"),
+        (2, False, "GPU:1", "cuda:1"),
+        (2, False, "1", "cuda:1"),
+        (2, False, 0, "cuda:0"),
+        (2, False, "CUDA", "cuda"),
+        (0, True, "auto", "mps"),
+        (0, True, "gpu", "mps"),
+        (0, True, "MPS", "mps"),
+    ],
+)
+def test_what_a_graphics_card_may_be_called(
+    gpus: int, mps: bool, name: str | int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch, gpus=gpus, mps=mps)
+    assert choose_device(name) == torch.device(expected)
+
+
+@pytest.mark.parametrize("name", ["mps", "cuda", "gpu", "0", "cuda:9", "xpu"])
+def test_a_machine_without_a_graphics_card_says_so(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch)
+    monkeypatch.setattr("torch.empty", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("a page of backends")))
+    with pytest.raises(ConfigError, match="no graphics card that torch can use") as caught:
+        choose_device(name)
+    assert "page of backends" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["cuda", "gpu", "0", "cuda:1"])
+def test_a_torch_without_cuda_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, cuda=None)
+    with pytest.raises(ConfigError, match=r"build of torch(?s:.*)Install torch for CUDA"):
+        choose_device(name)
+
+
+@pytest.mark.parametrize("name", ["cuda:2", "7", "mps"])
+def test_the_cards_that_are_there_are_listed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Machine(monkeypatch, gpus=2)
+    with pytest.raises(ConfigError, match="Here: cpu, cuda:0, cuda:1"):
         choose_device(name)
 
 

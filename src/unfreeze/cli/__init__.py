@@ -71,7 +71,7 @@ def serve(run: Path, /, *, host: str = "127.0.0.1", port: int = 8000, device: st
         run: The run's folder.
         host: The address to listen on. With any but 127.0.0.1, other machines can use it: there is no authentication.
         port: 0 takes any that is free.
-        device: auto, cpu, cuda, mps.
+        device: auto, cpu, gpu, cuda, cuda:1 (or 1), mps.
     """
     from unfreeze.serve import serve as serve_run
 

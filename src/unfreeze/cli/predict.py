@@ -42,7 +42,7 @@ def predict(
         json: Write one JSON object per photo and line to this file; - prints them.
         top: How many of the most probable classes to write for each photo. Default: 1.
         null: Names on stdin end with a NUL, as find -print0 writes them.
-        device: auto, cpu, cuda, mps.
+        device: auto, cpu, gpu, cuda, cuda:1 (or 1), mps.
     """
     from unfreeze.data.decode import trait_notes
     from unfreeze.data.places import expand_globs, iter_photos, no_photo_error, read_path_list
@@ -140,7 +140,7 @@ def explain(
         places: Photos, folders to search for them, or quoted patterns such as "photos/**/*.jpg".
         out: The folder for the pictures. Default: explained in the run's folder.
         label: The class. Default: each photo's most probable one.
-        device: auto, cpu, cuda, mps.
+        device: auto, cpu, gpu, cuda, cuda:1 (or 1), mps.
     """
     from unfreeze.data.folders import display_name
     from unfreeze.data.places import find_photos
@@ -165,7 +165,7 @@ def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
     Args:
         run: The run's folder.
         photos: Labelled photos, as for train. All readable photos are scored, whatever their split.
-        device: auto, cpu, cuda, mps.
+        device: auto, cpu, gpu, cuda, cuda:1 (or 1), mps.
     """
     from unfreeze.runs.run import load
 

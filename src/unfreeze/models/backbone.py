@@ -72,6 +72,7 @@ class Backbone:
         n_class_tokens: The number of tokens before the patches' in a transformer's stages.
         head_stages: Stages below the last one whose pooled outputs the head reads, too, ascending (Head2Toe, Evci et
             al. 2022); empty: the head reads the last stage alone.
+        notes: What the user should know of how its weights were read.
         compiled: Compiled frozen stages (see ``acceleration/frozen.py``), by key; compiling takes about a second.
     """
 
@@ -87,6 +88,7 @@ class Backbone:
     precision: torch.dtype = torch.float32
     n_class_tokens: int = 0
     head_stages: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
     compiled: dict[tuple[object, ...], Any] = field(default_factory=dict, compare=False, repr=False)
 
     def with_reading(self, reading: Reading) -> Backbone:

@@ -5,7 +5,6 @@ Each family is one entry of ``FAMILIES``.
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Callable
@@ -16,18 +15,16 @@ import torch
 
 from unfreeze.errors import ModelError
 from unfreeze.files import exists
-from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, assemble
+from unfreeze.models.backbone import Architecture, Backbone, Tensors, assemble
 from unfreeze.models.networks import (
     build,
     build_timm,
     refuse_unknown,
     refuse_unknown_torchvision,
-    timm_preprocessing,
     torchvision_preprocessing,
 )
-from unfreeze.models.stage_head import NAME
+from unfreeze.models.own_weights import load_from_disk
 from unfreeze.models.weights import load_strict, read_weights
-from unfreeze.preprocessing import Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 
 PACKAGED = "efficientnet_lite0"
@@ -47,8 +44,8 @@ def load_backbone(
 
     Args:
         model: ``efficientnet_lite0`` (packaged), ``torchvision/NAME[:WEIGHTS]``, ``timm/NAME``, a checkpoint file
-            (with ``arch``), or a folder in timm's hub format (``config.json`` beside the weights).
-        arch: The architecture of a checkpoint file: ``torchvision/NAME`` or ``timm/NAME``.
+            (with ``arch``), or a folder in timm's hub format (``config.json`` beside the weights) or a run's.
+        arch: The architecture of a checkpoint: ``torchvision/NAME`` or ``timm/NAME``.
         device: The CPU by default.
         precision: Data type of frozen stages and their stored activations.
 
@@ -58,7 +55,7 @@ def load_backbone(
     ensure_torchvision()
     device = device or torch.device("cpu")
     if exists(model):
-        return replace(_from_disk(Path(model), arch, device), precision=precision)
+        return replace(load_from_disk(Path(model), arch, device), precision=precision)
     family, _, name = model.partition("/")
     if family not in FAMILIES or (family == PACKAGED) == bool(name):
         raise ModelError(
@@ -186,61 +183,6 @@ def _from_timm(name: str, device: torch.device) -> Backbone:
             f"timm/{name}", error, "model.safetensors", source, f"Give its path: --model PATH --arch timm/{name}"
         ) from error
     return assemble(f"timm/{name}", architecture, network, device)
-
-
-def _from_disk(path: Path, arch: str | None, device: torch.device) -> Backbone:
-    if path.is_dir():
-        config = path / "config.json"
-        files = [file for file in (path / "model.safetensors", path / "pytorch_model.bin") if file.is_file()]
-        if not config.is_file() or not files:
-            raise ModelError(
-                "The folder is no model: it needs config.json and model.safetensors (timm's hub format).", where=path
-            )
-        architecture, network = _read_hub_config(config)
-        file = files[0]
-    else:
-        library, _, name = (arch or "").partition("/")
-        if library not in ("timm", "torchvision") or not name:
-            raise ModelError(
-                "A checkpoint file doesn't say which network it fits.",
-                where=path,
-                mend="Name the architecture: --arch timm/NAME or --arch torchvision/NAME",
-            )
-        architecture = Architecture(library, name)  # type: ignore[arg-type]
-        network = build(architecture)
-        file = path
-    weights = read_weights(file)
-    if any(tensor.startswith(f"{NAME}.") for tensor in weights):  # the saved head is no classifier of the network's
-        classifier = f"{network.classifier}."
-        untrained = network.module.state_dict().items()
-        weights = {tensor: value for tensor, value in weights.items() if not tensor.startswith(f"{NAME}.")}
-        weights |= {tensor: value for tensor, value in untrained if tensor.startswith(classifier)}
-        network = replace(network, num_classes=0, labels=())
-    load_strict(network.module, weights, str(file))
-    return assemble(str(path), architecture, network, device)
-
-
-def _read_hub_config(config: Path) -> tuple[Architecture, Network]:
-    """Read timm's ``config.json``: the architecture, and an untrained network with the file's preprocessing."""
-    try:
-        content = json.loads(config.read_text("utf-8"))
-        outputs = {"num_classes": int(content["num_classes"])} if "num_classes" in content else {}
-        pretrained_cfg = dict(content.get("pretrained_cfg") or {})
-        labels = tuple((str(name),) for name in content.get("label_names") or ())
-        if saved := content.get("unfreeze"):  # written by ``save_model``; the backbone may be torchvision's
-            architecture = Architecture(saved["library"], saved["name"], {**saved["arguments"], **outputs})
-            preprocessing = Preprocessing.from_dict(saved["preprocessing"])
-            return architecture, replace(build(architecture), preprocessing=preprocessing, labels=labels)
-        architecture = Architecture(
-            "timm", str(content["architecture"]), {**outputs, **(content.get("model_args") or {})}
-        )
-        network = build(architecture)
-        cfg = {**network.module.pretrained_cfg, **pretrained_cfg}  # type: ignore[dict-item]
-        return architecture, replace(network, preprocessing=timm_preprocessing(cfg), labels=labels or network.labels)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"The model's config.json can't be used: {error!r}", where=config, mend="It must be in timm's hub format."
-        ) from error
 
 
 FAMILIES: dict[str, Callable[[str, torch.device], Backbone]] = {

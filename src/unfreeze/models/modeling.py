@@ -16,6 +16,23 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+KEPT_ALIVE: list[object] = []  # the declarations of ``import_torchvision``
+
+
+def import_torchvision() -> None:
+    """Import torchvision, which timm needs, also beside a CPU build of torch that lacks its compiled operators."""
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")  # type: ignore[no-untyped-call]
+        for operator in ("nms", "qnms"):
+            schema = f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(schema)  # type: ignore[no-untyped-call]
+        KEPT_ALIVE.append(library)
+        import torchvision  # noqa: F401
+
 
 def pool(x: Tensor, pooling: str, n_class_tokens: int = 0) -> Tensor:
     """Return the features of a stage's output, shape (N, D)."""
@@ -32,6 +49,7 @@ class Classifier(nn.Module):
 
     def __init__(self, config: dict) -> None:  # type: ignore[type-arg]
         super().__init__()
+        import_torchvision()
         saved, head = config["unfreeze"], config["unfreeze"]["head"]
         if saved["library"] == "timm":
             import timm

@@ -24,6 +24,10 @@ BY_TIMM = """
 With timm, in the plain view alone:
 
 ```python
+# Leave the next two lines out where `import timm` works without: a CPU build of torch beside PyPI's torchvision needs them.
+from unfreeze.torchvision_shim import ensure_torchvision
+
+ensure_torchvision()
 import timm
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config

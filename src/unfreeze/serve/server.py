@@ -23,7 +23,7 @@ def serve(folder: Path, host: str, port: int, device: str) -> None:
         folder: The run folder.
         host: The address or name to listen on.
         port: The TCP port; 0 takes any free one.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, gpu, cuda, cuda:1 (or 1) or mps.
 
     Raises:
         MissingExtraError: A package of the extra ``serve`` isn't installed.

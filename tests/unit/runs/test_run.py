@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from tests.support.commands import command
 
 import unfreeze
-from unfreeze.errors import DecodeError, PhotosError
+from unfreeze.errors import ConfigError, DecodeError, PhotosError
 from unfreeze.runs.run import Run
 
 
@@ -115,3 +120,60 @@ def test_predictions_name_their_photos(run: Run, drawn: Path, tmp_path: Path, cr
         (predicted,) = trained.predict([path])
         for name, probability in zip(trained.classes, predicted.probabilities, strict=True):
             assert float(row[f"head_only:{name}"]) == pytest.approx(probability, abs=1e-4)
+
+
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        picture.load()
+    return picture
+
+
+GIVEN: dict[str, Callable[[Path], Any]] = {
+    "text": str,
+    "path": Path,
+    "bytes": Path.read_bytes,
+    "Pillow": opened,
+    "array": lambda path: np.asarray(opened(path)),
+    "tensor": lambda path: torch.from_numpy(np.array(opened(path))).permute(2, 0, 1),
+}
+
+
+@pytest.mark.parametrize("kind", GIVEN)
+def test_one_photo_of_every_kind_is_predicted_explained_and_scored(run: Run, drawn: Path, kind: str) -> None:
+    photo = drawn / "pits" / "000.jpg"
+    (expected,) = run.predict([photo])
+    given = GIVEN[kind](photo)
+    (named,) = run.predict(given)
+    (streamed,) = run.stream([given], skip_damaged=True)
+    (explained,) = run.explain(given, skip_damaged=True)
+    assert named.label == streamed.label == explained.label == expected.label
+    for answer in (named, streamed):
+        assert answer.probabilities == pytest.approx(expected.probabilities, abs=1e-3)
+    assert explained.probability == pytest.approx(expected.probability, abs=1e-3)
+    assert run.evaluate(given, labels=[expected.label]).accuracy == 1
+    if kind in ("text", "path"):
+        assert named.path == explained.path == photo
+
+
+@pytest.mark.parametrize("asked", ["predict", "stream", "explain", "evaluate"])
+@pytest.mark.parametrize("given", [None, 7, [None]], ids=repr)
+def test_what_is_no_photo_is_refused_by_name(run: Run, asked: str, given: Any) -> None:
+    with pytest.raises(TypeError, match="photos"):
+        list(getattr(run, asked)(given))
+
+
+def test_photos_to_score_need_their_classes(run: Run, drawn: Path) -> None:
+    photo = drawn / "pits" / "000.jpg"
+    with pytest.raises(TypeError, match="labels"):
+        run.evaluate([photo])
+    with pytest.raises(TypeError, match="1 photos and 2 labels"):
+        run.evaluate([photo], labels=["pits", "pits"])
+    with pytest.raises(PhotosError, match=r"rust(?s:.*)labels"):
+        run.evaluate([photo], labels=["rust"])
+    with pytest.raises(PhotosError, match="No photo"):
+        run.evaluate([], labels=[])
+
+
+def test_a_class_to_explain_that_is_no_name_is_refused(run: Run, drawn: Path) -> None:
+    with pytest.raises(ConfigError, match="class 5"):
+        run.explain(drawn, label=5)  # type: ignore[arg-type]
