@@ -107,11 +107,15 @@ def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[
 
 
 def open_backbone(config: TrainConfig | CompareConfig, watch: Stopwatch) -> Backbone:
-    """Load the backbone onto its device, in its precision."""
+    """Load the backbone onto its device, in its precision; its preprocessing fits photos as the user says."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with watch.measure("load"):
-        return load_backbone(config.model, arch=config.arch, device=device, precision=precision)
+        backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
+    if config.fit == "auto" or config.fit == "tiles":  # the model's own preprocessing, and framings beside it
+        return backbone
+    preprocessing = backbone.network.preprocessing.fitted(config.fit)
+    return replace(backbone, network=replace(backbone.network, preprocessing=preprocessing))
 
 
 def open_reference(

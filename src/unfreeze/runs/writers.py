@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import tomli_w
 
 from unfreeze.config import Common
+from unfreeze.data.rendering.coverage import describe_sight, seen_share, unseen_note
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
 from unfreeze.files import write_table, write_text
@@ -16,6 +17,7 @@ from unfreeze.scoring.evidence import HeldOutPredictions
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
 from unfreeze.training.recipe import Recipe
+from unfreeze.views import CROP
 
 
 def describe(
@@ -43,6 +45,12 @@ def describe(
     distilled = ", with distillation" * any(candidate.schedule.distill for candidate in recipe.candidates)
     phase2 = f"phase 2 from {tried}{distilled}" if recipe.candidates else "no phase 2"
     yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase2}"
+    sizes = [photos.samples[i].size for i in splits.train_and_val]
+    preprocessing = backbone.network.preprocessing
+    yield describe_sight(sizes, preprocessing, recipe.framings, plain=recipe.shows_plain)
+    unseen = unseen_note(seen_share(sizes, preprocessing, (CROP, *recipe.framings)))
+    if unseen is not None:
+        yield f"note: {unseen}"
 
 
 def write_arguments(folder: RunFolder, config: Common) -> None:

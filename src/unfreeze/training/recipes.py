@@ -19,7 +19,8 @@ from unfreeze.models.freezing import plan_from
 from unfreeze.models.lora import attention_layers
 from unfreeze.training.recipe import ByGradient, Candidate, Recipe, Solved
 from unfreeze.training.schedule import Schedule
-from unfreeze.training.view_sets import candidate_framings
+from unfreeze.training.view_sets import best_grid, candidate_framings
+from unfreeze.views import tiles
 
 LIGHT_AUG = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
 ROTATION_AUG = replace(LIGHT_AUG, rotate=True)
@@ -253,8 +254,12 @@ def recipe_for(
         n_images: The number of training images.
         n_classes: The number of classes.
         sizes: Width and height of each training image, which decide about framings; without them, images are shown in
-            the centre crop alone.
+            the plain view alone.
     """
     recipe = RECIPES[config.recipe](config, backbone, n_images, n_classes)
-    framings = candidate_framings(sizes, backbone.network.preprocessing) if recipe.allow_tta else ()
-    return replace(recipe, framings=framings)
+    preprocessing = backbone.network.preprocessing
+    if config.fit == "tiles":
+        return replace(recipe, framings=tiles(best_grid(sizes, preprocessing)), shows_plain=False)
+    if config.fit != "auto" or preprocessing.fit != "crop" or not isinstance(recipe.head, Solved):
+        return recipe
+    return replace(recipe, framings=candidate_framings(sizes, preprocessing))
