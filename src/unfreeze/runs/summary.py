@@ -36,11 +36,8 @@ def summary(verdict: Verdict) -> Iterator[str]:
         )
     if verdict.model.n_views > 1:
         yield f"{'views':{LABEL}}{verdict.model.describe_views()} (--no-tta: one view)"
-    elif verdict.model.unseen is not None:
-        yield (
-            f"{'views':{LABEL}}{verdict.model.describe_views()}; the other {verdict.model.unseen * 100:.0f} % of your "
-            "photos' area is not seen (--fit squash: all)"
-        )
+    if verdict.model.unseen is not None:
+        yield f"{'not seen':{LABEL}}{verdict.model.unseen * 100:.0f} % of your photos' area (--fit squash: all is seen)"
     if verdict.model.head_stages:
         yield f"{'head':{LABEL}}reads {len(verdict.model.head_stages)} stages (--head last: the last one alone)"
     if verdict.trials:

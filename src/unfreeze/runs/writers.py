@@ -17,7 +17,6 @@ from unfreeze.scoring.evidence import HeldOutPredictions
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult
 from unfreeze.training.recipe import Recipe
-from unfreeze.views import CROP
 
 
 def describe(
@@ -47,8 +46,8 @@ def describe(
     yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase2}"
     sizes = [photos.samples[i].size for i in splits.train_and_val]
     preprocessing = backbone.network.preprocessing
-    yield describe_sight(sizes, preprocessing, recipe.framings, plain=recipe.shows_plain)
-    unseen = unseen_note(seen_share(sizes, preprocessing, (CROP, *recipe.framings)))
+    yield describe_sight(sizes, preprocessing, recipe.shown_framings)
+    unseen = unseen_note(seen_share(sizes, preprocessing, recipe.shown_framings))
     if unseen is not None:
         yield f"note: {unseen}"
 

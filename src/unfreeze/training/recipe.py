@@ -9,10 +9,11 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.evaluation.prior import WEAK_PRIOR, PriorTable, depth_class
 from unfreeze.models.freezing import StagePlan
+from unfreeze.orientations import Orientation
 from unfreeze.training.folds import Fold
 from unfreeze.training.schedule import Schedule
 from unfreeze.training.view_sets import MAX_VIEWS, candidate_views, union
-from unfreeze.views import PLAIN_ONLY, EvaluationView, Framing, Views
+from unfreeze.views import PLAIN_ONLY, EvaluationView, Framing, Views, framings_of
 
 LR_BACKOFF = 0.1  # factor on the learning rates after a training failed
 
@@ -125,9 +126,17 @@ class Recipe:
 
     def view_sets(self, renderer: Renderer) -> tuple[Views, ...]:
         """Return the sets of views that logits may be averaged over: the plain view alone first, where it is one."""
+        return self._view_sets(renderer.tta_orientations)
+
+    def _view_sets(self, orientations: Sequence[Orientation]) -> tuple[Views, ...]:
         if not self.shows_plain:
             return (tuple(map(EvaluationView.of, self.framings)),)
-        return candidate_views(renderer.tta_orientations, self.framings, MAX_VIEWS if self.allow_tta else 1)
+        return candidate_views(orientations, self.framings, MAX_VIEWS if self.allow_tta else 1)
+
+    @property
+    def shown_framings(self) -> tuple[Framing, ...]:
+        """The framings that predictions may be from: those of some of ``view_sets``."""
+        return framings_of(union(self._view_sets((Orientation.IDENTITY,))))
 
     def evaluation_views(self, renderer: Renderer) -> Views:
         """Return the plain view, and the views of all ``view_sets``."""

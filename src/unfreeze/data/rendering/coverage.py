@@ -35,20 +35,19 @@ def _crop_share(size: tuple[int, int], preprocessing: Preprocessing) -> float:
 
 
 def describe_sight(
-    sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing, framings: Sequence[Framing], *, plain: bool
+    sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing, framings: Sequence[Framing] = (CROP,)
 ) -> str:
     """Return what the model sees of each image, for people, before the run.
 
     Args:
         sizes: Width and height of each training image.
         preprocessing: The backbone's preprocessing.
-        framings: The framings beside the plain view.
-        plain: Whether the plain view may be looked at; otherwise the framings alone are.
+        framings: The framings that predictions may be from, the plain view's among them or not.
     """
     height, width = preprocessing.size
     size = f"the model sees {width} x {height}"
     n_tiles = sum(framing.kind == "tile" for framing in framings)
-    if not plain:
+    if CROP not in framings:
         return f"{size}, {n_tiles} overlapping parts that cover each photo"
     if preprocessing.fit == "pad":
         return f"{size}, the whole of each photo, with borders where its shape differs"
@@ -56,7 +55,7 @@ def describe_sight(
         return f"{size}, the whole of each photo, squashed where its shape differs"
     share = seen_share(sizes, preprocessing)
     seen = f"the middle {share * 100:.0f} % of each photo" if share < WHOLE else "the whole of each photo"
-    if not framings or share >= WHOLE:
+    if set(framings) == {CROP} or share >= WHOLE:
         return f"{size}, {seen}"
     ways = ["squashed"] * (SQUEEZE in framings) + [f"in {n_tiles} parts"] * bool(n_tiles)
     return f"{size}, {seen}, or all of it ({' or '.join(ways)}), whichever is better on the folds"
