@@ -150,5 +150,6 @@ def test_forgetting_names_its_causes(top5: float | None) -> None:
     assert "90.0 % before, lost 10.0 (6.0 to 14.0): weights 2.0, BatchNorm 8.0" in first
     assert ("top-5 lost 3.0" in first) == (top5 is not None)
     assert "85.0 % before, lost 1.0" in reader
-    assert "75.0 % the same on 60 of your photos; KL 0.123; CKA blocks.5 0.990" in answers
+    assert "75.0 % the same on 60 of your photos; KL 0.123 (0: as sure of the same); CKA blocks.5 0.990" in answers
+    assert answers.endswith("conv_head 0.800 (1: the stage answers as before)")
     assert len(lines) < 22
