@@ -98,7 +98,10 @@ def searched(alpha: float, *warnings: str) -> Verdict:
     return plain.model_copy(update=changes)
 
 
-@pytest.mark.parametrize(("alpha", "ended"), [(0.5, "from blocks.5 up, alpha 0.5 (0: head-only's weights, 1: phase 2's)"), (0.0, "does not ship")])
+@pytest.mark.parametrize(
+    ("alpha", "ended"),
+    [(0.5, "from blocks.5 up, alpha 0.5 (0: head-only's weights, 1: phase 2's)"), (0.0, "does not ship")],
+)
 def test_what_was_tried_is_listed(alpha: float, ended: str) -> None:
     (line,) = (line for line in summary(searched(alpha)) if line.startswith("phase 2"))
     assert line.removeprefix("phase 2").strip() == (

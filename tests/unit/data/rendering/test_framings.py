@@ -15,9 +15,9 @@ from unfreeze.data.rendering.device_renderer import on_device
 from unfreeze.data.rendering.framings import RESAMPLING, frame, plain, tile_box, to_crop_from
 from unfreeze.data.rendering.renderer import DecodedImageCache
 from unfreeze.data.rendering.transforms import Augmentation, augment, draw_view
-from unfreeze.models.networks import ensure_torchvision
 from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Fit, Interpolation, Preprocessing
+from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.views import CROP, FRAMINGS, GRIDS, SQUEEZE, EvaluationView, Grid, tiles
 
 SIZES = [
