@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,3 +117,12 @@ def test_a_narrow_terminal_shows_all_and_obeys_no_name(desk: Path, encoding: str
         with screen(encoding, columns=20) as out:
             assert command(*words) == 0
         assert out.getvalue()
+
+
+def test_a_narrow_table_cuts_no_number_and_breaks_no_header(desk: Path) -> None:
+    for columns, header in ((20, False), (43, False), (44, True), (80, True)):
+        with screen("utf-8", columns=columns) as out:
+            assert command("predict", desk / "run", desk / "photos" / "圆") == 0
+        shown = out.getvalue().decode()
+        assert ("probability" in shown) == header
+        assert len(re.findall(r"\b[01]\.\d{3}\b", shown)) == 6

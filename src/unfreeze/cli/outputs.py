@@ -12,6 +12,7 @@ from unfreeze.files import rows_into
 from unfreeze.predict import Prediction, Unread
 from unfreeze.screen import inert_json, inert_name
 
+MIN_NAME_WIDTH, MIN_BEST_WIDTH = 16, 28  # characters of a table: its first column, and each class with its probability
 PAGE = 500  # predictions that a terminal shows as one table, which is printed when it is full
 
 Write = Callable[[Prediction | Unread], None]
@@ -93,14 +94,21 @@ def _show(file: TextIO, rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=file)
+    n_best = len(rows[0]) // 2
+    if console.width < MIN_NAME_WIDTH + n_best * MIN_BEST_WIDTH:  # a table would break its headers and cut its numbers
+        for name, *best in rows:
+            pairs = zip(best[::2], best[1::2], strict=True)
+            print(name, *(f"  {probability}  {label}" for label, probability in pairs), sep="\n", file=file)
+        return
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("photo", overflow="fold")
-    for _ in rows[0][1::2]:
-        table.add_column("class", style="bold", overflow="fold")
-        table.add_column("probability", justify="right")
+    table.add_column("photo", overflow="fold", min_width=len("photo"))
+    for _ in range(n_best):
+        table.add_column("class", style="bold", overflow="fold", min_width=len("class"))
+        table.add_column("probability", justify="right", no_wrap=True, min_width=len("probability"))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a name are not markup
-    Console(file=file).print(table)
+    console.print(table)
 
 
 def _cells(prediction: Prediction, classes: Sequence[str], top: int) -> list[str]:
