@@ -42,6 +42,13 @@ class Common(BaseModel):
     arch: Annotated[
         str | None, Field(description="For a checkpoint file: the architecture it fits, timm/NAME or torchvision/NAME.")
     ] = None
+    fit: Annotated[
+        Literal["auto", "crop", "squash", "pad", "tiles"],
+        Field(
+            description="How photos that aren't square fill the model's input: crop (their middle), squash (all, out of "
+            "shape), pad (all, with borders), tiles (overlapping parts). Default: by the folds, from crop, squash and tiles."
+        ),
+    ] = "auto"
     test_size: Annotated[
         float | None,
         Field(
@@ -247,6 +254,11 @@ class TrainConfig(Settings):
             raise ValueError("--color-jitter varied has no meaning with --recipe classic: its views are the tutorials'")
         if classic and not self.tta:
             raise ValueError("--no-tta has no meaning with --recipe classic: it predicts from the plain view alone")
+        if self.fit == "tiles" and (classic or not self.tta):
+            raise ValueError(
+                f"--fit tiles has no meaning with {'--recipe classic' if classic else '--no-tta'}: several parts are "
+                "looked at. Take squash or pad"
+            )
         if head_only and self.bn == "train":
             raise ValueError("--bn train has no meaning where the backbone is not trained")
         return self

@@ -108,14 +108,18 @@ def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[
 
 
 def open_backbone(config: TrainConfig | CompareConfig, watch: Stopwatch) -> Backbone:
-    """Load the backbone onto its device, in its precision; it reads files as the settings say."""
+    """Load the backbone onto its device, in its precision; it reads files and fits photos as the settings say."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with watch.measure("load"):
         backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
     for note in backbone.notes:
         echo(f"note: {note}")
-    return backbone.with_reading(config.reading)
+    backbone = backbone.with_reading(config.reading)
+    if config.fit == "auto" or config.fit == "tiles":  # the model's own preprocessing, and framings beside it
+        return backbone
+    preprocessing = backbone.network.preprocessing.fitted(config.fit)
+    return replace(backbone, network=replace(backbone.network, preprocessing=preprocessing))
 
 
 def open_reference(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from unfreeze.reading import FIRST_FRAME, Reading
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
+Fit = Literal["crop", "squash", "pad"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,9 @@ class Preprocessing:
         std: Standard deviation to divide by, per channel, on a scale of 0 to 1.
         interpolation: The resampling filter.
         reading: How files are read; not a property of the backbone, but of the photos that it is used on.
+        fit: How an image of another aspect ratio fills the input.  ``crop``: by ``resize`` and a centre crop.  ``squash``:
+            all of it, without regard to its aspect ratio, in random training views, too.  ``pad``: all of it, scaled to
+            fit, with borders of the mean colour.
     """
 
     size: tuple[int, int]
@@ -29,6 +33,7 @@ class Preprocessing:
     std: tuple[float, float, float]
     interpolation: Interpolation
     reading: Reading = field(default=FIRST_FRAME, repr=False)  # caches tell it apart by image, see ``pixel_key``
+    fit: Fit = field(default="crop", repr=False)
 
     @property
     def min_side(self) -> int:
@@ -38,6 +43,19 @@ class Preprocessing:
         """
         longest = self.resize if isinstance(self.resize, int) else max(self.resize)
         return 3 * max(longest, *self.size)
+
+    @property
+    def cache_key(self) -> str:
+        """A key of all that determines the pixels of a view; without ``fit`` where it is the default, as ever."""
+        return repr(self) if self.fit == "crop" else f"{self!r} {self.fit}"
+
+    def fitted(self, fit: Fit) -> Preprocessing:
+        """Return the same preprocessing with another fit, whose ``resize`` says the same where it can."""
+        if fit == "squash":
+            return replace(self, fit=fit, resize=self.size)
+        if not isinstance(self.resize, int):  # of a backbone that squashes: a crop or a scale needs one side
+            return replace(self, fit=fit, resize=max(*self.resize, *self.size))
+        return replace(self, fit=fit)
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Self:

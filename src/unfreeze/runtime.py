@@ -12,6 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from unfreeze.errors import ConfigError
+from unfreeze.progress import PlainProgress, notebook_bar
+from unfreeze.screen import echo as echo
+from unfreeze.screen import is_terminal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -169,8 +172,20 @@ class _SuppressWarnings:
 suppress_warnings = _SuppressWarnings()
 
 
-def progress_bar(items: Iterable[T], description: str, total: int | None = None) -> Generator[T]:
-    """Yield ``items`` and show a progress bar with the time left, if stderr is a terminal."""
+_plain_progress = PlainProgress()
+
+
+def progress_bar(
+    items: Iterable[T], description: str, total: int | None = None, *, announce: bool = True
+) -> Generator[T]:
+    """Yield ``items`` and show a progress bar with the time left, on a terminal and in a notebook; elsewhere plain lines.
+
+    Args:
+        items: The items.
+        description: What is done with them.
+        total: Their number, if known.
+        announce: Whether a plain line says when it begins, too.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -182,8 +197,11 @@ def progress_bar(items: Iterable[T], description: str, total: int | None = None)
     )
 
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield from items
+    if console.is_jupyter:
+        yield from notebook_bar(items, description, total)
+        return
+    if not is_terminal():
+        yield from _plain_progress.track(items, description, total, announce=announce)
         return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -191,11 +209,6 @@ def progress_bar(items: Iterable[T], description: str, total: int | None = None)
     )  # fmt: skip
     with Progress(*columns, console=console, transient=True) as bar:
         yield from bar.track(items, description=description, total=total)
-
-
-def echo(message: str) -> None:
-    """Print a message for the user to stderr; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
 
 
 @dataclass

@@ -71,6 +71,8 @@ class Model(_Section):
         bn: Mode of BatchNorm in phase 2.
         symmetry: Random symmetries of training views: none, horizontal flips, or flips and quarter turns.
         views: The views of an image whose logits are averaged.
+        fit: How photos fill the view that is called crop, where it isn't the centre crop.
+        unseen: The share of the training photos' area that no view shows; absent where it is at most a tenth.
         n_views: Their number: predicting takes so many times the time of one view.
         head_stages: Names of the stages that the head reads, the last one's at the end; absent where it reads that alone.
     """
@@ -82,6 +84,8 @@ class Model(_Section):
     bn: Literal["frozen", "train"]
     symmetry: Literal["none", "flip", "rotate"] | None = None
     views: tuple[View, ...] = (View(framing="crop", orientation="identity"),)
+    fit: Literal["squash", "pad"] | None = None
+    unseen: float | None = None
     n_views: int = 1
     head_stages: tuple[str, ...] | None = None
 
@@ -102,10 +106,11 @@ class Model(_Section):
 
     def describe_views(self) -> str:
         """Return the views and what they cost, for people."""
+        described = describe_views(self.evaluation_views, self.fit or "crop")
         if self.n_views == 1:
-            return f"each photo is looked at once: {describe_views(self.evaluation_views)}"
+            return f"each photo is looked at once: {described}"
         return (
-            f"each photo is looked at {self.n_views} times: {describe_views(self.evaluation_views)}; predicting takes "
+            f"each photo is looked at {self.n_views} times: {described}; predicting takes "
             f"about {self.n_views} times the time of one view"
         )
 

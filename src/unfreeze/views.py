@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from unfreeze.orientations import FORMER_ORIENTATIONS, Orientation
+from unfreeze.preprocessing import Fit
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -166,11 +167,19 @@ def describe_framing(framing: Framing) -> str:
     return "centre crop" if framing == CROP else "whole photo"
 
 
-def describe_views(views: Sequence[EvaluationView]) -> str:
-    """Return views in people's words: "centre crop and whole photo, each as it is and mirrored"."""
+_PLAIN_TEXT: dict[Fit, str] = {"crop": "centre crop", "squash": "whole photo", "pad": "whole photo with borders"}
+
+
+def describe_views(views: Sequence[EvaluationView], fit: Fit = "crop") -> str:
+    """Return views in people's words: "centre crop and whole photo, each as it is and mirrored".
+
+    Args:
+        views: The views.
+        fit: How images fill the plain view.
+    """
     orientations: dict[str, tuple[Orientation, ...]] = {}
     for framing in framings_of(views):
-        text = "centre crop" if framing == CROP else "whole photo"
+        text = _PLAIN_TEXT[fit] if framing == CROP else "whole photo"
         if framing.kind == "tile":
             short, long = framing.grid
             text = f"{short * long} overlapping parts that cover the photo"

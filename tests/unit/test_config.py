@@ -23,6 +23,7 @@ def test_only_photos_has_no_default() -> None:
         "model": "efficientnet_lite0", "recipe": "auto", "head": "auto", "subset": "all", "tta": True, "bn": "frozen",
         "seed": 0, "color_jitter": "steady", "device": "auto", "precision": "auto", "cache_gib": 10.0,
         "frame": "first",
+        "fit": "auto",
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):
         make_config({})

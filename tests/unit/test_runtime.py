@@ -185,7 +185,7 @@ def test_progress_passes_every_item_on_and_keeps_stdout_clean(capsys: pytest.Cap
     echo("hello")
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err == "hello\n"
+    assert captured.err == "counting\nhello\n"
 
 
 def test_a_stopwatch_adds_up_and_counts_what_failed() -> None:

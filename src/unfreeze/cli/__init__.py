@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,10 +11,13 @@ from typing import Literal
 
 from cyclopts import App, CycloptsError
 
+from unfreeze.cli.streams import drop_output, quiet_packages, settle_streams
 from unfreeze.errors import ConfigError, UnfreezeError
+from unfreeze.screen import echo, tell
 from unfreeze.version import __version__
 
 USER_MISTAKE, OUR_MISTAKE, INTERRUPTED = 2, 1, 130
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = App(
     name="unfreeze",
@@ -47,7 +50,7 @@ def report(run: Path, /) -> None:
     from unfreeze.report import write_report
     from unfreeze.runs.folder import open_run
 
-    print(write_report(open_run(run)))
+    tell(str(write_report(open_run(run))))
 
 
 @app.command
@@ -60,7 +63,7 @@ def track(run: Path, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
     """
     from unfreeze.runs.trackers import track_run
 
-    print(track_run(run, to))
+    tell(track_run(run, to))
 
 
 @app.command
@@ -90,10 +93,10 @@ def models(name: str = "", /) -> None:
     found = list_models(name)
     for family, members in found.items():
         for member in members:
-            print(f"{family:12} {member}")
+            tell(f"{family:12} {member}")
     names = [member for members in found.values() for member in members]
     if name in names or (not names and "/" in name):  # names with a weights tag are not listed
-        print("depths       " + ", ".join(stage_names(name)))
+        tell("depths       " + ", ".join(stage_names(name)))
     elif not names:
         raise ConfigError(f"No model's name contains {name!r}.", mend="unfreeze models")
 
@@ -104,31 +107,55 @@ def doctor() -> None:
     from unfreeze.doctor import examine
 
     for finding in examine():
-        print(f"{finding.name:18} {finding.text}")
+        tell(f"{finding.name:18} {finding.text}")
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Run the command line on ``words`` (None: ``sys.argv``); exit with 2 for the user's mistakes and 1 for ours."""
+    """Run the command line on ``words`` (None: ``sys.argv``); exit with 2 for the user's mistakes and 1 for ours.
+
+    A reader of stdout that has read enough, as ``head`` does, is no mistake.
+    """
+    settle_streams()
+    code = 0
     try:
-        arguments = sys.argv[1:] if words is None else words
-        app(_in_present_names(arguments), exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        print(f"unfreeze: {_reason(error)}", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
-    except UnfreezeError as error:
-        print(f"unfreeze: {error}", file=sys.stderr)
-        sys.exit(USER_MISTAKE)
-    except KeyboardInterrupt:
-        print("unfreeze: interrupted; an unfinished run has no verdict.json", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        with quiet_packages():
+            code = _run(sys.argv[1:] if words is None else words)
+        sys.stdout.flush()  # at exit, an error would be a traceback
     except BrokenPipeError:
-        # At exit Python flushes stdout again, which would raise again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(OUR_MISTAKE)
-    except Exception:
-        traceback.print_exc()
-        print("unfreeze: this is our mistake, not yours. Please report it with the lines above.", file=sys.stderr)
-        sys.exit(OUR_MISTAKE)
+        drop_output()
+    except OSError as error:  # of stdout: ``_run`` lets no other through
+        drop_output()
+        echo(f"unfreeze: the output can't be written: {error.strerror}")
+        code = USER_MISTAKE
+    sys.exit(code)
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a command, print its error if it has one, and return the exit code."""
+    try:
+        app(_in_present_names(words), exit_on_error=False, print_error=False)
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # of rich, which prints help and tables
+            return 0
+        return end.code if isinstance(end.code, int) else int(bool(end.code))
+    except CycloptsError as error:
+        echo(f"unfreeze: {_reason(error)}")
+        return USER_MISTAKE
+    except UnfreezeError as error:
+        echo(f"unfreeze: {error}")
+        return USER_MISTAKE
+    except KeyboardInterrupt:
+        echo("unfreeze: interrupted; an unfinished run has no verdict.json")
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise
+        echo(traceback.format_exc().rstrip())
+        echo("unfreeze: this is our mistake, not yours. Please report it with the lines above.")
+        return OUR_MISTAKE
+    return 0
 
 
 def _in_present_names(words: Sequence[str]) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from unfreeze.screen import tell
+
 Flag = Annotated[bool, Parameter(negative=())]
 
 
@@ -39,4 +41,4 @@ def export(
     flags: dict[Format, bool] = {"onnx": onnx, "torchscript": torchscript, "safetensors": safetensors, "int8": int8}
     formats = [name for name, is_set in flags.items() if is_set] or ["onnx"]
     for exported in export_run(load(run), formats, photos=photos, out=out):
-        print(*exported.lines(), sep="\n")
+        tell(*exported.lines())

@@ -10,9 +10,10 @@ from typing import TextIO
 from unfreeze.data.folders import display_name
 from unfreeze.files import rows_into
 from unfreeze.predict import Prediction, Unread
+from unfreeze.screen import inert_json, inert_name
 
+MIN_NAME_WIDTH, MIN_BEST_WIDTH = 16, 28  # characters of a table: its first column, and each class with its probability
 PAGE = 500  # predictions that a terminal shows as one table, which is printed when it is full
-_CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160))}
 
 Write = Callable[[Prediction | Unread], None]
 
@@ -35,12 +36,13 @@ def table(classes: Sequence[str]) -> Callable[[TextIO], Write]:
 
     def into(file: TextIO) -> Write:
         row = rows_into(file)
-        row(["file_name", "label", *classes])
+        shown = inert_name if file.isatty() else str  # a table for other programs has the names as they are
+        row(["file_name", "label", *map(shown, classes)])
 
         def write(prediction: Prediction | Unread) -> None:
             if isinstance(prediction, Prediction):
                 probabilities = (round(value, 6) for value in prediction.probabilities)
-                row([display_name(str(prediction.path)), prediction.label, *probabilities])
+                row([shown(display_name(str(prediction.path))), shown(prediction.label), *probabilities])
                 file.flush()
 
         return write
@@ -61,7 +63,8 @@ def objects(classes: Sequence[str], top: int) -> Callable[[TextIO], Write]:
                 record |= {**best[0], "top": best}
             else:
                 record["error"] = prediction.error.what
-            print(json.dumps(record, ensure_ascii=False), file=file, flush=True)
+            line = inert_json(json.dumps(record, ensure_ascii=False), getattr(file, "encoding", None))
+            print(line, file=file, flush=True)
 
         return write
 
@@ -91,21 +94,23 @@ def _show(file: TextIO, rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console(file=file)
+    n_best = len(rows[0]) // 2
+    if console.width < MIN_NAME_WIDTH + n_best * MIN_BEST_WIDTH:  # a table would break its headers and cut its numbers
+        for name, *best in rows:
+            pairs = zip(best[::2], best[1::2], strict=True)
+            print(name, *(f"  {probability}  {label}" for label, probability in pairs), sep="\n", file=file)
+        return
     table = Table(box=SIMPLE_HEAD)
-    table.add_column("photo", overflow="fold")
-    for _ in rows[0][1::2]:
-        table.add_column("class", style="bold", overflow="fold")
-        table.add_column("probability", justify="right")
+    table.add_column("photo", overflow="fold", min_width=len("photo"))
+    for _ in range(n_best):
+        table.add_column("class", style="bold", overflow="fold", min_width=len("class"))
+        table.add_column("probability", justify="right", no_wrap=True, min_width=len("probability"))
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: brackets in a name are not markup
-    Console(file=file).print(table)
+    console.print(table)
 
 
 def _cells(prediction: Prediction, classes: Sequence[str], top: int) -> list[str]:
-    best = [text for label, value in prediction.top(classes, top) for text in (_escape_control(label), f"{value:.3f}")]
-    return [_escape_control(display_name(str(prediction.path))), *best]
-
-
-def _escape_control(name: str) -> str:
-    """Return a name with control characters escaped, which could end a line or a cell, or command the terminal."""
-    return name.translate(_CONTROL)
+    best = [text for label, value in prediction.top(classes, top) for text in (inert_name(label), f"{value:.3f}")]
+    return [inert_name(display_name(str(prediction.path))), *best]  # nothing ends a line or a cell

@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from unfreeze.errors import ConfigError, PhotosError
+from unfreeze.screen import echo, inert_name, tell
 
 if TYPE_CHECKING:
     from unfreeze.cli.outputs import Write
@@ -48,7 +49,7 @@ def predict(
     from unfreeze.data.places import expand_globs, iter_photos, no_photo_error, read_path_list
     from unfreeze.predict import Unread
     from unfreeze.runs.run import load
-    from unfreeze.runtime import echo, prepare_process, progress_bar
+    from unfreeze.runtime import prepare_process, progress_bar
 
     for place in (*places, csv or STANDARD, json or STANDARD):
         if str(place).startswith("-") and place != STANDARD and not place.exists():
@@ -79,7 +80,7 @@ def predict(
         writes = list(_outputs(stack, csv, json, top or 1, finished.classes))
         predictions = finished.predictions(paths)
         if not _fills_the_terminal(csv, json, total):
-            predictions = progress_bar(predictions, "predicting", total=total)
+            predictions = progress_bar(predictions, "predicting", total=total, announce=False)
         for prediction in predictions:
             if isinstance(prediction, Unread):
                 echo(f"left out: {prediction.error}")
@@ -95,7 +96,7 @@ def predict(
         echo(f"note: {note}")
     for file in (csv, json):
         if file is not None and file != STANDARD:
-            print(f"{read} predictions in {file}", file=sys.stderr if STANDARD in (csv, json) else sys.stdout)
+            (echo if STANDARD in (csv, json) else tell)(f"{read} predictions in {file}")
     if unread:
         raise PhotosError(f"{unread} of {read + unread} photos can't be read; the others were predicted.")
 
@@ -153,7 +154,8 @@ def explain(
     folder, n_drawn = out or finished.folder.explained, 0
     for explanation in finished.explain(paths, label=label, skip_damaged=True):
         write_bytes(folder / explanation.file_name, encoded(explanation.picture(), "PNG"))
-        print(display_name(str(folder / explanation.file_name)))
+        path = display_name(str(folder / explanation.file_name))
+        print(inert_name(path) if sys.stdout.isatty() else path)  # other programs take it as it is
         n_drawn += 1
     if n_drawn < len(paths):
         raise PhotosError(f"{len(paths) - n_drawn} of {len(paths)} photos can't be read; the others were drawn.")
@@ -170,6 +172,6 @@ def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
     from unfreeze.runs.run import load
 
     scores = load(run, device).evaluate(photos)
-    print(f"{scores.n} photos, with 95 % intervals")
+    tell(f"{scores.n} photos, with 95 % intervals")
     for name, value, (low, high) in scores.rows():
-        print(f"{name:18} {value:.4f}  ({low:.4f} to {high:.4f})")
+        tell(f"{name:18} {value:.4f}  ({low:.4f} to {high:.4f})")

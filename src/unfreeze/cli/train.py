@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from unfreeze.config import CompareSettings, Settings, TrainConfig, make_comparison, make_config, read_config
 from unfreeze.errors import ConfigError
 from unfreeze.runs.folder import RunFolder
-from unfreeze.runtime import echo
+from unfreeze.screen import echo, tell
 
 Tracker = Literal["tensorboard", "mlflow"]
 DEFAULTS = Settings()
@@ -62,9 +62,9 @@ def compare(
 
     values = settings.model_dump(include=settings.model_fields_set) | {"photos": photos}
     comparison = run(make_comparison(values))
-    print(*comparison.table(), sep="\n")
-    print(f"rows     {comparison.folder.rows}")
-    print(f"plot     {comparison.folder.plot}")
+    tell(*comparison.table())
+    tell(f"rows     {comparison.folder.rows}")
+    tell(f"plot     {comparison.folder.plot}")
 
 
 def demo() -> None:
@@ -83,17 +83,17 @@ def _train(config: TrainConfig, next_photos: str, tracker: Tracker | None = None
 
     finished = run(config)
     folder = finished.folder
-    print(*summary(finished.verdict), sep="\n")
-    print(f"run      {folder.root}")
-    print(f"verdict  {folder.verdict}")
-    print(f"model    {folder.model}")
     report = _report(folder)
-    if report is not None:
-        print(f"report   {report}")
     address = _track(folder, tracker) if tracker is not None else None
+    tell(*summary(finished.verdict))  # last: nobody may read it
+    tell(f"run      {folder.root}")
+    tell(f"verdict  {folder.verdict}")
+    tell(f"model    {folder.model}")
+    if report is not None:
+        tell(f"report   {report}")
     if address is not None:
-        print(f"tracked  {address}")
-    print(f"next     unfreeze predict {folder.root} {next_photos}")
+        tell(f"tracked  {address}")
+    tell(f"next     unfreeze predict {folder.root} {next_photos}")
 
 
 def _report(folder: RunFolder) -> Path | None:

@@ -137,7 +137,7 @@ def _split(photos: PhotoSet, test_size: float | None, seed: int) -> Splits:
 def _run_seed(inputs: Inputs, config: CompareConfig) -> Iterator[ArmResult]:
     """Yield the result of every model of every arm."""
     pretrained, data, seed = inputs.backbone, inputs.data, inputs.seed
-    defaults = TrainConfig(photos=config.photos, model=config.model, seed=seed)
+    defaults = TrainConfig(photos=config.photos, model=config.model, seed=seed, fit=config.fit)
     evaluations: dict[tuple[int, tuple[int, ...]], Evaluation] = {}
     sizes = [sample.size for sample in inputs.training_samples]
     for arm in all_arms(defaults, config.epochs, pretrained, len(data.train), data.n_classes, sizes):

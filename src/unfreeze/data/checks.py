@@ -183,7 +183,6 @@ def _class_counts(samples: Sequence[Sample]) -> dict[int, int]:
 def _notes(checked: PhotoSet, dropped: list[str], n_copies: int) -> Iterator[str]:
     counts = {checked.classes[label]: count for label, count in sorted(_class_counts(checked.samples).items())}
     largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-    yield f"{len(checked.samples)} photos in {len(counts)} classes can be used; {len(checked.left_out)} are left out."
     if dropped:
         yield f"No photo is left to train on in {quote_list(dropped)}: add readable photos to keep the class."
     if n_copies:

@@ -13,7 +13,7 @@ from unfreeze.models.saved import Classifier
 from unfreeze.predict import evaluation_mode
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.version import __version__
-from unfreeze.views import CROP, Framing, framings_of, select_views
+from unfreeze.views import CROP, SQUEEZE, Framing, framings_of, select_views
 
 INPUT, OUTPUT = "images", "probabilities"
 
@@ -68,7 +68,7 @@ def metadata(model: Classifier, sha256: str) -> dict[str, str]:
     steps = {
         "color": "RGB, upright",
         **asdict(preprocessing),
-        "crop": f"centre, {height} high and {width} wide",
+        "crop": f"centre, {height} high and {width} wide" if preprocessing.fit == "crop" else "none",
         "framings": [_describe(framing, preprocessing) for framing in framings],
         "input": f"uint8, {shape}, in the order of framings; mean and std are subtracted and divided by inside the graph",
         "views": [view.to_dict() for view in model.views],
@@ -87,7 +87,19 @@ def metadata(model: Classifier, sha256: str) -> dict[str, str]:
 def _describe(framing: Framing, preprocessing: Preprocessing) -> dict[str, Any]:
     """Return how to render a framing in any language: the part of the image, and its size after resizing."""
     height, width = preprocessing.size
+    if framing == CROP and preprocessing.fit == "squash":
+        framing = SQUEEZE
     steps: dict[str, Any] = {"framing": framing.name, "interpolation": preprocessing.interpolation}
+    if framing == CROP and preprocessing.fit == "pad":
+        border = [round(255 * mean) for mean in preprocessing.mean]
+        return {
+            **steps,
+            "framing": "pad",
+            "resize": _PAD_RULE,
+            "crop": "none",
+            "input": preprocessing.size,
+            "border": border,
+        }
     if framing == CROP:
         return {**steps, "resize": preprocessing.resize, "crop": f"then the centre, {height} high and {width} wide"}
     if framing.kind == "squeeze":
@@ -103,6 +115,10 @@ def _describe(framing: Framing, preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
+_PAD_RULE = (
+    "the image has W x H pixels and input is [h, w]: r = max(W/w, H/h); resize to max(1, round(W/r)) x max(1, round(H/r)) "
+    "= sw x sh; put it on w x h pixels of the border's red, green and blue, (w-sw)//2 from the left, (h-sh)//2 from the top"
+)
 _TILE_RULE = (
     "the image has W x H pixels, input is [h, w], and the image resized for a centre crop (scaled: its short side, or "
     "height and width; rounded down) has sw x sh. If W*h >= H*w, [down, across] = grid, else [across, down] = grid. "

@@ -141,7 +141,8 @@ def write(source: Path, path: Path, batches: Iterable[Tensor]) -> None:
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         prepared = Path(folder, "prepared.onnx")
-        logging.disable(logging.WARNING)
+        disabled = logging.root.manager.disable
+        logging.disable(max(disabled, logging.WARNING))
         try:
             quant_pre_process(source, prepared, skip_symbolic_shape=True)
             quantize_static(
@@ -161,4 +162,4 @@ def write(source: Path, path: Path, batches: Iterable[Tensor]) -> None:
                 f"This network can't be computed in int8: {reason(error)}", mend="Leave --int8 out."
             ) from error
         finally:
-            logging.disable(logging.NOTSET)
+            logging.disable(disabled)

@@ -137,6 +137,8 @@ def _config(model: Classifier) -> dict[str, Any]:
     preprocessing = backbone.network.preprocessing
     height, width = preprocessing.size
     resize = preprocessing.resize if isinstance(preprocessing.resize, int) else preprocessing.resize[0]
+    if preprocessing.fit == "pad":
+        resize = height
     crop_pct = height / resize
     if int(height / crop_pct) != resize:  # timm divides by crop_pct and rounds down
         crop_pct = math.nextafter(crop_pct, 0)
@@ -152,7 +154,7 @@ def _config(model: Classifier) -> dict[str, Any]:
             "input_size": [3, height, width],
             "interpolation": preprocessing.interpolation,
             "crop_pct": crop_pct,
-            "crop_mode": "center" if isinstance(preprocessing.resize, int) else "squash",
+            "crop_mode": _timm_crop_mode(preprocessing),
             "fixed_input_size": bool(source.get("fixed_input_size", False)),
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
@@ -168,3 +170,9 @@ def _config(model: Classifier) -> dict[str, Any]:
             "views": [view.to_dict() for view in model.views],
         },
     }
+
+
+def _timm_crop_mode(preprocessing: Preprocessing) -> str:
+    if preprocessing.fit == "pad":
+        return "border"
+    return "center" if isinstance(preprocessing.resize, int) else "squash"

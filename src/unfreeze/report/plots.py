@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ DPI = 150
 BLUE, ORANGE, GREY = "#1464a5", "#c2500f", "#555555"  # distinct for the colour-blind, and by their markers
 MARKERS = (("o", BLUE), ("s", ORANGE), ("D", GREY))
 MAX_NAME_LENGTH = 18  # characters of a name beside an axis
+LABEL_LENGTH, LABEL_LINES = 24, 2  # of a class beside a confusion matrix, where no table need be at hand
 MAX_WRITTEN_COUNTS = 15  # classes of a matrix whose counts are written into its cells
 
 Row = tuple[str, Mapping[str, tuple[float, Interval]]]
@@ -179,8 +181,9 @@ def heatmap(rates: FloatArray, counts: IntArray, classes: Sequence[str]) -> byte
         for (row, column), count in np.ndenumerate(counts):
             colour = "white" if rates[row, column] > 0.55 else "black"
             axes.text(column, row, f"{count:g}", ha="center", va="center", color=colour, fontsize=9 if size < 9 else 7)
-    names = [short(name) for name in classes]
-    axes.set_xticks(range(size), names, rotation=90 if size > 3 else 0, fontsize=8, parse_math=False)
+    names = [wrapped(name) for name in classes]
+    upright = size > 3 or max(map(len, names)) > MAX_NAME_LENGTH
+    axes.set_xticks(range(size), names, rotation=90 if upright else 0, fontsize=8, parse_math=False)
     axes.set_yticks(range(size), names, fontsize=8, parse_math=False)
     axes.set_xlabel("prediction")
     axes.set_ylabel("label")
@@ -213,6 +216,11 @@ def short(name: str) -> str:
     """Return a name on one line, cut to fit beside an axis."""
     flat = " ".join(name.split())
     return flat if len(flat) <= MAX_NAME_LENGTH else flat[: MAX_NAME_LENGTH - 1] + "…"
+
+
+def wrapped(name: str) -> str:
+    """Return a name on ``LABEL_LINES`` lines at most, whole where they hold it."""
+    return "\n".join(textwrap.wrap(name, LABEL_LENGTH, max_lines=LABEL_LINES, placeholder="…"))
 
 
 def _style(axes: Any) -> None:

@@ -124,12 +124,16 @@ def trials(run: RunData) -> Section | None:
         if not trial.points:
             rows.append((*settings, *[ABSENT] * 7))
     validated = [(index, trial) for index, trial in enumerate(trials) if trial.points]
-    parts: list[Part] = [Text(f"{_outcome(run)} Alpha blends the weights of phase 1 (0) and phase 2 (1).")]
+    parts: list[Part] = [
+        Text(f"{_outcome(run)} Alpha says where the weights stand between phase 1 (0) and phase 2 (1).")
+    ]
     if validated:
         parts.append(
             Text(
                 "These scores are on the validation photos that chose among the candidates, so they are slightly "
-                "optimistic."
+                "optimistic. The log-losses differ from those of the scores above: each is at the temperature (the number "
+                "that logits are divided by) where it is lowest, so that alphas can be compared; above, it is that of the "
+                "model's own temperature, on the photos that it is scored on."
             )
         )
     if any(point.z is not None for trial in trials for point in trial.points):
@@ -231,6 +235,12 @@ def forgetting(run: RunData) -> Section | None:
         parts.append(Text(text + kl))
     if found.cka:
         numbers = ", ".join(f"{name} {value:.3f}" for name, value in found.cka.items())
+        parts.append(
+            Text(
+                "CKA compares what each trained stage answers before and after, over all photos: 1 where the photos lie to "
+                "one another as before, near 0 where nothing of that is left."
+            )
+        )
         alt = f"Similarity of each trained stage's output before and after (CKA, 1 is the same): {numbers}."
         parts.append(Plot("cka", alt, plots.bars(found.cka, "CKA of before and after: 1 is the same")))
     return Section("Forgetting", tuple(parts))

@@ -31,11 +31,13 @@ def summary(verdict: Verdict) -> Iterator[str]:
     calibration = verdict.scores.calibration
     if calibration is not None:
         yield (
-            f"{'calibration':{LABEL}}temperature {calibration.temperature:.2f}: calibration error "
-            f"{calibration.ece_before:.3f} -> {calibration.ece_after:.3f}"
+            f"{'calibration':{LABEL}}temperature {calibration.temperature:.2f} (logits are divided by it): "
+            f"calibration error {calibration.ece_before:.3f} -> {calibration.ece_after:.3f}"
         )
     if verdict.model.n_views > 1:
         yield f"{'views':{LABEL}}{verdict.model.describe_views()} (--no-tta: one view)"
+    if verdict.model.unseen is not None:
+        yield f"{'not seen':{LABEL}}{verdict.model.unseen * 100:.0f} % of your photos' area (--fit squash: all is seen)"
     if verdict.model.head_stages:
         yield f"{'head':{LABEL}}reads {len(verdict.model.head_stages)} stages (--head last: the last one alone)"
     if verdict.trials:
@@ -65,7 +67,9 @@ def _weakest(scores: Scores, classes: tuple[str, ...]) -> str:
 def _trials(verdict: Verdict) -> str:
     """Return the shipped depth and alpha, the candidates that were tried, and the symmetry of the views."""
     selected = (
-        f"from {verdict.model.depth} up, alpha {verdict.model.alpha:g}" if verdict.model.alpha else "does not ship"
+        f"from {verdict.model.depth} up, alpha {verdict.model.alpha:g} (0: head-only's weights, 1: phase 2's)"
+        if verdict.model.alpha
+        else "does not ship"
     )
     tried = ", ".join(f"{trial.depth} at {trial.lr:g} ({trial.seconds:.0f} s)" for trial in verdict.trials)
     views_by_symmetry = {"rotate": "views turned every way", "flip": "views mirrored", "none": "views upright"}
@@ -91,9 +95,10 @@ def _forgetting(forgetting: Forgetting) -> Iterator[str]:
     if forgetting.agreement is not None:
         parts.append(f"{forgetting.agreement * 100:.1f} % the same on {forgetting.agreement_n} of your photos")
     if forgetting.kl is not None:
-        parts.append(f"KL {forgetting.kl:.3f}")
+        parts.append(f"KL {forgetting.kl:.3f} (0: as sure of the same)")
     if forgetting.cka:
-        parts.append("CKA " + ", ".join(f"{name} {value:.3f}" for name, value in list(forgetting.cka.items())[-3:]))
+        stages = ", ".join(f"{name} {value:.3f}" for name, value in list(forgetting.cka.items())[-3:])
+        parts.append(f"CKA {stages} (1: the stage answers as before)")
     if parts:
         yield f"{'original answers':{LABEL}}{'; '.join(parts)}"
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import tomli_w
 
 from unfreeze.config import Common
+from unfreeze.data.rendering.coverage import describe_sight, seen_share, unseen_note
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
 from unfreeze.files import write_table, write_text
@@ -43,6 +44,12 @@ def describe(
     distilled = ", with distillation" * any(candidate.schedule.distill for candidate in recipe.candidates)
     phase2 = f"phase 2 from {tried}{distilled}" if recipe.candidates else "no phase 2"
     yield f"{backbone.name} on {backbone.device}, recipe {recipe.name}: {phase2}"
+    sizes = [photos.samples[i].size for i in splits.train_and_val]
+    preprocessing = backbone.network.preprocessing
+    yield describe_sight(sizes, preprocessing, recipe.shown_framings)
+    unseen = unseen_note(seen_share(sizes, preprocessing, recipe.shown_framings))
+    if unseen is not None:
+        yield f"note: {unseen}"
 
 
 def write_arguments(folder: RunFolder, config: Common) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unfreeze.acceleration.frozen import engine_used
 from unfreeze.config import TrainConfig
+from unfreeze.data.rendering.coverage import MUCH_UNSEEN, seen_share
 from unfreeze.evaluation.expected_gain import Posterior
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.inputs import Inputs
@@ -15,6 +16,7 @@ from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult, select_shipped
 from unfreeze.verdict import Cost, Data, ExpectedGain, Model, Verdict, View, frozen_engine
 from unfreeze.version import versions
+from unfreeze.views import framings_of
 
 
 def measure_cost(watch: Stopwatch, forecast: Forecast, phase2: TwoPhaseResult | None) -> Cost:
@@ -49,6 +51,9 @@ def build_verdict(
     shipped = select_shipped(phase1, phase2)
     augmentation = features.final.renderer.augmentation
     boundary = phase2.trial.candidate.boundary if phase2 is not None else inputs.backbone.head_boundary
+    preprocessing = inputs.backbone.network.preprocessing
+    sizes = [sample.size for sample in inputs.training_samples]
+    unseen = 1 - seen_share(sizes, preprocessing, framings_of(phase1.views))
     return Verdict(
         shipped="two_phase" if shipped is phase2 else "head_only",
         data=Data(
@@ -64,6 +69,8 @@ def build_verdict(
             alpha=phase2.alpha if phase2 is not None and shipped is phase2 else 0.0,
             bn=config.bn,
             views=tuple(View(**view.to_dict()) for view in phase1.views),
+            fit=preprocessing.fit if preprocessing.fit != "crop" else None,
+            unseen=unseen if unseen > MUCH_UNSEEN else None,
             n_views=len(phase1.views),
             head_stages=inputs.backbone.head_stage_names or None,
             symmetry=augmentation.symmetry if augmentation is not None else None,

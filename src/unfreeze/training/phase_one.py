@@ -144,7 +144,7 @@ def _solved(features: TrainingFeatures, recipe: Recipe) -> HeadOnlyResult:
 
 @dataclass(frozen=True)
 class Solution:
-    """A solved head, and its out-of-fold logits (N, C) by the mean over each set of views, the plain one first."""
+    """A solved head, and its out-of-fold logits (N, C) by the mean over each set of views."""
 
     fit: HeadFit
     view_sets: tuple[Views, ...]
@@ -172,7 +172,7 @@ def _choose_views(
     recipe: Recipe,
     folds: FoldIds,
 ) -> int:
-    """Return the index of the set of views with the highest expected accuracy; the first is the plain view alone.
+    """Return the index of the set of views with the highest expected accuracy, measured against the first.
 
     Args:
         view_sets: The sets of views.
@@ -195,11 +195,13 @@ def solve_head(features: TrainingFeatures, activations: FoldActivations, recipe:
     view_sets = recipe.view_sets(activations.renderer)
     views = recipe.head_views(activations.renderer)
     fit = fit_head_cached(features.cache, features.backbone, at_head, data, views, recipe.smoothing)
-    averaged = (
-        out_of_fold_tta_logits(fit.fold_heads, features_at_head(activations, data.train, averaged_over), data)
-        for averaged_over in view_sets[1:]
+    logits = tuple(
+        fit.out_of_fold.astype(np.float32)
+        if averaged_over == PLAIN_ONLY
+        else out_of_fold_tta_logits(fit.fold_heads, features_at_head(activations, data.train, averaged_over), data)
+        for averaged_over in view_sets
     )
-    return Solution(fit, view_sets, (fit.out_of_fold.astype(np.float32), *averaged))
+    return Solution(fit, view_sets, logits)
 
 
 def features_at_head(activations: FoldActivations, images: Indices, views: Views) -> Tensor:

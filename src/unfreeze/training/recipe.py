@@ -9,10 +9,11 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.rendering.transforms import Augmentation
 from unfreeze.evaluation.prior import WEAK_PRIOR, PriorTable, depth_class
 from unfreeze.models.freezing import StagePlan
+from unfreeze.orientations import Orientation
 from unfreeze.training.folds import Fold
 from unfreeze.training.schedule import Schedule
-from unfreeze.training.view_sets import candidate_views, union
-from unfreeze.views import PLAIN_ONLY, Framing, Views
+from unfreeze.training.view_sets import MAX_VIEWS, candidate_views, union
+from unfreeze.views import PLAIN_ONLY, EvaluationView, Framing, Views, framings_of
 
 LR_BACKOFF = 0.1  # factor on the learning rates after a training failed
 
@@ -86,11 +87,12 @@ class Recipe:
         candidates: The depths and rates of phase 2, in the order in which they are tried; empty: there is no phase 2.
         alphas: The weights of phase 2 in the interpolations that may ship, ascending; 1 is phase 2.
         max_forgetting: The largest loss of the original task's accuracy, in percentage points; None: no limit.
-        allow_tta: Whether logits may be averaged over views of an image; phase 1 validates over which.
+        allow_tta: Whether logits may be averaged over several views of an image; phase 1 validates over which.
         min_validation_images: Images to validate on, rounded up to whole folds; 0: nothing is selected.
         boundary: The stages below are frozen throughout the run, and are computed once per view.
         cross_fit: Whether every fold is validated on, and its predictions replace a test set.
         framings: The framings beside the centre crop in which an image may be shown, see ``candidate_framings``.
+        shows_plain: Whether predictions may be from the plain view; otherwise they are from ``framings`` alone.
         prior: The gains that are expected of the options before the folds are asked.
     """
 
@@ -106,6 +108,7 @@ class Recipe:
     boundary: int
     cross_fit: bool = False
     framings: tuple[Framing, ...] = ()
+    shows_plain: bool = True
     prior: PriorTable = WEAK_PRIOR
 
     def cross_fit_all(self, n_images: int) -> Recipe:
@@ -122,12 +125,22 @@ class Recipe:
         return max(self.n_head_views, *(each.schedule.n_cached_views for each in self.candidates), 0)
 
     def view_sets(self, renderer: Renderer) -> tuple[Views, ...]:
-        """Return the sets of views that logits may be averaged over, the plain view alone first."""
-        return candidate_views(renderer.tta_orientations, self.framings) if self.allow_tta else (PLAIN_ONLY,)
+        """Return the sets of views that logits may be averaged over: the plain view alone first, where it is one."""
+        return self._view_sets(renderer.tta_orientations)
+
+    def _view_sets(self, orientations: Sequence[Orientation]) -> tuple[Views, ...]:
+        if not self.shows_plain:
+            return (tuple(map(EvaluationView.of, self.framings)),)
+        return candidate_views(orientations, self.framings, MAX_VIEWS if self.allow_tta else 1)
+
+    @property
+    def shown_framings(self) -> tuple[Framing, ...]:
+        """The framings that predictions may be from: those of some of ``view_sets``."""
+        return framings_of(union(self._view_sets((Orientation.IDENTITY,))))
 
     def evaluation_views(self, renderer: Renderer) -> Views:
-        """Return the views of all ``view_sets``, the plain one first."""
-        return union(self.view_sets(renderer))
+        """Return the plain view, and the views of all ``view_sets``."""
+        return union([PLAIN_ONLY, *self.view_sets(renderer)])
 
     def head_views(self, renderer: Renderer) -> tuple[int, ...]:
         """Return the views of each image that a solved head is fitted on, the plain one first."""

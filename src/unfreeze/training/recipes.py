@@ -19,7 +19,8 @@ from unfreeze.models.freezing import plan_from
 from unfreeze.models.lora import attention_layers
 from unfreeze.training.recipe import ByGradient, Candidate, Recipe, Solved
 from unfreeze.training.schedule import Schedule
-from unfreeze.training.view_sets import candidate_framings
+from unfreeze.training.view_sets import best_grid, candidate_framings
+from unfreeze.views import tiles
 
 LIGHT_AUG = Augmentation(area=(0.5, 1.0), aspect=(4 / 5, 5 / 4), flip=0.5, jitter=0.1)
 ROTATION_AUG = replace(LIGHT_AUG, rotate=True)
@@ -39,7 +40,7 @@ STEPS = 80  # least number of steps, within the range of epochs below
 EPOCHS = (15, 20)  # 10 are few for 100 images per class (benchmarks/RESULTS.md, "What could be added to phase 2")
 MIN_VALIDATION_IMAGES = 40
 """Images that the search validates on, where there are as many: they calibrate the model and tell when phase 2 goes wrong.
-Validating on all others, too, is expected to add under 0.1 points (``benchmarks/prior.py``), and multiplies the trainings."""
+Validating on all others, too, is expected to add under 0.1 points (``benchmarks/prior.py``), and costs more trainings."""
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 FIRST_HEAD_STAGE = 2  # counted from 0: all stages gain no more (benchmarks/RESULTS.md, "The head on several stages")
 MAX_HEAD_STAGES = 6  # as many as EfficientNet-Lite0 has; of a transformer's blocks, neighbours say much the same
@@ -255,8 +256,12 @@ def recipe_for(
         n_images: The number of training images.
         n_classes: The number of classes.
         sizes: Width and height of each training image, which decide about framings; without them, images are shown in
-            the centre crop alone.
+            the plain view alone.
     """
     recipe = RECIPES[config.recipe](config, backbone, n_images, n_classes)
-    framings = candidate_framings(sizes, backbone.network.preprocessing) if recipe.allow_tta else ()
-    return replace(recipe, framings=framings)
+    preprocessing = backbone.network.preprocessing
+    if config.fit == "tiles":
+        return replace(recipe, framings=tiles(best_grid(sizes, preprocessing)), shows_plain=False)
+    if config.fit != "auto" or preprocessing.fit != "crop" or not isinstance(recipe.head, Solved):
+        return recipe
+    return replace(recipe, framings=candidate_framings(sizes, preprocessing))

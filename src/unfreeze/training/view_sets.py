@@ -9,7 +9,7 @@ from statistics import median
 from unfreeze.data.rendering.framings import scaled_size
 from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Preprocessing
-from unfreeze.views import CROP, GRIDS, PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Framing, Views, tiles
+from unfreeze.views import CROP, GRIDS, PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Framing, Grid, Views, tiles
 
 MAX_VIEWS = 4  # predicting takes at most so many times the time of one view
 ELONGATED = 1.5  # from this median aspect ratio on, relative to the input's, a centre crop loses a third of the image
@@ -30,26 +30,36 @@ def candidate_framings(sizes: Sequence[tuple[int, int]], preprocessing: Preproce
     height, width = preprocessing.size
     if not sizes or all(scaled_size(size, preprocessing) == (width, height) for size in set(sizes)):
         return ()
+    grid = best_grid(sizes, preprocessing)
+    is_much_larger = median(min(size[0] * height, size[1] * width) for size in sizes) > MUCH_LARGER * width * height
+    return (SQUEEZE, *tiles(grid)) if grid[0] == 1 or is_much_larger else (SQUEEZE,)
+
+
+def best_grid(sizes: Sequence[tuple[int, int]], preprocessing: Preprocessing) -> Grid:
+    """Return the grid of tiles for images of ``sizes``: along the long side of elongated ones, else two by two."""
+    height, width = preprocessing.size
     sides = [sorted((size[0] * height, size[1] * width)) for size in sizes]  # in units of 1 / (width * height) inputs
-    aspect = median(long / short for short, long in sides)
-    if aspect > ELONGATED:
-        return SQUEEZE, *tiles((1, min(math.ceil(aspect - SQUEEZED), max(long for _, long in GRIDS))))
-    return (
-        (SQUEEZE, *tiles((2, 2))) if median(short for short, _ in sides) > MUCH_LARGER * width * height else (SQUEEZE,)
-    )
+    aspect = median([long / short for short, long in sides] or [1.0])
+    if aspect <= ELONGATED:
+        return 2, 2
+    return 1, min(math.ceil(aspect - SQUEEZED), max(long for _, long in GRIDS))
 
 
-def candidate_views(orientations: Sequence[Orientation], framings: Sequence[Framing]) -> tuple[Views, ...]:
-    """Return the sets of at most ``MAX_VIEWS`` views over which logits may be averaged, the plain view alone first.
+def candidate_views(
+    orientations: Sequence[Orientation], framings: Sequence[Framing], max_views: int = MAX_VIEWS
+) -> tuple[Views, ...]:
+    """Return the sets of at most ``max_views`` views over which logits may be averaged, the plain view alone first.
 
     - the centre crop in all orientations;
     - the centre crop and the whole image, one view each;
     - both in all orientations; with too many orientations, each of them in one of both framings;
-    - the centre crop and the tiles; the tiles alone.
+    - the centre crop and the tiles; the tiles alone;
+    - of elongated images, the whole image alone: what tells the classes may lie outside the centre.
 
     Args:
         orientations: Those that preserve the label, the identity first.
         framings: Those beside the centre crop, see ``candidate_framings``.
+        max_views: The largest number of views in a set.
     """
     sets: list[Views] = [PLAIN_ONLY, _views(CROP, orientations)]
     if SQUEEZE in framings:
@@ -60,7 +70,9 @@ def candidate_views(orientations: Sequence[Orientation], framings: Sequence[Fram
         sets += [(PLAIN, squeezed[0]), (*_views(CROP, of_crop), *squeezed)]
     if tiled := _views_of_tiles(framings):
         sets += [(PLAIN, *tiled), tiled]
-    return tuple(dict.fromkeys(views for views in sets if len(views) <= MAX_VIEWS))
+    if SQUEEZE in framings and any(framing.grid[0] == 1 for framing in framings if framing.kind == "tile"):
+        sets.append(_views(SQUEEZE, orientations[:1]))
+    return tuple(dict.fromkeys(views for views in sets if len(views) <= max_views))
 
 
 def name_of(views: Sequence[EvaluationView]) -> str:

@@ -20,6 +20,7 @@ from unfreeze.models.networks import build
 from unfreeze.models.saved import Classifier, load_model, save_model
 from unfreeze.orientations import Orientation
 from unfreeze.predict import Prediction, predictions
+from unfreeze.preprocessing import Fit
 from unfreeze.runs.folder import RunFolder
 from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.views import CROP, PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Views, tiles
@@ -171,6 +172,20 @@ def test_timm_resizes_photos_as_the_run_did(tmp_path: Path, size: int, resize: i
     cfg = json.loads(folder.model_config.read_text("utf-8"))["pretrained_cfg"]
     theirs = create_transform(**resolve_data_config(pretrained_cfg=cfg), is_training=False).transforms
     assert (theirs[0].size, tuple(theirs[1].size)) == (resize, (size, size))
+    assert load_backbone(str(folder.model)).network.preprocessing == preprocessing
+
+
+@pytest.mark.parametrize(("fit", "crop_mode"), [("crop", "center"), ("squash", "squash"), ("pad", "border")])
+def test_the_fit_is_saved_and_told_to_timm(tmp_path: Path, fit: Fit, crop_mode: str) -> None:
+    folder, backbone = RunFolder(tmp_path), backbone_of("timm/test_efficientnet")
+    preprocessing = backbone.network.preprocessing.fitted(fit)
+    backbone = replace(backbone, network=replace(backbone.network, preprocessing=preprocessing))
+    save_model(folder.model, Classifier(backbone, head_for(backbone), CLASSES))
+    cfg = json.loads(folder.model_config.read_text("utf-8"))["pretrained_cfg"]
+    assert cfg["crop_mode"] == crop_mode
+    if fit != "crop":
+        assert cfg["crop_pct"] == 1
+    assert load_model(folder.model, CPU).backbone.network.preprocessing == preprocessing
     assert load_backbone(str(folder.model)).network.preprocessing == preprocessing
 
 

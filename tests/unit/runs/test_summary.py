@@ -98,7 +98,10 @@ def searched(alpha: float, *warnings: str) -> Verdict:
     return plain.model_copy(update=changes)
 
 
-@pytest.mark.parametrize(("alpha", "ended"), [(0.5, "from blocks.5 up, alpha 0.5"), (0.0, "does not ship")])
+@pytest.mark.parametrize(
+    ("alpha", "ended"),
+    [(0.5, "from blocks.5 up, alpha 0.5 (0: head-only's weights, 1: phase 2's)"), (0.0, "does not ship")],
+)
 def test_what_was_tried_is_listed(alpha: float, ended: str) -> None:
     (line,) = (line for line in summary(searched(alpha)) if line.startswith("phase 2"))
     assert line.removeprefix("phase 2").strip() == (
@@ -150,5 +153,6 @@ def test_forgetting_names_its_causes(top5: float | None) -> None:
     assert "90.0 % before, lost 10.0 (6.0 to 14.0): weights 2.0, BatchNorm 8.0" in first
     assert ("top-5 lost 3.0" in first) == (top5 is not None)
     assert "85.0 % before, lost 1.0" in reader
-    assert "75.0 % the same on 60 of your photos; KL 0.123; CKA blocks.5 0.990" in answers
+    assert "75.0 % the same on 60 of your photos; KL 0.123 (0: as sure of the same); CKA blocks.5 0.990" in answers
+    assert answers.endswith("conv_head 0.800 (1: the stage answers as before)")
     assert len(lines) < 22

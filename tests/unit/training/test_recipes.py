@@ -15,8 +15,10 @@ from unfreeze.errors import ConfigError
 from unfreeze.evaluation.prior import UNKNOWN_PHASE_TWO, WEAK_PRIOR, packaged_prior
 from unfreeze.models.backbone import Backbone
 from unfreeze.orientations import Orientation
+from unfreeze.preprocessing import Fit
 from unfreeze.training.recipe import LR_BACKOFF, ByGradient, Candidate, Recipe, Solved
 from unfreeze.training.recipes import COLOR_JITTER, LIGHT_AUG, ROTATION_AUG, recipe_for
+from unfreeze.views import PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Views, tiles
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -245,3 +247,40 @@ def test_features_are_kept_of_every_view_that_an_anchor_holds() -> None:
     changed = chosen(tiny_cnn(), depth="layer3", views=3, new_views=2, epochs=4, distill=1.0)
     assert changed.n_feature_views == 3 + 2 * 3
     assert chosen(tiny_cnn(), recipe="head-only").n_feature_views == 2
+
+
+WIDE = [(900, 150)] * 60
+
+
+def fitted(backbone: Backbone, fit: Fit) -> Backbone:
+    return replace(
+        backbone, network=replace(backbone.network, preprocessing=backbone.network.preprocessing.fitted(fit))
+    )
+
+
+def test_the_fit_decides_which_views_are_looked_at() -> None:
+    def view_sets(backbone: Backbone, **settings: object) -> tuple[Views, ...]:
+        config = make_config({"photos": "x", **settings})
+        recipe = recipe_for(config, backbone, 60, 3, WIDE)
+        renderer = Renderer((), backbone.network.preprocessing, recipe.augmentations[0])
+        assert recipe.evaluation_views(renderer)[0] == PLAIN
+        return recipe.view_sets(renderer)
+
+    tiled = tuple(map(EvaluationView.of, tiles((1, 4))))
+    whole = EvaluationView.of(SQUEEZE)
+    cnn = tiny_cnn()
+    assert view_sets(cnn, symmetry="none") == (PLAIN_ONLY, (PLAIN, whole), tiled, (whole,))
+    assert view_sets(cnn, tta=False) == (PLAIN_ONLY, (whole,))
+    assert view_sets(cnn, fit="tiles") == (tiled,)
+    assert view_sets(cnn, symmetry="none", fit="crop") == (PLAIN_ONLY,)
+    assert view_sets(cnn, recipe="classic") == (PLAIN_ONLY,)
+    fits: tuple[Fit, ...] = ("squash", "pad")
+    for fit in fits:
+        assert view_sets(fitted(cnn, fit), symmetry="none", fit=fit) == (PLAIN_ONLY,)
+        assert view_sets(fitted(cnn, fit), symmetry="none") == (PLAIN_ONLY,)  # a model that was saved with this fit
+
+
+@pytest.mark.parametrize("settings", [{"recipe": "classic"}, {"tta": False}])
+def test_tiles_need_several_views(settings: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="--fit tiles"):
+        make_config({"photos": "x", "fit": "tiles", **settings})

@@ -10,8 +10,8 @@ from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.training.recipes import LIGHT_AUG, ROTATION_AUG
-from unfreeze.training.view_sets import MAX_VIEWS, candidate_framings, candidate_views, union
-from unfreeze.views import CROP, PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Framing, tiles
+from unfreeze.training.view_sets import MAX_VIEWS, best_grid, candidate_framings, candidate_views, union
+from unfreeze.views import CROP, PLAIN, PLAIN_ONLY, SQUEEZE, EvaluationView, Framing, Grid, tiles
 
 UPRIGHT = (Orientation.IDENTITY,)
 MIRRORED = (Orientation.IDENTITY, Orientation.FLIPPED)
@@ -83,8 +83,23 @@ def test_the_turns_of_photos_without_an_upright_are_spread_over_both_framings() 
 def test_tiles_are_averaged_with_the_crop_or_alone(n: int) -> None:
     tiled = tuple(map(EvaluationView.of, tiles((1, n))))
     found = candidate_views(UPRIGHT, (SQUEEZE, *tiles((1, n))))
-    assert found[-1] == tiled
+    assert found[-2:] == (tiled, (EvaluationView.of(SQUEEZE),))
     assert ((PLAIN, *tiled) in found) == (n < 4)
+
+
+def test_one_view_of_elongated_photos_may_be_the_whole_photo() -> None:
+    whole = (EvaluationView.of(SQUEEZE),)
+    assert candidate_views(TURNED, (SQUEEZE, *tiles((1, 3))), 1) == (PLAIN_ONLY, whole)
+    assert candidate_views(MIRRORED, (SQUEEZE, *tiles((2, 2))), 1) == (PLAIN_ONLY,)
+    assert candidate_views(UPRIGHT, (SQUEEZE,), 1) == (PLAIN_ONLY,)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [([(900, 150)], (1, 4)), ([(600, 300)], (1, 2)), ([(300, 640)], (1, 3)), ([(300, 300)], (2, 2)), ([], (2, 2))],
+)
+def test_tiles_that_the_user_wants_follow_from_the_photos_shape(sizes: list[tuple[int, int]], expected: Grid) -> None:
+    assert best_grid(sizes, own()) == expected
 
 
 @pytest.mark.parametrize("turns", [UPRIGHT, MIRRORED, TURNED, (Orientation.IDENTITY, Orientation.ROT180)])

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unfreeze.data.decode import decode
-from unfreeze.data.rendering.framings import frame
+from unfreeze.data.rendering.framings import frame, to_crop_from
 from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES, Chunks, DecodedImageCache, Renderer, prefetch
 from unfreeze.data.rendering.transforms import ViewParams, draw_view
 from unfreeze.orientations import Orientation
@@ -73,7 +73,11 @@ class DeviceRenderer(Renderer):
         if missing:
             image = decode(path, self.preprocessing.min_side, reading=self.preprocessing.reading)
             for framing in missing:
-                rendered = frame(image, self.preprocessing, framing) if framing is not None else image
+                rendered = (
+                    frame(image, self.preprocessing, framing)
+                    if framing is not None
+                    else to_crop_from(image, self.preprocessing)
+                )
                 pixels[framing] = torch.from_numpy(np.array(rendered)).to(self.device)
                 self.image_cache.put((path, framing), pixels[framing])
         return [

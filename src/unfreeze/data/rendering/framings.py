@@ -1,4 +1,7 @@
-"""Rendering of an image in a framing: the centre crop of the backbone's source, the whole image, or one tile of it."""
+"""Rendering of an image in a framing: the plain view, the whole image, or one tile of it.
+
+The plain view is the centre crop of the backbone's source, or the whole image, as ``Preprocessing.fit`` says.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,9 @@ def frame(image: Image.Image, preprocessing: Preprocessing, framing: Framing) ->
 
 
 def plain(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize an image and crop its centre, rounding as torchvision and timm do."""
+    """Resize an image and crop its centre, or pad it, rounding as torchvision and timm do."""
+    if preprocessing.fit == "pad":
+        return _pad(image, preprocessing.size, preprocessing)
     if isinstance(preprocessing.resize, int):
         image = _limit_elongation(image)
     scaled = scaled_size(image.size, preprocessing)
@@ -84,6 +89,30 @@ def tile_box(size: tuple[int, int], preprocessing: Preprocessing, grid: Grid, in
     left = (width - tile_width) * column // max(1, across - 1)
     top = (height - tile_height) * row // max(1, down - 1)
     return left, top, left + tile_width, top + tile_height
+
+
+def to_crop_from(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Return the image that random crops are taken from: itself, or padded to the input's aspect ratio."""
+    if preprocessing.fit != "pad":
+        return image
+    height, width = preprocessing.size
+    enlargement = max(image.width / width, image.height / height)
+    # Of more pixels, a random crop shows no more, and the borders of a long strip would fill the memory.
+    enlargement = min(enlargement, preprocessing.min_side / min(height, width))
+    return _pad(image, (round(height * enlargement), round(width * enlargement)), preprocessing)
+
+
+def _pad(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
+    """Scale an image to fit into ``size`` (height, width), centred on the mean colour, as timm's crop mode "border"."""
+    height, width = size
+    ratio = max(image.height / height, image.width / width)
+    scaled = max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
+    if scaled != image.size:
+        image = image.resize(scaled, RESAMPLING[preprocessing.interpolation])
+    red, green, blue = (round(255 * mean) for mean in preprocessing.mean)
+    padded = Image.new("RGB", (width, height), (red, green, blue))
+    padded.paste(image, ((width - scaled[0]) // 2, (height - scaled[1]) // 2))
+    return padded
 
 
 def _limit_elongation(image: Image.Image) -> Image.Image:

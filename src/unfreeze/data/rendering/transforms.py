@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from unfreeze.data.rendering.framings import RESAMPLING, frame
+from unfreeze.data.rendering.framings import RESAMPLING, frame, to_crop_from
 from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import generator
@@ -128,12 +128,17 @@ class ViewParams:
 def draw_view(
     size: tuple[int, int], preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
 ) -> ViewParams:
-    """Return random parameters for an image of ``size`` (width, height); ``key`` (seed, view, content) seeds them."""
+    """Return random parameters for an image of ``size`` (width, height); ``key`` (seed, view, content) seeds them.
+
+    ``size`` is that of ``to_crop_from``.  A crop has about the aspect ratio of the input; of an image that is squashed, it
+    has about the aspect ratio of the image, and is squashed as the whole image is.
+    """
     random = generator(*key)
     width, height = size
     area = width * height * random.uniform(*augmentation.area)
     low, high = (math.log(bound) for bound in augmentation.aspect)
-    aspect = preprocessing.size[1] / preprocessing.size[0] * math.exp(random.uniform(low, high))
+    full = width / height if preprocessing.fit == "squash" else preprocessing.size[1] / preprocessing.size[0]
+    aspect = full * math.exp(random.uniform(low, high))
     crop_width = min(width, math.sqrt(area * aspect))
     crop_height = min(height, math.sqrt(area / aspect))
     left = random.uniform(0, width - crop_width)
@@ -158,6 +163,7 @@ def augment(
     image: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
 ) -> Image.Image:
     """Crop, flip, jitter and rotate an image at random; ``key`` (seed, view, content) seeds the parameters."""
+    image = to_crop_from(image, preprocessing)
     params = draw_view(image.size, preprocessing, augmentation, key)
     view = image.resize(preprocessing.size[::-1], RESAMPLING[preprocessing.interpolation], box=params.box)
     if params.flip:

@@ -296,7 +296,7 @@ def _kinds(backbone: Backbone, engine: EngineReport, renderer: Renderer) -> list
             backbone.device.type,
             f"{backbone.architecture} {sorted(backbone.architecture.arguments.items())}",
             f"{depth} of {depths}",
-            repr(renderer.preprocessing),
+            renderer.preprocessing.cache_key,
             fingerprint,
             *([_below(backbone)] if backbone.head_stages and boundary == backbone.head_boundary else []),
         )

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tests.support.photos import PREPROCESSING, draw, renderer
+from tests.support.photos import CROPS, PREPROCESSING, draw, renderer
 
 from unfreeze.data.decode import decode
 from unfreeze.data.rendering.device_renderer import on_device
-from unfreeze.data.rendering.framings import RESAMPLING, frame, plain, tile_box
+from unfreeze.data.rendering.framings import RESAMPLING, frame, plain, tile_box, to_crop_from
 from unfreeze.data.rendering.renderer import DecodedImageCache
+from unfreeze.data.rendering.transforms import Augmentation, augment, draw_view
 from unfreeze.orientations import Orientation
-from unfreeze.preprocessing import Interpolation, Preprocessing
 from unfreeze.reading import Reading
+from unfreeze.preprocessing import Fit, Interpolation, Preprocessing
+from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.views import CROP, FRAMINGS, GRIDS, SQUEEZE, EvaluationView, Grid, tiles
 
 SIZES = [
@@ -181,3 +183,82 @@ def test_the_rule_in_exported_files_gives_the_boxes(size: tuple[int, int], grid:
         left = (width - tw) * column // max(1, across - 1)
         top = (height - th) * row // max(1, down - 1)
         assert tile_box(size, own((48, 32), 60), grid, index) == (left, top, left + tw, top + th)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shape", [(32, 32), (32, 48)])
+def test_padded_is_timms_crop_mode_border(size: tuple[int, int], shape: tuple[int, int]) -> None:
+    ensure_torchvision()
+    from timm.data import create_transform
+
+    mean, image = (0.485, 0.456, 0.406), photo(*size)
+    preprocessing = replace(own(shape, 36), mean=mean).fitted("pad")
+    transform = create_transform(
+        (3, *shape), is_training=False, interpolation="bicubic", crop_pct=1.0, crop_mode="border", mean=mean
+    )
+    scaled, theirs = image, list(transform.transforms[:2])
+    if min(round(side / max(size[0] / shape[1], size[1] / shape[0])) for side in size):  # timm's is of no pixels
+        for step in theirs:
+            scaled = step(scaled)
+        assert frame(image, preprocessing, CROP).tobytes() == scaled.tobytes()
+    assert frame(image, preprocessing, CROP).size == shape[::-1]
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_the_plain_view_shows_both_ends_of_a_strip(fit: Fit) -> None:
+    for size, ends in (
+        ((900, 150), ((0, 0, 20, 150), (880, 0, 900, 150))),
+        ((120, 640), ((0, 0, 120, 15), (0, 625, 120, 640))),
+    ):
+        for end in ends:
+            image = Image.new("RGB", size, (128, 128, 128))
+            image.paste((255, 0, 0), end)
+            assert np.asarray(frame(image, own(resize=32).fitted(fit), CROP))[..., 0].max() > 200
+            assert np.asarray(frame(image, own(resize=32), CROP))[..., 0].max() < 150
+
+
+def test_a_fit_is_described_by_the_resize_where_it_can_be() -> None:
+    assert own((32, 48), 40).fitted("squash").resize == (32, 48)
+    assert own((32, 48), 40).fitted("pad").resize == 40
+    assert own((32, 48), (40, 60)).fitted("crop") == own((32, 48), 60)
+    assert own().fitted("crop") == own()
+
+
+def test_another_fit_is_never_taken_for_the_usual_one() -> None:
+    squashing = own(resize=(32, 32))  # as its source does
+    keys = [each.cache_key for each in (own(), squashing, squashing.fitted("squash"), own().fitted("pad"))]
+    assert len(set(keys)) == 4
+    assert keys[0] == repr(own())
+    assert "fit" not in keys[0]
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+@pytest.mark.parametrize("size", [(900, 150), (120, 640), (64 * 300, 300)])
+def test_random_views_are_crops_of_the_whole_image(size: tuple[int, int], fit: Fit) -> None:
+    preprocessing = own(resize=32).fitted(fit)
+    image = Image.new("RGB", size, (200, 200, 200))
+    source = to_crop_from(image, preprocessing)
+    assert max(source.size) <= max(size)
+    everything = Augmentation(area=(1.0, 1.0), aspect=(1.0, 1.0), flip=0.0, jitter=0.0)
+    view = augment(image, preprocessing, everything, (0, 1, 2))
+    difference = np.abs(np.asarray(view, int) - np.asarray(frame(image, preprocessing, CROP), int))
+    assert difference.mean() < 4  # all of it is the plain view, up to one more resizing
+    for key in range(20):
+        left, top, right, bottom = draw_view(source.size, preprocessing, CROPS, (0, 1, key)).box
+        assert 0 <= left < right <= source.width
+        assert 0 <= top < bottom <= source.height
+        share = (right - left) * (bottom - top) / (source.width * source.height)
+        assert share >= 0.49
+        ratio = (right - left) / (bottom - top) / (source.width / source.height)
+        assert 0.79 <= ratio <= 1.26
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad"])
+def test_a_device_renders_the_fit_as_pillow_does(tmp_path: Path, fit: Fit) -> None:
+    path = tmp_path / "wide.png"
+    photo(150, 40).save(path)
+    own_renderer = replace(renderer([path]), preprocessing=own(resize=32, interpolation="bilinear").fitted(fit))
+    device = on_device(own_renderer, torch.device("cpu"), 2**20)
+    for view in (0, 1, 2, EvaluationView.of(orientation=Orientation.ROT90)):
+        (ours,), (theirs,) = (list(each.batches([[(0, [view])]])) for each in (device, own_renderer))
+        assert (ours.int() - theirs.int()).abs().float().mean() < 1
