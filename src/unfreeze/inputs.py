@@ -10,6 +10,7 @@ from pathlib import Path
 from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.checks import check, drop_unreadable
+from unfreeze.data.fingerprints import Decoded
 from unfreeze.data.reference import read_reference
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import PhotoSet, Sample, read_photos
@@ -24,7 +25,7 @@ from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipe import Recipe
 from unfreeze.training.recipes import head_stages_for, recipe_for
 
-DecodeIndex = Mapping[str, tuple[int, int]]  # width and height of every image that was decoded before, by digest
+DecodeIndex = Mapping[str, Decoded]  # what is kept of every image that was decoded before, by digest
 
 
 @dataclass(frozen=True)
@@ -131,5 +132,5 @@ def open_reference(
             )
         reference = drop_unreadable(read_reference(folder, backbone.network.labels), decode_index)
     samples = (*photos.samples, *(reference.samples if reference is not None else ()))
-    cache.update_decode_index({sample.digest: sample.size for sample in samples})
+    cache.update_decode_index({sample.digest: Decoded(*sample.size, sample.fingerprint) for sample in samples})
     return reference

@@ -11,8 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from unfreeze.data.copies import DECODED_SIDE, Copies, find_copies
 from unfreeze.data.decode import decode, jpeg_size
+from unfreeze.data.fingerprints import Decoded, fingerprint
 from unfreeze.data.folders import Skipped, quote_list
+from unfreeze.data.groups import merge_groups
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.errors import DecodeError, PhotosError
 from unfreeze.runtime import progress_bar
@@ -24,12 +27,12 @@ _IMBALANCE = 10
 _SPLITS = (None, "train", "val", "test")
 
 
-def drop_unreadable(photos: PhotoSet, known: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> PhotoSet:
+def drop_unreadable(photos: PhotoSet, known: Mapping[str, Decoded] = MappingProxyType({})) -> PhotoSet:
     """Decode every image in full and leave out the unreadable ones: the only check for images that are only scored.
 
     Args:
         photos: The images that were found.
-        known: Sizes of images decoded before, by the file's SHA-256; these are only hashed.
+        known: What is kept of images decoded before, by the file's SHA-256; these are only hashed.
 
     Raises:
         PhotosError: No image can be read.
@@ -46,13 +49,15 @@ def _first_reasons(reasons: dict[Sample, str]) -> str:
     return "\n         ".join(f"{sample.file_name}: {reason}" for sample, reason in list(reasons.items())[:5])
 
 
-def check(photos: PhotoSet, known: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> PhotoSet:
+def check(photos: PhotoSet, known: Mapping[str, Decoded] = MappingProxyType({})) -> PhotoSet:
     """Decode every image in full and return the set to train on, with the reason for every file that is left out.
 
     - Unreadable files are left out.
-    - Byte-identical files with two labels are all left out.  In two given splits, only the copies in test (then val,
-      then train) are used.  Otherwise the copies, and the user's groups that share them, become one group, which
-      no split divides.
+    - Files with the same bytes or the same pixels and two labels are all left out.  In two given splits, only the copies
+      in test (then val, then train) are used.  Otherwise the copies, and the user's groups that share them, become one
+      group, which no split divides.
+    - Files that look the same (saved anew in another size or quality) become one group, too, unless the given splits
+      part them: that is noted.
     - A class without a training image is dropped, and the labels are renumbered.
 
     Args:
@@ -64,17 +69,17 @@ def check(photos: PhotoSet, known: Mapping[str, tuple[int, int]] = MappingProxyT
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
     readable, reasons = _inspect_all(photos.samples, known)
-    copies: dict[str, list[Sample]] = defaultdict(list)
+    copies = find_copies(readable.values())
+    by_content: dict[str, list[Sample]] = defaultdict(list)
     for sample in readable.values():
-        copies[sample.digest].append(sample)
-    for identical in copies.values():
+        by_content[copies.content(sample)].append(sample)
+    for identical in by_content.values():
         reasons |= _conflicts(identical)
     usable = [sample for sample in readable.values() if sample not in reasons]
     trainable = {sample.label for sample in usable if sample.split in (None, "train")}
     reasons |= {sample: "its class has no photo left to train on" for sample in usable if sample.label not in trainable}
     usable = [sample for sample in usable if sample not in reasons]
-    grouped = _merge_groups(usable)
-    n_copies = len(usable) - len({sample.digest for sample in usable})
+    grouped = merge_groups(usable, copies)
     if sum(count >= 2 for count in _class_counts(grouped).values()) < 2:
         raise PhotosError(
             f"Of {len(photos.samples)} photos {len(grouped)} can be used, and fewer than two classes have two of them.",
@@ -93,11 +98,11 @@ def check(photos: PhotoSet, known: Mapping[str, tuple[int, int]] = MappingProxyT
         photos.left_out + tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items()),
     )
     dropped = [name for name in photos.classes if name not in checked.classes]
-    return replace(checked, notes=photos.notes + tuple(_notes(checked, dropped, n_copies)))
+    return replace(checked, notes=photos.notes + tuple(_notes(checked, dropped, copies)))
 
 
 def _inspect_all(
-    samples: Sequence[Sample], known: Mapping[str, tuple[int, int]]
+    samples: Sequence[Sample], known: Mapping[str, Decoded]
 ) -> tuple[dict[Sample, Sample], dict[Sample, str]]:
     """Return the readable samples with digest and size, by the given sample, and why the others can't be read."""
     readable: dict[Sample, Sample] = {}
@@ -114,77 +119,56 @@ def _inspect_all(
     return readable, reasons
 
 
-def _inspect(sample: Sample, known: Mapping[str, tuple[int, int]]) -> Sample | DecodeError:
+def _inspect(sample: Sample, known: Mapping[str, Decoded]) -> Sample | DecodeError:
     """Return the sample with its digest and size, or the error."""
     try:
         with sample.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return replace(sample, digest=digest, size=known.get(digest) or _decoded_size(sample.path))
+        width, height, look = known.get(digest) or _decoded(sample.path)
+        return replace(sample, digest=digest, size=(width, height), fingerprint=look)
     except DecodeError as error:
         return error
     except OSError as error:
         return DecodeError(f"The file can't be read: {error.strerror}.", where=sample.path)
 
 
-def _decoded_size(path: Path) -> tuple[int, int]:
+def _decoded(path: Path) -> Decoded:
     """Decode a file and return its full size: a large JPEG is decoded to a fraction of it, which is faster."""
-    decoded = decode(path, _TINY_SIDE)
-    return jpeg_size(path) or decoded.size
+    image = decode(path, DECODED_SIDE)
+    return Decoded(*(jpeg_size(path) or image.size), fingerprint(image))
 
 
 def _conflicts(identical: list[Sample]) -> dict[Sample, str]:
-    """Return which of these byte-identical images can't be used, and why."""
+    """Return which of these images with the same bytes or pixels can't be used, and why."""
     if len({sample.label for sample in identical}) > 1:
         others = {sample: next(other for other in identical if other.label != sample.label) for sample in identical}
         return {
-            sample: f"is byte-identical to {other.file_name}, which has another label"
+            sample: f"{_identity(sample, other)} {other.file_name}, which has another label"
             for sample, other in others.items()
         }
     used = max(identical, key=lambda sample: _SPLITS.index(sample.split))
     return {
-        sample: f"is byte-identical to {used.file_name}, which is in {used.split}"
+        sample: f"{_identity(sample, used)} {used.file_name}, which is in {used.split}"
         for sample in identical
         if sample.split != used.split
     }
 
 
-def _merge_groups(samples: list[Sample]) -> list[Sample]:
-    """Return the samples with copies, and the user's groups that share copies, merged into one group each."""
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            key = parent[key]
-        return key
-
-    keys = {sample: f"file {sample.digest}" for sample in samples}
-    for sample in samples:
-        if sample.group is not None:
-            parent[root(keys[sample])] = root(f"group {sample.group}")
-    members: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        members[root(keys[sample])].append(sample)
-
-    def group_name(sample: Sample) -> str | None:
-        together = members[root(keys[sample])]
-        named = [other.group for other in together if other.group is not None]
-        return min(named, default=f"copies of {together[0].file_name}" if len(together) > 1 else None)
-
-    return [replace(sample, group=group_name(sample)) for sample in samples]
+def _identity(sample: Sample, other: Sample) -> str:
+    return "is byte-identical to" if sample.digest == other.digest else "has pixels identical to those of"
 
 
 def _class_counts(samples: Sequence[Sample]) -> dict[int, int]:
     return dict(Counter(sample.label for sample in samples))
 
 
-def _notes(checked: PhotoSet, dropped: list[str], n_copies: int) -> Iterator[str]:
+def _notes(checked: PhotoSet, dropped: list[str], copies: Copies) -> Iterator[str]:
     counts = {checked.classes[label]: count for label, count in sorted(_class_counts(checked.samples).items())}
     largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     yield f"{len(checked.samples)} photos in {len(counts)} classes can be used; {len(checked.left_out)} are left out."
     if dropped:
         yield f"No photo is left to train on in {quote_list(dropped)}: add readable photos to keep the class."
-    if n_copies:
-        yield f"Byte-identical copies among them: {n_copies}; no split parts them, but removing them is better."
+    yield from _copy_notes(checked, copies)
     tiny = [sample.file_name for sample in checked.samples if sample.short_side < _TINY_SIDE]
     if tiny:
         yield f"Photos with a side below {_TINY_SIDE} pixels: {len(tiny)} (first: {tiny[0]}); take larger originals."
@@ -206,3 +190,35 @@ def _notes(checked: PhotoSet, dropped: list[str], n_copies: int) -> Iterator[str
     divided = sorted(group for group, splits in splits_by_group.items() if len(splits) > 1)
     if divided:
         yield f"Your splits part the groups {quote_list(divided)}: scores will be too good; put each group on one side."
+
+
+def _copy_notes(checked: PhotoSet, copies: Copies) -> Iterator[str]:
+    n_copies = len(checked.samples) - len({copies.content(sample) for sample in checked.samples})
+    if n_copies:
+        yield (
+            f"Identical copies among them (the same bytes or pixels): {n_copies}; no split parts them, but removing them "
+            "is better."
+        )
+    by_digest = {sample.digest: sample for sample in checked.samples}
+    pairs = [(by_digest[a], by_digest[b]) for a, b in copies.alike if a in by_digest and b in by_digest]
+    parted = [pair for pair in pairs if None not in (pair[0].split, pair[1].split) and pair[0].split != pair[1].split]
+    together = [pair for pair in pairs if pair not in parted]
+    if together:
+        kept = (
+            "no split parts them"
+            if all(a.group is not None and a.group == b.group for a, b in together)
+            else ("some are on both sides of a split, as they are too many of their class")
+        )
+        yield f"Photos that look the same as another one (saved anew?): {len(together)}, {_first(together)}; {kept}."
+    if parted:
+        yield (
+            f"Photos that look the same on both sides of your splits: {len(parted)}, {_first(parted)}: scores will be "
+            "too good; keep one of each."
+        )
+    odd = [(a, b) for a, b in pairs if a.label != b.label]
+    if odd:
+        yield f"Photos that look the same but have two labels: {len(odd)}, {_first(odd)}; check the labels."
+
+
+def _first(pairs: Sequence[tuple[Sample, Sample]]) -> str:
+    return f"such as {pairs[0][1].file_name} and {pairs[0][0].file_name}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -32,6 +32,7 @@ class Sample:
         split: The split that the user gave, or None.
         digest: SHA-256 of the file; empty until it has been read.
         size: Width and height of the upright image in pixels; zeros until the file has been read.
+        fingerprint: What the photo shows, to find copies of it; empty until the file has been read.
     """
 
     path: Path
@@ -41,6 +42,7 @@ class Sample:
     split: Split | None = None
     digest: str = ""
     size: tuple[int, int] = (0, 0)
+    fingerprint: str = field(default="", compare=False, repr=False)
 
     @property
     def short_side(self) -> int:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import PIL
 
+from unfreeze.data.fingerprints import Decoded
 from unfreeze.errors import CacheError
 from unfreeze.files import replace_file
 from unfreeze.training.features.cache_files import CacheWriter, RowRef, open_file, remove_file
@@ -114,20 +115,20 @@ class FeatureCache:
     def _decode_index_path(self) -> Path:
         return self.root / f"photos-{PIL.__version__}.json"  # another decoder may refuse images that this one reads
 
-    def decode_index(self) -> dict[str, tuple[int, int]]:
-        """Return the width and height of images that were decoded in earlier runs, by the SHA-256 of the file."""
+    def decode_index(self) -> dict[str, Decoded]:
+        """Return what is kept of images that were decoded in earlier runs, by the SHA-256 of the file."""
         try:
             table = json.loads(self._decode_index_path.read_text("utf-8"))
-            return {str(digest): (int(width), int(height)) for digest, (width, height) in table.items()}
+            return {str(digest): Decoded.parse(*values) for digest, values in table.items()}
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
-    def update_decode_index(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+    def update_decode_index(self, decoded: Mapping[str, Decoded]) -> None:
         """Add images that were decoded; of two processes that add at once, one may have to decode again."""
         known = self.decode_index()
-        if sizes.keys() <= known.keys():
+        if decoded.keys() <= known.keys():
             return
-        table = (known if len(known) < MAX_DECODE_INDEX else {}) | dict(sizes)
+        table = (known if len(known) < MAX_DECODE_INDEX else {}) | dict(decoded)
         with suppress(OSError):  # the images are then decoded again
             replace_file(self._decode_index_path, json.dumps(table).encode())
 
