@@ -6,11 +6,11 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from cyclopts import App, CycloptsError
 
+from unfreeze.cli.parameters import UserPath
 from unfreeze.errors import ConfigError, UnfreezeError
 from unfreeze.version import __version__
 
@@ -38,7 +38,7 @@ app.command("unfreeze.cli.predict:evaluate", name="eval", help="Score the model 
 
 
 @app.command
-def report(run: Path, /) -> None:
+def report(run: UserPath, /) -> None:
     """Write the report of a finished run again, and print its path.
 
     Args:
@@ -51,7 +51,7 @@ def report(run: Path, /) -> None:
 
 
 @app.command
-def track(run: Path, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
+def track(run: UserPath, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
     """Write a finished run into a tracker, and print its address there.
 
     Args:
@@ -64,7 +64,7 @@ def track(run: Path, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
 
 
 @app.command
-def serve(run: Path, /, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto") -> None:
+def serve(run: UserPath, /, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto") -> None:
     """Serve the model of a finished run: a page to try it on photos, and an HTTP API.
 
     Args:

@@ -11,6 +11,7 @@ from unfreeze.data.folders import FolderWalk, Skipped, display_name, quote_list
 from unfreeze.data.tables import read_cells
 from unfreeze.errors import PhotosError
 from unfreeze.files import exists, is_file, is_folder
+from unfreeze.paths import user_path
 
 __all__ = ["PhotoSet", "Sample", "Skipped", "Split", "read_photos"]
 
@@ -187,7 +188,7 @@ def _read_table(table: Path) -> PhotoSet:
         name, label, side = cells.get("file_name", ""), cells.get("label", ""), cells.get("split", "").lower()
         if side and side not in _SPLITS:
             raise PhotosError(f"The split {side!r} is unknown.", where=where, mend="Write train, val or test.")
-        path = table.parent / name
+        path = table.parent / user_path(name)
         if not name or not label:
             left_out.append(Skipped(display_name(name) or f"row {number}", "has no label" if name else "names no file"))
             continue

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from unfreeze.errors import RunError
 from unfreeze.files import is_folder
+from unfreeze.paths import user_path
 
 RUNS = Path("runs")
 PICTURED = 12  # images of each kind (fixed, broken) that the report shows with heatmaps
@@ -164,12 +165,13 @@ def new_run(out: Path | None, kind: str = "train") -> RunFolder:
         ) from error
 
 
-def open_run(root: Path) -> RunFolder:
+def open_run(root: str | Path) -> RunFolder:
     """Return a finished run's folder.
 
     Raises:
         RunError: There is no such folder, or the run never finished.
     """
+    root = user_path(root)
     if not is_folder(root):
         raise RunError(
             "There is no such run folder.", where=root, mend="`unfreeze train` prints the folder that it makes."

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.errors import DecodeError
+from unfreeze.paths import user_path
 from unfreeze.runs.folder import RunFolder, open_run
 from unfreeze.verdict import Verdict
 
@@ -79,7 +80,7 @@ class Run:
         """Yield a prediction or a decoding error for each image file, in order; see ``predict.predictions``."""
         from unfreeze.predict import predictions
 
-        return predictions(self._model, paths)
+        return predictions(self._model, (user_path(path) for path in paths))
 
     def explain(
         self, photos: Sequence[str | Path], *, label: str | None = None, skip_damaged: bool = False
@@ -128,7 +129,7 @@ class Run:
         from unfreeze.evaluation.metrics import score
         from unfreeze.runtime import echo
 
-        dataset = drop_unreadable(read_photos(Path(photos), to_train=False))
+        dataset = drop_unreadable(read_photos(user_path(photos), to_train=False))
         for left in dataset.left_out:
             echo(f"left out: {left.file_name}: {left.reason}")
         unknown = [name for name in dataset.classes if name not in self.classes]
@@ -177,6 +178,6 @@ def load(folder: str | Path, device: str = "auto") -> Run:
     Raises:
         RunError: ``folder`` has no run, the run never finished, or a later version wrote it.
     """
-    run_folder = open_run(Path(folder))
+    run_folder = open_run(folder)
     verdict = Verdict.from_json(run_folder.verdict.read_text("utf-8", errors="replace"), str(run_folder.verdict))
     return Run(run_folder, verdict, device)

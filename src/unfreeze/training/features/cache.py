@@ -24,6 +24,7 @@ import PIL
 from unfreeze.data.fingerprints import Decoded
 from unfreeze.errors import CacheError
 from unfreeze.files import replace_file
+from unfreeze.paths import user_path
 from unfreeze.training.features.cache_files import CacheWriter, RowRef, open_file, remove_file
 
 GIB = 2**30
@@ -163,7 +164,7 @@ def open_cache(root: Path | None, gib: float) -> FeatureCache:
         temporary = FeatureCache(Path(tempfile.mkdtemp(prefix="unfreeze-")), limit=2**63)
         weakref.finalize(temporary, shutil.rmtree, temporary.root, ignore_errors=True)
         return temporary
-    root = root or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unfreeze"
+    root = root or user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "unfreeze"
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=root):
