@@ -20,6 +20,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.planning.forecast import Forecast, forecast_run
 from unfreeze.runtime import Stopwatch, choose_device, prepare_process
+from unfreeze.scratch import prepare_folders
 from unfreeze.training.features.cache import FeatureCache, open_cache
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipe import Recipe
@@ -101,6 +102,7 @@ def choose_recipe(config: TrainConfig, inputs: Inputs) -> Recipe:
 def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[FeatureCache, DecodeIndex, PhotoSet]:
     """Prepare the process, open the cache, and read and check the images."""
     prepare_process()
+    prepare_folders(config.out)
     cache = open_cache(config.cache, config.cache_gib)
     decode_index = cache.decode_index()
     with watch.measure("decode"):

@@ -44,10 +44,13 @@ def report(run: UserPath, /) -> None:
     Args:
         run: The run's folder. Photos that were moved since are not shown.
     """
-    from unfreeze.report import write_report
     from unfreeze.runs.folder import open_run
 
-    print(write_report(open_run(run)))
+    folder = open_run(run)
+
+    from unfreeze.report import write_report  # after the folders for Matplotlib's files are known
+
+    print(write_report(folder))
 
 
 @app.command

@@ -9,6 +9,7 @@ from pathlib import Path
 from unfreeze.errors import RunError
 from unfreeze.files import is_folder
 from unfreeze.paths import user_path
+from unfreeze.scratch import prepare_folders
 
 RUNS = Path("runs")
 PICTURED = 12  # images of each kind (fixed, broken) that the report shows with heatmaps
@@ -181,6 +182,7 @@ def open_run(root: str | Path) -> RunFolder:
         raise RunError(
             "This run never finished: it has no verdict.json.", where=root, mend="Train again, or name another folder."
         )
+    prepare_folders(root)
     return folder
 
 

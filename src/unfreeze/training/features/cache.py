@@ -22,9 +22,10 @@ from pathlib import Path
 import PIL
 
 from unfreeze.data.fingerprints import Decoded
-from unfreeze.errors import CacheError
+from unfreeze.errors import CacheError, ConfigError
 from unfreeze.files import replace_file
 from unfreeze.paths import user_path
+from unfreeze.runtime import echo
 from unfreeze.training.features.cache_files import CacheWriter, RowRef, open_file, remove_file
 
 GIB = 2**30
@@ -155,24 +156,49 @@ class FeatureCache:
 
 
 def open_cache(root: Path | None, gib: float) -> FeatureCache:
-    """Open the cache in ``root`` (None: the user's cache folder), or for 0 GiB a temporary one, removed with the object.
+    """Open the cache in ``root`` (None: the user's cache folder), or a temporary one, removed with the object.
+
+    The temporary one is for 0 GiB, and for a user without a cache folder that can be written: that costs later runs
+    time, and stops none.
+
+    Args:
+        root: The folder that the user named.
+        gib: The size limit.
 
     Raises:
-        CacheError: The folder can't be made or written.
+        CacheError: The folder that the user named can't be made or written.
     """
     if gib == 0:
-        temporary = FeatureCache(Path(tempfile.mkdtemp(prefix="unfreeze-")), limit=2**63)
-        weakref.finalize(temporary, shutil.rmtree, temporary.root, ignore_errors=True)
-        return temporary
-    root = root or user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "unfreeze"
+        return _temporary_cache()
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
+        folder = root or user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "unfreeze"
+        return FeatureCache(_made(folder), limit=round(gib * GIB))
+    except ConfigError:
+        reason = "there is no home folder"
     except OSError as error:
-        raise CacheError(
-            f"The folder for kept activations can't be written: {error.strerror or error}.",
-            where=root,
-            mend="Name another with --cache, or keep nothing with --cache-gib 0.",
-        ) from error
-    return FeatureCache(root, limit=round(gib * GIB))
+        reason = f"{folder} can't be written: {error.strerror or error}"
+        if root is not None:
+            raise CacheError(
+                f"The folder for kept activations can't be written: {error.strerror or error}.",
+                where=root,
+                mend="Name another with --cache, or keep nothing with --cache-gib 0.",
+            ) from error
+    echo(f"note: nothing is kept for later runs, as {reason}; --cache names another folder")
+    return _temporary_cache()
+
+
+def _made(root: Path) -> Path:
+    """Make a folder and write into it.
+
+    Raises:
+        OSError: It can't be made or written.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=root):
+        return root
+
+
+def _temporary_cache() -> FeatureCache:
+    temporary = FeatureCache(Path(tempfile.mkdtemp(prefix="unfreeze-")), limit=2**63)
+    weakref.finalize(temporary, shutil.rmtree, temporary.root, ignore_errors=True)
+    return temporary
