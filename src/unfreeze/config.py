@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -162,10 +161,10 @@ class Settings(Common):
     @model_validator(mode="before")
     @classmethod
     def _take_former_names(cls, values: object) -> object:
-        return _in_present_names(values) if isinstance(values, dict) else values
+        return in_present_names(values) if isinstance(values, dict) else values
 
 
-def _in_present_names(values: dict[str, Any]) -> dict[str, Any]:
+def in_present_names(values: dict[str, Any]) -> dict[str, Any]:
     """Return the settings under their present names.
 
     Raises:
@@ -283,16 +282,3 @@ def explain(error: ValidationError) -> ConfigError:
     if flag == "--lr" and first["type"] == "less_than_equal":
         message += ": a pretrained backbone does not survive such a rate"
     return ConfigError(f"{message}.", where=flag, mend="--help lists every setting.")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read settings from a TOML file, such as a run's ``args.toml``.
-
-    Raises:
-        ConfigError: The file is unreadable, or no TOML, or has a setting under its former and its present name.
-    """
-    path = user_path(path)
-    try:
-        return _in_present_names(tomllib.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:  # TOML's and Unicode's errors are ValueErrors
-        raise ConfigError(f"The configuration can't be read: {error}", where=path) from error

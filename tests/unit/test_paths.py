@@ -12,7 +12,8 @@ from PIL import Image
 
 import unfreeze
 from unfreeze.cli import app
-from unfreeze.config import CompareConfig, TrainConfig, make_comparison, make_config, read_config
+from unfreeze.config import CompareConfig, TrainConfig, make_comparison, make_config
+from unfreeze.config_file import read_config
 from unfreeze.data.places import expand_globs, read_path_list
 from unfreeze.data.sources import read_photos
 from unfreeze.errors import ConfigError, UnfreezeError

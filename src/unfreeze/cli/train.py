@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from unfreeze.cli.parameters import UserPath
-from unfreeze.config import CompareSettings, Settings, TrainConfig, make_comparison, make_config, read_config
+from unfreeze.config import CompareSettings, Settings, TrainConfig, make_comparison, make_config
+from unfreeze.config_file import read_config
 from unfreeze.errors import ConfigError
 from unfreeze.runs.folder import RunFolder
 from unfreeze.runtime import echo

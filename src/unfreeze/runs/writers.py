@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import tomli_w
-
 from unfreeze.config import Common
+from unfreeze.config_file import config_text
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
 from unfreeze.files import write_table, write_text
@@ -47,8 +46,7 @@ def describe(
 
 def write_arguments(folder: RunFolder, config: Common) -> None:
     """Write the settings of the run; ``unfreeze train --config args.toml`` runs it again."""
-    local_settings = {"out", "cache", "cache_gib"}
-    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=local_settings)))
+    write_text(folder.args, config_text(config, folder.root))
 
 
 def write_checks(folder: RunFolder, photos: PhotoSet) -> None:
