@@ -7,7 +7,7 @@ import threading
 import time
 import warnings
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -170,8 +170,12 @@ def progress_bar(items: Iterable[T], description: str, total: int | None = None)
 
 
 def echo(message: str) -> None:
-    """Print a message for the user to stderr; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a message for the user to stderr; stdout is for results.
+
+    A reader that has seen enough, such as ``head``, ends no training.
+    """
+    with suppress(BrokenPipeError):
+        print(message, file=sys.stderr, flush=True)
 
 
 @dataclass

@@ -38,11 +38,12 @@ app.command("unfreeze.cli.predict:evaluate", name="eval", help="Score the model 
 
 
 @app.command
-def report(run: UserPath, /) -> None:
+def report(run: UserPath, /, *, photos: UserPath | None = None) -> None:
     """Write the report of a finished run again, and print its path.
 
     Args:
-        run: The run's folder. Photos that were moved since are not shown.
+        run: The run's folder.
+        photos: The folder where the run's photos are now: they are found by their content. Default: where they were.
     """
     from unfreeze.runs.folder import open_run
 
@@ -50,7 +51,7 @@ def report(run: UserPath, /) -> None:
 
     from unfreeze.report import write_report  # after the folders for Matplotlib's files are known
 
-    print(write_report(folder))
+    print(write_report(folder, photos))
 
 
 @app.command

@@ -17,6 +17,7 @@ SIDE = 32  # pixels of the small image that photos are compared by
 AREAS = 8  # a side: each is 4 x 4 pixels of the small image
 MAX_BITS = 6  # of 64 that may differ: compression and resizing change up to 4 in photos, other photos have 20 to 40
 MAX_AREA_STEP = 6  # grey levels that the mean of an area may differ by
+MAX_UNSEEN_STEP = 3  # the same where only the fingerprints are compared
 NEIGHBOURS = 8  # earlier photos that one photo is compared with in full: the most similar ones
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _BLOCK = 256  # photos that are compared at a time with all earlier ones
@@ -73,13 +74,35 @@ def similar(fingerprints: Sequence[str]) -> Iterator[list[list[int]]]:
     At most ``NEIGHBOURS`` of them are listed, and a photo that was listed is still compared with later ones.  The time is
     quadratic: a second for 20,000 photos.
     """
-    digits = np.frombuffer(bytes.fromhex("".join(fingerprints)), np.uint8).reshape(len(fingerprints), -1)
-    hashes = np.ascontiguousarray(digits[:, :8]).view(np.uint64)[:, 0]
-    luminances = digits[:, 8:].astype(np.int16)
+    hashes, luminances = _parsed(fingerprints)
     for start in range(0, len(hashes), _BLOCK):
         stop = min(start + _BLOCK, len(hashes))
         distances = np.bitwise_count(hashes[start:stop, None] ^ hashes[None, :stop])
         yield [_closest(distances[i - start, :i], luminances[:i], luminances[i]) for i in range(start, stop)]
+
+
+def close_to(fingerprints: Sequence[str], known: Sequence[str]) -> list[bool]:
+    """Return for each fingerprint whether one of the known ones is so close that both are of one photo.
+
+    The pixels aren't there to be compared, so less may differ than in ``similar``.
+    """
+    if not fingerprints or not known:
+        return [False] * len(fingerprints)
+    hashes, luminances = _parsed(fingerprints)
+    known_hashes, known_luminances = _parsed(known)
+    close = []
+    for start in range(0, len(hashes), _BLOCK):
+        distances = np.bitwise_count(hashes[start : start + _BLOCK, None] ^ known_hashes[None])
+        for distance, luminance in zip(distances, luminances[start : start + _BLOCK], strict=True):
+            steps = np.abs(known_luminances[distance <= MAX_BITS] - luminance).max(axis=1, initial=0)
+            close.append(bool((steps <= MAX_UNSEEN_STEP).any()))
+    return close
+
+
+def _parsed(fingerprints: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int16]]:
+    """Return the hashes (N,) and the luminances (N, areas)."""
+    digits = np.frombuffer(bytes.fromhex("".join(fingerprints)), np.uint8).reshape(len(fingerprints), -1)
+    return np.ascontiguousarray(digits[:, :8]).view(np.uint64)[:, 0], digits[:, 8:].astype(np.int16)
 
 
 def _closest(

@@ -37,6 +37,11 @@ class RunFolder:
         return self.root / "splits.csv"
 
     @property
+    def photos(self) -> Path:
+        """The SHA-256 and the fingerprint of every image, by which it is found again."""
+        return self.root / "photos.csv"
+
+    @property
     def predictions(self) -> Path:
         """Both models' probabilities for every scored image."""
         return self.root / "predictions.csv"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,10 @@ class Run:
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of the probabilities."""
         return self.verdict.data.classes
+
+    def in_any_folder(self) -> Run:
+        """Return the run with its whole path, so that it can be used after the working folder changes."""
+        return replace(self, folder=RunFolder(self.folder.root.absolute()))
 
     def predict(self, photos: Sequence[str | Path]) -> list[Prediction]:
         """Predict photos.
@@ -127,11 +131,17 @@ class Run:
         from unfreeze.data.sources import read_photos
         from unfreeze.errors import PhotosError
         from unfreeze.evaluation.metrics import score
+        from unfreeze.runs.photos import count_trained
         from unfreeze.runtime import echo
 
         dataset = drop_unreadable(read_photos(user_path(photos), to_train=False))
         for left in dataset.left_out:
             echo(f"left out: {left.file_name}: {left.reason}")
+        for note in dataset.notes:
+            echo(f"note: {note}")
+        trained = count_trained(self.folder, dataset.samples)
+        if sum(trained):
+            echo(f"note: {trained.sentence(len(dataset.samples))}")
         unknown = [name for name in dataset.classes if name not in self.classes]
         if unknown:
             raise PhotosError(

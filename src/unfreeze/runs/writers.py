@@ -66,6 +66,12 @@ def write_splits(folder: RunFolder, photos: PhotoSet, splits: Splits) -> None:
     write_table(folder.splits, ["file_name", "label", "group", "split", "fold"], rows)
 
 
+def write_photos(folder: RunFolder, photos: PhotoSet) -> None:
+    """Write the SHA-256 and the fingerprint of every image."""
+    rows = [(sample.file_name, sample.digest, sample.fingerprint) for sample in photos.samples]
+    write_table(folder.photos, ["file_name", "sha256", "fingerprint"], rows)
+
+
 def write_predictions(folder: RunFolder, photos: PhotoSet, predictions: HeldOutPredictions) -> None:
     """Write both models' probabilities for every scored image."""
     arms = {"head_only": predictions.head_only}
