@@ -98,7 +98,7 @@ def test_a_full_disk_ends_a_run_with_a_clear_error(
         "checks.csv",
         "photos.csv",
         "splits.csv",
-    }  # each of them whole
+    }
     kept = [path.stat().st_size for path in cache.glob("*/*")]  # what computes the frozen layers is small enough
     assert len(kept) <= 2
     assert all(size < 2**16 for size in kept)

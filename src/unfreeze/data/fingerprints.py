@@ -15,7 +15,7 @@ from PIL import Image
 
 SIDE = 32  # pixels of the small image that photos are compared by
 AREAS = 8  # a side: each is 4 x 4 pixels of the small image
-MAX_BITS = 6  # of 64 that may differ: compression and resizing change up to 4 in photos, other photos have 20 to 40
+MAX_BITS = 10  # of 64 that may differ: compression and resizing change up to 4 in photos, up to 10 on plain surfaces
 MAX_AREA_STEP = 6  # grey levels that the mean of an area may differ by
 MAX_UNSEEN_STEP = 3  # the same where only the fingerprints are compared
 NEIGHBOURS = 8  # earlier photos that one photo is compared with in full: the most similar ones

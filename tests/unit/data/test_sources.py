@@ -218,7 +218,7 @@ def test_of_two_tables_of_labels_none_is_taken(tmp_path: Path) -> None:
     put(tmp_path, "1.png")
     for name in ("a.csv", "b.csv"):
         table(tmp_path, "file_name,label\n1.png,a\n", name)
-    with pytest.raises(PhotosError, match="2 tables: 'a.csv', 'b.csv'"):
+    with pytest.raises(PhotosError, match=r"2 tables: 'a\.csv', 'b\.csv'"):
         read_photos(tmp_path, to_train=False)
 
 

@@ -22,15 +22,15 @@ def of_split(run: Run, drawn: Path, split: str) -> list[Path]:
     return [drawn / row[name] for row in rows if row[side] == split]
 
 
-def copy(files: list[Path], root: Path, side: int | None = None) -> Path:
-    """Copy photos into class folders under new names; with ``side``, saved anew in that size."""
+def copy(files: list[Path], root: Path, suffix: str | None = None) -> Path:
+    """Copy photos into class folders under new names; with ``suffix``, saved anew in another format."""
     for number, file in enumerate(files):
-        target = root / file.parent.name / f"new{number}.jpg"
+        target = root / file.parent.name / f"new{number}{suffix or '.jpg'}"
         target.parent.mkdir(parents=True, exist_ok=True)
-        if side is None:
+        if suffix is None:
             shutil.copy(file, target)
         else:
-            Image.open(file).resize((side, side), Image.Resampling.LANCZOS).save(target, quality=85)
+            Image.open(file).save(target)
     return root
 
 
@@ -43,7 +43,7 @@ def test_scores_on_training_photos_come_with_a_warning(
     assert f"note: {len(trained)} of these {n_all} photos trained this model, so" in capsys.readouterr().err
     run.evaluate(copy(trained[:3], tmp_path / "renamed"))
     assert "3 of these 3 photos trained this model, so" in capsys.readouterr().err
-    run.evaluate(copy(trained[:3], tmp_path / "anew", side=180))
+    run.evaluate(copy(trained[:3], tmp_path / "anew", suffix=".png"))
     assert "3 of these 3 photos trained this model (3 of them saved anew), so" in capsys.readouterr().err
     run.evaluate(copy(tested, tmp_path / "tested"))
     assert "trained this model" not in capsys.readouterr().err
