@@ -36,7 +36,7 @@ def train(photos: str | Path, **settings: Any) -> Run:
     from unfreeze.config import make_config
     from unfreeze.pipeline import run
 
-    return run(make_config({"photos": photos, **settings}))
+    return run(make_config({"photos": photos, **settings})).in_any_folder()
 
 
 def load(folder: str | Path, device: str = "auto") -> Run:
@@ -47,4 +47,4 @@ def load(folder: str | Path, device: str = "auto") -> Run:
     """
     from unfreeze.runs.run import load
 
-    return load(folder, device)
+    return load(folder, device).in_any_folder()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from unfreeze.errors import ConfigError
+from unfreeze.paths import user_model, user_path
 from unfreeze.reading import Frame, Reading
+
+UserPath = Annotated[Path, AfterValidator(user_path)]
 
 HIGHEST_LR = 3e-3  # a higher one destroys pretrained weights within an epoch; see the naive arm of the benchmarks
 
@@ -37,7 +39,9 @@ class Common(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: Annotated[
-        str, Field(description="efficientnet_lite0, torchvision/NAME[:WEIGHTS], timm/NAME, or a checkpoint.")
+        str,
+        AfterValidator(user_model),
+        Field(description="efficientnet_lite0, torchvision/NAME[:WEIGHTS], timm/NAME, or a checkpoint."),
     ] = "efficientnet_lite0"
     arch: Annotated[
         str | None, Field(description="For a checkpoint file: the architecture it fits, timm/NAME or torchvision/NAME.")
@@ -59,7 +63,8 @@ class Common(BaseModel):
         ),
     ] = None
     reference: Annotated[
-        Path | None, Field(description="Photos of the original task, in folders by class, to measure forgetting on.")
+        UserPath | None,
+        Field(description="Photos of the original task, in folders by class, to measure forgetting on."),
     ] = None
     frame: Annotated[
         Frame,
@@ -77,12 +82,12 @@ class Common(BaseModel):
         Field(description="Number format of frozen stages. auto: bf16 where the hardware has units for it."),
     ] = "auto"
     cache: Annotated[
-        Path | None, Field(description="Folder of activations that later runs reuse. Default: ~/.cache/unfreeze")
+        UserPath | None, Field(description="Folder of activations that later runs reuse. Default: ~/.cache/unfreeze")
     ] = None
     cache_gib: Annotated[
         float, Field(ge=0, description="The most that the cache may hold, in GiB; 0 turns it off.")
     ] = 10.0
-    out: Annotated[Path | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
+    out: Annotated[UserPath | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
 
     @property
     def reading(self) -> Reading:
@@ -196,10 +201,10 @@ class Settings(Common):
     @model_validator(mode="before")
     @classmethod
     def _take_former_names(cls, values: object) -> object:
-        return _in_present_names(values) if isinstance(values, dict) else values
+        return in_present_names(values) if isinstance(values, dict) else values
 
 
-def _in_present_names(values: dict[str, Any]) -> dict[str, Any]:
+def in_present_names(values: dict[str, Any]) -> dict[str, Any]:
     """Return the settings under their present names.
 
     Raises:
@@ -214,7 +219,7 @@ def _in_present_names(values: dict[str, Any]) -> dict[str, Any]:
 class TrainConfig(Settings):
     """The images and the settings of one run."""
 
-    photos: Path
+    photos: UserPath
 
     @model_validator(mode="after")
     def _refuse_unused(self) -> Self:
@@ -272,7 +277,7 @@ class CompareSettings(Common):
         Field(ge=0, lt=1, description="Share held out as the test set where PHOTOS doesn't name one. Default: 0.2."),
     ] = None
     out: Annotated[
-        Path | None, Field(description="The comparison's folder. Default: runs/compare, runs/compare2, ...")
+        UserPath | None, Field(description="The comparison's folder. Default: runs/compare, runs/compare2, ...")
     ] = None
     seeds: Annotated[int, Field(gt=0, le=100, description="How often every arm is trained, with seeds 0, 1, ...")] = 3
     epochs: Annotated[
@@ -283,7 +288,7 @@ class CompareSettings(Common):
 class CompareConfig(CompareSettings):
     """The images and the settings of one comparison."""
 
-    photos: Path
+    photos: UserPath
 
     @model_validator(mode="after")
     def _refuse_no_test(self) -> Self:
@@ -322,15 +327,3 @@ def explain(error: ValidationError) -> ConfigError:
     if flag == "--lr" and first["type"] == "less_than_equal":
         message += ": a pretrained backbone does not survive such a rate"
     return ConfigError(f"{message}.", where=flag, mend="--help lists every setting.")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Read settings from a TOML file, such as a run's ``args.toml``.
-
-    Raises:
-        ConfigError: The file is unreadable, or no TOML, or has a setting under its former and its present name.
-    """
-    try:
-        return _in_present_names(tomllib.loads(path.read_text("utf-8")))
-    except (OSError, ValueError) as error:  # TOML's and Unicode's errors are ValueErrors
-        raise ConfigError(f"The configuration can't be read: {error}", where=path) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 from unfreeze.errors import ModelError
+from unfreeze.scratch import prepare_folders
 from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.version import __version__
 
@@ -33,6 +34,7 @@ def examine() -> Iterator[Finding]:
     """Yield the findings, the most basic first."""
     yield Finding("unfreeze", __version__)
     yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    prepare_folders()
     shim = ensure_torchvision()
     import torch
 

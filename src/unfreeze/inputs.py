@@ -20,6 +20,7 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
 from unfreeze.planning.forecast import Forecast, forecast_run
 from unfreeze.runtime import Stopwatch, choose_device, echo, prepare_process
+from unfreeze.scratch import prepare_folders
 from unfreeze.training.features.cache import FeatureCache, open_cache
 from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipe import Recipe
@@ -101,6 +102,7 @@ def choose_recipe(config: TrainConfig, inputs: Inputs) -> Recipe:
 def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[FeatureCache, DecodeIndex, PhotoSet]:
     """Prepare the process, open the cache, and read and check the images."""
     prepare_process()
+    prepare_folders(config.out)
     cache = open_cache(config.cache, config.cache_gib)
     decode_index = cache.decode_index()
     with watch.measure("decode"):
@@ -140,6 +142,6 @@ def open_reference(
         reference = drop_unreadable(read_reference(folder, backbone.network.labels), decode_index, reading)
     samples = (*photos.samples, *(reference.samples if reference is not None else ()))
     cache.update_decode_index(
-        {facts_key(sample.digest, reading): Facts(sample.size, sample.traits) for sample in samples}
+        {facts_key(each.digest, reading): Facts(each.size, each.traits, each.fingerprint) for each in samples}
     )
     return reference

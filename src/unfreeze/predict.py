@@ -190,7 +190,7 @@ def photo_batches(
     render = partial(_framed, preprocessing=backbone.network.preprocessing, framings=framings)
     for batch in prefetch(render, _in_batches(iter(photos), size)):
         views = []
-        for _, view in batch:
+        for _, view, _ in batch:
             if isinstance(view, DecodeError):
                 raise view
             views.append(view)

@@ -93,7 +93,12 @@ def test_a_full_disk_ends_a_run_with_a_clear_error(
     assert "can't be kept" in told
     assert str(cache) in told
     assert "Traceback" not in told
-    assert {path.name for path in run.iterdir()} == {"args.toml", "checks.csv", "splits.csv"}  # each of them whole
+    assert {path.name for path in run.iterdir()} == {
+        "args.toml",
+        "checks.csv",
+        "photos.csv",
+        "splits.csv",
+    }
     kept = [path.stat().st_size for path in cache.glob("*/*")]  # what computes the frozen layers is small enough
     assert len(kept) <= 2
     assert all(size < 2**16 for size in kept)

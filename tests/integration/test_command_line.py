@@ -58,8 +58,8 @@ def test_the_run_folder_is_whole(run: Path) -> None:
     gain = json.loads((run / "verdict.json").read_text("utf-8"))["gain"]
     changed = min(12, gain["fixed"]) + min(12, gain["broken"])
     assert {path.name for path in run.iterdir()} - {"heatmaps"} == {
-        "args.toml", "checks.csv", "history.csv", "model", "plots", "predictions.csv", "report.html", "splits.csv",
-        "verdict.json",
+        "args.toml", "checks.csv", "history.csv", "model", "photos.csv", "plots", "predictions.csv", "report.html",
+        "splits.csv", "verdict.json",
     }  # fmt: skip
     assert len(list(run.glob("heatmaps/*.jpg"))) == changed
     assert {path.name for path in (run / "model").iterdir()} == {

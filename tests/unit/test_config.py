@@ -4,12 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tomli_w
 
-from unfreeze.config import HIGHEST_LR, TrainConfig, make_comparison, make_config, read_config
+from unfreeze.config import HIGHEST_LR, TrainConfig, make_comparison, make_config
 from unfreeze.errors import ConfigError
-from unfreeze.runs.folder import RunFolder
-from unfreeze.runs.writers import write_arguments
 
 
 def config(**settings: Any) -> TrainConfig:
@@ -149,37 +146,6 @@ def test_what_fits_a_recipe_is_taken(settings: dict[str, Any]) -> None:
     assert {name: taken[name] for name in settings} == settings
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"lr": 1.5e-4, "depth": "blocks.5", "reference": "some/reference", "out": "runs/mine", "seed": 7},
-        {"minutes": 12, "symmetry": "rotate", "reference": "there", "max_forgetting": 0.5},
-        {"recipe": "classic", "head_lr": 3e-3, "bn": "train", "model": "timm/resnet18", "test_size": 0.25},
-        {"model": 'C:\\weights\\"mine".pth', "arch": "timm/résnet"},
-    ],
-)
-def test_a_configuration_survives_its_file(tmp_path: Path, settings: dict[str, Any]) -> None:
-    original, folder = config(**settings), RunFolder(tmp_path)
-    write_arguments(folder, original)
-    assert make_config(read_config(folder.args)) == original.model_copy(update={"out": None})
-
-
-def test_a_configuration_is_read_as_it_was_written(tmp_path: Path) -> None:
-    values = {"photos": "a b/ü", "epochs": 3, "lr": 1e-4}
-    (tmp_path / "args.toml").write_text(tomli_w.dumps(values), "utf-8")
-    assert read_config(tmp_path / "args.toml") == values
-
-
-def test_a_configuration_that_cant_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "bad.toml").write_text("epochs = = 3")
-    (tmp_path / "latin.toml").write_bytes(b'photos = "\xfc"')
-    for name in ("bad.toml", "latin.toml", "gone.toml", "."):
-        with pytest.raises(ConfigError, match="can't be read") as caught:
-            read_config(tmp_path / name)
-        assert caught.value.where == tmp_path / name
-
-
 def test_a_configuration_cant_be_changed() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config().seed = 3
@@ -204,24 +170,6 @@ def test_a_comparison_refuses_what_it_has_no_use_for(flag: str, settings: dict[s
 def test_a_comparison_has_defaults() -> None:
     plain = make_comparison({"photos": "photos"})
     assert (plain.seeds, plain.epochs, plain.test_size, plain.out) == (3, 10, None, None)
-
-
-def test_former_names_in_a_file_are_todays_so_that_flags_win(tmp_path: Path) -> None:
-    path = tmp_path / "args.toml"
-    path.write_text('anchor = 0.5\nlight = "varied"\n', "utf-8")
-    values = read_config(path) | {"distill": 1.0, "photos": "x"}
-    config = make_config(values)
-    assert (config.distill, config.color_jitter) == (1.0, "varied")
-    assert make_config({"photos": "x", "fresh_views": 2}).new_views == 2
-
-
-def test_a_setting_under_both_names_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "args.toml"
-    path.write_text("anchor = 0.5\ndistill = 1\n", "utf-8")
-    with pytest.raises(ConfigError, match="--anchor is the former name of --distill"):
-        read_config(path)
-    with pytest.raises(ConfigError, match="--anchor is the former name of --distill"):
-        make_config({"photos": "x", "anchor": 0.5, "distill": 1.0})
 
 
 @pytest.mark.parametrize(("given", "frame"), [("middle", "middle"), ("first", "first"), (3, 3), ("3", 3)])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 
@@ -224,3 +225,12 @@ def test_a_thread_that_ends_first_does_not_let_anothers_warnings_out() -> None:
         with pytest.raises(UserWarning, match="of interest"):
             warnings.warn("of interest", stacklevel=1)
     assert list(warnings.filters) == before
+
+
+def test_a_reader_that_has_seen_enough_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr("sys.stderr", Closed())
+    echo("a message")

@@ -6,11 +6,11 @@ import errno
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 from cyclopts import App, CycloptsError
 
+from unfreeze.cli.parameters import UserPath
 from unfreeze.cli.streams import drop_output, quiet_packages, settle_streams
 from unfreeze.errors import ConfigError, UnfreezeError
 from unfreeze.screen import echo, tell
@@ -41,20 +41,24 @@ app.command("unfreeze.cli.predict:evaluate", name="eval", help="Score the model 
 
 
 @app.command
-def report(run: Path, /) -> None:
+def report(run: UserPath, /, *, photos: UserPath | None = None) -> None:
     """Write the report of a finished run again, and print its path.
 
     Args:
-        run: The run's folder. Photos that were moved since are not shown.
+        run: The run's folder.
+        photos: The folder where the run's photos are now: they are found by their content. Default: where they were.
     """
-    from unfreeze.report import write_report
     from unfreeze.runs.folder import open_run
 
-    tell(str(write_report(open_run(run))))
+    folder = open_run(run)
+
+    from unfreeze.report import write_report  # after the folders for Matplotlib's files are known
+
+    tell(str(write_report(folder, photos)))
 
 
 @app.command
-def track(run: Path, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
+def track(run: UserPath, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
     """Write a finished run into a tracker, and print its address there.
 
     Args:
@@ -67,7 +71,7 @@ def track(run: Path, /, *, to: Literal["tensorboard", "mlflow"]) -> None:
 
 
 @app.command
-def serve(run: Path, /, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto") -> None:
+def serve(run: UserPath, /, *, host: str = "127.0.0.1", port: int = 8000, device: str = "auto") -> None:
     """Serve the model of a finished run: a page to try it on photos, and an HTTP API.
 
     Args:

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from unfreeze.cli.parameters import UserPath
 from unfreeze.screen import tell
 
 Flag = Annotated[bool, Parameter(negative=())]
 
 
 def export(
-    run: Path,
+    run: UserPath,
     /,
     *,
     onnx: Flag = False,
     torchscript: Flag = False,
     safetensors: Flag = False,
     int8: Flag = False,
-    photos: Path | None = None,
-    out: Path | None = None,
+    photos: UserPath | None = None,
+    out: UserPath | None = None,
 ) -> None:
     """Export the model of a finished run; each file must give the same answers on real photos as the run.
 

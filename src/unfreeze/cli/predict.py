@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from unfreeze.cli.parameters import UserPath
 from unfreeze.errors import ConfigError, PhotosError
 from unfreeze.screen import echo, inert_name, tell
 
@@ -20,12 +21,12 @@ if TYPE_CHECKING:
     from unfreeze.data.decode import Trait
 
 STANDARD = Path("-")  # stdin or stdout in place of a file
-Output = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
+Output = Annotated[UserPath | None, Parameter(allow_leading_hyphen=True)]
 
 
 def predict(
-    run: Path,
-    places: Annotated[list[Path], Parameter(negative=(), json_list=False, allow_leading_hyphen=True)],
+    run: UserPath,
+    places: Annotated[list[UserPath], Parameter(negative=(), json_list=False, allow_leading_hyphen=True)],
     /,
     *,
     csv: Output = None,
@@ -126,11 +127,11 @@ def _fills_the_terminal(csv: Path | None, json: Path | None, total: int | None) 
 
 
 def explain(
-    run: Path,
-    places: Annotated[list[Path], Parameter(negative=(), json_list=False)],
+    run: UserPath,
+    places: Annotated[list[UserPath], Parameter(negative=(), json_list=False)],
     /,
     *,
-    out: Path | None = None,
+    out: UserPath | None = None,
     label: str | None = None,
     device: str = "auto",
 ) -> None:
@@ -161,7 +162,7 @@ def explain(
         raise PhotosError(f"{len(paths) - n_drawn} of {len(paths)} photos can't be read; the others were drawn.")
 
 
-def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
+def evaluate(run: UserPath, photos: UserPath, /, *, device: str = "auto") -> None:
     """Score the model of a finished run on other labelled photos.
 
     Args:

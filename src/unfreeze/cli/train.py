@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from unfreeze.config import CompareSettings, Settings, TrainConfig, make_comparison, make_config, read_config
+from unfreeze.cli.parameters import UserPath
+from unfreeze.config import CompareSettings, Settings, TrainConfig, make_comparison, make_config
+from unfreeze.config_file import read_config
 from unfreeze.errors import ConfigError
 from unfreeze.runs.folder import RunFolder
 from unfreeze.screen import echo, tell
@@ -18,10 +20,10 @@ COMPARE_DEFAULTS = CompareSettings()
 
 
 def train(
-    photos: Path | None = None,
+    photos: UserPath | None = None,
     /,
     *,
-    config: Path | None = None,
+    config: UserPath | None = None,
     track: Tracker | None = None,
     settings: Annotated[Settings, Parameter(name="*")] = DEFAULTS,
 ) -> None:
@@ -48,7 +50,7 @@ def train(
 
 
 def compare(
-    photos: Path,
+    photos: UserPath,
     /,
     *,
     settings: Annotated[CompareSettings, Parameter(name="*")] = COMPARE_DEFAULTS,

@@ -8,10 +8,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
+from unfreeze.data.copies import DECODED_SIDE, Copies, find_copies
 from unfreeze.data.decode import Facts, facts_key, inspect, trait_notes
+from unfreeze.data.fingerprints import fingerprint
 from unfreeze.data.folders import Skipped, quote_list
+from unfreeze.data.groups import merge_groups
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.errors import DecodeError, PhotosError
 from unfreeze.reading import FIRST_FRAME, Reading
@@ -55,9 +59,11 @@ def check(photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: R
     """Decode every image in full and return the set to train on, with the reason for every file that is left out.
 
     - Unreadable files are left out.
-    - Byte-identical files with two labels are all left out.  In two given splits, only the copies in test (then val,
-      then train) are used.  Otherwise the copies, and the user's groups that share them, become one group, which
-      no split divides.
+    - Files with the same bytes or the same pixels and two labels are all left out.  In two given splits, only the copies
+      in test (then val, then train) are used.  Otherwise the copies, and the user's groups that share them, become one
+      group, which no split divides.
+    - Files that look the same (saved anew in another size or quality) become one group, too, unless the given splits
+      part them: that is noted.
     - A class without a training image is dropped, and the labels are renumbered.
 
     Args:
@@ -70,17 +76,17 @@ def check(photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: R
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
     readable, reasons = _inspect_all(photos.samples, known, reading)
-    copies: dict[str, list[Sample]] = defaultdict(list)
+    copies = find_copies(readable.values(), reading)
+    by_content: dict[str, list[Sample]] = defaultdict(list)
     for sample in readable.values():
-        copies[sample.digest].append(sample)
-    for identical in copies.values():
+        by_content[copies.content(sample)].append(sample)
+    for identical in by_content.values():
         reasons |= _conflicts(identical)
     usable = [sample for sample in readable.values() if sample not in reasons]
     trainable = {sample.label for sample in usable if sample.split in (None, "train")}
     reasons |= {sample: "its class has no photo left to train on" for sample in usable if sample.label not in trainable}
     usable = [sample for sample in usable if sample not in reasons]
-    grouped = _merge_groups(usable)
-    n_copies = len(usable) - len({sample.digest for sample in usable})
+    grouped = merge_groups(usable, copies)
     if sum(count >= 2 for count in _class_counts(grouped).values()) < 2:
         raise PhotosError(
             f"Of {len(photos.samples)} photos {len(grouped)} can be used, and fewer than two classes have two of them.",
@@ -99,7 +105,7 @@ def check(photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: R
         photos.left_out + tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items()),
     )
     dropped = [name for name in photos.classes if name not in checked.classes]
-    notes = (*_notes(checked, dropped, n_copies), *trait_notes((sample.traits for sample in checked.samples), reading))
+    notes = (*_notes(checked, dropped, copies), *trait_notes((sample.traits for sample in checked.samples), reading))
     return replace(checked, notes=photos.notes + notes)
 
 
@@ -122,71 +128,54 @@ def _inspect_all(
 
 
 def _inspect(sample: Sample, known: Mapping[str, Facts], reading: Reading) -> Sample | DecodeError:
-    """Return the sample with its digest, size and traits, or the error."""
+    """Return the sample with its digest, size, traits and fingerprint, or the error."""
     try:
         with sample.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        # A large JPEG is decoded to a fraction of its size, which is faster.
-        facts = known.get(facts_key(digest, reading)) or inspect(sample.path, _TINY_SIDE, reading)
-        return replace(sample, digest=digest, size=facts.size, traits=facts.traits)
+        facts = known.get(facts_key(digest, reading)) or _decoded(sample.path, reading)
+        return replace(sample, digest=digest, size=facts.size, traits=facts.traits, fingerprint=facts.fingerprint)
     except DecodeError as error:
         return error
     except OSError as error:
         return DecodeError(f"The file can't be read: {error.strerror}.", where=sample.path)
 
 
+def _decoded(path: Path, reading: Reading) -> Facts:
+    """Decode a file and return what is kept of it: a large JPEG is decoded to a fraction of its size, which is faster."""
+    decoded = inspect(path, DECODED_SIDE, reading)
+    return Facts(decoded.size, decoded.traits, fingerprint(decoded.image))
+
+
 def _conflicts(identical: list[Sample]) -> dict[Sample, str]:
-    """Return which of these byte-identical images can't be used, and why."""
+    """Return which of these images with the same bytes or pixels can't be used, and why."""
     if len({sample.label for sample in identical}) > 1:
         others = {sample: next(other for other in identical if other.label != sample.label) for sample in identical}
         return {
-            sample: f"is byte-identical to {other.file_name}, which has another label"
+            sample: f"{_identity(sample, other)} {other.file_name}, which has another label"
             for sample, other in others.items()
         }
     used = max(identical, key=lambda sample: _SPLITS.index(sample.split))
     return {
-        sample: f"is byte-identical to {used.file_name}, which is in {used.split}"
+        sample: f"{_identity(sample, used)} {used.file_name}, which is in {used.split}"
         for sample in identical
         if sample.split != used.split
     }
 
 
-def _merge_groups(samples: list[Sample]) -> list[Sample]:
-    """Return the samples with copies, and the user's groups that share copies, merged into one group each."""
-    parent: dict[str, str] = {}
-
-    def root(key: str) -> str:
-        while parent.setdefault(key, key) != key:
-            key = parent[key]
-        return key
-
-    keys = {sample: f"file {sample.digest}" for sample in samples}
-    for sample in samples:
-        if sample.group is not None:
-            parent[root(keys[sample])] = root(f"group {sample.group}")
-    members: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        members[root(keys[sample])].append(sample)
-
-    def group_name(sample: Sample) -> str | None:
-        together = members[root(keys[sample])]
-        named = [other.group for other in together if other.group is not None]
-        return min(named, default=f"copies of {together[0].file_name}" if len(together) > 1 else None)
-
-    return [replace(sample, group=group_name(sample)) for sample in samples]
+def _identity(sample: Sample, other: Sample) -> str:
+    return "is byte-identical to" if sample.digest == other.digest else "has pixels identical to those of"
 
 
 def _class_counts(samples: Sequence[Sample]) -> dict[int, int]:
     return dict(Counter(sample.label for sample in samples))
 
 
-def _notes(checked: PhotoSet, dropped: list[str], n_copies: int) -> Iterator[str]:
+def _notes(checked: PhotoSet, dropped: list[str], copies: Copies) -> Iterator[str]:
     counts = {checked.classes[label]: count for label, count in sorted(_class_counts(checked.samples).items())}
     largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
     if dropped:
         yield f"No photo is left to train on in {quote_list(dropped)}: add readable photos to keep the class."
-    if n_copies:
-        yield f"Byte-identical copies among them: {n_copies}; no split parts them, but removing them is better."
+    yield from _copy_notes(checked, copies)
     tiny = [sample.file_name for sample in checked.samples if sample.short_side < _TINY_SIDE]
     if tiny:
         yield f"Photos with a side below {_TINY_SIDE} pixels: {len(tiny)} (first: {tiny[0]}); take larger originals."
@@ -208,3 +197,35 @@ def _notes(checked: PhotoSet, dropped: list[str], n_copies: int) -> Iterator[str
     divided = sorted(group for group, splits in splits_by_group.items() if len(splits) > 1)
     if divided:
         yield f"Your splits part the groups {quote_list(divided)}: scores will be too good; put each group on one side."
+
+
+def _copy_notes(checked: PhotoSet, copies: Copies) -> Iterator[str]:
+    n_copies = len(checked.samples) - len({copies.content(sample) for sample in checked.samples})
+    if n_copies:
+        yield (
+            f"Identical copies among them (the same bytes or pixels): {n_copies}; no split parts them, but removing them "
+            "is better."
+        )
+    by_digest = {sample.digest: sample for sample in checked.samples}
+    pairs = [(by_digest[a], by_digest[b]) for a, b in copies.alike if a in by_digest and b in by_digest]
+    parted = [pair for pair in pairs if None not in (pair[0].split, pair[1].split) and pair[0].split != pair[1].split]
+    together = [pair for pair in pairs if pair not in parted]
+    if together:
+        kept = (
+            "no split parts them"
+            if all(a.group is not None and a.group == b.group for a, b in together)
+            else ("some are on both sides of a split, as they are too many of their class")
+        )
+        yield f"Photos that look the same as another one (saved anew?): {len(together)}, {_first(together)}; {kept}."
+    if parted:
+        yield (
+            f"Photos that look the same on both sides of your splits: {len(parted)}, {_first(parted)}: scores will be "
+            "too good; keep one of each."
+        )
+    odd = [(a, b) for a, b in pairs if a.label != b.label]
+    if odd:
+        yield f"Photos that look the same but have two labels: {len(odd)}, {_first(odd)}; check the labels."
+
+
+def _first(pairs: Sequence[tuple[Sample, Sample]]) -> str:
+    return f"such as {pairs[0][1].file_name} and {pairs[0][0].file_name}"

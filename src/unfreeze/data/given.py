@@ -16,6 +16,7 @@ from unfreeze.data.decode import Decoded, inspect
 from unfreeze.data.places import find_photos, iter_photos
 from unfreeze.errors import ArgumentError, DecodeError
 from unfreeze.files import exists
+from unfreeze.paths import user_path
 from unfreeze.reading import FIRST_FRAME, Reading
 
 if TYPE_CHECKING:
@@ -140,10 +141,10 @@ def _is_one(given: object) -> bool:
 
 
 def _photo(item: object, place: str) -> Photo:
-    if isinstance(item, Photo):
+    if isinstance(item, GivenImage):
         return item
     if isinstance(item, str | os.PathLike):
-        return Path(os.fsdecode(item))
+        return user_path(os.fsdecode(item))
     if isinstance(item, bytes | bytearray | memoryview):
         return GivenImage(Path(place), bytes(item))
     if isinstance(item, Image.Image):

@@ -10,6 +10,7 @@ from pathlib import Path
 from unfreeze.data.folders import FolderWalk
 from unfreeze.errors import PhotosError
 from unfreeze.files import exists, is_folder
+from unfreeze.paths import user_path
 
 _WILD = frozenset("*?[")
 
@@ -59,7 +60,7 @@ def expand_globs(paths: Iterable[str | Path]) -> list[Path]:
     Raises:
         PhotosError: A path doesn't exist, or a pattern matches nothing.
     """
-    return [match for path in paths for match in _matches(Path(path))]
+    return [match for path in paths for match in _matches(user_path(path))]
 
 
 def read_path_list(stream: BufferedIOBase, *, null: bool = False) -> Iterator[Path]:
@@ -82,7 +83,7 @@ def _photos_of_names(names: Iterable[bytes], null: bool) -> Iterator[Path]:
     for name in names:
         path = name if null else name.removesuffix(b"\r")
         if path:
-            yield from iter_photos([Path(os.fsdecode(path))])
+            yield from iter_photos([user_path(os.fsdecode(path))])
 
 
 def _matches(pattern: Path) -> list[Path]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from unfreeze.data.decode import Trait
 from unfreeze.data.folders import FolderWalk, Skipped, display_name, quote_list
 from unfreeze.data.tables import read_cells
-from unfreeze.errors import PhotosError
+from unfreeze.errors import PhotosError, UnfreezeError
 from unfreeze.files import exists, is_file, is_folder
+from unfreeze.paths import user_path
 
 __all__ = ["PhotoSet", "Sample", "Skipped", "Split", "read_photos"]
 
 Split = Literal["train", "val", "test"]
 
 _SPLITS: dict[str, Split] = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_TABLES = (".csv", ".tsv", ".parquet")
 _LAYOUT = "Expected PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a table with the columns file_name and label."
 
 
@@ -34,6 +38,7 @@ class Sample:
         digest: SHA-256 of the file; empty until it has been read.
         size: Width and height of the upright image in pixels; zeros until the file has been read.
         traits: What decoding leaves of the file unseen or changes.
+        fingerprint: What the photo shows, to find copies of it; empty until the file has been read.
     """
 
     path: Path
@@ -44,6 +49,7 @@ class Sample:
     digest: str = ""
     size: tuple[int, int] = (0, 0)
     traits: tuple[Trait, ...] = ()
+    fingerprint: str = field(default="", compare=False, repr=False)
 
     @property
     def short_side(self) -> int:
@@ -83,10 +89,10 @@ def read_photos(source: Path, *, to_train: bool = True) -> PhotoSet:
         MissingExtraError: The source is a Parquet table and pyarrow isn't installed.
     """
     if is_folder(source):
-        photos = _read_folder(source)
+        photos = _read_folder(source, to_train)
     elif not exists(source):
         raise PhotosError("There is no such folder or table of photos.", where=source, mend=_LAYOUT)
-    elif source.suffix.lower() in (".csv", ".tsv", ".parquet"):
+    elif source.suffix.lower() in _TABLES:
         photos = _read_table(source)
     else:
         raise PhotosError("This is neither a folder nor a table (.csv, .tsv, .parquet).", where=source, mend=_LAYOUT)
@@ -120,7 +126,7 @@ class _Row(NamedTuple):
     split: Split | None
 
 
-def _read_folder(root: Path) -> PhotoSet:
+def _read_folder(root: Path, to_train: bool) -> PhotoSet:
     walk = FolderWalk(root)
     folders = walk.folders(root)
     inside = {folder: walk.folders(folder) for folder in folders if folder.name.lower() in _SPLITS}
@@ -128,7 +134,8 @@ def _read_folder(root: Path) -> PhotoSet:
     splits = inside if any(inside.values()) else {}
     class_folders: list[tuple[Path, Split | None]]
     if splits:
-        _refuse_odd_splits(root, splits, [folder for folder in folders if folder not in splits and walk.photos(folder)])
+        others = [folder for folder in folders if folder not in splits and walk.photos(folder)]
+        _refuse_odd_splits(root, splits, others, to_train)
         class_folders = [(folder, _SPLITS[split.name.lower()]) for split in splits for folder in splits[split]]
     else:
         class_folders = [(folder, None) for folder in folders]
@@ -140,7 +147,13 @@ def _read_folder(root: Path) -> PhotoSet:
         for photo in photos
     ]
     empty = [walk.name(folder) for folder, _, photos in contents if not photos]
-    if not rows or (inside and not splits and {row.path.parent for row in rows} <= set(inside)):
+    unlabelled = not rows or (inside and not splits and {row.path.parent for row in rows} <= set(inside))
+    if unlabelled or len({row.label for row in rows}) == 1:
+        photos_here = [*loose, *(row.path for row in rows)]
+        labelled = _labelled_by_table(root, photos_here) if photos_here else None
+        if labelled is not None:
+            return labelled
+    if unlabelled:
         raise PhotosError(
             f"There are no class folders with photos, only {len(loose) + len(rows)} photos without a class.",
             where=root,
@@ -161,7 +174,37 @@ def _read_folder(root: Path) -> PhotoSet:
     return _photo_set(root, rows, walk.left_out, walk.notes() + notes + _unicode_form_notes(spelled))
 
 
-def _refuse_odd_splits(root: Path, splits: dict[Path, list[Path]], others: list[Path]) -> None:
+def _labelled_by_table(root: Path, photos: list[Path]) -> PhotoSet | None:
+    """Return the photos of a folder with the labels of the one table in it that has any; None without such a table.
+
+    Raises:
+        PhotosError: Several tables have labels, or the one is refused.
+    """
+    files = [path for path in sorted(root.iterdir()) if path.suffix.lower() in _TABLES and is_file(path)]
+    listed = {str(path) for path in photos}
+    tables = [path for path in files if path.name[0] != "." and not listed.isdisjoint(_named(path))]
+    if len(tables) > 1:
+        raise PhotosError(
+            f"There are no class folders, but {len(tables)} tables: {quote_list(table.name for table in tables)}.",
+            where=root,
+            mend="Name the table that has the labels in place of the folder.",
+        )
+    if not tables:
+        return None
+    labelled = _read_table(tables[0])
+    n_others = len(listed - {str(sample.path) for sample in labelled.samples})
+    others = f"; {n_others} photos of the folder are not used" if n_others else ""
+    return replace(labelled, notes=(f"The labels are those in {tables[0].name}{others}.", *labelled.notes))
+
+
+def _named(table: Path) -> Iterator[str]:
+    """Yield the paths that a table of photos names; none where it can't be read."""
+    with suppress(UnfreezeError):
+        for cells in read_cells(table):
+            yield str(table.parent / user_path(cells.get("file_name", "")))
+
+
+def _refuse_odd_splits(root: Path, splits: dict[Path, list[Path]], others: list[Path], to_train: bool) -> None:
     if others:
         raise PhotosError(
             f"Split folders ({quote_list(folder.name for folder in splits)}) and other folders with photos "
@@ -169,7 +212,7 @@ def _refuse_odd_splits(root: Path, splits: dict[Path, list[Path]], others: list[
             where=root,
             mend="Keep only train, val and test here, or only class folders, or list the photos in a table.",
         )
-    if not any(_SPLITS[folder.name.lower()] == "train" for folder in splits):
+    if to_train and not any(_SPLITS[folder.name.lower()] == "train" for folder in splits):
         raise PhotosError(
             f"There is {quote_list(folder.name for folder in splits)}, but no train folder.",
             where=root,
@@ -188,7 +231,7 @@ def _read_table(table: Path) -> PhotoSet:
         name, label, side = cells.get("file_name", ""), cells.get("label", ""), cells.get("split", "").lower()
         if side and side not in _SPLITS:
             raise PhotosError(f"The split {side!r} is unknown.", where=where, mend="Write train, val or test.")
-        path = table.parent / name
+        path = table.parent / user_path(name)
         if not name or not label:
             left_out.append(Skipped(display_name(name) or f"row {number}", "has no label" if name else "names no file"))
             continue

@@ -21,6 +21,7 @@ from unfreeze.export.parity import BATCH, max_abs_difference, run_all
 from unfreeze.export.parity_images import ParityImages, evenly_spaced, find_parity_images
 from unfreeze.files import write_text
 from unfreeze.models.saved import Classifier, load_model
+from unfreeze.paths import user_path
 from unfreeze.predict import Probabilities, photo_batches, predict_logits, probabilities
 from unfreeze.runs.run import Run
 from unfreeze.version import __version__
@@ -96,10 +97,10 @@ def export(
     requested: list[Format] = [name for name in FILE_NAMES if name in formats or (name == "onnx" and "int8" in formats)]
     if "onnx" in requested:
         onnx_file.require()
-    folder = Path(out) if out is not None else run.folder.export
+    folder = user_path(out) if out is not None else run.folder.export
     _refuse_foreign(folder, requested)
     model = load_model(run.folder.model, torch.device("cpu"))
-    images = find_parity_images(run, Path(photos) if photos is not None else None)
+    images = find_parity_images(run, user_path(photos) if photos is not None else None)
     if "int8" in requested and not images.train_and_val:
         raise PhotosError(
             "int8 is fitted on training photos and measured on test photos, and the run's are not where they were.",

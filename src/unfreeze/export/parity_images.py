@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from unfreeze.data.locate import relocate_images
 from unfreeze.data.places import find_photos
 from unfreeze.errors import PhotosError, RunError
 from unfreeze.files import read_table
+from unfreeze.runs.photos import find_photos_of
 from unfreeze.runs.run import Run
 
 T = TypeVar("T")
@@ -74,13 +73,12 @@ def find_parity_images(run: Run, photos: Path | None) -> ParityImages:
         PhotosError: ``photos`` doesn't exist, or has no images.
         RunError: The run's tables are damaged.
     """
-    folder = photos if photos is not None else _photos_folder(run)
     header, rows = read_table(run.folder.splits)
     try:
         columns = [header.index(name) for name in ("file_name", "label", "group", "split")] if header else []
         listed = [tuple(row[column] for column in columns) for row in rows]
         class_index = {name: index for index, name in enumerate(run.classes)}
-        paths = relocate_images(folder, [name for name, *_ in listed])
+        paths = find_photos_of(run.folder, [name for name, *_ in listed], photos, verify=False)
         found = [
             (Photo(paths[name], class_index[label], group or None), split)
             for name, label, group, split in listed
@@ -92,12 +90,3 @@ def find_parity_images(run: Run, photos: Path | None) -> ParityImages:
     test = tuple(photo for photo, split in found if split == "test")
     others = tuple(find_photos([photos])) if photos is not None and not found else ()
     return ParityImages(train_and_val, test, others)
-
-
-def _photos_folder(run: Run) -> Path | None:
-    """Return the folder or table that the run was trained on; None where it is not known."""
-    try:
-        path = tomllib.loads(run.folder.args.read_text("utf-8")).get("photos")
-    except (OSError, ValueError):
-        return None
-    return Path(path) if isinstance(path, str) else None

@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from unfreeze.data.decode import decode
-from unfreeze.data.locate import relocate_images
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.evaluation.significance import changed
@@ -19,6 +18,7 @@ from unfreeze.reading import FIRST_FRAME, Reading
 from unfreeze.report.elements import Gallery, Photo, Section, Text
 from unfreeze.report.run_data import ARM_NAMES, Predictions, RunData
 from unfreeze.runs.folder import PICTURED
+from unfreeze.runs.photos import find_photos_of
 from unfreeze.verdict_sentences import counted
 
 THUMBNAIL_SIDE = 160  # pixels
@@ -69,7 +69,8 @@ def photos(run: RunData) -> Section | None:
             *groups,
         ]
     without_heatmap = sorted({row for group in groups for row in group.shown if row not in group.heatmaps})
-    files = relocate_images(_photos_folder(run), [predictions.file_names[row] for row in without_heatmap])
+    names = [predictions.file_names[row] for row in without_heatmap]
+    files = find_photos_of(run.folder, names, run.photos) if run.folder is not None else {}
     reading = _reading(run)
     thumbnails = {row: thumbnail(files.get(predictions.file_names[row]), reading) for row in without_heatmap}
     galleries = [
@@ -85,7 +86,12 @@ def photos(run: RunData) -> Section | None:
     notes = [Text(HEATMAP_NOTE)] if any(gallery.wide for gallery in galleries) else []
     if None in thumbnails.values():
         missing = sum(jpeg is None for jpeg in thumbnails.values())
-        notes.append(Text(f"{missing} of {len(thumbnails)} photos are not shown: they were moved, or can't be read."))
+        notes.append(
+            Text(
+                f"{missing} of {len(thumbnails)} photos are not shown: they were moved or changed, or can't be read. "
+                "unfreeze report RUN --photos FOLDER looks for them in another folder."
+            )
+        )
     return Section("Photos", (*notes, *galleries))
 
 
@@ -114,11 +120,6 @@ def _reading(run: RunData) -> Reading:
     """Return how the run read files; runs of earlier versions don't say, and looked at the first frame."""
     frame = run.args.get("frame")
     return Reading(frame) if frame == "middle" or isinstance(frame, int) else FIRST_FRAME
-
-
-def _photos_folder(run: RunData) -> Path | None:
-    path = run.args.get("photos")
-    return Path(path) if isinstance(path, str) else None
 
 
 def _photo(run: RunData, predictions: Predictions, row: int, heatmaps: bytes | None, jpeg: bytes | None) -> Photo:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from unfreeze.errors import RunError
+from unfreeze.config_file import read_config
+from unfreeze.errors import ConfigError, RunError
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.resampling import FloatArray
 from unfreeze.files import read_table
@@ -65,6 +65,8 @@ class RunData:
         args: The settings.
         sha256: Digest of the shipped weights.
         heatmaps: JPEG files with both models' heatmaps, by the image's index among the predictions.
+        folder: The run's folder.
+        photos: Where the images are now; None: where they were.
     """
 
     name: str
@@ -76,6 +78,8 @@ class RunData:
     args: Mapping[str, object] = field(default_factory=dict)
     sha256: str | None = None
     heatmaps: Mapping[int, bytes] = field(default_factory=dict)
+    folder: RunFolder | None = None
+    photos: Path | None = None
 
     @property
     def arm(self) -> str:
@@ -102,17 +106,17 @@ class RunData:
         return f"{self.scores.n} photos, each answered by a model that never saw it"
 
 
-def read_run_data(folder: RunFolder) -> RunData:
-    """Read a finished run.
+def read_run_data(folder: RunFolder, photos: Path | None = None) -> RunData:
+    """Read a finished run, whose images are in ``photos`` now (None: where they were).
 
     Raises:
         RunError: There is no finished run in the folder, or one of its files is damaged.
     """
     verdict = load(folder.root).verdict
     try:
-        args = tomllib.loads(folder.args.read_text("utf-8")) if folder.args.is_file() else {}
-    except (OSError, ValueError) as error:
-        raise RunError(f"The configuration can't be read: {error}", where=folder.args) from error
+        args = read_config(folder.args) if folder.args.is_file() else {}
+    except ConfigError as error:
+        raise RunError(error.what, where=folder.args) from error
     predictions = _parse(
         folder.predictions, lambda header, rows: _parse_predictions(header, rows, verdict.data.classes)
     )
@@ -127,6 +131,8 @@ def read_run_data(folder: RunFolder) -> RunData:
         args=args,
         sha256=_sha256(folder.weights),
         heatmaps={row: path.read_bytes() for row, path in heatmaps.items() if path.is_file()},
+        folder=folder,
+        photos=photos,
     )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from unfreeze.errors import RunError
 from unfreeze.files import is_folder
+from unfreeze.paths import user_path
+from unfreeze.scratch import prepare_folders
 
 RUNS = Path("runs")
 PICTURED = 12  # images of each kind (fixed, broken) that the report shows with heatmaps
@@ -33,6 +35,11 @@ class RunFolder:
     def splits(self) -> Path:
         """The split and the fold of every image."""
         return self.root / "splits.csv"
+
+    @property
+    def photos(self) -> Path:
+        """The SHA-256 and the fingerprint of every image, by which it is found again."""
+        return self.root / "photos.csv"
 
     @property
     def predictions(self) -> Path:
@@ -164,12 +171,13 @@ def new_run(out: Path | None, kind: str = "train") -> RunFolder:
         ) from error
 
 
-def open_run(root: Path) -> RunFolder:
+def open_run(root: str | Path) -> RunFolder:
     """Return a finished run's folder.
 
     Raises:
         RunError: There is no such folder, or the run never finished.
     """
+    root = user_path(root)
     if not is_folder(root):
         raise RunError(
             "There is no such run folder.", where=root, mend="`unfreeze train` prints the folder that it makes."
@@ -179,6 +187,7 @@ def open_run(root: Path) -> RunFolder:
         raise RunError(
             "This run never finished: it has no verdict.json.", where=root, mend="Train again, or name another folder."
         )
+    prepare_folders(root)
     return folder
 
 

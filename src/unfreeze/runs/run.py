@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unfreeze.errors import DecodeError
+from unfreeze.paths import user_path
 from unfreeze.runs.folder import RunFolder, open_run
 from unfreeze.verdict import Verdict
 
 if TYPE_CHECKING:
     from unfreeze.data.given import Photo, Photos
+    from unfreeze.data.sources import Sample
     from unfreeze.evaluation.metrics import Scores
     from unfreeze.explain import Explanation
     from unfreeze.models.saved import Classifier
@@ -40,6 +42,10 @@ class Run:
     def classes(self) -> tuple[str, ...]:
         """The class names, in the order of the probabilities."""
         return self.verdict.data.classes
+
+    def in_any_folder(self) -> Run:
+        """Return the run with its whole path, so that it can be used after the working folder changes."""
+        return replace(self, folder=RunFolder(self.folder.root.absolute()))
 
     def predict(self, photos: Photos) -> list[Prediction]:
         """Predict photos.
@@ -138,8 +144,12 @@ class Run:
 
         from unfreeze.errors import PhotosError
         from unfreeze.evaluation.metrics import score
+        from unfreeze.runs.photos import count_trained
+        from unfreeze.runtime import echo
 
         labelled = _labelled(photos, labels, self.reading)
+        if labelled.samples and sum(trained := count_trained(self.folder, labelled.samples)):
+            echo(f"note: {trained.sentence(len(labelled.samples))}")
         unknown = [name for name in labelled.names if name not in self.classes]
         if unknown:
             raise PhotosError(
@@ -172,6 +182,7 @@ class _Labelled:
     photos: Sequence[Photo]
     names: Sequence[str]
     groups: Sequence[str | None]
+    samples: Sequence[Sample] = ()
 
 
 def _labelled(photos: Photos, labels: Iterable[str] | None, reading: Reading) -> _Labelled:
@@ -197,14 +208,14 @@ def _labelled(photos: Photos, labels: Iterable[str] | None, reading: Reading) ->
             where="photos",
             mend="Give the path of one, or images with labels=[...], the class of each.",
         )
-    dataset = drop_unreadable(read_photos(Path(photos), to_train=False), reading=reading)
+    dataset = drop_unreadable(read_photos(user_path(os.fspath(photos)), to_train=False), reading=reading)
     for note in dataset.notes:
         echo(f"note: {note}")
     for left in dataset.left_out:
         echo(f"left out: {left.file_name}: {left.reason}")
     samples = dataset.samples
     names = [dataset.classes[sample.label] for sample in samples]
-    return _Labelled([sample.path for sample in samples], names, [sample.group for sample in samples])
+    return _Labelled([sample.path for sample in samples], names, [sample.group for sample in samples], samples)
 
 
 def _is_photo(photo: Photo, reading: Reading) -> bool:
@@ -231,6 +242,6 @@ def load(folder: str | Path, device: str = "auto") -> Run:
     Raises:
         RunError: ``folder`` has no run, the run never finished, or a later version wrote it.
     """
-    run_folder = open_run(Path(folder))
+    run_folder = open_run(folder)
     verdict = Verdict.from_json(run_folder.verdict.read_text("utf-8", errors="replace"), str(run_folder.verdict))
     return Run(run_folder, verdict, device)

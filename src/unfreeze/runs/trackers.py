@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from unfreeze.config_file import read_config
 from unfreeze.errors import MissingExtraError, RunError
 from unfreeze.files import read_table
 from unfreeze.runs.folder import RunFolder, open_run
@@ -83,7 +83,7 @@ def read_record(folder: RunFolder) -> Record:
     """
     verdict = Verdict.from_json(folder.verdict.read_text("utf-8"), str(folder.verdict))
     sections = verdict.model_dump(exclude_none=True, exclude={"schema_version", "trials", "versions"})
-    settings = tomllib.loads(folder.args.read_text("utf-8")) if folder.args.exists() else {}
+    settings = read_config(folder.args) if folder.args.exists() else {}
     header, rows = read_table(folder.history)
     epochs: dict[str, list[tuple[int, float]]] = {}
     for row in (dict(zip(header, cells, strict=True)) for cells in rows):

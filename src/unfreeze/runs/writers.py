@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import tomli_w
-
 from unfreeze.config import Common
+from unfreeze.config_file import config_text
 from unfreeze.data.rendering.coverage import describe_sight, seen_share, unseen_note
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import Splits
@@ -54,8 +53,7 @@ def describe(
 
 def write_arguments(folder: RunFolder, config: Common) -> None:
     """Write the settings of the run; ``unfreeze train --config args.toml`` runs it again."""
-    local_settings = {"out", "cache", "cache_gib"}
-    write_text(folder.args, tomli_w.dumps(config.model_dump(mode="json", exclude_none=True, exclude=local_settings)))
+    write_text(folder.args, config_text(config, folder.root))
 
 
 def write_checks(folder: RunFolder, photos: PhotoSet) -> None:
@@ -73,6 +71,12 @@ def write_splits(folder: RunFolder, photos: PhotoSet, splits: Splits) -> None:
         for i, (sample, fold) in enumerate(zip(photos.samples, splits.fold, strict=True))
     ]
     write_table(folder.splits, ["file_name", "label", "group", "split", "fold"], rows)
+
+
+def write_photos(folder: RunFolder, photos: PhotoSet) -> None:
+    """Write the SHA-256 and the fingerprint of every image."""
+    rows = [(sample.file_name, sample.digest, sample.fingerprint) for sample in photos.samples]
+    write_table(folder.photos, ["file_name", "sha256", "fingerprint"], rows)
 
 
 def write_predictions(folder: RunFolder, photos: PhotoSet, predictions: HeldOutPredictions) -> None:

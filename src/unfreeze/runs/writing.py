@@ -14,6 +14,7 @@ from unfreeze.runs.writers import (
     write_arguments,
     write_checks,
     write_history,
+    write_photos,
     write_predictions,
     write_splits,
 )
@@ -31,6 +32,7 @@ def start_run(config: TrainConfig, inputs: Inputs, recipe: Recipe) -> RunFolder:
     write_arguments(folder, config)
     write_checks(folder, inputs.photos)
     write_splits(folder, inputs.photos, inputs.splits)
+    write_photos(folder, inputs.photos)
     for line in describe(inputs.photos, inputs.splits, inputs.backbone, recipe, inputs.reference):
         echo(line)
     return folder

@@ -2,13 +2,14 @@ import hashlib
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from unfreeze.data.checks import check, drop_unreadable
-from unfreeze.data.decode import Decoded, Facts, facts_key, inspect
+from unfreeze.data.decode import Decoded, Facts, decode, facts_key, inspect
 from unfreeze.data.sources import PhotoSet, Sample, Split, read_photos
 from unfreeze.errors import PhotosError
 from unfreeze.reading import FIRST_FRAME, Reading
@@ -22,6 +23,16 @@ def draw(root: Path, *names: str, side: int = 40) -> Path:
         seed = list(name.encode())
         Image.fromarray(np.random.default_rng(seed).integers(0, 256, (side, side, 3), np.uint8)).save(path)
     return root
+
+
+def paint(path: Path, seed: int) -> None:
+    """Draw a scene: large areas of light and shade, and small marks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    image = Image.fromarray(random.integers(0, 256, (5, 7, 3), np.uint8)).resize((280, 200), Image.Resampling.BICUBIC)
+    for x, y in random.integers(10, 190, (12, 2)):
+        image.paste((int(x), int(y), 128), (int(x), int(y), int(x) + 9, int(y) + 5))
+    image.save(path)
 
 
 def two_classes(root: Path) -> Path:
@@ -61,7 +72,11 @@ def test_known_photos_are_hashed_but_not_decoded(tmp_path: Path, monkeypatch: py
         return inspect(path, enough, reading)
 
     monkeypatch.setattr("unfreeze.data.checks.inspect", noted)
-    known = {sample.digest: Facts(sample.size) for sample in first.samples if sample.file_name != "a/3.png"}
+    known = {
+        sample.digest: Facts(sample.size, sample.traits, sample.fingerprint)
+        for sample in first.samples
+        if sample.file_name != "a/3.png"
+    }
     assert check(photos, known) == first
     assert drop_unreadable(photos, known).samples == first.samples
     assert [path.name for path in decoded] == ["3.png", "3.png"]
@@ -118,6 +133,59 @@ def test_copies_in_a_class_share_a_group(tmp_path: Path) -> None:
     groups = {sample.file_name: sample.group for sample in check(read_photos(tmp_path)).samples}
     assert groups["a/0.png"] == groups["a/copy.png"] == "copies of a/0.png"
     assert [group for name, group in groups.items() if name not in ("a/0.png", "a/copy.png")] == [None] * 9
+
+
+def resave(root: Path, source: str, target: str, scale: float = 1, **options: Any) -> None:
+    """Save a photo anew, smaller if wanted."""
+    image = decode(root / source)
+    (root / target).parent.mkdir(parents=True, exist_ok=True)
+    size = (round(image.width * scale), round(image.height * scale))
+    image.resize(size, Image.Resampling.LANCZOS).save(root / target, **options)
+
+
+RESAVED = [
+    ("x.bmp", {}),
+    ("x.tif", {"compression": "tiff_lzw"}),
+    ("x.webp", {"lossless": True}),
+    ("x.png", {"compress_level": 1}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), RESAVED)
+def test_photos_with_the_same_pixels_are_copies(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    two_classes(tmp_path / "train")
+    resave(tmp_path, "train/a/0.png", f"test/a/{name}", **options)
+    resave(tmp_path, "train/a/1.png", f"train/a/one{name}", **options)
+    resave(tmp_path, "train/a/2.png", f"train/b/two{name}", **options)
+    checked = check(read_photos(tmp_path))
+    reasons = {entry.file_name: entry.reason for entry in checked.left_out}
+    assert reasons.keys() == {"train/a/0.png", "train/a/2.png", f"train/b/two{name}"}
+    assert reasons["train/a/0.png"].endswith(f"identical to those of test/a/{name}, which is in test")
+    assert "another label" in reasons["train/a/2.png"]
+    groups = {sample.file_name: sample.group for sample in checked.samples}
+    assert groups["train/a/1.png"] == groups[f"train/a/one{name}"] == "copies of train/a/1.png"
+    assert any("Identical copies among them (the same bytes or pixels): 1" in note for note in checked.notes)
+
+
+def test_photos_that_look_the_same_stay_together_unless_the_user_parts_them(tmp_path: Path) -> None:
+    for number in range(8):
+        paint(tmp_path / f"train/{'ab'[number % 2]}/{number}.png", number)
+    resave(tmp_path, "train/a/0.png", "train/a/0.jpg", quality=70)
+    resave(tmp_path, "train/a/2.png", "train/a/half.png", scale=0.5)
+    resave(tmp_path, "train/b/1.png", "test/b/1.jpg", quality=70)
+    resave(tmp_path, "train/b/3.png", "train/a/3.jpg", quality=70)
+    checked = check(read_photos(tmp_path))
+    assert checked.left_out == ()
+    groups = {sample.file_name: sample.group for sample in checked.samples}
+    assert groups["train/a/0.jpg"] == groups["train/a/0.png"] is not None
+    assert groups["train/a/half.png"] == groups["train/a/2.png"] is not None
+    assert groups["train/a/3.jpg"] == groups["train/b/3.png"] is not None
+    assert sum(group is None for group in groups.values()) == 6
+    notes = " ".join(checked.notes)
+    assert "look the same as another one (saved anew?): 3" in notes
+    assert "on both sides of your splits: 1, such as test/b/1.jpg and train/b/1.png" in notes
+    assert "have two labels: 1" in notes
+    assert "Identical" not in notes
 
 
 def test_copies_join_the_groups_of_the_user(tmp_path: Path) -> None:

@@ -189,3 +189,40 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(MissingExtraError, match=r"unfreeze\[parquet\]"):
         read_photos(tmp_path / "p.parquet")
+
+
+def test_a_set_to_score_may_have_a_test_folder_alone(tmp_path: Path) -> None:
+    put(tmp_path, "Test/a/1.png", "Test/b/1.png", "Test/b/2.png")
+    photos = read_photos(tmp_path, to_train=False)
+    assert labels(photos) == {"Test/a/1.png": "a", "Test/b/1.png": "b", "Test/b/2.png": "b"}
+    with pytest.raises(PhotosError, match="no train folder"):
+        read_photos(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["", "images/", "test/"])
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_folder_without_classes_may_hold_a_table_of_labels(tmp_path: Path, place: str, suffix: str) -> None:
+    put(tmp_path, *(f"{place}{number}.png" for number in range(5)))
+    separator = "\t" if suffix == ".tsv" else ","
+    rows = [f"{place}{number}.png{separator}{'ab'[number % 2]}" for number in range(4)]
+    table(tmp_path, "\n".join([f"file_name{separator}label", *rows]), f"labels{suffix}")
+    table(tmp_path, "file_name,width\n0.png,4\n", "sizes.csv")
+    table(tmp_path, "file_name,label\nelsewhere.png,a\n", "others.csv")
+    for to_train in (False, True):
+        photos = read_photos(tmp_path, to_train=to_train)
+        assert labels(photos) == {f"{place}{number}.png": "ab"[number % 2] for number in range(4)}
+        assert photos.notes == (f"The labels are those in labels{suffix}; 1 photos of the folder are not used.",)
+
+
+def test_of_two_tables_of_labels_none_is_taken(tmp_path: Path) -> None:
+    put(tmp_path, "1.png")
+    for name in ("a.csv", "b.csv"):
+        table(tmp_path, "file_name,label\n1.png,a\n", name)
+    with pytest.raises(PhotosError, match=r"2 tables: 'a\.csv', 'b\.csv'"):
+        read_photos(tmp_path, to_train=False)
+
+
+def test_class_folders_count_more_than_a_table_beside_them(tmp_path: Path) -> None:
+    put(tmp_path, "cat/1.png", "dog/1.png")
+    table(tmp_path, "file_name,label\ncat/1.png,x\n")
+    assert labels(read_photos(tmp_path)) == {"cat/1.png": "cat", "dog/1.png": "dog"}

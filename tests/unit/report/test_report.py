@@ -19,7 +19,7 @@ from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.significance import changed
 from unfreeze.explain import encoded
-from unfreeze.files import write_bytes, write_text
+from unfreeze.files import write_bytes, write_table, write_text
 from unfreeze.report import photos, prediction_sections, result_sections, write_report
 from unfreeze.report.elements import Gallery, Plot, Section, Table, Text
 from unfreeze.report.plots import draw_alphas
@@ -129,6 +129,29 @@ def test_tables_can_be_read_aloud(folder: RunFolder) -> None:
 
 def test_the_page_is_the_same_when_it_is_written_again(folder: RunFolder) -> None:
     assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
+
+
+def test_a_report_is_not_replaced_by_one_with_less(tmp_path: Path) -> None:
+    folder, source = finished_run(tmp_path), tmp_path / "photos"
+    rows = [
+        (path.relative_to(source).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest(), "")
+        for path in sorted(source.rglob("*.png"))
+    ]
+    write_table(folder.photos, ["file_name", "sha256", "fingerprint"], rows)
+    whole = write_report(folder).read_bytes()
+    moved = tmp_path / "moved"
+    for number, path in enumerate(sorted(source.rglob("*.png"))):
+        (moved / "all").mkdir(parents=True, exist_ok=True)
+        path.rename(moved / "all" / f"{number}.png")
+    with pytest.raises(RunError, match=r"would lose \d+ of its photos[\s\S]*--photos"):
+        write_report(folder)
+    assert folder.report.read_bytes() == whole
+    assert write_report(folder, moved).read_bytes() == whole
+    folder.history.unlink()
+    with pytest.raises(RunError, match="would lose the parts 'training'"):
+        write_report(folder, moved)
+    folder.report.unlink()
+    assert b"photos are not shown" in write_report(folder).read_bytes()
 
 
 def test_head_only_has_neither_gain_nor_search_nor_curves(tmp_path: Path) -> None:

@@ -26,10 +26,17 @@ _NOTES: dict[Trait, str] = {
 
 
 class Facts(NamedTuple):
-    """What is known of an image file that was decoded: width and height of the upright image, and its traits."""
+    """What is known of an image file that was decoded.
+
+    Attributes:
+        size: Width and height of the upright image.
+        traits: What decoding leaves of the file unseen or changes.
+        fingerprint: What the image shows, in hexadecimal digits (see ``fingerprints.py``).
+    """
 
     size: tuple[int, int]
     traits: tuple[Trait, ...] = ()
+    fingerprint: str = ""
 
 
 def traits_from(names: Iterable[str]) -> tuple[Trait, ...]:

@@ -23,12 +23,15 @@ import PIL
 
 from unfreeze.data.decode import Facts
 from unfreeze.data.decode.traits import traits_from
-from unfreeze.errors import CacheError
+from unfreeze.data.fingerprints import checked_fingerprint
+from unfreeze.errors import CacheError, ConfigError
 from unfreeze.files import replace_file
+from unfreeze.paths import user_path
+from unfreeze.runtime import echo
 from unfreeze.training.features.cache_files import CacheWriter, RowRef, open_file, remove_file
 
 GIB = 2**30
-DECODE_INDEX_FORMAT = 2  # 1 had no traits
+DECODE_INDEX_FORMAT = 3  # 1 had no traits, 2 no fingerprints
 MAX_DECODE_INDEX = 1_000_000  # entries after which the index starts anew
 ABANDONED_AFTER_S = 3600  # an unfinished file without a write for so many seconds belongs to a process that died
 
@@ -123,8 +126,8 @@ class FeatureCache:
         try:
             table = json.loads(self._decode_index_path.read_text("utf-8"))
             return {
-                str(key): Facts((int(width), int(height)), traits_from(traits))
-                for key, (width, height, *traits) in table.items()
+                str(key): Facts((int(width), int(height)), traits_from(traits), checked_fingerprint(fingerprint))
+                for key, (width, height, fingerprint, *traits) in table.items()
             }
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
@@ -135,7 +138,7 @@ class FeatureCache:
         if facts.keys() <= known.keys():
             return
         table = (known if len(known) < MAX_DECODE_INDEX else {}) | dict(facts)
-        entries = {key: [*size, *traits] for key, (size, traits) in table.items()}
+        entries = {key: [*size, fingerprint, *traits] for key, (size, traits, fingerprint) in table.items()}
         with suppress(OSError):  # the images are then decoded again
             replace_file(self._decode_index_path, json.dumps(entries).encode())
 
@@ -161,24 +164,49 @@ class FeatureCache:
 
 
 def open_cache(root: Path | None, gib: float) -> FeatureCache:
-    """Open the cache in ``root`` (None: the user's cache folder), or for 0 GiB a temporary one, removed with the object.
+    """Open the cache in ``root`` (None: the user's cache folder), or a temporary one, removed with the object.
+
+    The temporary one is for 0 GiB, and for a user without a cache folder that can be written: that costs later runs
+    time, and stops none.
+
+    Args:
+        root: The folder that the user named.
+        gib: The size limit.
 
     Raises:
-        CacheError: The folder can't be made or written.
+        CacheError: The folder that the user named can't be made or written.
     """
     if gib == 0:
-        temporary = FeatureCache(Path(tempfile.mkdtemp(prefix="unfreeze-")), limit=2**63)
-        weakref.finalize(temporary, shutil.rmtree, temporary.root, ignore_errors=True)
-        return temporary
-    root = root or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unfreeze"
+        return _temporary_cache()
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root):
-            pass
+        folder = root or user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "unfreeze"
+        return FeatureCache(_made(folder), limit=round(gib * GIB))
+    except ConfigError:
+        reason = "there is no home folder"
     except OSError as error:
-        raise CacheError(
-            f"The folder for kept activations can't be written: {error.strerror or error}.",
-            where=root,
-            mend="Name another with --cache, or keep nothing with --cache-gib 0.",
-        ) from error
-    return FeatureCache(root, limit=round(gib * GIB))
+        reason = f"{folder} can't be written: {error.strerror or error}"
+        if root is not None:
+            raise CacheError(
+                f"The folder for kept activations can't be written: {error.strerror or error}.",
+                where=root,
+                mend="Name another with --cache, or keep nothing with --cache-gib 0.",
+            ) from error
+    echo(f"note: nothing is kept for later runs, as {reason}; --cache names another folder")
+    return _temporary_cache()
+
+
+def _made(root: Path) -> Path:
+    """Make a folder and write into it.
+
+    Raises:
+        OSError: It can't be made or written.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=root):
+        return root
+
+
+def _temporary_cache() -> FeatureCache:
+    temporary = FeatureCache(Path(tempfile.mkdtemp(prefix="unfreeze-")), limit=2**63)
+    weakref.finalize(temporary, shutil.rmtree, temporary.root, ignore_errors=True)
+    return temporary

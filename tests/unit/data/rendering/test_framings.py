@@ -16,8 +16,8 @@ from unfreeze.data.rendering.framings import RESAMPLING, frame, plain, tile_box,
 from unfreeze.data.rendering.renderer import DecodedImageCache
 from unfreeze.data.rendering.transforms import Augmentation, augment, draw_view
 from unfreeze.orientations import Orientation
-from unfreeze.reading import Reading
 from unfreeze.preprocessing import Fit, Interpolation, Preprocessing
+from unfreeze.reading import Reading
 from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.views import CROP, FRAMINGS, GRIDS, SQUEEZE, EvaluationView, Grid, tiles
 

@@ -343,29 +343,32 @@ def test_a_store_of_nothing_goes_when_it_is_let_go_of() -> None:
     assert not root.exists()
 
 
+DECODED = Facts((40, 30), (), "00" * 72)
+OTHER = Facts((40, 50), ("deep", "frames"), "01" * 72)
+
+
 def test_photos_that_were_decoded_are_remembered(tmp_path: Path) -> None:
     store = FeatureCache(tmp_path, 2**30)
     assert store.decode_index() == {}
-    store.update_decode_index({"a": Facts((40, 30))})
-    store.update_decode_index({"b": Facts((40, 50), ("deep", "frames"))})
-    assert FeatureCache(tmp_path, 2**30).decode_index() == {
-        "a": Facts((40, 30)),
-        "b": Facts((40, 50), ("deep", "frames")),
-    }
+    store.update_decode_index({"a": DECODED})
+    store.update_decode_index({"b": OTHER})
+    assert FeatureCache(tmp_path, 2**30).decode_index() == {"a": DECODED, "b": OTHER}
     assert len(list(tmp_path.iterdir())) == 1
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b'{"a": "x"}', b"\xff", b'{"a": null}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b'{"a": "x"}', b"\xff", b'{"a": null}', b'{"a": [40, 30]}', b'{"a": [40, 30, "00"]}']
+)
 def test_a_damaged_list_of_photos_is_forgotten(tmp_path: Path, content: bytes) -> None:
     store = FeatureCache(tmp_path, 2**30)
-    store.update_decode_index({"a": Facts((40, 30))})
+    store.update_decode_index({"a": DECODED})
     next(tmp_path.iterdir()).write_bytes(content)
     assert store.decode_index() == {}
-    store.update_decode_index({"b": Facts((40, 50))})
-    assert store.decode_index() == {"b": Facts((40, 50))}
+    store.update_decode_index({"b": OTHER})
+    assert store.decode_index() == {"b": OTHER}
 
 
 def test_a_list_of_photos_that_cant_be_written_is_done_without(tmp_path: Path) -> None:
     store = FeatureCache(tmp_path / "gone", 2**30)
-    store.update_decode_index({"a": Facts((40, 30))})
+    store.update_decode_index({"a": DECODED})
     assert store.decode_index() == {}
