@@ -36,6 +36,13 @@ class Common(BaseModel):
     reference: Annotated[
         Path | None, Field(description="Photos of the original task, in folders by class, to measure forgetting on.")
     ] = None
+    sides: Annotated[
+        str | None,
+        Field(
+            description="Which folders of PHOTOS (or words in a table's column split) are sides, such as "
+            "train=Training,test=Testing; none: every folder is a class. Default: names such as train, Testing, val_set."
+        ),
+    ] = None
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],

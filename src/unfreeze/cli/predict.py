@@ -64,13 +64,14 @@ def predict(
     finished = load(run, device)
     paths: Iterable[Path]
     total = None
+    passed_over: list[str] = []
     if from_stdin:
-        paths = read_path_list(cast(BufferedIOBase, sys.stdin.buffer), null=null)
+        paths = read_path_list(cast(BufferedIOBase, sys.stdin.buffer), null=null, notes=passed_over)
     else:
         expanded = expand_globs(places)
-        paths, total = iter_photos(expanded), sum(1 for _ in iter_photos(expanded))
+        paths, total = iter_photos(expanded), sum(1 for _ in iter_photos(expanded, passed_over))
         if not total:
-            raise no_photo_error(places)
+            raise no_photo_error(places, passed_over)
     read = unread = 0
     with ExitStack() as stack:
         writes = list(_outputs(stack, csv, json, top or 1, finished.classes))
@@ -86,7 +87,9 @@ def predict(
             for write in writes:
                 write(prediction)
         if not read + unread:
-            raise no_photo_error(places)
+            raise no_photo_error(places, passed_over)
+    for note in passed_over:
+        echo(f"note: {note}")
     for file in (csv, json):
         if file is not None and file != STANDARD:
             print(f"{read} predictions in {file}", file=sys.stderr if STANDARD in (csv, json) else sys.stdout)
@@ -153,17 +156,18 @@ def explain(
         raise PhotosError(f"{len(paths) - n_drawn} of {len(paths)} photos can't be read; the others were drawn.")
 
 
-def evaluate(run: Path, photos: Path, /, *, device: str = "auto") -> None:
+def evaluate(run: Path, photos: Path, /, *, sides: str | None = None, device: str = "auto") -> None:
     """Score the model of a finished run on other labelled photos.
 
     Args:
         run: The run's folder.
         photos: Labelled photos, as for train. All readable photos are scored, whatever their split.
+        sides: As for train.
         device: auto, cpu, cuda, mps.
     """
     from unfreeze.runs.run import load
 
-    scores = load(run, device).evaluate(photos)
+    scores = load(run, device).evaluate(photos, sides=sides)
     print(f"{scores.n} photos, with 95 % intervals")
     for name, value, (low, high) in scores.rows():
         print(f"{name:18} {value:.4f}  ({low:.4f} to {high:.4f})")

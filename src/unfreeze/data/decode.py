@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from unfreeze.data.signatures import HEAD_BYTES, is_bare_dicom, is_heif
 from unfreeze.errors import DecodeError, FormatError, MissingExtraError, SizeError, UnfreezeError
 from unfreeze.runtime import suppress_warnings
 
@@ -23,9 +24,10 @@ if TYPE_CHECKING:
 # fmt: off
 PHOTO_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif",
-    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".dcm", ".dicom",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".dcm", ".dicom", ".heic", ".heif", ".hif",
 })
 # fmt: on
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 
 MAX_PIXELS = 178_956_970
 """Largest width x height that is decoded: Pillow's own hard limit, above any camera (150 MP backs included)."""
@@ -47,7 +49,7 @@ class DecodeLimits:
 # Pillow also reads formats that start other programs (EPS) or had many vulnerabilities (PSD, FLI): these are left out.
 # TGA has no signature and is tried last.
 ANY_PHOTO = DecodeLimits(
-    ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "DICOM"), MAX_PIXELS
+    ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "DICOM", "HEIF"), MAX_PIXELS
 )
 """The limits for the user's own files."""
 
@@ -89,7 +91,7 @@ def decode(source: Path | BinaryIO, min_side: int | None = None, limits: DecodeL
         FormatError: The file is no image, or not in an accepted format.
         SizeError: The image has more pixels than are limits.
         DecodeError: The file is missing or damaged.
-        MissingExtraError: The file is DICOM and pydicom isn't installed.
+        MissingExtraError: The file is DICOM and pydicom isn't installed, or HEIF (HEIC) and pillow-heif isn't.
     """
     path = source if isinstance(source, Path) else None
     try:
@@ -128,14 +130,17 @@ def jpeg_size(path: Path) -> tuple[int, int] | None:
 
 
 def _decode(file: BinaryIO, path: Path | None, min_side: int | None, limits: DecodeLimits) -> Image.Image:
-    head = file.read(132)
+    head = file.read(HEAD_BYTES)
     file.seek(0)
     if not head:
         raise DecodeError("The file is empty.", where=path, mend="Copy it anew, or remove it.")
     # DICOM comes first, because its free preamble may look like a TIFF.
     named_dicom = path is not None and path.suffix.lower() in (".dcm", ".dicom")
-    if "DICOM" in limits.formats and (named_dicom or head[128:] == b"DICM"):
-        return _decode_dicom(file, path, limits)
+    bare_dicom = is_bare_dicom(head)
+    if "DICOM" in limits.formats and (named_dicom or bare_dicom or head[128:132] == b"DICM"):
+        return _decode_dicom(file, path, limits, bare_dicom)
+    if "HEIF" in limits.formats and is_heif(head):
+        _register_heif(path)
     Image.init()
     try:
         image = Image.open(file, formats=[name for name in limits.formats if name in Image.OPEN])
@@ -155,6 +160,16 @@ def _decode(file: BinaryIO, path: Path | None, min_side: int | None, limits: Dec
             image.draft(None, (min_side, min_side))  # affects JPEG only
         image.load()
         return _flatten(_turn_upright(image))
+
+
+def _register_heif(path: Path | None) -> None:
+    """Let Pillow open HEIF files, which it can't by itself."""
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        purpose = "Reading a HEIC photo" if path is None else f"Reading the HEIC photo {path.name}"
+        raise MissingExtraError("pillow-heif", "heic", purpose) from None
+    register_heif_opener()
 
 
 def _refuse_bomb(width: int, height: int, limits: DecodeLimits) -> None:
@@ -242,14 +257,14 @@ def _decode_scientific_tiff(file: BinaryIO, path: Path | None, limits: DecodeLim
     return _to_rgb(pixels if pixels.dtype == np.uint8 else _stretch(pixels.astype(np.float32)))
 
 
-def _decode_dicom(file: BinaryIO, path: Path | None, limits: DecodeLimits) -> Image.Image:
+def _decode_dicom(file: BinaryIO, path: Path | None, limits: DecodeLimits, bare: bool) -> Image.Image:
     try:
         import pydicom
         from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
     except ImportError:
         purpose = "Reading a DICOM file" if path is None else f"Reading the DICOM file {path.name}"
         raise MissingExtraError("pydicom", "dicom", purpose) from None
-    dataset = pydicom.dcmread(file)
+    dataset = pydicom.dcmread(file, force=bare)
     _refuse_bomb(int(dataset.Columns), int(dataset.Rows), limits)
     pixels: npt.NDArray[Any] = pixel_array(dataset, index=0)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from unfreeze.data.folders import FolderWalk
 from unfreeze.data.sources import read_photos
 from unfreeze.errors import UnfreezeError
 from unfreeze.files import is_file, is_folder
@@ -19,9 +20,17 @@ def relocate_images(source: Path | None, names: Sequence[str]) -> dict[str, Path
     if len(paths) < len(names):
         # The tables have display names; on disk a name may be in another Unicode form, or invalid Unicode.
         try:
-            samples = read_photos(source, to_train=False).samples
+            found = dict(_named_images(source))
         except (UnfreezeError, OSError):
             return paths
-        missing = set(names) - set(paths)
-        paths |= {sample.file_name: sample.path for sample in samples if sample.file_name in missing}
+        paths |= {name: found[name] for name in names if name not in paths and name in found}
     return paths
+
+
+def _named_images(source: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the display name and the path of each image, whatever the layout of the source."""
+    if is_folder(source):
+        walk = FolderWalk(source)
+        yield from ((walk.name(path), path) for path in walk.iter_photos(source))
+    else:
+        yield from ((sample.file_name, sample.path) for sample in read_photos(source, to_train=False).samples)

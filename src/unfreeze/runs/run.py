@@ -102,7 +102,8 @@ class Run:
         from unfreeze.errors import ConfigError
         from unfreeze.explain import explanations
 
-        label = display_name(label) if label is not None else None
+        if label is not None and label not in self.classes:
+            label = display_name(label)
         if label is not None and label not in self.classes:
             mend = "It knows: " + ", ".join(self.classes)
             raise ConfigError(f"The model doesn't know the class {label!r}.", where="--label", mend=mend)
@@ -112,10 +113,14 @@ class Run:
         model = self._model
         return explanations(model.backbone, model.head, paths, self.classes, label, model.views)
 
-    def evaluate(self, photos: str | Path) -> Scores:
+    def evaluate(self, photos: str | Path, *, sides: str | None = None) -> Scores:
         """Score the shipped model on labelled images of its classes, whichever split they are in.
 
         Images that can't be decoded are left out, with a line each on stderr.
+
+        Args:
+            photos: A folder or a table, as for training.
+            sides: Which folders are sides and no classes, as for training; see ``data.sources.read_photos``.
 
         Raises:
             PhotosError: No image can be decoded, or the model doesn't have one of their classes.
@@ -128,7 +133,9 @@ class Run:
         from unfreeze.evaluation.metrics import score
         from unfreeze.runtime import echo
 
-        dataset = drop_unreadable(read_photos(Path(photos), to_train=False))
+        dataset = drop_unreadable(read_photos(Path(photos), to_train=False, sides=sides))
+        for note in dataset.notes:
+            echo(f"note: {note}")
         for left in dataset.left_out:
             echo(f"left out: {left.file_name}: {left.reason}")
         unknown = [name for name in dataset.classes if name not in self.classes]
