@@ -265,6 +265,11 @@ def _decode_dicom(file: BinaryIO, path: Path | None, limits: DecodeLimits, bare:
         purpose = "Reading a DICOM file" if path is None else f"Reading the DICOM file {path.name}"
         raise MissingExtraError("pydicom", "dicom", purpose) from None
     dataset = pydicom.dcmread(file, force=bare)
+    if bare and "TransferSyntaxUID" not in dataset.file_meta:  # it is known from the values' encoding alone
+        implicit, _ = dataset.original_encoding
+        dataset.file_meta.TransferSyntaxUID = (
+            pydicom.uid.ImplicitVRLittleEndian if implicit else pydicom.uid.ExplicitVRLittleEndian
+        )
     _refuse_bomb(int(dataset.Columns), int(dataset.Rows), limits)
     pixels: npt.NDArray[Any] = pixel_array(dataset, index=0)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":

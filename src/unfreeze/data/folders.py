@@ -13,9 +13,9 @@ from unfreeze.data.decode import HEIF_SUFFIXES, PHOTO_SUFFIXES
 from unfreeze.data.signatures import HEAD_BYTES, photo_format
 
 _IGNORED = frozenset({
-    "thumbs.db", "desktop.ini", "dicomdir", "__macosx", "@eadir", "$recycle.bin", ".ds_store", ".appledouble", ".cache", ".dvc",
-    ".fseventsd", ".git", ".hg", ".ipynb_checkpoints", ".picasaoriginals", ".spotlight-v100", ".svn", ".thumbnails",
-    ".tox", ".trash", ".trashes", ".venv",
+    "thumbs.db", "desktop.ini", "dicomdir", "__macosx", "@eadir", "$recycle.bin", ".ds_store", ".appledouble",
+    ".cache", ".dvc", ".fseventsd", ".git", ".hg", ".ipynb_checkpoints", ".picasaoriginals", ".spotlight-v100", ".svn",
+    ".thumbnails", ".tox", ".trash", ".trashes", ".venv",
 })  # fmt: skip
 _SIDE_SUFFIXES = frozenset({".txt", ".json", ".csv", ".tsv", ".xml", ".md", ".db", ".yaml", ".yml", ".html", ".pdf"})
 # Raw photos begin like a TIFF, in which there is only a thumbnail.

@@ -11,7 +11,9 @@ from unfreeze.data.folders import Folder, Skipped, count_suffixes, quote_list
 from unfreeze.data.sides import PLAIN_NAMES, Sides, Split, find_sides, is_filler
 from unfreeze.errors import ConfigError, PhotosError
 
-FOLDER_LAYOUT = "Expected PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a table with the columns file_name and label."
+FOLDER_LAYOUT = (
+    "Expected PHOTOS/CLASS/*, PHOTOS/{train,val,test}/CLASS/*, or a table with the columns file_name and label."
+)
 
 
 class ClassFolder(NamedTuple):
@@ -48,6 +50,7 @@ def choose_layout(root: Folder, given: Sides | None, *, to_train: bool) -> Layou
         ConfigError: No folder has any of the given names.
     """
     top, loose = _unwrap_root(root, given)
+    _refuse_unknown(top, given or {})
     found = find_sides([folder.name for folder in top.folders], given)
     sides = {folder.path: found[folder.name] for folder in top.folders if folder.name in found}
     # A class may be called "test" (or "train", beside "bus"): it is a side only with class folders inside.
@@ -55,13 +58,6 @@ def choose_layout(root: Folder, given: Sides | None, *, to_train: bool) -> Layou
     if any(folder.folders for folder in named):
         others = [folder for folder in top.folders if folder.path not in sides and folder.has_photos()]
         return _by_sides(top, named, others, sides, loose, strict=given is None, to_train=to_train)
-    if given and not _inner_sides(top, given):
-        raise ConfigError(
-            f"No folder with class folders in it is called {quote_list(given)}; "
-            f"there are {quote_list(folder.name for folder in top.folders) or 'none'}.",
-            where="--sides",
-            mend="Name folders that lie in PHOTOS, or in each of its class folders.",
-        )
     if given is None and top.with_photos() and all(folder.path in sides for folder in top.with_photos()):
         n_photos = len(loose) + sum(1 for _ in top.all_photos())
         raise PhotosError(
@@ -76,6 +72,18 @@ def choose_layout(root: Folder, given: Sides | None, *, to_train: bool) -> Layou
         _refuse_shared_subfolders(top)
     classes = tuple(ClassFolder(folder.path, folder, None) for folder in top.folders)
     return Layout(classes, (*loose, *top.photos), tuple(_shared_note(top)))
+
+
+def _refuse_unknown(top: Folder, given: Sides) -> None:
+    names = {folder.name.lower() for folder in (*top.folders, *(inner for f in top.folders for inner in f.folders))}
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise ConfigError(
+            f"No folder is called {quote_list(unknown)}; "
+            f"there are {quote_list(folder.name for folder in top.folders) or 'none'}.",
+            where="--sides",
+            mend="Name folders that lie in PHOTOS, or in each of its class folders.",
+        )
 
 
 def no_photo_error(root: Folder, n_loose: int, left_out: Sequence[Skipped]) -> PhotosError:

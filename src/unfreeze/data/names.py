@@ -56,6 +56,8 @@ def _oddity(names: Sequence[bytes], encoding: str) -> int | None:
     except UnicodeDecodeError:
         return None
     foreign = [letter for text in texts for letter in text if not letter.isascii()]
+    if not all(map(str.isprintable, texts)):
+        return None
     if any(not letter.isalpha() or "HALFWIDTH" in unicodedata.name(letter, "") for letter in foreign):
         return None
     scripts = {unicodedata.name(letter, "?").split()[0] for letter in foreign}

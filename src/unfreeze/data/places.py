@@ -43,8 +43,9 @@ def no_photo_error(paths: Iterable[str | Path], notes: Sequence[str] = ()) -> Ph
 def iter_photos(paths: Sequence[Path], notes: list[str] | None = None) -> Iterator[Path]:
     """Yield the given files, whatever their suffix, and all images below the given folders; each once, in order.
 
-    Sentences on what each folder holds besides are appended to ``notes`` when it has been read.  For a single folder, memory is bounded by the names in its largest subfolder.  Paths already yielded are stored only
-    where several were given, which may overlap.
+    Sentences on what each folder holds besides are appended to ``notes`` when it has been read.  For a single folder,
+    memory is bounded by the names in its largest subfolder.  Paths already yielded are stored only where several were
+    given, which may overlap.
     """
     seen: set[Path] = set()
     for path in paths:
@@ -78,9 +79,7 @@ def expand_globs(paths: Iterable[str | Path]) -> list[Path]:
     return [match for path in paths for match in _matches(Path(path))]
 
 
-def read_path_list(
-    stream: BufferedIOBase, *, null: bool = False, notes: list[str] | None = None
-) -> Iterator[Path]:
+def read_path_list(stream: BufferedIOBase, *, null: bool = False, notes: list[str] | None = None) -> Iterator[Path]:
     """Yield the images of a list of files and folders while it is being read, as often as each is listed.
 
     A missing file is yielded, too: the reader of the file reports it, and the rest of a long list is still processed.

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from unfreeze.data.folders import Skipped, display_name, quote_list
+from unfreeze.data.folders import Skipped, display_name
 from unfreeze.data.labels import label_notes, refuse_labels
 from unfreeze.data.sides import Sides, Split, side
 from unfreeze.data.tables import read_cells
@@ -103,7 +103,9 @@ def _split(text: str, given: Sides | None, where: str) -> Split | None:
 def _why_missing(folder: Path, name: str, *, search: bool) -> str:
     """Return why a table's file may not be found, as the end of a sentence about it; ``search``: list its folder."""
     if re.match(r"[A-Za-z]:[\\/]", name):
-        return "does not exist: it is a path of a Windows computer; write paths from the table's folder, as photos/1.jpg"
+        return (
+            "does not exist: it is a path of a Windows computer; write paths from the table's folder, as photos/1.jpg"
+        )
     if is_folder(folder / name):
         return "is a folder; write one row a photo"
     wanted = folder / name.replace("\\", "/")

@@ -73,6 +73,8 @@ def _refuse_columns(columns: list[str], table: Path) -> None:
 
 def _read_text(table: Path) -> list[list[str]]:
     content = table.read_bytes()
+    if b"\0" in content[:2] and not content.startswith(_UTF16_MARKS):
+        raise ValueError("it is in UTF-16 without a mark that says so.")
     text = content.decode("utf-16" if content.startswith(_UTF16_MARKS) else "utf-8-sig")
     delimiter = max(",;\t", key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -93,7 +95,11 @@ def _refuse_swallowed(row: list[str], header: list[str], delimiter: str, where: 
     """Refuse a row over several lines, unless they are a text in a column that isn't read."""
     read = [cell for name, cell in zip(header, row, strict=False) if name.strip().lower() in COLUMNS]
     inner = [line for cell in row if "\n" in cell for line in cell.splitlines()]
-    if not header or any("\n" in cell for cell in read) or any(line.count(delimiter) >= len(header) - 1 for line in inner):
+    if (
+        not header
+        or any("\n" in cell for cell in read)
+        or any(line.count(delimiter) >= len(header) - 1 for line in inner)
+    ):
         raise _stray_quote(where, "the quote runs over several lines")
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.resampling import Interval
-from unfreeze.verdict_sentences import untested
 from unfreeze.verdict import ExpectedGain, Verdict
+from unfreeze.verdict_sentences import untested
 
 N_WEAKEST = 3  # classes with the lowest recall that are named
 LABEL, CELL = 20, 26  # characters in the table's columns
