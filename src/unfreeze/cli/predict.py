@@ -171,3 +171,6 @@ def evaluate(run: Path, photos: Path, /, *, sides: str | None = None, device: st
     print(f"{scores.n} photos, with 95 % intervals")
     for name, value, (low, high) in scores.rows():
         print(f"{name:18} {value:.4f}  ({low:.4f} to {high:.4f})")
+    n_scored = sum(row.n > 0 for row in scores.per_class)
+    if n_scored < len(scores.per_class):
+        print(f"balanced accuracy is over {n_scored} of {len(scores.per_class)} classes: the others have no photo here")

@@ -95,7 +95,9 @@ def no_photo_error(root: Folder, n_loose: int, left_out: Sequence[Skipped]) -> P
         return PhotosError(
             f"No photo that can be read is in the folders here; {seen}.",
             where=root.path,
-            mend="Save photos as JPEG or PNG, with that suffix, in PHOTOS/CLASS/*.",
+            mend="Save photos as JPEG or PNG, with that suffix, in PHOTOS/CLASS/*."
+            if unread
+            else "Put photos into PHOTOS/CLASS/*.",
         )
     return PhotosError(
         f"There are no class folders with photos, only {n_loose} photos without a class.",
@@ -221,13 +223,14 @@ def _refuse_shared_subfolders(top: Folder) -> None:
     shared = set.intersection(*inside)
     if len(shared) < 2 or (len(folders) > 2 and any(names != shared for names in inside)):
         return
-    first, second = folders[0].name, folders[1].name
+    by_size = sorted(folders, key=lambda folder: -sum(1 for _ in folder.all_photos()))
+    first, second = by_size[0].name, by_size[1].name
     raise PhotosError(
         f"The folders {quote_list(folder.name for folder in folders)} hold the same folders, "
         f"{quote_list(sorted(shared))}: are those the classes?",
         where=top.path,
         mend=f"If they are, say what to train and to test on (--sides train={first},test={second}), or name one folder "
-        f"({top.path / folders[0].path.name}). If {first!r} and {second!r} are the classes: --sides none.",
+        f"({by_size[0].path}). If {first!r} and {second!r} are the classes: --sides none.",
     )
 
 

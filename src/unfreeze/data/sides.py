@@ -15,7 +15,7 @@ Sides = Mapping[str, Split]
 
 _WORDS: dict[str, Split] = {
     "train": "train", "training": "train", "trainval": "train", "val": "val", "valid": "val", "validation": "val",
-    "test": "test", "testing": "test",
+    "test": "test", "testing": "test", "eval": "test", "evaluation": "test", "holdout": "test",
 }  # fmt: skip
 PLAIN_NAMES = frozenset({"train", "val", "valid", "validation", "test"})
 """Names that need no explanation."""
@@ -28,7 +28,7 @@ _MEND = "Write --sides train=FOLDER,test=FOLDER, or --sides none where every fol
 
 def side(name: str) -> Split | None:
     """Return the side that a name means by itself, in any case, with numbers or words like "set": Training, test_set."""
-    match = _NAME.fullmatch(re.sub(r"[\W_]+", "", name.lower()))
+    match = _NAME.fullmatch(re.sub(r"^[a-z][.)]|[\W_]+", "", name.lower()))
     return _WORDS[match[1]] if match else None
 
 

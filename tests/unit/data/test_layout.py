@@ -40,6 +40,7 @@ def counts(root: Path, sides: str | None = None) -> dict[str | None, int]:
         ("Training", "train"), ("TRAIN", "train"), ("train_1", "train"), ("01-train", "train"), ("train2017", "train"),
         ("training_set", "train"), ("TrainSet", "train"), ("train images", "train"), ("seg_train", "train"),
         ("Testing", "test"), ("test_data", "test"), ("Validation Set", "val"), ("valid", "val"), ("val2017", "val"),
+        ("a. Training Set", "train"), ("evaluation", "test"), ("1) eval", "test"), ("a", None),
         ("trains", None), ("steam_train", None), ("contest", None), ("test_tube", None), ("values", None), ("", None),
     ],
 )  # fmt: skip
