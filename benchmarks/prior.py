@@ -42,6 +42,9 @@ from unfreeze.evaluation.prior import COLUMNS, FIGURES, TABLE, UNKNOWN, PriorTab
 WIDENING = inflation(5)
 MIN_SPREAD = 0.01
 """Nats.  Sets that happen to agree don't make a gain certain: DerSimonian-Laird gives 0 for a third of small tables."""
+USUAL_DIFFERENCE = 0.36
+"""Nats: the median standard deviation over images of the losses of head-only and of phase 2 at alpha 1, in the runs of
+``options-2026-11-30.csv`` (``fold_se`` times the root of ``n_val``)."""
 MIN_SETS = 4  # fewer say too little of how far sets differ
 PSEUDO_SETS = 4.0
 """Sets of which nothing is known but that points follow nats as in ``UNKNOWN``: few sets don't tell the slope, nor whether
@@ -305,6 +308,33 @@ def fold_error(rows: Sequence[Row]) -> str:
     )
 
 
+def value_of_measuring(prior: OptionPrior, n_images: int) -> float:
+    """Return by how many points choosing after validating on so many images is expected to beat choosing by the prior.
+
+    It is the expected value of sample information (Raiffa & Schlaifer 1961): the mean of the larger one of 0 and the
+    expected gain as it will be known then, minus the larger one of 0 and the expected gain as it is known now.
+    """
+    share = prior.spread**2 / (prior.spread**2 + USUAL_DIFFERENCE**2 / n_images)
+    sd = prior.points_per_nat * prior.spread * math.sqrt(share)
+    if not sd:
+        return 0.0
+    z = prior.points / sd
+    density = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+    return sd * density + prior.points * math.erfc(-z / math.sqrt(2)) / 2 - max(0.0, prior.points)
+
+
+def worth_of_validating(counts: Sequence[int] = (20, 40, 80, 160, 600)) -> Iterator[str]:
+    """Yield a table of what validating phase 2 on so many images is expected to add, for every row of the packaged prior."""
+    yield "\nWhat validating phase 2 at alpha 1 on so many images is expected to add to choosing by the prior, in points\n"
+    yield f"| regime | family | depth | {' | '.join(map(str, counts))} |"
+    yield "| --- |" + " --- |" * (len(counts) + 2)
+    for (regime, family), table in read_table(TABLE).items():
+        for option, prior in table.rows.items():
+            if option.startswith("phase2:") and option.endswith(":1"):
+                figures = " | ".join(f"{value_of_measuring(prior, count):.2f}" for count in counts)
+                yield f"| {regime} | {family} | {option.split(':')[1]} | {figures} |"
+
+
 def write(fits: Mapping[tuple[str, str], Mapping[str, Fit]], path: Path) -> None:
     """Write the table; rows of options that were not fitted, or on fewer than ``MIN_SETS``, stay as they are."""
     lines = {
@@ -362,6 +392,7 @@ def main() -> None:
     print("\n" + fold_error(rows))
     for kind in dict.fromkeys(row.kind for row in rows):
         print("\n".join(evaluate(rows, kind)))
+    print("\n".join(worth_of_validating()))
     if arguments.write is not None:
         write(fits, arguments.write)
 

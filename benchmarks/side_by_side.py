@@ -20,7 +20,7 @@ from unfreeze.config import TrainConfig
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbones import load_backbone
 from unfreeze.models.state import ModelState, random_head
-from unfreeze.planning.throughput import random_activations
+from unfreeze.planning.timed_activations import random_activations
 from unfreeze.runtime import prepare_process
 from unfreeze.training.features.cache import open_cache
 from unfreeze.training.features.training_features import FoldActivations, TrainingFeatures

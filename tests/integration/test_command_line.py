@@ -513,3 +513,8 @@ def test_former_flags_are_those_of_train_and_no_other_words(
 ) -> None:
     assert command(*words) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_package_runs_as_a_module() -> None:
+    shown = subprocess.run([sys.executable, "-m", "unfreeze", "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == metadata.version("unfreeze")

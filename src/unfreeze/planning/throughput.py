@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from unfreeze.acceleration.frozen import uses_reduced_precision
 from unfreeze.data.rendering.renderer import Renderer
@@ -15,11 +14,12 @@ from unfreeze.models.backbone import Backbone
 from unfreeze.models.freezing import StagePlan
 from unfreeze.models.head import new_head
 from unfreeze.models.state import random_head
+from unfreeze.planning.timed_activations import Lapped, random_activations, random_features
 from unfreeze.planning.timing import Clock, Lap, Timer
 from unfreeze.planning.workload import Workload
 from unfreeze.predict import predict_logits
 from unfreeze.runtime import limit_threads
-from unfreeze.training.features.activations import BATCH, Activations, PixelSource, group_by_image
+from unfreeze.training.features.activations import BATCH, group_by_image
 from unfreeze.training.features.cache import FeatureCache
 from unfreeze.training.features.demand import CacheMisses, compute
 from unfreeze.training.finetune.loop import Indices, finetune
@@ -33,6 +33,7 @@ N_TIMED = 2  # timed batches or steps, after one warm-up
 WORTH_TIMING = 10 * (1 + N_TIMED) * BATCH  # images; for fewer, timing takes a considerable part of the run
 FEW = 10 * BATCH  # images; for fewer, a single step is timed, its warm-up included
 FIT_ROWS = 4096  # most rows of the features whose reading is timed
+BASIS_ROWS = 256  # most rows whose orthonormal basis is timed
 FIT_ITERATIONS = 320  # median L-BFGS iterations for the whole L2 path on the benchmarks' sets
 
 
@@ -62,57 +63,6 @@ class Throughput:
 
 
 @dataclass(frozen=True)
-class RandomActivations:
-    """Random tensors in place of activations: the time of a step doesn't depend on their values."""
-
-    renderer: Renderer
-    boundary: int
-    shape: tuple[int, ...]
-    dim_below: int = 0
-
-    def batches(self, images: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield random tensors (size, *shape)."""
-        for start in range(0, len(images), size):
-            yield torch.randn(len(images[start : start + size]), *self.shape)
-
-    def features_below(self, images: Sequence[int], views: Sequence[int]) -> Tensor | None:
-        """Return random features (len(images), ``dim_below``)."""
-        return torch.randn(len(images), self.dim_below) if self.dim_below else None
-
-
-@dataclass(frozen=True)
-class Lapped:
-    """Activations that call ``lap`` before each batch and after the last."""
-
-    source: Activations
-    lap: Lap
-
-    @property
-    def boundary(self) -> int:
-        """The boundary of the activations."""
-        return self.source.boundary
-
-    @property
-    def renderer(self) -> Renderer:
-        """The renderer of the images."""
-        return self.source.renderer
-
-    def batches(self, images: Sequence[int], views: Sequence[int], size: int) -> Iterator[Tensor]:
-        """Yield the batches of ``source``."""
-        batches = self.source.batches(images, views, size)
-        while len(images):
-            self.lap()
-            batch = next(batches, None)
-            if batch is None:
-                return
-            yield batch
-
-    def features_below(self, images: Sequence[int], views: Sequence[int]) -> Tensor | None:
-        """Return those of ``source``."""
-        return self.source.features_below(images, views)
-
-
-@dataclass(frozen=True)
 class Trainings:
     """Times training steps; holds their common inputs."""
 
@@ -127,7 +77,7 @@ class Trainings:
             return 0.0
         backbone, data = self.backbone, self.data
         source = random_activations(backbone, self.renderer, boundary)
-        pretrained_features = _random_features(backbone, self.renderer) if schedule.distill else None
+        pretrained_features = random_features(backbone, self.renderer) if schedule.distill else None
         batch_size = min(schedule.batch_size, len(data.train))
         train = _resized(data.train, _n_steps(n_images) * batch_size)
 
@@ -191,22 +141,6 @@ def measure_throughput(
         )
 
 
-def random_activations(backbone: Backbone, renderer: Renderer, boundary: int) -> Activations:
-    """Return random activations of the shape at ``boundary``; at 0 the real images."""
-    if not boundary:
-        return PixelSource(renderer)
-    if boundary == backbone.head_boundary:
-        return _random_features(backbone, renderer)
-    blank = torch.zeros(1, 3, *backbone.network.preprocessing.size, device=backbone.device)
-    with torch.inference_mode():
-        shape = tuple(backbone.run(blank, 0, boundary).shape[1:])
-        return RandomActivations(renderer, boundary, shape, backbone.dim_below(boundary))
-
-
-def _random_features(backbone: Backbone, renderer: Renderer) -> RandomActivations:
-    return RandomActivations(renderer, backbone.head_boundary, (backbone.feature_dim,))
-
-
 def _time_views(
     timer: Timer, cache: FeatureCache, backbone: Backbone, misses: Sequence[CacheMisses]
 ) -> tuple[float, float, int]:
@@ -252,7 +186,8 @@ def _s_per_forward(
 def _head_s(timer: Timer, backbone: Backbone, data: TrainingSet, n_views: int) -> float:
     """Estimate the seconds of solving the head: each iteration reads the features twice, for all folds at once.
 
-    With fewer rows than dimensions, the problem has as many dimensions as rows.
+    With fewer rows than dimensions, the problem has as many dimensions as rows, after a basis of the rows has been found,
+    whose time grows with the square of their number.
     """
     rows = len(data.train) * n_views
     rank = min(rows, backbone.feature_dim)
@@ -271,8 +206,12 @@ def _head_s(timer: Timer, backbone: Backbone, data: TrainingSet, n_views: int) -
         return timer.seconds_per_step(steps)
 
     with limit_threads(rows * rank * weight.shape[1]):
+        basis_s = 0.0
+        if rows < backbone.feature_dim:
+            few = torch.randn(backbone.feature_dim, min(rows, BASIS_ROWS), dtype=torch.float64, device=device)
+            basis_s = seconds(lambda: torch.linalg.qr(few)) * (rows / few.shape[1]) ** 2
         read_s = seconds(lambda: features.T @ (features @ weight)) * rows / len(features)
-        return FIT_ITERATIONS * (read_s + seconds(lambda: torch.cholesky_solve(weight, factor)))
+        return basis_s + FIT_ITERATIONS * (read_s + seconds(lambda: torch.cholesky_solve(weight, factor)))
 
 
 def _n_steps(n_images: int) -> int:

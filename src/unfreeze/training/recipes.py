@@ -37,7 +37,9 @@ HEAD_VIEWS = 2
 CACHED_VIEWS = 8  # views per image in phase 2, which gains more from views; 16 gain no more (benchmarks/RESULTS.md)
 STEPS = 80  # least number of steps, within the range of epochs below
 EPOCHS = (15, 20)  # 10 are few for 100 images per class (benchmarks/RESULTS.md, "What could be added to phase 2")
-MIN_VALIDATION_IMAGES = 160  # images that the search validates on, where there are as many
+MIN_VALIDATION_IMAGES = 40
+"""Images that the search validates on, where there are as many: they calibrate the model and tell when phase 2 goes wrong.
+Validating on all others, too, is expected to add under 0.1 points (``benchmarks/prior.py``), and multiplies the trainings."""
 ALPHAS = (0.25, 0.5, 0.75, 1.0)
 FIRST_HEAD_STAGE = 2  # counted from 0: all stages gain no more (benchmarks/RESULTS.md, "The head on several stages")
 MAX_HEAD_STAGES = 6  # as many as EfficientNet-Lite0 has; of a transformer's blocks, neighbours say much the same

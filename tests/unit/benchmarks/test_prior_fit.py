@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from benchmarks.prior import (
     MIN_SPREAD,
+    USUAL_DIFFERENCE,
     Row,
     by_points,
     evaluate,
@@ -18,9 +19,11 @@ from benchmarks.prior import (
     random_effects,
     read,
     table_of,
+    value_of_measuring,
     write,
 )
 
+from unfreeze.evaluation.expected_gain import OptionPrior, posterior_of
 from unfreeze.evaluation.prior import COLUMNS, TABLE, read_table
 
 MEAN, BETWEEN, WITHIN, TEST, FOLDS = 0.04, 0.05, 0.03, 0.02, 0.06
@@ -158,3 +161,17 @@ def test_rows_are_read_from_csv_with_and_without_the_tests_errors(tmp_path: Path
     path.write_text(f"{columns},test_se_nats\na,20,0,batch norm,head:stages,60,0.1,0.02,0.05,1.5,\n")
     (row,) = read([path])
     assert (row.cell, row.kind, row.test_se_nats) == (CELL, "head", None)
+
+
+@pytest.mark.parametrize("points", [-1.0, 0.0, 1.5])
+def test_the_value_of_measuring_is_what_choosing_by_the_posterior_gains_in_a_simulation(points: float) -> None:
+    prior, n_images = OptionPrior(mean=0.02, spread=0.05, points=points, points_per_nat=30.0, points_spread=1.0), 40
+    random = np.random.default_rng(0)
+    error = USUAL_DIFFERENCE / n_images**0.5
+    true = random.normal(prior.mean, prior.spread, 20_000)
+    measured = random.normal(true, error)
+    points_of = prior.points + prior.points_per_nat * (true - prior.mean)
+    ships = np.array([posterior_of(each, error, prior).ships for each in measured])
+    gained = (points_of * ships).mean() - max(0.0, points)
+    assert value_of_measuring(prior, n_images) == pytest.approx(gained, abs=0.03)
+    assert value_of_measuring(prior, 10 * n_images) > value_of_measuring(prior, n_images)
