@@ -191,7 +191,9 @@ class FolderWalk:
                 f"Photos by their content, whatever their suffix says, are used: {count_suffixes(self.n_by_content)}."
             )
         if self._hidden:
-            hidden = ", ".join(f"{name!r} ({count} photos)" for name, count in list(self._hidden.items())[:8])
+            hidden = ", ".join(
+                f"{name!r} ({count} photo{'' if count == 1 else 's'})" for name, count in list(self._hidden.items())[:8]
+            )
             notes.append(f"Hidden folders were passed over: {hidden}; rename them if they are wanted.")
         notes += [f"Left out: {quote_list(names)}: {reason}." for reason, names in self._by_reason.items()]
         return notes

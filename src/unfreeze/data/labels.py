@@ -11,6 +11,7 @@ from unfreeze.data.folders import quote_list
 from unfreeze.errors import PhotosError
 
 _SEPARATORS = re.compile(r"\s*[,;|]\s*")
+_WORDS = re.compile(r"\s*[/+&]\s*|\s+")  # signs that class names have, too
 _BRACKETS = "[](){}'\"` "
 _MANY_ROWS = 10  # fewer are no evidence that labels never repeat
 _MANY_NUMBERS, _FEW_EACH = 10, 5  # integers with fewer photos each look like ages or counts
@@ -93,8 +94,10 @@ def _tagged(counts: Counter[str]) -> list[str]:
     # ImageNet's classes have synonyms, of which a few occur twice ("crane", "maillot").
     if several and 2 * len(shared) < len(several):
         shared = []
-    worded = [label for label in counts if len(words := label.split()) > 1 and all(word in counts for word in words)]
-    return list(dict.fromkeys([*lists, *shared, *worded]))
+    joined = [
+        label for label in counts if len(words := _WORDS.split(label)) > 1 and all(word in counts for word in words)
+    ]
+    return list(dict.fromkeys([*lists, *shared, *joined]))
 
 
 def _parts(label: str) -> list[str]:

@@ -102,7 +102,7 @@ def _split(text: str, given: Sides | None, where: str) -> Split | None:
 
 def _why_missing(folder: Path, name: str, *, search: bool) -> str:
     """Return why a table's file may not be found, as the end of a sentence about it; ``search``: list its folder."""
-    if re.match(r"[A-Za-z]:[\\/]", name):
+    if re.match(r"[A-Za-z]:[\\/]|\\\\", name):
         return (
             "does not exist: it is a path of a Windows computer; write paths from the table's folder, as photos/1.jpg"
         )

@@ -90,7 +90,7 @@ def test_hidden_folders_and_files_with_photos_are_named(tmp_path: Path) -> None:
     photos = read_photos(tmp_path)
     assert photos.classes == ("a", "b")
     assert {skipped.file_name for skipped in photos.left_out} == {".cat", "b/.d", "b/.5.jpg"}
-    assert any("'.cat' (2 photos), 'b/.d' (1 photos)" in note for note in photos.notes)
+    assert any("'.cat' (2 photos), 'b/.d' (1 photo)" in note for note in photos.notes)
     assert any("'b/.5.jpg'" in note for note in photos.notes)
 
 

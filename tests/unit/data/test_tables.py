@@ -44,6 +44,8 @@ def refusal(table: Path) -> str:
         ("['cat', 'dog']", "['cat']", "['dog']", "['dog']"),
         ("[1, 0]", "[0, 1]", "[1, 1]", "[1, 0]"),
         ("scab", "rust", "scab rust", "scab"),
+        ("cat/dog", "cat", "dog", "cat"),
+        ("cat & dog", "cat", "dog", "cat"),
     ],
 )
 def test_tags_are_no_classes(tmp_path: Path, labels: tuple[str, ...]) -> None:
@@ -80,6 +82,7 @@ def test_a_text_for_each_photo_is_no_class(tmp_path: Path) -> None:
         (("1", "2", "5", "3"), "numbers, 1 to 5"),
         (("great white shark", "tiger shark", "great white shark", "tiger shark"), None),
         (("0", "1", "0", "1"), None),
+        (("n/a", "ok", "n/a", "salt & vinegar"), None),
         (("1.0", "0.0", "1.0", "0.0"), None),
         (("001", "NA", "no", "10-20"), None),
     ],
@@ -126,6 +129,7 @@ def test_a_remark_may_have_several_lines_and_a_label_a_quote(tmp_path: Path) -> 
         ("file_name,label\n1.JPG,a\n2.JPG,b\n", "'1.jpg' does"),
         ("file_name,label\n7,a\n8,b\n", "no suffix such as .jpg"),
         ("file_name,label\nC:\\Users\\me\\1.jpg,a\n", "Windows computer"),
+        ("file_name,label\n\\\\server\\photos\\1.jpg,a\n", "Windows computer"),
         ("file_name,label\nphotos/7.jpg,a\n", "paths start at the table's folder"),
         ("file_name,label\n.,a\n", "is a folder"),
     ],
