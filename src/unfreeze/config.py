@@ -6,11 +6,29 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from unfreeze.errors import ConfigError
+from unfreeze.reading import Frame, Reading
 
 HIGHEST_LR = 3e-3  # a higher one destroys pretrained weights within an epoch; see the naive arm of the benchmarks
+
+
+def _frame(value: object) -> object:
+    """Return a page's number as an integer, also where it comes as text.
+
+    Raises:
+        ValueError: It is no page.
+    """
+    if value in ("first", "middle"):
+        return value
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = 0
+    if number < 1 or isinstance(value, (bool, float)):
+        raise ValueError(f"{value!r} is no page: it is first, middle, or a number from 1")
+    return number
 
 
 class Common(BaseModel):
@@ -43,6 +61,14 @@ class Common(BaseModel):
             "train=Training,test=Testing; none: every folder is a class. Default: names such as train, Testing, val_set."
         ),
     ] = None
+    frame: Annotated[
+        Frame,
+        BeforeValidator(_frame),
+        Field(
+            description="Of files that hold several pages or frames (TIFF, GIF, DICOM and others), which one is looked at: "
+            "first, middle, or its number, from 1. The model does the same in use."
+        ),
+    ] = "first"
     device: Annotated[str, Field(description="auto, cpu, cuda, cuda:1, mps.")] = "auto"
     precision: Annotated[
         Literal["auto", "fp32", "bf16"],
@@ -55,6 +81,11 @@ class Common(BaseModel):
         float, Field(ge=0, description="The most that the cache may hold, in GiB; 0 turns it off.")
     ] = 10.0
     out: Annotated[Path | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
+
+    @property
+    def reading(self) -> Reading:
+        """How image files are read."""
+        return Reading(self.frame)
 
     @model_validator(mode="after")
     def _refuse_unwritable_names(self) -> Self:

@@ -12,10 +12,10 @@ from unfreeze.errors import ModelError
 from unfreeze.torchvision_shim import ensure_torchvision
 from unfreeze.version import __version__
 
-EXTRAS = {"pydicom": "dicom", "tifffile": "tiff", "pyarrow": "parquet", "openvino": "openvino"}
+EXTRAS = {"pydicom": "dicom", "tifffile": "tiff", "imagecodecs": "tiff", "pyarrow": "parquet", "openvino": "openvino"}
 USES_OF_EXTRAS = {
     "dicom": "DICOM scans need",
-    "tiff": "multi-band TIFF needs",
+    "tiff": "scientific TIFF needs",
     "parquet": "Parquet tables need",
     "openvino": "frozen layers on a CPU are faster with",
 }

@@ -10,6 +10,7 @@ from pathlib import Path
 from unfreeze.acceleration.frozen import choose_precision
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.checks import check, drop_unreadable
+from unfreeze.data.decode import Facts, facts_key
 from unfreeze.data.reference import read_reference
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import PhotoSet, Sample, read_photos
@@ -24,7 +25,7 @@ from unfreeze.training.folds import TrainingSet
 from unfreeze.training.recipe import Recipe
 from unfreeze.training.recipes import head_stages_for, recipe_for
 
-DecodeIndex = Mapping[str, tuple[int, int]]  # width and height of every image that was decoded before, by digest
+DecodeIndex = Mapping[str, Facts]  # what is known of every image that was decoded before, by ``facts_key``
 
 
 @dataclass(frozen=True)
@@ -103,15 +104,18 @@ def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[
     cache = open_cache(config.cache, config.cache_gib)
     decode_index = cache.decode_index()
     with watch.measure("decode"):
-        return cache, decode_index, check(read_photos(config.photos, sides=config.sides), decode_index)
+        photos = check(read_photos(config.photos, sides=config.sides), decode_index, config.reading)
+        return cache, decode_index, photos
 
 
 def open_backbone(config: TrainConfig | CompareConfig, watch: Stopwatch) -> Backbone:
-    """Load the backbone onto its device, in its precision."""
+    """Load the backbone onto its device, in its precision; it reads files as the settings say."""
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
     with watch.measure("load"):
-        return load_backbone(config.model, arch=config.arch, device=device, precision=precision)
+        return load_backbone(config.model, arch=config.arch, device=device, precision=precision).with_reading(
+            config.reading
+        )
 
 
 def open_reference(
@@ -123,13 +127,15 @@ def open_reference(
         ConfigError: The original classes are unknown.
         PhotosError: See ``read_reference``.
     """
-    reference = None
+    reference, reading = None, backbone.network.preprocessing.reading
     if folder is not None:
         if not backbone.network.labels:
             raise ConfigError(
                 "The classes of this model's original task are unknown.", where="--reference", mend="Leave it out."
             )
-        reference = drop_unreadable(read_reference(folder, backbone.network.labels), decode_index)
+        reference = drop_unreadable(read_reference(folder, backbone.network.labels), decode_index, reading)
     samples = (*photos.samples, *(reference.samples if reference is not None else ()))
-    cache.update_decode_index({sample.digest: sample.size for sample in samples})
+    cache.update_decode_index(
+        {facts_key(sample.digest, reading): Facts(sample.size, sample.traits) for sample in samples}
+    )
     return reference

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unfreeze.acceleration.frozen import Forward, frozen_features
-from unfreeze.data.decode import decode
+from unfreeze.data.decode import Trait, inspect
 from unfreeze.data.rendering.renderer import Renderer, prefetch
 from unfreeze.data.rendering.transforms import framed_batch, normalize
 from unfreeze.errors import DecodeError
@@ -41,12 +41,14 @@ class Prediction:
         label: The most probable class.
         probability: The probability of ``label``.
         probabilities: The probability of every class, in the order of the model's classes.
+        traits: What decoding left of the file unseen or changed.
     """
 
     path: Path
     label: str
     probability: float
     probabilities: tuple[float, ...]
+    traits: tuple[Trait, ...] = ()
 
     def top(self, classes: Sequence[str], count: int) -> list[tuple[str, float]]:
         """Return the ``count`` (or all, if fewer) most probable of the model's ``classes`` with their probabilities."""
@@ -124,7 +126,7 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
     evaluation_mode(backbone)
     render = partial(_framed, preprocessing=backbone.network.preprocessing, framings=framings_of(model.views))
     for batch in prefetch(render, _in_batches(chain(first_paths, queue))):
-        views = [view for _, view in batch if isinstance(view, Tensor)]
+        views = [view for _, view, _ in batch if isinstance(view, Tensor)]
         rows: Iterator[list[float]] = iter(())
         if views:
             x = torch.cat(views)
@@ -132,16 +134,22 @@ def predictions(model: Classifier, paths: Iterable[Path]) -> Iterator[Prediction
                 forward = forward or frozen_features(backbone)
                 logits = _mean_logits(backbone, model.head, forward, x, 0, model.views)
                 rows = iter(torch.softmax(logits, dim=1).tolist())
-        for path, view in batch:
-            yield Unread(path, view) if isinstance(view, DecodeError) else _prediction(path, next(rows), model.classes)
+        for path, view, traits in batch:
+            if isinstance(view, DecodeError):
+                yield Unread(path, view)
+            else:
+                yield _prediction(path, next(rows), model.classes, traits)
 
 
-def _framed(path: Path, preprocessing: Preprocessing, framings: Sequence[Framing]) -> tuple[Path, Tensor | DecodeError]:
-    """Return the path and the image in ``framings``, see ``framed_batch``, or the error."""
+def _framed(
+    path: Path, preprocessing: Preprocessing, framings: Sequence[Framing]
+) -> tuple[Path, Tensor | DecodeError, tuple[Trait, ...]]:
+    """Return the path, the image in ``framings``, see ``framed_batch``, or the error, and the file's traits."""
     try:
-        return path, framed_batch(decode(path, preprocessing.min_side), preprocessing, framings)
+        decoded = inspect(path, preprocessing.min_side, preprocessing.reading)
     except DecodeError as error:
-        return path, error
+        return path, error, ()
+    return path, framed_batch(decoded.image, preprocessing, framings), decoded.traits
 
 
 def _in_batches(paths: Iterator[Path]) -> Iterator[list[Path]]:
@@ -163,9 +171,9 @@ def probabilities(
     return rows
 
 
-def _prediction(path: Path, row: Sequence[float], classes: tuple[str, ...]) -> Prediction:
+def _prediction(path: Path, row: Sequence[float], classes: tuple[str, ...], traits: tuple[Trait, ...]) -> Prediction:
     best = max(range(len(row)), key=row.__getitem__)
-    return Prediction(path, classes[best], row[best], tuple(row))
+    return Prediction(path, classes[best], row[best], tuple(row), traits)
 
 
 def photo_batches(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
+
+from unfreeze.reading import FIRST_FRAME, Reading
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 
@@ -18,6 +20,7 @@ class Preprocessing:
         mean: Mean to subtract, per channel, on a scale of 0 to 1.
         std: Standard deviation to divide by, per channel, on a scale of 0 to 1.
         interpolation: The resampling filter.
+        reading: How files are read; not a property of the backbone, but of the photos that it is used on.
     """
 
     size: tuple[int, int]
@@ -25,6 +28,7 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Interpolation
+    reading: Reading = field(default=FIRST_FRAME, repr=False)  # caches tell it apart by image, see ``pixel_key``
 
     @property
     def min_side(self) -> int:
@@ -41,4 +45,4 @@ class Preprocessing:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
-        return cls(**values)
+        return cls(**{**values, "reading": Reading(**values.get("reading", {}))})

@@ -22,6 +22,7 @@ def test_only_photos_has_no_default() -> None:
     assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
         "model": "efficientnet_lite0", "recipe": "auto", "head": "auto", "subset": "all", "tta": True, "bn": "frozen",
         "seed": 0, "color_jitter": "steady", "device": "auto", "precision": "auto", "cache_gib": 10.0,
+        "frame": "first",
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):
         make_config({})
@@ -220,3 +221,16 @@ def test_a_setting_under_both_names_is_refused(tmp_path: Path) -> None:
         read_config(path)
     with pytest.raises(ConfigError, match="--anchor is the former name of --distill"):
         make_config({"photos": "x", "anchor": 0.5, "distill": 1.0})
+
+
+@pytest.mark.parametrize(("given", "frame"), [("middle", "middle"), ("first", "first"), (3, 3), ("3", 3)])
+def test_a_frame_is_named_or_counted_from_one(given: Any, frame: Any) -> None:
+    assert config(frame=given).reading.frame == frame
+    assert make_comparison({"photos": "photos", "frame": given}).reading.frame == frame
+
+
+@pytest.mark.parametrize("given", [0, -1, "last", 1.0, True, None, "0"])
+def test_what_is_no_frame_is_refused_by_name(given: Any) -> None:
+    with pytest.raises(ConfigError, match="is no page: it is first, middle, or a number from 1") as caught:
+        config(frame=given)
+    assert caught.value.where == "--frame"

@@ -16,6 +16,7 @@ from unfreeze.errors import ConfigError, PhotosError
 
 if TYPE_CHECKING:
     from unfreeze.cli.outputs import Write
+    from unfreeze.data.decode import Trait
 
 STANDARD = Path("-")  # stdin or stdout in place of a file
 Output = Annotated[Path | None, Parameter(allow_leading_hyphen=True)]
@@ -43,6 +44,7 @@ def predict(
         null: Names on stdin end with a NUL, as find -print0 writes them.
         device: auto, cpu, cuda, mps.
     """
+    from unfreeze.data.decode import trait_notes
     from unfreeze.data.places import expand_globs, iter_photos, no_photo_error, read_path_list
     from unfreeze.predict import Unread
     from unfreeze.runs.run import load
@@ -73,6 +75,7 @@ def predict(
         if not total:
             raise no_photo_error(places, passed_over)
     read = unread = 0
+    traits: list[tuple[Trait, ...]] = []
     with ExitStack() as stack:
         writes = list(_outputs(stack, csv, json, top or 1, finished.classes))
         predictions = finished.predictions(paths)
@@ -84,11 +87,12 @@ def predict(
                 unread += 1
             else:
                 read += 1
+                traits += [prediction.traits] if prediction.traits else []
             for write in writes:
                 write(prediction)
         if not read + unread:
             raise no_photo_error(places, passed_over)
-    for note in passed_over:
+    for note in (*passed_over, *(trait_notes(traits, finished.reading) if traits else ())):
         echo(f"note: {note}")
     for file in (csv, json):
         if file is not None and file != STANDARD:

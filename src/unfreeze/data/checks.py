@@ -8,13 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from types import MappingProxyType
 
-from unfreeze.data.decode import decode, jpeg_size
+from unfreeze.data.decode import Facts, facts_key, inspect, trait_notes
 from unfreeze.data.folders import Skipped, quote_list
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.errors import DecodeError, PhotosError
+from unfreeze.reading import FIRST_FRAME, Reading
 from unfreeze.runtime import progress_bar
 
 _TINY_SIDE = 32
@@ -22,31 +22,36 @@ _FEW_PHOTOS = 5
 _IMBALANCE = 10
 # Of identical files in several splits, those in the last of these splits are used: the test set stays complete.
 _SPLITS = (None, "train", "val", "test")
+_NONE_KNOWN: Mapping[str, Facts] = MappingProxyType({})
 
 
-def drop_unreadable(photos: PhotoSet, known: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> PhotoSet:
+def drop_unreadable(
+    photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: Reading = FIRST_FRAME
+) -> PhotoSet:
     """Decode every image in full and leave out the unreadable ones: the only check for images that are only scored.
 
     Args:
         photos: The images that were found.
-        known: Sizes of images decoded before, by the file's SHA-256; these are only hashed.
+        known: What is known of images decoded before, by ``facts_key``; these are only hashed.
+        reading: How files are read.
 
     Raises:
         PhotosError: No image can be read.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
-    readable, reasons = _inspect_all(photos.samples, known)
+    readable, reasons = _inspect_all(photos.samples, known, reading)
     if not readable:
         raise PhotosError("None of these photos can be read.", where=photos.root, mend=_first_reasons(reasons))
     left_out = tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items())
-    return replace(photos, samples=tuple(readable.values()), left_out=photos.left_out + left_out)
+    notes = photos.notes + tuple(trait_notes((sample.traits for sample in readable.values()), reading))
+    return replace(photos, samples=tuple(readable.values()), left_out=photos.left_out + left_out, notes=notes)
 
 
 def _first_reasons(reasons: dict[Sample, str]) -> str:
     return "\n         ".join(f"{sample.file_name}: {reason}" for sample, reason in list(reasons.items())[:5])
 
 
-def check(photos: PhotoSet, known: Mapping[str, tuple[int, int]] = MappingProxyType({})) -> PhotoSet:
+def check(photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: Reading = FIRST_FRAME) -> PhotoSet:
     """Decode every image in full and return the set to train on, with the reason for every file that is left out.
 
     - Unreadable files are left out.
@@ -58,12 +63,13 @@ def check(photos: PhotoSet, known: Mapping[str, tuple[int, int]] = MappingProxyT
     Args:
         photos: The images that were found.
         known: See ``drop_unreadable``.
+        reading: How files are read.
 
     Raises:
         PhotosError: Fewer than two classes have two readable images, or a given val or test set has none left.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
-    readable, reasons = _inspect_all(photos.samples, known)
+    readable, reasons = _inspect_all(photos.samples, known, reading)
     copies: dict[str, list[Sample]] = defaultdict(list)
     for sample in readable.values():
         copies[sample.digest].append(sample)
@@ -93,18 +99,19 @@ def check(photos: PhotoSet, known: Mapping[str, tuple[int, int]] = MappingProxyT
         photos.left_out + tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items()),
     )
     dropped = [name for name in photos.classes if name not in checked.classes]
-    return replace(checked, notes=photos.notes + tuple(_notes(checked, dropped, n_copies)))
+    notes = (*_notes(checked, dropped, n_copies), *trait_notes((sample.traits for sample in checked.samples), reading))
+    return replace(checked, notes=photos.notes + notes)
 
 
 def _inspect_all(
-    samples: Sequence[Sample], known: Mapping[str, tuple[int, int]]
+    samples: Sequence[Sample], known: Mapping[str, Facts], reading: Reading
 ) -> tuple[dict[Sample, Sample], dict[Sample, str]]:
     """Return the readable samples with digest and size, by the given sample, and why the others can't be read."""
     readable: dict[Sample, Sample] = {}
     reasons: dict[Sample, str] = {}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         results = progress_bar(
-            pool.map(lambda sample: _inspect(sample, known), samples), "checking photos", total=len(samples)
+            pool.map(lambda sample: _inspect(sample, known, reading), samples), "checking photos", total=len(samples)
         )
         for sample, result in zip(samples, results, strict=True):
             if isinstance(result, DecodeError):
@@ -114,22 +121,18 @@ def _inspect_all(
     return readable, reasons
 
 
-def _inspect(sample: Sample, known: Mapping[str, tuple[int, int]]) -> Sample | DecodeError:
-    """Return the sample with its digest and size, or the error."""
+def _inspect(sample: Sample, known: Mapping[str, Facts], reading: Reading) -> Sample | DecodeError:
+    """Return the sample with its digest, size and traits, or the error."""
     try:
         with sample.path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return replace(sample, digest=digest, size=known.get(digest) or _decoded_size(sample.path))
+        # A large JPEG is decoded to a fraction of its size, which is faster.
+        facts = known.get(facts_key(digest, reading)) or inspect(sample.path, _TINY_SIDE, reading)
+        return replace(sample, digest=digest, size=facts.size, traits=facts.traits)
     except DecodeError as error:
         return error
     except OSError as error:
         return DecodeError(f"The file can't be read: {error.strerror}.", where=sample.path)
-
-
-def _decoded_size(path: Path) -> tuple[int, int]:
-    """Decode a file and return its full size: a large JPEG is decoded to a fraction of it, which is faster."""
-    decoded = decode(path, _TINY_SIDE)
-    return jpeg_size(path) or decoded.size
 
 
 def _conflicts(identical: list[Sample]) -> dict[Sample, str]:

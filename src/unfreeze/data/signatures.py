@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-HEAD_BYTES = 160
+HEAD_BYTES = 132
 """Bytes that ``photo_format`` needs."""
 
 _STARTS = {
@@ -17,8 +17,10 @@ _STARTS = {
 _AVIF_BRANDS = (b"avif", b"avis")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
-# Group 8 in little endian, a short element of it, then the value's type or the upper bytes of its length.
-_BARE_DICOM = re.compile(rb"\x08\0[\0-\x18]\0(?:UL|CS|UI|DA|[\x02-\x40]\0\0\0)")
+# Group 2 or 8 in either byte order, an element, then the value's kind; or group 8, and the length of a short value.
+_BARE_DICOM = re.compile(
+    rb"(?:[\x02\x08]\0|\0[\x02\x08])..(?:UL|UI|CS|OB|SH|DA|TM|LO|US)|\x08\0[\0-\x18]\0[\x02-\x40]\0\0\0", re.DOTALL
+)
 
 
 def photo_format(head: bytes) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from unfreeze.data.decode import Trait
 from unfreeze.data.folders import FolderWalk, Skipped, count_suffixes, quote_list
 from unfreeze.data.layout import FOLDER_LAYOUT, choose_layout, no_photo_error
 from unfreeze.data.names import name_classes
@@ -28,6 +29,7 @@ class Sample:
         split: The split that the user gave, or None.
         digest: SHA-256 of the file; empty until it has been read.
         size: Width and height of the upright image in pixels; zeros until the file has been read.
+        traits: What decoding leaves of the file unseen or changes.
     """
 
     path: Path
@@ -37,6 +39,7 @@ class Sample:
     split: Split | None = None
     digest: str = ""
     size: tuple[int, int] = (0, 0)
+    traits: tuple[Trait, ...] = ()
 
     @property
     def short_side(self) -> int:

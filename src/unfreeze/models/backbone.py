@@ -15,6 +15,7 @@ from unfreeze.errors import ConfigError, ModelError
 from unfreeze.models.pooling import StagePooling, join, pool
 from unfreeze.models.stages import Stage, find_stages
 from unfreeze.preprocessing import Preprocessing
+from unfreeze.reading import Reading
 
 Library = Literal["timm", "torchvision"]
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -87,6 +88,11 @@ class Backbone:
     n_class_tokens: int = 0
     head_stages: tuple[int, ...] = ()
     compiled: dict[tuple[object, ...], Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def with_reading(self, reading: Reading) -> Backbone:
+        """Return the same backbone for image files that are read in this way."""
+        preprocessing = replace(self.network.preprocessing, reading=reading)
+        return replace(self, network=replace(self.network, preprocessing=preprocessing))
 
     @property
     def head_boundary(self) -> int:

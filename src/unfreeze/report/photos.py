@@ -15,6 +15,7 @@ from unfreeze.data.locate import relocate_images
 from unfreeze.errors import UnfreezeError
 from unfreeze.evaluation.resampling import FloatArray, IntArray
 from unfreeze.evaluation.significance import changed
+from unfreeze.reading import FIRST_FRAME, Reading
 from unfreeze.report.elements import Gallery, Photo, Section, Text
 from unfreeze.report.run_data import ARM_NAMES, Predictions, RunData
 from unfreeze.runs.folder import PICTURED
@@ -69,7 +70,8 @@ def photos(run: RunData) -> Section | None:
         ]
     without_heatmap = sorted({row for group in groups for row in group.shown if row not in group.heatmaps})
     files = relocate_images(_photos_folder(run), [predictions.file_names[row] for row in without_heatmap])
-    thumbnails = {row: thumbnail(files.get(predictions.file_names[row])) for row in without_heatmap}
+    reading = _reading(run)
+    thumbnails = {row: thumbnail(files.get(predictions.file_names[row]), reading) for row in without_heatmap}
     galleries = [
         Gallery(
             heading=f"{counted(len(group.rows), 'photo')} {group.title}",
@@ -87,12 +89,12 @@ def photos(run: RunData) -> Section | None:
     return Section("Photos", (*notes, *galleries))
 
 
-def thumbnail(path: Path | None) -> bytes | None:
+def thumbnail(path: Path | None, reading: Reading = FIRST_FRAME) -> bytes | None:
     """Return an image as a small JPEG; None where it can't be read."""
     if path is None:
         return None
     try:
-        image = decode(path, min_side=THUMBNAIL_SIDE)
+        image = decode(path, min_side=THUMBNAIL_SIDE, reading=reading)
     except UnfreezeError:
         return None
     image.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
@@ -106,6 +108,12 @@ def _most_confident_errors(probabilities: FloatArray, predictions: Predictions) 
     wrong = np.flatnonzero(probabilities.argmax(axis=1) != predictions.labels)
     ordered: IntArray = wrong[np.argsort(-probabilities.max(axis=1)[wrong], kind="stable")]
     return ordered
+
+
+def _reading(run: RunData) -> Reading:
+    """Return how the run read files; runs of earlier versions don't say, and looked at the first frame."""
+    frame = run.args.get("frame")
+    return Reading(frame) if frame == "middle" or isinstance(frame, int) else FIRST_FRAME
 
 
 def _photos_folder(run: RunData) -> Path | None:

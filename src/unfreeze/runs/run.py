@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from unfreeze.explain import Explanation
     from unfreeze.models.saved import Classifier
     from unfreeze.predict import Prediction, Unread
+    from unfreeze.reading import Reading
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Run:
             raise ConfigError(f"The model doesn't know the class {label!r}.", where="--label", mend=mend)
         paths = find_photos(photos)
         if skip_damaged:
-            paths = [path for path in paths if _is_photo(path)]
+            paths = [path for path in paths if _is_photo(path, self.reading)]
         model = self._model
         return explanations(model.backbone, model.head, paths, self.classes, label, model.views)
 
@@ -133,7 +134,7 @@ class Run:
         from unfreeze.evaluation.metrics import score
         from unfreeze.runtime import echo
 
-        dataset = drop_unreadable(read_photos(Path(photos), to_train=False, sides=sides))
+        dataset = drop_unreadable(read_photos(Path(photos), to_train=False, sides=sides), reading=self.reading)
         for note in dataset.notes:
             echo(f"note: {note}")
         for left in dataset.left_out:
@@ -152,6 +153,11 @@ class Run:
         groups = [sample.group for sample in dataset.samples]
         return score(labels, np.array(probabilities), groups=groups)
 
+    @property
+    def reading(self) -> Reading:
+        """How the model's training read files."""
+        return self._model.backbone.network.preprocessing.reading
+
     @cached_property
     def _model(self) -> Classifier:
         from unfreeze.models.saved import load_model
@@ -160,12 +166,12 @@ class Run:
         return load_model(self.folder.model, choose_device(self.device))
 
 
-def _is_photo(path: Path) -> bool:
+def _is_photo(path: Path, reading: Reading) -> bool:
     """Return whether the file can be decoded; print the error if it can't."""
     from unfreeze.data.decode import decode
 
     try:
-        decode(path, min_side=1)
+        decode(path, min_side=1, reading=reading)
     except DecodeError as error:
         _echo_left_out(error)
         return False

@@ -124,7 +124,7 @@ class Served:
     def _framed(self, upload: Upload, accepted: DecodeLimits) -> Tensor:
         preprocessing = self.model.backbone.network.preprocessing
         try:
-            photo = decode(upload.file, preprocessing.min_side, accepted)
+            photo = decode(upload.file, preprocessing.min_side, accepted, preprocessing.reading)
         except DecodeError as error:
             raise RefusedError(upload.name, error) from error
         return framed_batch(photo, preprocessing, framings_of(self.model.views))

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from unfreeze.data.checks import check, drop_unreadable
-from unfreeze.data.decode import decode
+from unfreeze.data.decode import Decoded, Facts, facts_key, inspect
 from unfreeze.data.sources import PhotoSet, Sample, Split, read_photos
 from unfreeze.errors import PhotosError
+from unfreeze.reading import FIRST_FRAME, Reading
 
 
 def draw(root: Path, *names: str, side: int = 40) -> Path:
@@ -55,17 +56,38 @@ def test_known_photos_are_hashed_but_not_decoded(tmp_path: Path, monkeypatch: py
     first = check(photos)
     decoded: list[Path] = []
 
-    def noted(path: Path, enough: int) -> Image.Image:
+    def noted(path: Path, enough: int, reading: Reading) -> Decoded:
         decoded.append(path)
-        return decode(path, enough)
+        return inspect(path, enough, reading)
 
-    monkeypatch.setattr("unfreeze.data.checks.decode", noted)
-    known = {sample.digest: sample.size for sample in first.samples if sample.file_name != "a/3.png"}
+    monkeypatch.setattr("unfreeze.data.checks.inspect", noted)
+    known = {sample.digest: Facts(sample.size) for sample in first.samples if sample.file_name != "a/3.png"}
     assert check(photos, known) == first
     assert drop_unreadable(photos, known).samples == first.samples
     assert [path.name for path in decoded] == ["3.png", "3.png"]
     (tmp_path / "b" / "0.png").write_bytes(b"no photo any more")
     assert [left.file_name for left in check(photos, known).left_out] == ["b/0.png"]
+
+
+def test_what_is_unseen_is_noted_whether_a_file_was_decoded_or_known(tmp_path: Path) -> None:
+    two_classes(tmp_path)
+    for number in range(3):
+        page = np.random.default_rng(number).integers(0, 4000, (40, 40), np.uint16)
+        Image.fromarray(page).save(tmp_path / "a" / f"deep {number}.png")
+        pages = [Image.fromarray((page >> shift).astype(np.uint8)) for shift in (4, 5)]
+        pages[0].save(tmp_path / "b" / f"stack {number}.tif", save_all=True, append_images=pages[1:])
+    photos = read_photos(tmp_path)
+    for reading in (FIRST_FRAME, Reading(2)):
+        checked = check(photos, reading=reading)
+        known = {facts_key(sample.digest, reading): Facts(sample.size, sample.traits) for sample in checked.samples}
+        assert check(photos, known, reading) == checked
+        for notes in (checked.notes, drop_unreadable(photos, reading=reading).notes):
+            deep, frames = notes[-2:]
+            assert deep.startswith("Photos with more than 8 bits a band: 3;")
+            assert frames.startswith(f"Files that hold several pages or frames: 3; {reading.frame_name} of each")
+    assert [left.reason for left in check(photos, reading=Reading(3)).left_out] == [
+        "The file has 2 pages or frames, and number 3 was asked for. Take a lower number for --frame, or middle."
+    ] * 3
 
 
 def test_sizes_are_those_of_the_upright_file_though_large_jpegs_are_decoded_smaller(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class DeviceRenderer(Renderer):
         }
         missing = [framing for framing in dict.fromkeys(framings) if framing not in pixels]
         if missing:
-            image = decode(path, self.preprocessing.min_side)
+            image = decode(path, self.preprocessing.min_side, reading=self.preprocessing.reading)
             for framing in missing:
                 rendered = frame(image, self.preprocessing, framing) if framing is not None else image
                 pixels[framing] = torch.from_numpy(np.array(rendered)).to(self.device)
@@ -115,7 +115,7 @@ def on_device(renderer: Renderer, device: torch.device, budget: int) -> DeviceRe
     """Return a renderer of the same views on ``device``, with ``budget`` bytes there for decoded images."""
     return DeviceRenderer(
         renderer.paths, renderer.preprocessing, renderer.augmentation, renderer.seed, renderer.digests,
-        DecodedImageCache(budget), device=device,
+        DecodedImageCache(budget), renderer.traits, device=device,
     )  # fmt: skip
 
 

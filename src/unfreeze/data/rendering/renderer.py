@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 from PIL import Image
 
-from unfreeze.data.decode import decode
+from unfreeze.data.decode import Trait, decode, pixel_key
 from unfreeze.data.rendering.transforms import Augmentation, render, to_batch
 from unfreeze.data.sources import Sample
 from unfreeze.orientations import Orientation
@@ -70,6 +70,7 @@ class Renderer:
         seed: Augmented views depend on (seed, view, image content).
         digests: The SHA-256 of each file; needed by augmented views and ``cache_key``.
         image_cache: Decoded images.
+        traits: What decoding changes of each file, on which ``cache_key`` depends; none where they are not known.
     """
 
     paths: tuple[Path, ...]
@@ -78,11 +79,12 @@ class Renderer:
     seed: int = 0
     digests: tuple[str, ...] = ()
     image_cache: DecodedImageCache = field(default_factory=DecodedImageCache)
+    traits: tuple[tuple[Trait, ...], ...] = ()
 
     def for_samples(self, samples: Sequence[Sample]) -> Self:
         """Return the same renderer for other images, whose digests are known."""
         paths, digests = tuple(sample.path for sample in samples), tuple(sample.digest for sample in samples)
-        return replace(self, paths=paths, digests=digests)
+        return replace(self, paths=paths, digests=digests, traits=tuple(sample.traits for sample in samples))
 
     @property
     def tta_orientations(self) -> tuple[Orientation, ...]:
@@ -97,6 +99,7 @@ class Renderer:
         """Return a key of all that determines a view's pixels, except ``preprocessing``."""
         digest = self.digests[index]
         assert digest, "the image's digest is unknown"
+        digest = pixel_key(digest, self.traits[index] if self.traits else (), self.preprocessing.reading)
         if view <= PLAIN:
             return f"{digest} {int(view)}" if view else digest
         return f"{digest} {view} {self.seed} {self.augmentation}"
@@ -130,7 +133,8 @@ class Renderer:
         cached = self.image_cache.get(key)
         if cached is not None:
             return Image.fromarray(cached.numpy())
-        image = decode(self.paths[index], self.preprocessing.min_side)
+        preprocessing = self.preprocessing
+        image = decode(self.paths[index], preprocessing.min_side, reading=preprocessing.reading)
         if self.image_cache.budget:
             self.image_cache.put(key, torch.from_numpy(np.array(image)))
         return image

@@ -21,11 +21,14 @@ from pathlib import Path
 
 import PIL
 
+from unfreeze.data.decode import Facts
+from unfreeze.data.decode.traits import traits_from
 from unfreeze.errors import CacheError
 from unfreeze.files import replace_file
 from unfreeze.training.features.cache_files import CacheWriter, RowRef, open_file, remove_file
 
 GIB = 2**30
+DECODE_INDEX_FORMAT = 2  # 1 had no traits
 MAX_DECODE_INDEX = 1_000_000  # entries after which the index starts anew
 ABANDONED_AFTER_S = 3600  # an unfinished file without a write for so many seconds belongs to a process that died
 
@@ -112,24 +115,29 @@ class FeatureCache:
 
     @property
     def _decode_index_path(self) -> Path:
-        return self.root / f"photos-{PIL.__version__}.json"  # another decoder may refuse images that this one reads
+        # Another decoder may refuse images that this one reads.
+        return self.root / f"photos-{PIL.__version__}-{DECODE_INDEX_FORMAT}.json"
 
-    def decode_index(self) -> dict[str, tuple[int, int]]:
-        """Return the width and height of images that were decoded in earlier runs, by the SHA-256 of the file."""
+    def decode_index(self) -> dict[str, Facts]:
+        """Return what is known of images that were decoded in earlier runs, by ``facts_key``."""
         try:
             table = json.loads(self._decode_index_path.read_text("utf-8"))
-            return {str(digest): (int(width), int(height)) for digest, (width, height) in table.items()}
+            return {
+                str(key): Facts((int(width), int(height)), traits_from(traits))
+                for key, (width, height, *traits) in table.items()
+            }
         except (OSError, ValueError, TypeError, AttributeError):
             return {}
 
-    def update_decode_index(self, sizes: Mapping[str, tuple[int, int]]) -> None:
+    def update_decode_index(self, facts: Mapping[str, Facts]) -> None:
         """Add images that were decoded; of two processes that add at once, one may have to decode again."""
         known = self.decode_index()
-        if sizes.keys() <= known.keys():
+        if facts.keys() <= known.keys():
             return
-        table = (known if len(known) < MAX_DECODE_INDEX else {}) | dict(sizes)
+        table = (known if len(known) < MAX_DECODE_INDEX else {}) | dict(facts)
+        entries = {key: [*size, *traits] for key, (size, traits) in table.items()}
         with suppress(OSError):  # the images are then decoded again
-            replace_file(self._decode_index_path, json.dumps(table).encode())
+            replace_file(self._decode_index_path, json.dumps(entries).encode())
 
     def evict(self) -> None:
         """Remove files until the rest is within the limit, and unfinished files of processes that died.

@@ -16,6 +16,7 @@ from unfreeze.data.rendering.framings import RESAMPLING, frame, plain, tile_box
 from unfreeze.data.rendering.renderer import DecodedImageCache
 from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Interpolation, Preprocessing
+from unfreeze.reading import Reading
 from unfreeze.views import CROP, FRAMINGS, GRIDS, SQUEEZE, EvaluationView, Grid, tiles
 
 SIZES = [
@@ -135,9 +136,9 @@ def test_views_are_framed_turned_and_decoded_once(
     paths = draw(tmp_path, 2)
     decoded: list[Path] = []
 
-    def counting(path: Path, min_side: int) -> Image.Image:
+    def counting(path: Path, min_side: int, reading: Reading) -> Image.Image:
         decoded.append(path)
-        return decode(path, min_side)
+        return decode(path, min_side, reading=reading)
 
     shown = renderer(paths)
     if on_card:

@@ -14,7 +14,9 @@ from tests.support.photos import PREPROCESSING, draw, renderer
 
 from unfreeze.data.decode import decode
 from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES, DecodedImageCache
+from unfreeze.data.sources import Sample
 from unfreeze.errors import DecodeError
+from unfreeze.reading import Reading
 from unfreeze.training.recipes import TEXTBOOK_AUG
 
 WANTED = [(3, (0, 1)), (0, (2,)), (7, (1, 0)), (3, (1,)), (5, (0,))]
@@ -126,3 +128,17 @@ def test_a_photo_that_several_threads_read_at_once_is_paid_for_once(photos: tupl
         views = list(pool.map(lambda number: own.views(number % 2, (0, 1)), range(64)))
     assert own.image_cache.budget == DECODED_CACHE_BYTES - 3 * 24 * (20 + 21)
     assert all(torch.equal(view, views[number % 2]) for number, view in enumerate(views))
+
+
+def test_pixels_of_another_frame_have_another_key(photos: tuple[Path, ...]) -> None:
+    own = renderer(photos)
+    samples = [
+        Sample(path, path.name, 0, digest=digest, traits=("frames",) if number == 0 else ())
+        for number, (path, digest) in enumerate(zip(own.paths, own.digests, strict=True))
+    ]
+    first = own.for_samples(samples)
+    middle = replace(first, preprocessing=replace(first.preprocessing, reading=Reading("middle")))
+    assert first.cache_key(0, 0) == own.cache_key(0, 0)
+    assert middle.cache_key(0, 0) != own.cache_key(0, 0)
+    assert middle.cache_key(1, 0) == own.cache_key(1, 0)
+    assert repr(middle.preprocessing) == repr(own.preprocessing)

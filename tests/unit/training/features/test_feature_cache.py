@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from unfreeze.data.decode import Facts
 from unfreeze.errors import CacheError
 from unfreeze.training.features.cache import ABANDONED_AFTER_S, CacheNamespace, FeatureCache, open_cache
 from unfreeze.training.features.cache_files import read_rows
@@ -345,23 +346,26 @@ def test_a_store_of_nothing_goes_when_it_is_let_go_of() -> None:
 def test_photos_that_were_decoded_are_remembered(tmp_path: Path) -> None:
     store = FeatureCache(tmp_path, 2**30)
     assert store.decode_index() == {}
-    store.update_decode_index({"a": (40, 30)})
-    store.update_decode_index({"b": (40, 50)})
-    assert FeatureCache(tmp_path, 2**30).decode_index() == {"a": (40, 30), "b": (40, 50)}
+    store.update_decode_index({"a": Facts((40, 30))})
+    store.update_decode_index({"b": Facts((40, 50), ("deep", "frames"))})
+    assert FeatureCache(tmp_path, 2**30).decode_index() == {
+        "a": Facts((40, 30)),
+        "b": Facts((40, 50), ("deep", "frames")),
+    }
     assert len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"a": "x"}', b"\xff", b'{"a": null}'])
 def test_a_damaged_list_of_photos_is_forgotten(tmp_path: Path, content: bytes) -> None:
     store = FeatureCache(tmp_path, 2**30)
-    store.update_decode_index({"a": (40, 30)})
+    store.update_decode_index({"a": Facts((40, 30))})
     next(tmp_path.iterdir()).write_bytes(content)
     assert store.decode_index() == {}
-    store.update_decode_index({"b": (40, 50)})
-    assert store.decode_index() == {"b": (40, 50)}
+    store.update_decode_index({"b": Facts((40, 50))})
+    assert store.decode_index() == {"b": Facts((40, 50))}
 
 
 def test_a_list_of_photos_that_cant_be_written_is_done_without(tmp_path: Path) -> None:
     store = FeatureCache(tmp_path / "gone", 2**30)
-    store.update_decode_index({"a": (40, 30)})
+    store.update_decode_index({"a": Facts((40, 30))})
     assert store.decode_index() == {}
