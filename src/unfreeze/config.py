@@ -66,6 +66,13 @@ class Common(BaseModel):
         UserPath | None,
         Field(description="Photos of the original task, in folders by class, to measure forgetting on."),
     ] = None
+    sides: Annotated[
+        str | None,
+        Field(
+            description="Which folders of PHOTOS (or words in a table's column split) are sides, such as "
+            "train=Training,test=Testing; none: every folder is a class. Default: names such as train, Testing, val_set."
+        ),
+    ] = None
     frame: Annotated[
         Frame,
         BeforeValidator(_frame),

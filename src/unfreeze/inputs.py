@@ -106,7 +106,8 @@ def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[
     cache = open_cache(config.cache, config.cache_gib)
     decode_index = cache.decode_index()
     with watch.measure("decode"):
-        return cache, decode_index, check(read_photos(config.photos), decode_index, config.reading)
+        photos = check(read_photos(config.photos, sides=config.sides), decode_index, config.reading)
+        return cache, decode_index, photos
 
 
 def open_backbone(config: TrainConfig | CompareConfig, watch: Stopwatch) -> Backbone:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from unfreeze.verdict import ExpectedGain, Verdict
 
 SMALLEST_USEFUL_GAIN = 0.005  # a smaller gain isn't worth collecting images to prove it
+N_UNTESTED = 5  # classes that are named where they were never tested
 SMALLEST_SHOWN = 0.0005  # a smaller expected gain would be shown as 0.0 points
 
 
@@ -24,10 +25,26 @@ def sentences(verdict: Verdict) -> tuple[str, ...]:
     )
     shipped = (
         f"The {'two-phase' if verdict.shipped == 'two_phase' else 'head-only'} model ships: it is right on "
-        f"{_percent(scores.accuracy)} of {scored} (95 % interval {_percent(low)} to {_percent(high)})."
+        f"{_percent(scores.accuracy)} of {scored} (95 % interval {_percent(low)} to {_percent(high)})"
+        f"{_untested_clause(verdict)}."
     )
     power = _power(verdict.gain)
     return shipped, _gain(verdict) + _forgetting_clause(verdict), *([power] if power else [])
+
+
+def untested(verdict: Verdict) -> list[str]:
+    """Return the classes of which no image was scored."""
+    rows = zip(verdict.data.classes, verdict.scores.shipped.per_class, strict=False)
+    return [name for name, row in rows if row.n == 0]
+
+
+def _untested_clause(verdict: Verdict) -> str:
+    names = untested(verdict)
+    if not names:
+        return ""
+    listed = ", ".join(f"'{name}'" for name in names[:N_UNTESTED])
+    more = f" and {len(names) - N_UNTESTED} more" if len(names) > N_UNTESTED else ""
+    return f"; never tested, as no test photo is of it: {listed}{more}"
 
 
 def _is_test(verdict: Verdict) -> bool:

@@ -74,6 +74,24 @@ def test_patterns_are_expanded_and_one_that_matches_nothing_is_named(
     assert "Traceback" not in told.err
 
 
+@pytest.mark.parametrize("words", [["predict", "{}"], ["predict", "-"], ["explain", "{}"], ["eval", "{}"]])
+def test_what_a_folder_holds_besides_is_said_by_every_command(
+    run: Run, photos: list[str], words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside = Path("folder", run.classes[0])
+    for name in (inside / "1.jpg", inside / "2", inside / ".dark" / "3.jpg"):
+        name.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy("1.jpg", name)
+    (inside / "4.CR2").write_bytes(b"II*\0")
+    stdin(monkeypatch, b"folder\n")
+    assert command(words[0], run.folder.root, words[1].format("folder")) == 0
+    told = capsys.readouterr()
+    assert "1 without suffix" in told.err
+    assert "1 '.cr2'" in told.err
+    assert "3.jpg" not in told.out
+    assert ".dark' (1 photo)" in told.err
+
+
 @pytest.mark.parametrize("null", [False, True])
 def test_a_list_comes_on_stdin(
     run: Run, photos: list[str], null: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -68,13 +68,14 @@ def predict(
     finished = load(run, device)
     paths: Iterable[Path]
     total = None
+    passed_over: list[str] = []
     if from_stdin:
-        paths = read_path_list(cast(BufferedIOBase, sys.stdin.buffer), null=null)
+        paths = read_path_list(cast(BufferedIOBase, sys.stdin.buffer), null=null, notes=passed_over)
     else:
         expanded = expand_globs(places)
-        paths, total = iter_photos(expanded), sum(1 for _ in iter_photos(expanded))
+        paths, total = iter_photos(expanded), sum(1 for _ in iter_photos(expanded, passed_over))
         if not total:
-            raise no_photo_error(places)
+            raise no_photo_error(places, passed_over)
     read = unread = 0
     traits: list[tuple[Trait, ...]] = []
     with ExitStack() as stack:
@@ -92,8 +93,8 @@ def predict(
             for write in writes:
                 write(prediction)
         if not read + unread:
-            raise no_photo_error(places)
-    for note in trait_notes(traits, finished.reading) if traits else ():
+            raise no_photo_error(places, passed_over)
+    for note in (*passed_over, *(trait_notes(traits, finished.reading) if traits else ())):
         echo(f"note: {note}")
     for file in (csv, json):
         if file is not None and file != STANDARD:
@@ -162,17 +163,21 @@ def explain(
         raise PhotosError(f"{len(paths) - n_drawn} of {len(paths)} photos can't be read; the others were drawn.")
 
 
-def evaluate(run: UserPath, photos: UserPath, /, *, device: str = "auto") -> None:
+def evaluate(run: UserPath, photos: UserPath, /, *, sides: str | None = None, device: str = "auto") -> None:
     """Score the model of a finished run on other labelled photos.
 
     Args:
         run: The run's folder.
         photos: Labelled photos, as for train. All readable photos are scored, whatever their split.
+        sides: As for train.
         device: auto, cpu, gpu, cuda, cuda:1 (or 1), mps.
     """
     from unfreeze.runs.run import load
 
-    scores = load(run, device).evaluate(photos)
+    scores = load(run, device).evaluate(photos, sides=sides)
     tell(f"{scores.n} photos, with 95 % intervals")
     for name, value, (low, high) in scores.rows():
         tell(f"{name:18} {value:.4f}  ({low:.4f} to {high:.4f})")
+    n_scored = sum(row.n > 0 for row in scores.per_class)
+    if n_scored < len(scores.per_class):
+        tell(f"balanced accuracy is over {n_scored} of {len(scores.per_class)} classes: the others have no photo here")

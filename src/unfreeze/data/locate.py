@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from unfreeze.data.folders import FolderWalk
 from unfreeze.data.places import iter_photos
 from unfreeze.data.sources import read_photos
 from unfreeze.errors import UnfreezeError
@@ -25,11 +26,10 @@ def relocate_images(source: Path | None, names: Sequence[str]) -> dict[str, Path
     if len(paths) < len(names):
         # The tables have display names; on disk a name may be in another Unicode form, or invalid Unicode.
         try:
-            samples = read_photos(source, to_train=False).samples
+            found = dict(_named_images(source))
         except (UnfreezeError, OSError):
             return paths
-        missing = set(names) - set(paths)
-        paths |= {sample.file_name: sample.path for sample in samples if sample.file_name in missing}
+        paths |= {name: found[name] for name in names if name not in paths and name in found}
     return paths
 
 
@@ -61,3 +61,12 @@ def _sha256(path: Path) -> str | None:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
+
+
+def _named_images(source: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the display name and the path of each image, whatever the layout of the source."""
+    if is_folder(source):
+        walk = FolderWalk(source)
+        yield from ((walk.name(path), path) for path in walk.iter_photos(source))
+    else:
+        yield from ((sample.file_name, sample.path) for sample in read_photos(source, to_train=False).samples)

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from io import BufferedIOBase
 from pathlib import Path
 
-from unfreeze.data.folders import FolderWalk
+from unfreeze.data.folders import FolderWalk, display_name
 from unfreeze.errors import PhotosError
 from unfreeze.files import exists, is_folder
 from unfreeze.paths import user_path
+from unfreeze.runtime import echo
 
 _WILD = frozenset("*?[")
 
@@ -22,33 +23,49 @@ def find_photos(paths: Iterable[str | Path]) -> list[Path]:
         PhotosError: A path doesn't exist, a pattern matches nothing, or no image was found.
     """
     paths = list(paths)
-    photos = list(iter_photos(expand_globs(paths)))
+    notes: list[str] = []
+    photos = list(iter_photos(expand_globs(paths), notes))
     if not photos:
-        raise no_photo_error(paths)
+        raise no_photo_error(paths, notes)
+    for note in notes:
+        echo(f"note: {note}")
     return photos
 
 
-def no_photo_error(paths: Iterable[str | Path]) -> PhotosError:
-    """Return the error for paths without any image."""
+def no_photo_error(paths: Iterable[str | Path], notes: Sequence[str] = ()) -> PhotosError:
+    """Return the error for paths without any image; ``notes`` say what else is there."""
     return PhotosError(
-        "No photo was found.", where=", ".join(map(str, paths)), mend="Name photos or folders of photos."
+        "No photo was found.",
+        where=", ".join(map(str, paths)),
+        mend=" ".join([*notes, "Name photos or folders of photos."]),
     )
 
 
-def iter_photos(paths: Sequence[Path]) -> Iterator[Path]:
+def iter_photos(paths: Sequence[Path], notes: list[str] | None = None) -> Iterator[Path]:
     """Yield the given files, whatever their suffix, and all images below the given folders; each once, in order.
 
-    For a single folder, memory is bounded by the names in its largest subfolder.  Paths already yielded are stored only
-    where several were given, which may overlap.
+    Sentences on what each folder holds besides are appended to ``notes`` when it has been read.  For a single folder,
+    memory is bounded by the names in its largest subfolder.  Paths already yielded are stored only where several were
+    given, which may overlap.
     """
     seen: set[Path] = set()
     for path in paths:
-        for photo in FolderWalk(path).iter_photos(path) if is_folder(path) else (path,):
+        for photo in _photos_at(path, notes):
             if len(paths) == 1:
                 yield photo
             elif photo not in seen:
                 seen.add(photo)
                 yield photo
+
+
+def _photos_at(path: Path, notes: list[str] | None) -> Iterator[Path]:
+    if not is_folder(path):
+        yield path
+        return
+    walk = FolderWalk(path)
+    yield from walk.iter_photos(path)
+    if notes is not None:
+        notes += [f"{display_name(str(path))}: {note}" for note in walk.notes()]
 
 
 def expand_globs(paths: Iterable[str | Path]) -> list[Path]:
@@ -63,7 +80,7 @@ def expand_globs(paths: Iterable[str | Path]) -> list[Path]:
     return [match for path in paths for match in _matches(user_path(path))]
 
 
-def read_path_list(stream: BufferedIOBase, *, null: bool = False) -> Iterator[Path]:
+def read_path_list(stream: BufferedIOBase, *, null: bool = False, notes: list[str] | None = None) -> Iterator[Path]:
     """Yield the images of a list of files and folders while it is being read, as often as each is listed.
 
     A missing file is yielded, too: the reader of the file reports it, and the rest of a long list is still processed.
@@ -71,19 +88,20 @@ def read_path_list(stream: BufferedIOBase, *, null: bool = False) -> Iterator[Pa
     Args:
         stream: The list; glob patterns are not expanded.
         null: Whether each name ends with a NUL, as from ``find -print0``, instead of a newline.
+        notes: Gets the sentences of ``iter_photos``.
     """
     end, rest = b"\0" if null else b"\n", b""
     while block := stream.read1(2**16):
         *names, rest = (rest + block).split(end)
-        yield from _photos_of_names(names, null)
-    yield from _photos_of_names([rest], null)
+        yield from _photos_of_names(names, null, notes)
+    yield from _photos_of_names([rest], null, notes)
 
 
-def _photos_of_names(names: Iterable[bytes], null: bool) -> Iterator[Path]:
+def _photos_of_names(names: Iterable[bytes], null: bool, notes: list[str] | None) -> Iterator[Path]:
     for name in names:
         path = name if null else name.removesuffix(b"\r")
         if path:
-            yield from iter_photos([user_path(os.fsdecode(path))])
+            yield from iter_photos([user_path(os.fsdecode(path))], notes)
 
 
 def _matches(pattern: Path) -> list[Path]:

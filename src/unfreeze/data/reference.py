@@ -40,7 +40,7 @@ def read_reference(folder: Path, class_names: Sequence[Sequence[str]]) -> PhotoS
             samples += [Sample(path, walk.name(path), matches[0]) for path in walk.photos(class_folder)]
             continue
         several = f"names several classes: {quote_list(class_names[output][0] for output in matches)}"
-        walk.leave_out(class_folder, several if matches else "names no class of the original head")
+        walk.leave_out(class_folder, several if matches else "names no class of the original head", note=False)
         skipped.append(walk.name(class_folder))
     if not samples:
         raise PhotosError(

@@ -55,7 +55,8 @@ def split(photos: PhotoSet, *, test_size: float | None, folds: int, seed: int) -
 
     - Given splits are used.  A given val without a test becomes the test set, so that the test images select nothing.
     - Without val and test, ``test_size`` of the images (of those without a split, where only some have one) is held
-      out, stratified by class, and every class has at least one training image.
+      out, stratified by class.  Every class has at least one training image and, where it has two images (or
+      groups) that may be held out, at least one that is.
     - Groups are never divided, except by given splits: an image without a split joins others of its group that do.
       Without groups, class counts are within one image of exact shares.
     - There are at most as many folds as a class has groups on average, and at least 2.
@@ -107,7 +108,8 @@ def _hold_out(photos: PhotoSet, test_size: float, seed: int) -> npt.NDArray[np.b
     free = [sample.split is None or not unassigned for sample in samples]
     units = [unit for unit in _units(samples) if all(free[index] for index in unit)]
     counts = [Counter(samples[index].label for index in unit) for unit in units]
-    bins = _stratify(counts, (test_size, 1 - test_size), generator(seed, _HOLD_OUT))
+    rng = generator(seed, _HOLD_OUT)
+    bins = _stratify(counts, (test_size, 1 - test_size), rng)
     remaining = Counter(sample.label for sample in samples)
     held_out = np.zeros(len(samples), bool)
     for unit, count, bin_index in zip(units, counts, bins, strict=True):
@@ -121,6 +123,14 @@ def _hold_out(photos: PhotoSet, test_size: float, seed: int) -> npt.NDArray[np.b
             where=photos.root,
             mend="Add photos, raise the test size, make groups smaller, or give a test set of your own.",
         )
+    tested = {samples[index].label for index in np.flatnonzero(held_out)}
+    # Rounding, or large groups, may leave a class without a test image: one of its smallest units is added.
+    for index in sorted(rng.permutation(len(units)), key=lambda index: len(units[index])):
+        unit, count = units[index], counts[index]
+        if not held_out[unit].any() and set(count) - tested and all(remaining[label] > count[label] for label in count):
+            remaining -= count
+            held_out[unit] = True
+            tested |= set(count)
     return held_out
 
 

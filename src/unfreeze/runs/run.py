@@ -115,7 +115,8 @@ class Run:
         from unfreeze.errors import ConfigError
         from unfreeze.explain import explanations
 
-        label = display_name(label) if isinstance(label, str) else label
+        if isinstance(label, str) and label not in self.classes:
+            label = display_name(label)
         if label is not None and label not in self.classes:
             mend = "It knows: " + ", ".join(self.classes)
             raise ConfigError(f"The model doesn't know the class {label!r}.", where="--label", mend=mend)
@@ -125,7 +126,7 @@ class Run:
         model = self._model
         return explanations(model.backbone, model.head, found, self.classes, label, model.views)
 
-    def evaluate(self, photos: Photos, labels: Iterable[str] | None = None) -> Scores:
+    def evaluate(self, photos: Photos, labels: Iterable[str] | None = None, *, sides: str | None = None) -> Scores:
         """Score the shipped model on labelled images of its classes, whichever split they are in.
 
         Images of a folder or a table that can't be decoded are left out, with a line each on stderr.
@@ -134,6 +135,7 @@ class Run:
             photos: A folder or a table of labelled photos; with ``labels``, images as of ``predict``, but no folders
                 or patterns.
             labels: The class of each image, where ``photos`` doesn't say it.
+            sides: Which folders are sides and no classes, as for training; see ``data.sources.read_photos``.
 
         Raises:
             ArgumentError: ``photos`` or ``labels`` is something else, or they differ in number.
@@ -147,7 +149,7 @@ class Run:
         from unfreeze.runs.photos import count_trained
         from unfreeze.runtime import echo
 
-        labelled = _labelled(photos, labels, self.reading)
+        labelled = _labelled(photos, labels, self.reading, sides)
         if labelled.samples and sum(trained := count_trained(self.folder, labelled.samples)):
             echo(f"note: {trained.sentence(len(labelled.samples))}")
         unknown = [name for name in labelled.names if name not in self.classes]
@@ -185,7 +187,7 @@ class _Labelled:
     samples: Sequence[Sample] = ()
 
 
-def _labelled(photos: Photos, labels: Iterable[str] | None, reading: Reading) -> _Labelled:
+def _labelled(photos: Photos, labels: Iterable[str] | None, reading: Reading, sides: str | None) -> _Labelled:
     """Return the labelled images of a folder or a table, or those that are given with their labels."""
     from unfreeze.data.checks import drop_unreadable
     from unfreeze.data.folders import display_name
@@ -208,7 +210,7 @@ def _labelled(photos: Photos, labels: Iterable[str] | None, reading: Reading) ->
             where="photos",
             mend="Give the path of one, or images with labels=[...], the class of each.",
         )
-    dataset = drop_unreadable(read_photos(user_path(os.fspath(photos)), to_train=False), reading=reading)
+    dataset = drop_unreadable(read_photos(user_path(os.fspath(photos)), to_train=False, sides=sides), reading=reading)
     for note in dataset.notes:
         echo(f"note: {note}")
     for left in dataset.left_out:

@@ -8,6 +8,7 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.resampling import Interval
 from unfreeze.verdict import ExpectedGain, Verdict
+from unfreeze.verdict_sentences import untested
 
 N_WEAKEST = 3  # classes with the lowest recall that are named
 LABEL, CELL = 20, 26  # characters in the table's columns
@@ -25,6 +26,9 @@ def summary(verdict: Verdict) -> Iterator[str]:
     cells = [{name: _value(value, interval) for name, value, interval in scores.rows()} for scores in arms.values()]
     for name in cells[0]:
         yield _row(name, [column.get(name, "-") for column in cells])
+        if name == "balanced accuracy" and (n_untested := len(untested(verdict))):
+            n_classes = len(verdict.data.classes)
+            yield f"{'':{LABEL}}over {n_classes - n_untested} of {n_classes} classes: the others have no test photo"
     weakest = _weakest(verdict.scores.shipped, verdict.data.classes)
     if weakest:
         yield f"{'weakest classes':{LABEL}}{weakest}"

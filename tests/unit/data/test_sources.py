@@ -53,11 +53,14 @@ def test_a_class_may_be_called_train(tmp_path: Path) -> None:
 
 def test_litter_is_ignored_and_the_rest_is_reported(tmp_path: Path) -> None:
     put(tmp_path, "a/1.png", "b/1.png", "a/._1.png", "a/.ipynb_checkpoints/1.png", "__MACOSX/a/1.png", "b/@eaDir/1.png")
-    put(tmp_path, "a/Thumbs.db", "a/notes.txt", "labels.csv", "a/raw.cr2", "a/phone.heic", "a/noname", "loose.png")
+    put(tmp_path, "a/Thumbs.db", "a/notes.txt", "labels.csv", "a/raw.cr2", "loose.png")
+    (tmp_path / "a" / "movie.mp4").write_bytes(b"\0\0\0\x20ftypisom")
     (tmp_path / "empty").mkdir()
     photos = read_photos(tmp_path)
     assert set(labels(photos)) == {"a/1.png", "b/1.png"}
-    assert {entry.file_name for entry in photos.left_out} == {"a/raw.cr2", "a/phone.heic", "a/noname", "loose.png"}
+    assert {entry.file_name for entry in photos.left_out} == {"a/raw.cr2", "a/movie.mp4", "loose.png"}
+    assert any("1 '.mp4', 1 '.cr2'" in note for note in photos.notes)
+    assert any("'loose.png'" in note for note in photos.notes)
     assert any("passed over: 2." in note for note in photos.notes)
     assert any("'empty'" in note for note in photos.notes)
 
@@ -75,12 +78,41 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert {e.file_name for e in photos.left_out} == {"a/self", "a/up", "a/across", "a/gone.png", "a/loop.png", "aa"}
 
 
-def test_unicode_twins_are_one_class_and_case_twins_two(tmp_path: Path) -> None:
-    photos = read_photos(put(tmp_path, "caf\u00e9/1.png", "cafe\u0301/2.png", "B/1.png", "b/1.png"))
-    assert photos.classes == ("B", "b", "caf\u00e9")
-    assert [sample.label for sample in photos.samples].count(2) == 2
-    assert any("2 Unicode forms" in note for note in photos.notes)
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems have one Unicode form")
+def test_names_that_look_alike_are_listed_and_kept_apart(tmp_path: Path) -> None:
+    photos = read_photos(put(tmp_path, "caf\u00e9/1.png", "cafe\u0301/2.png", "B/1.png", "b/1.png", "x y/1", "x  y/1"))
+    assert photos.classes == ("B", "b", "cafe\u0301", "caf\u00e9", "x  y", "x y")
     assert any("'B', 'b' differ only in case" in note for note in photos.notes)
+    assert any(r"'cafe\u0301', 'caf\xe9' look alike" in note for note in photos.notes)
+    assert any("'x  y', 'x y' look alike" in note for note in photos.notes)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="its file systems have one Unicode form")
+def test_another_unicode_form_on_the_other_side_is_the_same_class(tmp_path: Path) -> None:
+    photos = read_photos(put(tmp_path, "train/caf\u00e9/1.png", "train/b/1.png", "test/cafe\u0301/2.png"))
+    assert photos.classes == ("b", "caf\u00e9")
+    assert any("2 Unicode forms" in note for note in photos.notes)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+@pytest.mark.parametrize(
+    ("encoding", "names", "likely"),
+    [
+        ("cp866", ["кот", "пес", "cat"], "cp866 ('кот', 'пес')"),
+        ("gbk", ["狗", "马", "羊"], "gb2312 ('狗', '马', '羊')"),
+        ("latin-1", ["hút", "hàt", "dog"], "cp1252 ('hàt', 'hút')"),
+        ("big5", ["貓", "狗"], "big5 ('狗', '貓')"),
+    ],
+)
+def test_class_names_of_other_encodings_stay_apart(
+    tmp_path: Path, encoding: str, names: list[str], likely: str
+) -> None:
+    for name in names:
+        put(tmp_path, os.fsdecode(name.encode(encoding)) + "/1.png")
+    photos = read_photos(tmp_path)
+    assert len(photos.classes) == len(names)
+    assert all(name.encode("utf-8") for name in photos.classes)
+    assert any("no valid Unicode" in note and likely in note for note in photos.notes)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
@@ -89,12 +121,13 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     os.link(tmp_path / "b" / "1.png", os.fsencode(tmp_path / "a") + b"/\xff\n.png")
     photos = read_photos(tmp_path)
-    assert photos.samples[0].file_name == "a/\ufffd\n.png"
+    assert photos.samples[0].file_name == "a/\\xff\n.png"
     assert photos.samples[0].path.is_file()
 
 
 def test_a_note_where_the_classes_lie_one_folder_deeper(tmp_path: Path) -> None:
-    photos = read_photos(put(tmp_path, "site1/ok/1.png", "site1/bad/1.png", "site2/ok/1.png", "site2/bad/1.png"))
+    put(tmp_path, "site1/ok/1.png", "site1/bad/1.png", "site2/ok/1.png", "site2/bad/1.png")
+    photos = read_photos(put(tmp_path, "site3/ok/1.png", "site3/bad/1.png", "site3/odd/1.png"))
     assert any("'bad', 'ok'" in note for note in photos.notes)
 
 
@@ -148,7 +181,10 @@ def test_table_rows_that_are_left_out(tmp_path: Path) -> None:
     assert [(entry.file_name, entry.reason[:8]) for entry in photos.left_out] == [
         ("3.png", "has no l"), ("4.png", "does not"), ("row 7", "names no"), ("2.png", "has no l"),
     ]  # fmt: skip
-    assert photos.notes == ("Rows that repeat another row and count once: 1.",)
+    assert photos.notes == (
+        "Rows that repeat another row and count once: 1.",
+        "Rows left out: 4 of 6, first '3.png', which has no label.",
+    )
 
 
 @pytest.mark.parametrize(

@@ -138,6 +138,17 @@ def test_few_photos_are_not_held_out_unless_asked_for() -> None:
     assert len(split(photo_set(of_sizes(20, 20)), test_size=0.25, folds=5, seed=0).test) == 10
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_class_of_two_photos_is_on_both_sides(seed: int) -> None:
+    photos = photo_set(of_sizes(160, 160, 2, 1))
+    result = split(photos, test_size=0.2, folds=5, seed=seed)
+    on_test = Counter(photos.samples[i].label for i in result.test)
+    assert (on_test[2], on_test[3]) == (1, 0)
+    grouped = photo_set([*of_sizes(160, 160), *[(2, group, None) for group in "aaaaaaaaaaaaaaaaaaaaaaaaaaaaab"]])
+    on_test = Counter(grouped.samples[i].label for i in split(grouped, test_size=0.2, folds=5, seed=seed).test)
+    assert on_test[2] in (1, 29)
+
+
 def test_too_few_photos() -> None:
     with pytest.raises(PhotosError, match="too few for 5 classes"):
         split(photo_set(of_sizes(2, 2, 2, 2, 2)), test_size=0.2, folds=5, seed=0)

@@ -156,3 +156,13 @@ def test_forgetting_names_its_causes(top5: float | None) -> None:
     assert "75.0 % the same on 60 of your photos; KL 0.123 (0: as sure of the same); CKA blocks.5 0.990" in answers
     assert answers.endswith("conv_head 0.800 (1: the stage answers as before)")
     assert len(lines) < 22
+
+
+def test_classes_that_were_never_tested_are_named_first() -> None:
+    scores = score(LABELS[LABELS < 2], STATED[LABELS < 2])
+    about = verdict()
+    partial = about.model_copy(update={"scores": about.scores.model_copy(update={"shipped": scores})})
+    lines = list(summary(partial))
+    assert lines[0].endswith("; never tested, as no test photo is of it: 'eel'.")
+    assert any("over 2 of 3 classes" in line for line in lines)
+    assert not any("never tested" in line or "of 3 classes" in line for line in summary(about))

@@ -18,12 +18,14 @@ from unfreeze.data.decode import pillow
 from unfreeze.data.decode.deep_colour import raw_mode_of
 from unfreeze.data.decode.dicom import HEAD, is_dicom, read_dicom
 from unfreeze.data.decode.formats import ANY_PHOTO, DecodeLimits, refuse_bomb
+from unfreeze.data.decode.heif import register_heif
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
 from unfreeze.data.decode.quiet import silence_libraries
 from unfreeze.data.decode.reasons import SAVE_ANEW, UnreadableError, plain_reason
 from unfreeze.data.decode.reduced import reduction
 from unfreeze.data.decode.tiff import SIGNATURES, can_be_read_in_parts, read_tiff
 from unfreeze.data.decode.traits import Trait, traits_from
+from unfreeze.data.signatures import is_heif
 from unfreeze.errors import DecodeError, FormatError, SizeError, UnfreezeError
 from unfreeze.reading import FIRST_FRAME, Reading
 from unfreeze.runtime import suppress_warnings
@@ -76,7 +78,7 @@ def decode(
         FormatError: The file is no image, or not in an accepted format.
         SizeError: The image has more pixels than are limits.
         DecodeError: The file is missing or damaged, or doesn't have the frame.
-        MissingExtraError: The file is DICOM and pydicom isn't installed.
+        MissingExtraError: The file is DICOM and pydicom isn't installed, or HEIF (HEIC) and pillow-heif isn't.
     """
     return _read(source, min_side, limits, reading, count_frames=False).image
 
@@ -137,6 +139,8 @@ def _decode(request: _Request) -> Decoded:
         dicom = read_dicom(file, request.path, limits, request.reading)
         frames: set[Trait] = {"frames"} if dicom.n_frames > 1 else set()
         return Decoded(dicom.image, dicom.image.size, traits_from(dicom.traits | frames))
+    if "HEIF" in limits.formats and is_heif(head):
+        register_heif(request.path)
     Image.init()
     try:
         image = _open(file, limits)

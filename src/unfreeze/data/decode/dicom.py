@@ -14,13 +14,12 @@ from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
 from unfreeze.data.decode.numbers import Bands, to_rgb
 from unfreeze.data.decode.reasons import UnreadableError
 from unfreeze.data.decode.traits import Trait
+from unfreeze.data.signatures import is_bare_dicom, photo_format
 from unfreeze.errors import FormatError, MissingExtraError
 from unfreeze.reading import Reading
 
-SUFFIXES = (".dcm", ".dicom", ".ima")
+SUFFIXES = (".dcm", ".dicom")
 HEAD = 132  # bytes of a file up to its mark
-_VALUE_KINDS = (b"UL", b"UI", b"CS", b"OB", b"SH", b"DA", b"TM", b"LO", b"US")
-_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x02", b"\x00\x08")  # in both byte orders
 _NO_IMAGE = "Remove it, or choose the DICOM files that hold images."
 
 
@@ -41,9 +40,9 @@ class DicomImage:
 
 def is_dicom(head: bytes, suffix: str) -> bool:
     """Return whether a file is DICOM, by its first ``HEAD`` bytes and its suffix; old ones lack the mark."""
-    if head[128:] == b"DICM" or suffix.lower() in SUFFIXES:
+    if head[128:] == b"DICM" or suffix.lower() in SUFFIXES or is_bare_dicom(head):
         return True
-    return head[:2] in _FIRST_GROUPS and head[4:6] in _VALUE_KINDS
+    return suffix.lower() == ".ima" and photo_format(head) is None  # other photos are called so, too
 
 
 def read_dicom(file: BinaryIO, path: Path | None, limits: DecodeLimits, reading: Reading) -> DicomImage:

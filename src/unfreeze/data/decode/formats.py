@@ -9,9 +9,10 @@ from PIL import Image
 # fmt: off
 PHOTO_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif",
-    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".dcm", ".dicom",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".dcm", ".dicom", ".heic", ".heif", ".hif",
 })
 # fmt: on
+HEIF_SUFFIXES = frozenset({".heic", ".heif", ".hif"})
 
 MAX_PIXELS = 178_956_970
 """Largest width x height that is decoded: Pillow's own hard limit, above any camera (150 MP backs included)."""
@@ -22,7 +23,7 @@ class DecodeLimits:
     """The formats and sizes that are decoded.
 
     Attributes:
-        formats: Pillow's names, tried on the file's content in this order, and DICOM.
+        formats: Pillow's names, tried on the file's content in this order, DICOM, and HEIF, which a plug-in reads.
         pixels: The largest width x height.
     """
 
@@ -33,7 +34,7 @@ class DecodeLimits:
 # Pillow also reads formats that start other programs (EPS) or had many vulnerabilities (PSD, FLI): these are left out.
 # TGA has no signature and is tried last.
 ANY_PHOTO = DecodeLimits(
-    ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "DICOM"), MAX_PIXELS
+    ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "TGA", "DICOM", "HEIF"), MAX_PIXELS
 )
 """The limits for the user's own files."""
 
