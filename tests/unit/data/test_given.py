@@ -184,7 +184,7 @@ NO_PHOTOS = [
 ]
 
 
-@pytest.mark.parametrize("given", NO_PHOTOS, ids=repr)
+@pytest.mark.parametrize("given", NO_PHOTOS, ids=lambda given: type(given).__name__)
 @pytest.mark.parametrize("reader", [photos_given, photos_found, photo_each])
 def test_what_is_no_photo_is_refused_by_its_name(given: object, reader: Callable[..., Any]) -> None:
     for wrapped, place in ((given, "photos"), ([given], r"photos\[0\]")):
