@@ -1,8 +1,8 @@
 """The packaged prior: how much each option gained on many data sets, by images per class and family of backbone.
 
 ``prior.csv`` is written by ``benchmarks/prior.py`` from many (set, seed) pairs.  Rows with a number of sets were fitted on
-``benchmarks/options-2026-11-30.csv``, with EfficientNet-Lite0; the others were set by hand from the few runs of November
-2026 (four sets held back, four development sets) until there are rows for them.
+``benchmarks/options-2026-11-30.csv`` and ``options-2026-11-30b.csv``, with EfficientNet-Lite0; the others were set by hand
+from the few runs of November 2026 (four sets held back, four development sets) until there are rows for them.
 
 Columns: regime (scarce, middle, plentiful), family (batch norm, layer norm), option, mean and spread (nats per image),
 points, points_per_nat, points_spread (see ``OptionPrior``), sets and runs (how many it was fitted on; 0: set by hand).
