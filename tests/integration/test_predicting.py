@@ -233,7 +233,7 @@ def test_a_reader_that_goes_away_gets_no_traceback(run: Run, photos: list[str]) 
         assert child.stdout.readline().startswith(b"0.jpg\t")
         child.stdout.close()
         said = child.stderr.read()
-    assert child.returncode == 1
+    assert child.returncode == 0  # it has read what it wanted
     assert said == b""
 
 

@@ -59,12 +59,7 @@ def choose_layout(root: Folder, given: Sides | None, *, to_train: bool) -> Layou
         others = [folder for folder in top.folders if folder.path not in sides and folder.has_photos()]
         return _by_sides(top, named, others, sides, loose, strict=given is None, to_train=to_train)
     if given is None and top.with_photos() and all(folder.path in sides for folder in top.with_photos()):
-        n_photos = len(loose) + sum(1 for _ in top.all_photos())
-        raise PhotosError(
-            f"There are no class folders with photos, only {n_photos} photos without a class.",
-            where=root.path,
-            mend=FOLDER_LAYOUT,
-        )
+        return Layout((), (*loose, *top.all_photos()), ())
     divided = _inner_sides(top, given)
     if divided:
         return _by_class_first(top, divided, given, loose)

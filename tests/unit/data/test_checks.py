@@ -94,7 +94,10 @@ def test_what_is_unseen_is_noted_whether_a_file_was_decoded_or_known(tmp_path: P
     photos = read_photos(tmp_path)
     for reading in (FIRST_FRAME, Reading(2)):
         checked = check(photos, reading=reading)
-        known = {facts_key(sample.digest, reading): Facts(sample.size, sample.traits) for sample in checked.samples}
+        known = {
+            facts_key(sample.digest, reading): Facts(sample.size, sample.traits, sample.fingerprint)
+            for sample in checked.samples
+        }
         assert check(photos, known, reading) == checked
         for notes in (checked.notes, drop_unreadable(photos, reading=reading).notes):
             deep, frames = notes[-2:]

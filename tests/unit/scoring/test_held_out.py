@@ -22,6 +22,7 @@ from unfreeze.models.saved import Classifier, load_model, save_model
 from unfreeze.models.state import loaded, random_head
 from unfreeze.orientations import Orientation
 from unfreeze.predict import photo_batches, probabilities
+from unfreeze.reading import Reading
 from unfreeze.runs.folder import RunFolder
 from unfreeze.scoring.held_out import evaluation_set, predict_held_out
 from unfreeze.scoring.held_out import open_test_set as set_up_test
@@ -96,9 +97,9 @@ def test_a_file_is_decoded_once_for_all_views(
     views = (PLAIN, EvaluationView.of(SQUEEZE), *map(EvaluationView.of, tiles((1, 2))))
     decoded: list[Path] = []
 
-    def counting(path: Path, min_side: int) -> Image.Image:
+    def counting(path: Path, min_side: int, reading: Reading) -> Image.Image:
         decoded.append(path)
-        return decode(path, min_side)
+        return decode(path, min_side, reading=reading)
 
     monkeypatch.setattr("unfreeze.data.rendering.renderer.decode", counting)
     how = recipe(backbone, candidate(backbone, boundary))
