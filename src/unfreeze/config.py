@@ -5,38 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from unfreeze.errors import ConfigError
 from unfreeze.paths import user_model, user_path
-from unfreeze.reading import Frame, Reading
+from unfreeze.reading_settings import ReadingSettings
 
 UserPath = Annotated[Path, AfterValidator(user_path)]
 
 HIGHEST_LR = 3e-3  # a higher one destroys pretrained weights within an epoch; see the naive arm of the benchmarks
 
 
-def _frame(value: object) -> object:
-    """Return a page's number as an integer, also where it comes as text.
-
-    Raises:
-        ValueError: It is no page.
-    """
-    if value in ("first", "middle"):
-        return value
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = 0
-    if number < 1 or isinstance(value, (bool, float)):
-        raise ValueError(f"{value!r} is no page: it is first, middle, or a number from 1")
-    return number
-
-
-class Common(BaseModel):
+class Common(ReadingSettings):
     """Settings of every training, except the images."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: Annotated[
         str,
@@ -73,14 +54,6 @@ class Common(BaseModel):
             "train=Training,test=Testing; none: every folder is a class. Default: names such as train, Testing, val_set."
         ),
     ] = None
-    frame: Annotated[
-        Frame,
-        BeforeValidator(_frame),
-        Field(
-            description="Of files that hold several pages or frames (TIFF, GIF, DICOM and others), which one is looked at: "
-            "first, middle, or its number, from 1. The model does the same in use."
-        ),
-    ] = "first"
     device: Annotated[
         str, Field(description="auto, cpu, gpu, cuda, cuda:1 (or 1), mps.", coerce_numbers_to_str=True)
     ] = "auto"
@@ -95,11 +68,6 @@ class Common(BaseModel):
         float, Field(ge=0, description="The most that the cache may hold, in GiB; 0 turns it off.")
     ] = 10.0
     out: Annotated[UserPath | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
-
-    @property
-    def reading(self) -> Reading:
-        """How image files are read."""
-        return Reading(self.frame)
 
     @model_validator(mode="after")
     def _refuse_unwritable_names(self) -> Self:
