@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unfreeze.acceleration.frozen import choose_precision
+from unfreeze.acceleration.precision import choose_precision
 from unfreeze.data.checks import check
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import read_photos

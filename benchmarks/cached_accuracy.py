@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from benchmarks.real_photos import SETS, draw_table
 
-from unfreeze.acceleration.frozen import choose_precision
+from unfreeze.acceleration.precision import choose_precision
 from unfreeze.config import make_config
 from unfreeze.data.checks import check
 from unfreeze.data.sources import read_photos

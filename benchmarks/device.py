@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from unfreeze.acceleration.frozen import choose_precision
+from unfreeze.acceleration.precision import choose_precision
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode
 from unfreeze.data.rendering.device_renderer import CACHE_SHARE, on_device

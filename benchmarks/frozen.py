@@ -27,8 +27,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from unfreeze.acceleration.folding import fuse_batchnorm
-from unfreeze.acceleration.frozen import Part, Pipeline, choose_precision, frozen_forward
+from unfreeze.acceleration.frozen import frozen_forward
 from unfreeze.acceleration.openvino import convert_stages, openvino_version
+from unfreeze.acceleration.parts import Part, Pipeline
+from unfreeze.acceleration.precision import choose_precision
 from unfreeze.acceleration.tolerance import MIN_COSINE
 from unfreeze.data.checks import check
 from unfreeze.data.decode import decode

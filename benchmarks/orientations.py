@@ -17,7 +17,7 @@ import torch
 from benchmarks.real_photos import SETS, draw_table
 from numpy.typing import NDArray
 
-from unfreeze.acceleration.frozen import choose_precision
+from unfreeze.acceleration.precision import choose_precision
 from unfreeze.config import make_config
 from unfreeze.data.checks import check
 from unfreeze.data.sources import read_photos

@@ -20,8 +20,9 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from unfreeze.acceleration.frozen import Forward, frozen_forward
+from unfreeze.acceleration.frozen import frozen_forward
 from unfreeze.acceleration.openvino import openvino_version
+from unfreeze.acceleration.parts import Forward
 from unfreeze.data.places import find_photos
 from unfreeze.models.saved import load_model
 from unfreeze.predict import BATCH, MIN_COMPILED_IMAGES, evaluation_mode, photo_batches, to_model_input

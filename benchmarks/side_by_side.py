@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from unfreeze.acceleration.frozen import choose_precision
+from unfreeze.acceleration.precision import choose_precision
 from unfreeze.config import TrainConfig
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbones import load_backbone

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from unfreeze.acceleration.frozen import choose_precision
+from unfreeze.acceleration.precision import choose_precision
 from unfreeze.acceleration.trainable import trainable_forward
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone

@@ -68,7 +68,8 @@ def _frozen_stages() -> Iterator[Finding]:
     """Yield the engine of the packaged backbone's frozen stages, and why faster ones are rejected; takes seconds."""
     import torch
 
-    from unfreeze.acceleration.frozen import choose_engine, choose_precision
+    from unfreeze.acceleration.frozen import choose_engine
+    from unfreeze.acceleration.precision import choose_precision
     from unfreeze.models.backbones import PACKAGED, load_backbone
     from unfreeze.runtime import choose_device
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from unfreeze.acceleration.frozen import choose_precision
+from unfreeze.acceleration.precision import choose_precision
 from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.checks import check, drop_unreadable, with_trait_notes
 from unfreeze.data.decode import Facts, facts_key

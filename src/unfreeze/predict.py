@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unfreeze.acceleration.frozen import Forward, frozen_features
+from unfreeze.acceleration.frozen import frozen_features
+from unfreeze.acceleration.parts import Forward
 from unfreeze.data.decode import Trait
 from unfreeze.data.given import Photo, decode_photo, path_of
 from unfreeze.data.rendering.renderer import prefetch

@@ -8,7 +8,8 @@ import pytest
 import torch
 from tests.support.photos import real_photos
 
-from unfreeze.acceleration.frozen import backend_version, choose_precision
+from unfreeze.acceleration.frozen import backend_version
+from unfreeze.acceleration.precision import choose_precision
 from unfreeze.data.reference import read_reference
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.models.backbones import load_backbone

@@ -18,11 +18,9 @@ source.  A boundary that is no cut is computed from the cut below it by plain fl
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise, zip_longest
-from typing import Literal, get_args
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -30,79 +28,14 @@ from torch import Tensor, nn
 from unfreeze.acceleration.engine_report import WAYS, EngineReport, Way
 from unfreeze.acceleration.folding import fuse_batchnorm
 from unfreeze.acceleration.openvino import convert_stages, openvino_version
+from unfreeze.acceleration.parts import Forward, Part, Pipeline, in_torch
+from unfreeze.acceleration.precision import cpu_capabilities
 from unfreeze.acceleration.probe import probe_images
 from unfreeze.acceleration.tolerance import MIN_PROBE_COSINE, mismatch
-from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.pooling import join
 
-Forward = Callable[[Tensor], Tensor]
 PROBE_VERSION = "1"  # of the probe images and the comparison; a new version invalidates cached choices
-
-
-@dataclass(frozen=True)
-class Part:
-    """Stages compiled together, which first round their input to ``precision``."""
-
-    compute: Forward
-    precision: torch.dtype
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Compute the stages on activations (N, ...) of any floating type and memory layout."""
-        return self.compute(x.to(self.precision))
-
-
-@dataclass(frozen=True)
-class Pipeline:
-    """Consecutive parts of a network as one function from float32 to float32.
-
-    Attributes:
-        parts: In order.
-        poolings: For each part, how its output becomes features that the head reads; None: the head doesn't read it.
-    """
-
-    parts: tuple[Part, ...]
-    poolings: tuple[Forward | None, ...] = ()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Compute all parts in order."""
-        return self.with_features(x, None)[0]
-
-    def with_features(self, x: Tensor, below: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Compute all parts, and add the features that the head reads from their outputs to those ``below`` (N, D)."""
-        pooled = [] if below is None else [below]
-        for part, pooling in zip_longest(self.parts, self.poolings):
-            x = part(x)
-            if pooling is not None:
-                pooled.append(pooling(x.float()))
-        return x.float(), torch.cat(pooled, dim=1) if pooled else None
-
-
-def choose_precision(name: Literal["auto", "fp32", "bf16"], device: torch.device) -> torch.dtype:
-    """Return the precision of frozen stages; ``auto`` is bf16 where the hardware has units for it.
-
-    Raises:
-        ConfigError: The device has no bf16 units, and ``name`` is bf16.
-    """
-    has_bf16 = _has_bf16(device)
-    if name == "bf16" and not has_bf16:
-        raise ConfigError(
-            f"This machine's {device.type} has no bf16 units: it would be slower, not faster.",
-            where="--precision",
-            mend="Leave --precision out, or take fp32.",
-        )
-    return torch.bfloat16 if has_bf16 and name != "fp32" else torch.float32
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    units = _cpu_capabilities() if device.type == "cpu" else {}
-    return any(units.get(unit) is True for unit in ("amx_bf16", "avx512_bf16"))
-
-
-def _cpu_capabilities() -> dict[str, object]:
-    return dict(torch.cpu.get_capabilities()) if hasattr(torch.cpu, "get_capabilities") else {}  # older torch has none
 
 
 def backend_version(device: torch.device) -> str:
@@ -122,7 +55,7 @@ def _has_openvino(device: torch.device) -> bool:
 def choice_inputs(backbone: Backbone, fingerprint: str) -> tuple[str, ...]:
     """Return everything that ``choose_engine`` depends on; ``fingerprint`` identifies all weights."""
     device = backbone.device
-    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else repr(sorted(_cpu_capabilities().items()))
+    machine = torch.cuda.get_device_name(device) if device.type == "cuda" else repr(sorted(cpu_capabilities().items()))
     return (
         PROBE_VERSION,
         backend_version(device),
@@ -299,19 +232,7 @@ def _part(
                 image = probe_images(backbone.network.preprocessing, backbone.device)[:1]
                 example = backbone.run(image, 0, start)
             compiled[built_from] = convert_stages(stages, example)
-        compute = compiled[built_from](precision) if way == "openvino" else _in_torch(stages, precision)
+        compute = compiled[built_from](precision) if way == "openvino" else in_torch(stages, precision)
         compiled[precision, *built_from] = Part(compute, precision)
     part: Part = compiled[precision, *built_from]
     return part
-
-
-def _in_torch(stages: nn.Module, precision: torch.dtype) -> Forward:
-    if precision != torch.float32:
-        stages = copy.deepcopy(stages).to(dtype=precision, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-    def compute(x: Tensor) -> Tensor:
-        # One memory layout for every source of the tensor: another layout rounds differently.
-        out: Tensor = stages(x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x.contiguous())
-        return out
-
-    return compute

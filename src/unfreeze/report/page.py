@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from unfreeze.data.folders import quote_list
 from unfreeze.errors import RunError
 from unfreeze.files import write_bytes, write_text
-from unfreeze.report import data_sections, photos, prediction_sections, result_sections
+from unfreeze.report import data_sections, photos, prediction_sections, result_sections, training_sections
 from unfreeze.report.elements import Plot, Section
 from unfreeze.report.run_data import RunData, read_run_data
 from unfreeze.runs.folder import RunFolder
@@ -23,9 +23,9 @@ _SECTION = re.compile(r'<section id="([^"]+)"')
 SECTIONS: tuple[Callable[[RunData], Section | None], ...] = (
     result_sections.verdict,
     result_sections.scores,
-    result_sections.trials,
+    training_sections.trials,
     result_sections.forgetting,
-    result_sections.training,
+    training_sections.training,
     prediction_sections.confusion,
     prediction_sections.classes,
     prediction_sections.reliability,

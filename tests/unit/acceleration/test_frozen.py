@@ -10,16 +10,8 @@ from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
 from unfreeze.acceleration.folding import fuse_batchnorm
-from unfreeze.acceleration.frozen import (
-    Forward,
-    Pipeline,
-    backend_version,
-    choose_engine,
-    choose_precision,
-    frozen_forward,
-    uses_reduced_precision,
-)
-from unfreeze.errors import ConfigError
+from unfreeze.acceleration.frozen import backend_version, choose_engine, frozen_forward, uses_reduced_precision
+from unfreeze.acceleration.parts import Forward, Pipeline
 from unfreeze.models.backbone import Architecture, Backbone, BatchNorm, Network, assemble
 from unfreeze.models.networks import build
 from unfreeze.torchvision_shim import ensure_torchvision
@@ -220,26 +212,6 @@ def test_bf16_survives_where_folding_does_not() -> None:
     forward = frozen_forward(backbone, 0, backbone.head_boundary)
     assert lowered(forward) == [True] * 2
     torch.testing.assert_close(forward(IMAGES), backbone.run(IMAGES), rtol=0.05, atol=0.05)
-
-
-@pytest.mark.parametrize(("unit", "auto"), [("amx_bf16", torch.bfloat16), ("avx2", torch.float32)])
-def test_precision_is_what_the_hardware_multiplies(
-    monkeypatch: pytest.MonkeyPatch, unit: str, auto: torch.dtype
-) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True}, raising=False)
-    assert choose_precision("auto", CPU) == auto
-    assert choose_precision("fp32", CPU) == torch.float32
-    if auto == torch.bfloat16:
-        assert choose_precision("bf16", CPU) == torch.bfloat16
-    else:
-        with pytest.raises(ConfigError, match="no bf16 units"):
-            choose_precision("bf16", CPU)
-    assert choose_precision("auto", torch.device("meta")) == torch.float32
-
-
-def test_a_torch_that_does_not_tell_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert choose_precision("auto", CPU) == torch.float32
 
 
 def test_without_openvino_torch_computes() -> None:

@@ -12,8 +12,10 @@ from tests.support.backbones import CPU, shake, tiny_cnn, tiny_vit
 from tests.support.photos import PREPROCESSING
 from torch import Tensor, nn
 
-from unfreeze.acceleration.frozen import Pipeline, backend_version, choose_precision, frozen_forward
+from unfreeze.acceleration.frozen import backend_version, frozen_forward
 from unfreeze.acceleration.openvino import convert_stages, openvino_version
+from unfreeze.acceleration.parts import Pipeline
+from unfreeze.acceleration.precision import choose_precision
 from unfreeze.acceleration.probe import probe_images
 from unfreeze.models.backbone import Architecture, Backbone, Network, assemble
 from unfreeze.models.networks import build

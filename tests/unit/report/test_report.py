@@ -20,7 +20,7 @@ from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.significance import changed
 from unfreeze.explain import encoded
 from unfreeze.files import write_bytes, write_table, write_text
-from unfreeze.report import photos, prediction_sections, result_sections, write_report
+from unfreeze.report import photos, prediction_sections, result_sections, training_sections, write_report
 from unfreeze.report.elements import Gallery, Plot, Section, Table, Text
 from unfreeze.report.plots import draw_alphas
 from unfreeze.report.run_data import ARM_NAMES, RunData, read_run_data
@@ -191,7 +191,7 @@ def test_the_gain_is_the_verdicts(run: RunData) -> None:
 
 
 def test_what_ships_is_marked_among_what_was_tried(run: RunData) -> None:
-    section = result_sections.trials(run)
+    section = training_sections.trials(run)
     (table,) = tables(section)
     assert [row[:4] for row in table.rows][1:4] == [
         ("blocks.6", "0.0003", "12", "0.5"), ("blocks.5", "0.0003", "20", "0"), ("blocks.5", "0.0003", "20", "0.5"),
@@ -229,7 +229,7 @@ def test_a_search_that_nobody_judged_has_no_plot(run: RunData) -> None:
     unjudged = run.verdict.model_copy(
         update={"trials": (TRIALS[0].model_copy(update={"points": ()}),), "shipped": "head_only"}
     )
-    section = result_sections.trials(replace(run, verdict=unjudged))
+    section = training_sections.trials(replace(run, verdict=unjudged))
     assert section is not None
     assert not [part for part in section.parts if isinstance(part, Plot)]
     assert tables(section)[0].rows == (("blocks.6", "0.0003", "12", *["-"] * 7),)
