@@ -49,7 +49,7 @@ def heatmaps(backbone: Backbone, head: Head, images: Tensor, classes: Tensor) ->
     Args:
         backbone: Is put into eval mode, as by every prediction.
         head: The new classifier.
-        images: Rendered views, uint8 or uint16, or normalised ones, float32, shape (N, channels, H, W).
+        images: Rendered views, uint8 or int32, or normalised ones, float32, shape (N, channels, H, W).
         classes: The class to explain of each image, int64, shape (N,).
 
     Returns:

@@ -75,7 +75,7 @@ def evaluation_mode(backbone: Backbone) -> None:
 def to_model_input(x: Tensor, backbone: Backbone, start: int) -> Tensor:
     """Move activations at boundary ``start`` to the backbone's device as float32; 4-d tensors become channels-last.
 
-    Rendered views (uint8 or uint16) are transferred in a part of the bytes and normalised on the device.
+    Rendered views (uint8 or int32) are transferred in a part of the bytes and normalised on the device.
     """
     if is_rendered(x):
         with limit_threads(x.numel()):

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unfreeze.data.decode.band_image import WHITE
 from unfreeze.data.rendering.transforms import white_of
 from unfreeze.models.saved import Classifier
 from unfreeze.predict import evaluation_mode
@@ -53,8 +54,8 @@ def example(model: Classifier) -> Tensor:
     """Return two random images in the model's framings, rendered, for tracing; for the shape see ``select_views``."""
     framings, preprocessing = len(framings_of(model.views)), model.backbone.network.preprocessing
     shape = (2, *([framings] if framings > 1 else []), preprocessing.n_channels, *preprocessing.size)
-    of_type = torch.uint16 if preprocessing.reading.channels else torch.uint8
-    return torch.randint(0, torch.iinfo(of_type).max + 1, shape, generator=torch.Generator().manual_seed(0)).to(of_type)
+    of_type, white = (torch.int32, WHITE) if preprocessing.reading.channels else (torch.uint8, 255)
+    return torch.randint(0, white + 1, shape, dtype=of_type, generator=torch.Generator().manual_seed(0))
 
 
 def metadata(model: Classifier, sha256: str) -> dict[str, str]:
@@ -75,7 +76,7 @@ def metadata(model: Classifier, sha256: str) -> dict[str, str]:
         **asdict(preprocessing),
         "crop": f"centre, {height} high and {width} wide" if preprocessing.fit == "crop" else "none",
         "framings": [_describe(framing, preprocessing) for framing in framings],
-        "input": f"{'uint16' if reading.channels else 'uint8'}, {shape}, in the order of framings; mean and std are "
+        "input": f"{'int32' if reading.channels else 'uint8'}, {shape}, in the order of framings; mean and std are "
         "subtracted and divided by inside the graph",
         "views": [view.to_dict() for view in model.views],
     }

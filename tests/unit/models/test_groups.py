@@ -19,15 +19,17 @@ from unfreeze.models.groups import read_by
 from unfreeze.models.saved import Classifier
 from unfreeze.models.stage_head import describe_head, is_readable
 from unfreeze.models.stages import input_channels
+from unfreeze.orientations import Orientation
 from unfreeze.predict import predict_logits, to_model_input
 from unfreeze.reading import Channel, Reading, in_threes
+from unfreeze.views import CROP, EvaluationView
 
 SEVEN = Reading(channels=in_threes([Channel(number, 0, 100) for number in range(1, 8)]), scaling="range")
 
 
 def images(count: int = 3) -> torch.Tensor:
     random = np.random.default_rng(0)
-    return torch.from_numpy(random.integers(0, 65536, (count, 9, 16, 16), np.uint16))
+    return torch.from_numpy(random.integers(0, 65536, (count, 9, 16, 16), np.int32))
 
 
 @pytest.fixture(params=[tiny_cnn, tiny_vit])
@@ -71,15 +73,16 @@ def test_groups_train_and_are_explained_and_exported(plain: Backbone) -> None:
     maps = heatmaps(grouped, head, images(), torch.tensor([0, 1, 2]))
     assert maps.shape == (3, 16, 16)
     assert maps.max() == 1
-    model = Classifier(grouped, head, tuple("abcd"))
+    views = tuple(EvaluationView.of(CROP, orientation) for orientation in Orientation)
+    model = Classifier(grouped, head, tuple("abcd"), views)
     module = ExportModule(model)
     with torch.inference_mode():
-        expected = torch.from_numpy(predict_logits(grouped, head, [images()])).softmax(1)
+        expected = torch.from_numpy(predict_logits(grouped, head, [images()], views=views)).softmax(1)
         torch.testing.assert_close(module(images()), expected, rtol=1e-4, atol=1e-5)
-    assert (example(model).dtype, example(model).shape[1]) == (torch.uint16, 9)
+    assert (example(model).dtype, example(model).shape[1]) == (torch.int32, 9)
     told = metadata(model, "0")["preprocessing"]
     assert '"band": 7, "low": 0, "high": 100' in told
-    assert "uint16, N x 9 x height x width" in told
+    assert "int32, N x 9 x height x width" in told
 
 
 def test_a_saved_head_says_how_many_groups_it_reads(plain: Backbone) -> None:

@@ -15,7 +15,7 @@ from unfreeze.errors import DecodeError
 from unfreeze.reading import Reading
 
 MAX_CLIPPED = 0.5  # share of an image's numbers outside of its scaling from which on the user is told
-WHITE = 2**16 - 1  # of the numbers that networks are given: float32 would take twice the memory and tell no more
+WHITE = 2**16 - 1  # steps of the numbers that networks are given
 
 
 @dataclass(frozen=True, eq=False, slots=True)

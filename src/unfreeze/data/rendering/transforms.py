@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from unfreeze.data.decode import BandImage, Pixels
+from unfreeze.data.decode.band_image import WHITE
 from unfreeze.data.rendering.framings import RESAMPLING, P, frame, to_crop_from
 from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Preprocessing
@@ -193,11 +194,11 @@ def framed_batch(image: Pixels, preprocessing: Preprocessing, framings: Sequence
 def to_batch(views: Sequence[Pixels]) -> Tensor:
     """Return views of one size as one tensor, shape (N, channels, height, width), channels-last.
 
-    RGB views are uint8, of three channels; views of numbers in bands are uint16, in steps of 1/65535.
+    RGB views are uint8, of three channels; views of numbers in bands are int32 (torch can't flip uint16), 65535 being white.
     """
     import torch
 
-    arrays = [view.to_array() if isinstance(view, BandImage) else np.asarray(view) for view in views]
+    arrays = [view.to_array().astype(np.int32) if isinstance(view, BandImage) else np.asarray(view) for view in views]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
@@ -205,21 +206,21 @@ def is_rendered(views: Tensor) -> bool:
     """Return whether a tensor holds rendered views, which aren't normalised yet."""
     import torch
 
-    return views.dtype in (torch.uint8, torch.uint16)
+    return views.dtype in (torch.uint8, torch.int32)
 
 
 def white_of(views: Tensor) -> int:
     """Return the number that stands for 1 in rendered views."""
     import torch
 
-    return int(torch.iinfo(views.dtype).max)
+    return 255 if views.dtype == torch.uint8 else WHITE
 
 
 def normalize(views: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Scale views to 0-1, subtract the backbone's mean and divide by its standard deviation, per channel.
 
     Args:
-        views: uint8 or uint16, shape (N, channels, height, width).
+        views: uint8 or int32, shape (N, channels, height, width).
         preprocessing: The backbone's preprocessing.
 
     Returns:
