@@ -328,9 +328,12 @@ def explain(error: ValidationError) -> ConfigError:
     """Return an error about the first invalid value, by its flag's name."""
     first = error.errors()[0]
     flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-") if first["loc"] else None
+    plain = {
+        "extra_forbidden": "There is no such setting",
+        "path_type": f"A {type(first['input']).__name__} is no path",
+    }
     message = first["msg"].removeprefix("Value error, ").replace("Input should", f"{first['input']!r} should")
-    if first["type"] == "extra_forbidden":
-        message = "There is no such setting"
+    message = plain.get(first["type"], message)
     if flag == "--lr" and first["type"] == "less_than_equal":
         message += ": a pretrained backbone does not survive such a rate"
     return ConfigError(f"{message}.", where=flag, mend="--help lists every setting.")
