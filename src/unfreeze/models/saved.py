@@ -91,7 +91,8 @@ def load_model(folder: Path, device: torch.device, expected: Sequence[str] | Non
         expected: The classes by which its logits will be named; None: those of its own ``config.json``.
 
     Raises:
-        ModelError: A file is missing or damaged, its classes are others than ``expected``, or the installed library builds another network under this name.
+        ModelError: A file is missing or damaged, its classes are others than ``expected``, or the installed library
+            builds another network under this name.
     """
     damaged = ModelError("The run's model is missing or damaged.", where=folder, mend="Train again.")
     try:
