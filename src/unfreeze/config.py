@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from unfreeze.errors import ConfigError
-from unfreeze.paths import user_model, user_path
+from unfreeze.paths import model_text, user_model, user_path
 from unfreeze.reading import Frame, Reading
 
 UserPath = Annotated[Path, AfterValidator(user_path)]
@@ -40,6 +40,7 @@ class Common(BaseModel):
 
     model: Annotated[
         str,
+        BeforeValidator(model_text),
         AfterValidator(user_model),
         Field(description="efficientnet_lite0, torchvision/NAME[:WEIGHTS], timm/NAME, or a checkpoint."),
     ] = "efficientnet_lite0"
@@ -330,7 +331,7 @@ def explain(error: ValidationError) -> ConfigError:
     flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-") if first["loc"] else None
     plain = {
         "extra_forbidden": "There is no such setting",
-        "path_type": f"A {type(first['input']).__name__} is no path",
+        "path_type": f"This is no path: {type(first['input']).__name__}",
     }
     message = first["msg"].removeprefix("Value error, ").replace("Input should", f"{first['input']!r} should")
     message = plain.get(first["type"], message)

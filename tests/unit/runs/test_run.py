@@ -196,7 +196,7 @@ def test_a_model_whose_classes_are_not_the_verdicts_is_refused(
 
 
 def test_python_predicts_a_photo_as_often_as_it_is_named(run: Run, drawn: Path) -> None:
-    named = [drawn / "pits" / "000.jpg", str(drawn / "stain" / "000.jpg"), drawn / "pits" / "000.jpg"]
+    named: list[Path | str] = [drawn / "pits" / "000.jpg", str(drawn / "stain" / "000.jpg"), drawn / "pits" / "000.jpg"]
     assert [prediction.path for prediction in run.predict(named)] == [Path(path) for path in named]
 
 

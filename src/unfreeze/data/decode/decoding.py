@@ -21,7 +21,7 @@ from unfreeze.data.decode.formats import ANY_PHOTO, DecodeLimits, refuse_bomb
 from unfreeze.data.decode.heif import register_heif
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
 from unfreeze.data.decode.quiet import silence_libraries
-from unfreeze.data.decode.reasons import SAVE_ANEW, UnreadableError, plain_reason
+from unfreeze.data.decode.reasons import UnreadableError, mend_of, plain_reason
 from unfreeze.data.decode.reduced import reduction
 from unfreeze.data.decode.tiff import SIGNATURES, can_be_read_in_parts, read_tiff
 from unfreeze.data.decode.traits import Trait, traits_from
@@ -112,7 +112,9 @@ def _read(
     except UnreadableError as error:
         raise DecodeError(f"The photo can't be read: {error.reason}.", where=path, mend=error.mend) from error
     except Exception as error:  # Pillow raises any class on bad data, from SyntaxError to MemoryError
-        raise DecodeError(f"The photo can't be read: {plain_reason(error)}.", where=path, mend=SAVE_ANEW) from error
+        raise DecodeError(
+            f"The photo can't be read: {plain_reason(error)}.", where=path, mend=mend_of(error)
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
