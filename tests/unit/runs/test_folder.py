@@ -176,3 +176,10 @@ def test_a_part_of_a_run_names_its_folder(tmp_path: Path, name: str) -> None:
         write_text(path, "")
     with pytest.raises(RunError, match=r"part of a run(?s:.*)to do: Name .*run\."):
         open_run(folder.root / name)
+
+
+def test_a_file_in_place_of_a_folder_is_told_without_the_temporary_name(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RunError, match=r"can't be written: \w[\w ]+\.\n") as caught:
+        write_text(tmp_path / "out", "")
+    assert ".out." not in str(caught.value)
