@@ -9,28 +9,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from unfreeze.errors import ConfigError
 from unfreeze.paths import model_text, user_model, user_path
-from unfreeze.reading import Frame, Reading
+from unfreeze.reading import Frame, Reading, frame_from
 
 UserPath = Annotated[Path, AfterValidator(user_path)]
 
 HIGHEST_LR = 3e-3  # a higher one destroys pretrained weights within an epoch; see the naive arm of the benchmarks
-
-
-def _frame(value: object) -> object:
-    """Return a page's number as an integer, also where it comes as text.
-
-    Raises:
-        ValueError: It is no page.
-    """
-    if value in ("first", "middle"):
-        return value
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = 0
-    if number < 1 or isinstance(value, (bool, float)):
-        raise ValueError(f"{value!r} is no page: it is first, middle, or a number from 1")
-    return number
 
 
 class Common(BaseModel):
@@ -74,9 +57,16 @@ class Common(BaseModel):
             "train=Training,test=Testing; none: every folder is a class. Default: names such as train, Testing, val_set."
         ),
     ] = None
+    group_by: Annotated[
+        str,
+        Field(
+            description="Which photos belong together (a patient, a scene) and stay on one side of every split: auto "
+            "(a table's column group, DICOM's patients, or what file names tell), none, a column, or a pattern."
+        ),
+    ] = "auto"
     frame: Annotated[
         Frame,
-        BeforeValidator(_frame),
+        BeforeValidator(frame_from),
         Field(
             description="Of files that hold several pages or frames (TIFF, GIF, DICOM and others), which one is looked at: "
             "first, middle, or its number, from 1. The model does the same in use."
