@@ -5,21 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from unfreeze.errors import ConfigError
 from unfreeze.paths import model_text, user_model, user_path
-from unfreeze.reading import Frame, Reading, frame_from
+from unfreeze.reading_settings import ReadingSettings
 
 UserPath = Annotated[Path, AfterValidator(user_path)]
 
 HIGHEST_LR = 3e-3  # a higher one destroys pretrained weights within an epoch; see the naive arm of the benchmarks
 
 
-class Common(BaseModel):
+class Common(ReadingSettings):
     """Settings of every training, except the images."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     model: Annotated[
         str,
@@ -64,14 +62,6 @@ class Common(BaseModel):
             "(a table's column group, DICOM's patients, or what file names tell), none, a column, or a pattern."
         ),
     ] = "auto"
-    frame: Annotated[
-        Frame,
-        BeforeValidator(frame_from),
-        Field(
-            description="Of files that hold several pages or frames (TIFF, GIF, DICOM and others), which one is looked at: "
-            "first, middle, or its number, from 1. The model does the same in use."
-        ),
-    ] = "first"
     device: Annotated[
         str, Field(description="auto, cpu, gpu, cuda, cuda:1 (or 1), mps.", coerce_numbers_to_str=True)
     ] = "auto"
@@ -86,11 +76,6 @@ class Common(BaseModel):
         float, Field(ge=0, description="The most that the cache may hold, in GiB; 0 turns it off.")
     ] = 10.0
     out: Annotated[UserPath | None, Field(description="The run's folder. Default: runs/train, runs/train2, ...")] = None
-
-    @property
-    def reading(self) -> Reading:
-        """How image files are read."""
-        return Reading(self.frame)
 
     @model_validator(mode="after")
     def _refuse_unwritable_names(self) -> Self:

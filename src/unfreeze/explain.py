@@ -125,7 +125,7 @@ def explanations(
 def explained_framings(
     backbone: Backbone, head: Head, images: Tensor, classes: Tensor, views: Views
 ) -> tuple[Tensor, tuple[Framing, ...]]:
-    """Return the framing of each image in which its heatmap is drawn, uint8, shape (N, 3, height, width), and its name.
+    """Return the framing of each image in which its heatmap is drawn, shape (N, channels, height, width), and its name.
 
     It is the centre crop; if the model doesn't look at that, the framing with the highest logit of the class.
 
@@ -155,8 +155,9 @@ def framing_note(framing: Framing, views: Views) -> str | None:
 
 
 def as_photo(view: Tensor) -> Image.Image:
-    """Return a rendered view, uint8, shape (3, height, width), as a Pillow image."""
-    return Image.fromarray(view.permute(1, 2, 0).contiguous().numpy())
+    """Return a rendered view, shape (channels, height, width), as a Pillow image of the first three channels."""
+    shown = view[:3].permute(1, 2, 0).contiguous().numpy()
+    return Image.fromarray(shown if shown.dtype == np.uint8 else (shown >> 8).astype(np.uint8))
 
 
 def side_by_side(pictures: Sequence[Image.Image]) -> Image.Image:

@@ -49,7 +49,7 @@ def heatmaps(backbone: Backbone, head: Head, images: Tensor, classes: Tensor) ->
     Args:
         backbone: Is put into eval mode, as by every prediction.
         head: The new classifier.
-        images: Rendered views, uint8, or normalised ones, float32, shape (N, 3, H, W).
+        images: Rendered views, uint8 or int32, or normalised ones, float32, shape (N, channels, H, W).
         classes: The class to explain of each image, int64, shape (N,).
 
     Returns:
@@ -149,8 +149,13 @@ def _deepest_maps(backbone: Backbone, weights: Tensor, images: Tensor) -> tuple[
             maps = _as_maps(features.detach(), size)
             gradient_maps = _as_maps(gradient, size) if gradient is not None else None
             if maps is not None and gradient_maps is not None and gradient_maps.any():
-                return maps, gradient_maps
+                return _in_rows(maps, len(images)), _in_rows(gradient_maps, len(images))
     return None
+
+
+def _in_rows(maps: Tensor, count: int) -> Tensor:
+    """Return maps of groups of channels (N * groups, C, h, w) as those of their images, (N, groups * C, h, w)."""
+    return maps.reshape(count, -1, *maps.shape[2:])
 
 
 def _tensors_in(value: object) -> list[Tensor]:

@@ -9,15 +9,17 @@ from pathlib import Path
 
 from unfreeze.acceleration.precision import choose_precision
 from unfreeze.config import CompareConfig, TrainConfig
-from unfreeze.data.checks import check, drop_unreadable
+from unfreeze.data.checks import check, drop_unreadable, with_trait_notes
 from unfreeze.data.decode import Facts, facts_key
 from unfreeze.data.reference import read_reference
 from unfreeze.data.rendering.renderer import Renderer
+from unfreeze.data.scaling import choose_reading
 from unfreeze.data.sources import PhotoSet, Sample, read_photos
 from unfreeze.data.splits import FOLDS, Splits, split
 from unfreeze.errors import ConfigError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.backbones import load_backbone
+from unfreeze.models.groups import read_by
 from unfreeze.planning.forecast import Forecast, forecast_run
 from unfreeze.runtime import Stopwatch, choose_device, echo, prepare_process
 from unfreeze.scratch import prepare_folders
@@ -85,6 +87,7 @@ def open_inputs(config: TrainConfig, watch: Stopwatch) -> Inputs:
     with watch.measure("decode"):
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
     backbone = open_backbone(config, watch)
+    photos, backbone = read_in_channels(config, photos, backbone, splits, watch)
     backbone = replace(backbone, head_stages=head_stages_for(config, backbone))
     with watch.measure("evaluation"):
         reference = open_reference(config.reference, backbone, photos, cache, decode_index)
@@ -123,11 +126,39 @@ def open_backbone(config: TrainConfig | CompareConfig, watch: Stopwatch) -> Back
         backbone = load_backbone(config.model, arch=config.arch, device=device, precision=precision)
     for note in backbone.notes:
         echo(f"note: {note}")
-    backbone = backbone.with_reading(config.reading)
+    backbone = read_by(backbone, config.reading)
     if config.fit == "auto" or config.fit == "tiles":  # the model's own preprocessing, and framings beside it
         return backbone
     preprocessing = backbone.network.preprocessing.fitted(config.fit)
     return replace(backbone, network=replace(backbone.network, preprocessing=preprocessing))
+
+
+def read_in_channels(
+    config: TrainConfig | CompareConfig, photos: PhotoSet, backbone: Backbone, splits: Splits, watch: Stopwatch
+) -> tuple[PhotoSet, Backbone]:
+    """Choose bands and scaling from the training photos; return the photos with notes, and the backbone that reads so.
+
+    Raises:
+        ConfigError: A setting doesn't fit the photos, or forgetting can't be measured so.
+        DecodeError: See ``choose_reading``.
+    """
+    with watch.measure("decode"):
+        samples = [photos.samples[i] for i in splits.train_and_val]
+        reading, line = choose_reading(config, samples, backbone.network.preprocessing.n_channels, config_seed(config))
+    if line is not None:
+        echo(line)
+    if reading.channels and config.reference is not None:
+        raise ConfigError(
+            "Forgetting can't be measured: the model is to read numbers in bands, and reference photos are RGB.",
+            where="--reference",
+            mend="Leave it out, or take --scaling image with photos of one or three bands.",
+        )
+    return with_trait_notes(photos, reading), read_by(backbone, reading)
+
+
+def config_seed(config: TrainConfig | CompareConfig) -> int:
+    """Return the seed of a run; a comparison's first one is 0."""
+    return config.seed if isinstance(config, TrainConfig) else 0
 
 
 def open_reference(

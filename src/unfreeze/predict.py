@@ -18,7 +18,7 @@ from unfreeze.acceleration.parts import Forward
 from unfreeze.data.decode import Trait
 from unfreeze.data.given import Photo, decode_photo, path_of
 from unfreeze.data.rendering.renderer import prefetch
-from unfreeze.data.rendering.transforms import framed_batch, normalize
+from unfreeze.data.rendering.transforms import framed_batch, is_rendered, normalize
 from unfreeze.errors import DecodeError
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.head import Head
@@ -75,9 +75,9 @@ def evaluation_mode(backbone: Backbone) -> None:
 def to_model_input(x: Tensor, backbone: Backbone, start: int) -> Tensor:
     """Move activations at boundary ``start`` to the backbone's device as float32; 4-d tensors become channels-last.
 
-    Rendered views (uint8) are transferred in a quarter of the bytes and normalised on the device.
+    Rendered views (uint8 or int32) are transferred in a part of the bytes and normalised on the device.
     """
-    if x.dtype == torch.uint8:
+    if is_rendered(x):
         with limit_threads(x.numel()):
             return normalize(x.to(backbone.device), backbone.network.preprocessing)
     layout = torch.channels_last if x.dim() == 4 else torch.preserve_format
@@ -181,9 +181,9 @@ def _prediction(path: Path, row: Sequence[float], classes: tuple[str, ...], trai
 def photo_batches(
     backbone: Backbone, photos: Sequence[Photo], size: int = BATCH, framings: Sequence[Framing] = CROP_ONLY
 ) -> Iterator[Tensor]:
-    """Yield images in ``framings``, uint8, ``size`` at a time, as input of ``predict_logits``.
+    """Yield images in ``framings``, ``size`` at a time, as input of ``predict_logits``; see ``framed_batch``.
 
-    The shape is (size, 3, height, width) for one framing, else (size, framings, 3, height, width).
+    The shape is (size, channels, height, width) for one framing, else (size, framings, channels, height, width).
 
     Raises:
         DecodeError: An image can't be read.

@@ -29,8 +29,8 @@ class Preprocessing:
 
     size: tuple[int, int]
     resize: int | tuple[int, int]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
     interpolation: Interpolation
     reading: Reading = field(default=FIRST_FRAME, repr=False)  # caches tell it apart by image, see ``pixel_key``
     fit: Fit = field(default="crop", repr=False)
@@ -49,6 +49,16 @@ class Preprocessing:
         """A key of all that determines the pixels of a view; without ``fit`` where it is the default, as ever."""
         return repr(self) if self.fit == "crop" else f"{self!r} {self.fit}"
 
+    @property
+    def n_channels(self) -> int:
+        """The number of channels of the network's input."""
+        return len(self.mean)
+
+    def read_by(self, reading: Reading) -> Preprocessing:
+        """Return the same preprocessing for files that are read in this way: each group of channels as the first one."""
+        groups = len(reading.channels) // self.n_channels if reading.channels else 1
+        return replace(self, reading=reading, mean=self.mean * groups, std=self.std * groups)
+
     def fitted(self, fit: Fit) -> Preprocessing:
         """Return the same preprocessing with another fit, whose ``resize`` says the same where it can."""
         if fit == "squash":
@@ -63,4 +73,4 @@ class Preprocessing:
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
         }
-        return cls(**{**values, "reading": Reading(**values.get("reading", {}))})
+        return cls(**{**values, "reading": Reading.from_dict(values.get("reading", {}))})

@@ -12,6 +12,7 @@ from unfreeze.evaluation.calibration import Calibration
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import Scores
 from unfreeze.evaluation.significance import Gain
+from unfreeze.reading import Channel, Frame, Reading, ScalingKind
 from unfreeze.verdict_schema1 import upgrade_schema1
 from unfreeze.verdict_sentences import sentences
 from unfreeze.views import EvaluationView, Views, describe_views, views_from
@@ -65,6 +66,18 @@ class View(_Section):
         return EvaluationView.from_dict({"framing": self.framing, "orientation": self.orientation})
 
 
+class InputChannel(_Section):
+    """A channel of the network's input: a band of the files, counted from 1, and its numbers that become black and white.
+
+    Without numbers, each photo's own became black and white.
+    """
+
+    band: int
+    low: float | None = None
+    high: float | None = None
+    name: str = ""
+
+
 class Model(_Section):
     """The backbone, and how phase 2 trained it.
 
@@ -80,6 +93,8 @@ class Model(_Section):
         unseen: The share of the training photos' area that no view shows; absent where it is at most a tenth.
         n_views: Their number: predicting takes so many times the time of one view.
         head_stages: Names of the stages that the head reads, the last one's at the end; absent where it reads that alone.
+        scaling: Where the numbers that become black and white come from; absent where files are read as 8-bit RGB.
+        channels: The network's input, in order; absent where it is 8-bit RGB.
     """
 
     name: str
@@ -93,6 +108,8 @@ class Model(_Section):
     unseen: float | None = None
     n_views: int = 1
     head_stages: tuple[str, ...] | None = None
+    scaling: ScalingKind | None = None
+    channels: tuple[InputChannel, ...] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -108,6 +125,11 @@ class Model(_Section):
     def evaluation_views(self) -> Views:
         """The views, as values."""
         return tuple(view.value for view in self.views)
+
+    def reading(self, frame: Frame = "first") -> Reading:
+        """Return how the model reads files; the frame is a setting of the run."""
+        channels = tuple(Channel(**channel.model_dump()) for channel in self.channels or ())
+        return Reading(frame, channels, self.scaling or "none")
 
     def describe_views(self) -> str:
         """Return the views and what they cost, for people."""

@@ -19,7 +19,7 @@ def test_only_photos_has_no_default() -> None:
     assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
         "model": "efficientnet_lite0", "recipe": "auto", "head": "auto", "subset": "all", "tta": True, "bn": "frozen",
         "seed": 0, "color_jitter": "steady", "device": "auto", "precision": "auto", "cache_gib": 10.0,
-        "frame": "first", "group_by": "auto",
+        "frame": "first", "bands": "auto", "scaling": "auto", "group_by": "auto",
         "fit": "auto",
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):

@@ -18,7 +18,7 @@ from unfreeze.errors import PhotosError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.files import write_table, write_text
-from unfreeze.inputs import Inputs, open_backbone, open_photos, open_reference
+from unfreeze.inputs import Inputs, open_backbone, open_photos, open_reference, read_in_channels
 from unfreeze.models.backbone import Backbone
 from unfreeze.models.state import ModelState
 from unfreeze.runs.folder import RunFolder, new_run, refuse_used
@@ -107,13 +107,14 @@ def compare(config: CompareConfig) -> Comparison:
     watch = Stopwatch()
     cache, index, photos = open_photos(config, watch)
     if photos.no_score:
-        raise PhotosError(photos.no_score, where=photos.root, mend="Add photos of other groups: a comparison is its scores.")
+        raise PhotosError(
+            photos.no_score, where=photos.root, mend="Add photos of other groups: a comparison is its scores."
+        )
     backbone = open_backbone(config, watch)
+    splits = [_split(photos, config.test_size, seed) for seed in range(config.seeds)]
+    photos, backbone = read_in_channels(config, photos, backbone, splits[0], watch)
     reference = open_reference(config.reference, backbone, photos, cache, index)
-    by_seed = [
-        Inputs(photos, _split(photos, config.test_size, seed), backbone, reference, cache, seed)
-        for seed in range(config.seeds)
-    ]
+    by_seed = [Inputs(photos, each, backbone, reference, cache, seed) for seed, each in enumerate(splits)]
     folder = new_run(config.out, "compare")
     write_arguments(folder, config)
     n_train, n_test = len(by_seed[0].splits.train), len(by_seed[0].splits.test)

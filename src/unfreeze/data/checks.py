@@ -12,7 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from unfreeze.data.copies import DECODED_SIDE, find_copies
-from unfreeze.data.decode import Facts, facts_key, inspect, trait_notes
+from unfreeze.data.decode import Facts, as_picture, facts_key, inspect, trait_notes
+from unfreeze.data.decode.traits import traits_from
 from unfreeze.data.fingerprints import fingerprint
 from unfreeze.data.folders import Skipped
 from unfreeze.data.group_by import Grouping, find_groups, no_honest_score, refuse_single_groups
@@ -47,8 +48,8 @@ def drop_unreadable(
     if not readable:
         raise PhotosError("None of these photos can be read.", where=photos.root, mend=_first_reasons(reasons))
     left_out = tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items())
-    notes = photos.notes + tuple(trait_notes((sample.traits for sample in readable.values()), reading))
-    return replace(photos, samples=tuple(readable.values()), left_out=photos.left_out + left_out, notes=notes)
+    checked = replace(photos, samples=tuple(readable.values()), left_out=photos.left_out + left_out)
+    return with_trait_notes(checked, reading)
 
 
 def _first_reasons(reasons: dict[Sample, str]) -> str:
@@ -116,11 +117,13 @@ def check(
         no_score=no_score,
     )
     dropped = [name for name in photos.classes if name not in checked.classes]
-    notes = (
-        *photo_notes(checked, dropped, copies, grouping),
-        *trait_notes((sample.traits for sample in checked.samples), reading),
-    )
-    return replace(checked, notes=photos.notes + notes)
+    return replace(checked, notes=(*photos.notes, *photo_notes(checked, dropped, copies, grouping)))
+
+
+def with_trait_notes(photos: PhotoSet, reading: Reading) -> PhotoSet:
+    """Return the set with a note on each trait of its files that the user should know of, as they are read."""
+    notes = trait_notes((sample.traits for sample in photos.samples), reading)
+    return replace(photos, notes=(*photos.notes, *notes))
 
 
 def _grouping(usable: Sequence[Sample], photos: PhotoSet, group_by: str | None) -> tuple[Grouping, str]:
@@ -173,8 +176,11 @@ def _inspect(sample: Sample, known: Mapping[str, Facts], reading: Reading) -> Sa
 
 def _decoded(path: Path, reading: Reading) -> Facts:
     """Decode a file and return what is kept of it: a large JPEG is decoded to a fraction of its size, which is faster."""
-    decoded = inspect(path, DECODED_SIDE, reading)
-    return Facts(decoded.size, decoded.traits, fingerprint(decoded.image))
+    decoded = inspect(path, DECODED_SIDE, Reading(reading.frame))
+    traits = decoded.traits
+    if reading.channels:
+        traits = traits_from({*traits, *inspect(path, DECODED_SIDE, reading).traits})
+    return Facts(decoded.size, traits, fingerprint(as_picture(decoded.image)))
 
 
 def _conflicts(identical: list[Sample]) -> dict[Sample, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from unfreeze.data.decode import decode
+from unfreeze.data.decode import decode, inspect_numbers
 from unfreeze.data.fingerprints import LUMA, Small, areas, shrink, similar
 from unfreeze.data.sources import Sample
 from unfreeze.errors import DecodeError
@@ -137,12 +137,19 @@ class _Images:
     def _hashed(self, index: int) -> str | None:
         if index not in self._pixels:
             try:
-                image = decode(self.files[index].path, reading=self.reading)
+                self._pixels[index] = self._hash(self.files[index])
             except (DecodeError, OSError):
                 self._pixels[index] = None
-                return None
-            content = hashlib.sha256()
-            for top in range(0, image.height, _STRIP):  # a large image isn't copied at once
-                content.update(image.crop((0, top, image.width, min(top + _STRIP, image.height))).tobytes())
-            self._pixels[index] = content.hexdigest()
         return self._pixels[index]
+
+    def _hash(self, file: Sample) -> str:
+        content = hashlib.sha256()
+        if {"deep", "bands"} & set(file.traits):  # as pictures, two photos of different brightness may be the same
+            numbers = inspect_numbers(file.path, self.reading).bands
+            content.update(f"{numbers.shape} {numbers.dtype}".encode())
+            content.update(np.ascontiguousarray(numbers).data)
+            return content.hexdigest()
+        image = decode(file.path, reading=self.reading)
+        for top in range(0, image.height, _STRIP):  # a large image isn't copied at once
+            content.update(image.crop((0, top, image.width, min(top + _STRIP, image.height))).tobytes())
+        return content.hexdigest()

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from unfreeze.data.decode import Decoded, inspect
+from unfreeze.data.decode.band_image import scaled
 from unfreeze.data.places import find_photos, iter_photos
 from unfreeze.errors import ArgumentError, DecodeError
 from unfreeze.files import exists, is_file
@@ -76,6 +77,9 @@ def decode_photo(photo: Photo, min_side: int | None = None, reading: Reading = F
         return inspect(photo, min_side, reading)
     try:
         content = photo.content if isinstance(photo.content, bytes) else _encode(photo.content)
+        if isinstance(content, Image.Image) and reading.channels:
+            image, is_unsuited = scaled(np.asarray(content), reading)
+            return Decoded(image, image.size, ("clipped",) if is_unsuited else ())
         if isinstance(content, Image.Image):
             return Decoded(content, content.size, ())
         return inspect(io.BytesIO(content), min_side, reading)

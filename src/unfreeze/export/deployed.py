@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from unfreeze.data.decode.band_image import WHITE
+from unfreeze.data.rendering.transforms import white_of
 from unfreeze.models.saved import Classifier
 from unfreeze.predict import evaluation_mode
 from unfreeze.preprocessing import Preprocessing
@@ -35,23 +37,25 @@ class ExportModule(nn.Module):
         self.features = model.backbone.features  # of the same modules
         self.head = model.head
         self.views = model.views
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1))
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1))
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(-1, 1, 1))
+        self.white = white_of(example(model))
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return probabilities, shape (N, classes), for framed images, uint8; for the shape see ``select_views``."""
+        """Return probabilities, shape (N, classes), for framed images; for type and shape see ``select_views``."""
         views = torch.cat(select_views(images, self.views))
-        logits = self.head(self.features((views.float() / 255 - self.mean) / self.std))
+        logits = self.head(self.features((views.float() / self.white - self.mean) / self.std))
         mean_logits: Tensor = logits.view(len(self.views), -1, logits.shape[1]).mean(dim=0)
         return mean_logits.softmax(dim=1)
 
 
 def example(model: Classifier) -> Tensor:
-    """Return two random images in the model's framings, uint8, for tracing; for the shape see ``select_views``."""
-    framings = len(framings_of(model.views))
-    shape = (2, *([framings] if framings > 1 else []), 3, *model.backbone.network.preprocessing.size)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    """Return two random images in the model's framings, rendered, for tracing; for the shape see ``select_views``."""
+    framings, preprocessing = len(framings_of(model.views)), model.backbone.network.preprocessing
+    shape = (2, *([framings] if framings > 1 else []), preprocessing.n_channels, *preprocessing.size)
+    of_type, white = (torch.int32, WHITE) if preprocessing.reading.channels else (torch.uint8, 255)
+    return torch.randint(0, white + 1, shape, dtype=of_type, generator=torch.Generator().manual_seed(0))
 
 
 def metadata(model: Classifier, sha256: str) -> dict[str, str]:
@@ -64,13 +68,16 @@ def metadata(model: Classifier, sha256: str) -> dict[str, str]:
     preprocessing = model.backbone.network.preprocessing
     height, width = preprocessing.size
     framings = framings_of(model.views)
-    shape = "N x 3 x height x width" if len(framings) == 1 else f"N x {len(framings)} x 3 x height x width"
+    inner = f"{preprocessing.n_channels} x height x width"
+    shape = f"N x {inner}" if len(framings) == 1 else f"N x {len(framings)} x {inner}"
+    reading = preprocessing.reading
     steps = {
-        "color": "RGB, upright",
+        "color": _CHANNELS_RULE if reading.channels else "RGB, upright",
         **asdict(preprocessing),
         "crop": f"centre, {height} high and {width} wide" if preprocessing.fit == "crop" else "none",
         "framings": [_describe(framing, preprocessing) for framing in framings],
-        "input": f"uint8, {shape}, in the order of framings; mean and std are subtracted and divided by inside the graph",
+        "input": f"{'int32' if reading.channels else 'uint8'}, {shape}, in the order of framings; mean and std are "
+        "subtracted and divided by inside the graph",
         "views": [view.to_dict() for view in model.views],
     }
     head_stages = model.backbone.head_stage_names
@@ -115,6 +122,11 @@ def _describe(framing: Framing, preprocessing: Preprocessing) -> dict[str, Any]:
     }
 
 
+_CHANNELS_RULE = (
+    "the file's own numbers, upright: channel i of the input is band reading.channels[i].band, counted from 1 (of DICOM: "
+    "after slope and intercept; if reading.scaling is decibel: 10 log10 of it). Unknown numbers are low; then "
+    "round(65535 * (clip(number, low, high) - low) / (high - low)), after resizing"
+)
 _PAD_RULE = (
     "the image has W x H pixels and input is [h, w]: r = max(W/w, H/h); resize to max(1, round(W/r)) x max(1, round(H/r)) "
     "= sw x sh; put it on w x h pixels of the border's red, green and blue, (w-sw)//2 from the left, (h-sh)//2 from the top"

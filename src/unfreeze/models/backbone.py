@@ -13,9 +13,8 @@ from torch import Tensor, nn
 
 from unfreeze.errors import ConfigError, ModelError
 from unfreeze.models.pooling import StagePooling, join, pool
-from unfreeze.models.stages import Stage, find_stages
+from unfreeze.models.stages import Stage, find_stages, input_channels
 from unfreeze.preprocessing import Preprocessing
-from unfreeze.reading import Reading
 
 Library = Literal["timm", "torchvision"]
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -72,6 +71,7 @@ class Backbone:
         n_class_tokens: The number of tokens before the patches' in a transformer's stages.
         head_stages: Stages below the last one whose pooled outputs the head reads, too, ascending (Head2Toe, Evci et
             al. 2022); empty: the head reads the last stage alone.
+        n_groups: The number of groups of channels that the network reads one by one; see ``models/groups.py``.
         notes: What the user should know of how its weights were read.
         compiled: Compiled frozen stages (see ``acceleration/frozen.py``), by key; compiling takes about a second.
     """
@@ -88,13 +88,9 @@ class Backbone:
     precision: torch.dtype = torch.float32
     n_class_tokens: int = 0
     head_stages: tuple[int, ...] = ()
+    n_groups: int = 1
     notes: tuple[str, ...] = ()
     compiled: dict[tuple[object, ...], Any] = field(default_factory=dict, compare=False, repr=False)
-
-    def with_reading(self, reading: Reading) -> Backbone:
-        """Return the same backbone for image files that are read in this way."""
-        preprocessing = replace(self.network.preprocessing, reading=reading)
-        return replace(self, network=replace(self.network, preprocessing=preprocessing))
 
     @property
     def head_boundary(self) -> int:
@@ -255,7 +251,8 @@ def assemble(name: str, architecture: Architecture, network: Network, device: to
     )
     try:
         staged = find_stages(module, network.classifier)
-        probe = torch.randn(1, 3, *network.preprocessing.size, generator=torch.Generator().manual_seed(0)).to(device)
+        shape = 1, input_channels(module), *network.preprocessing.size
+        probe = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
         with torch.inference_mode():
             features, outputs = probe, []
             for stage in staged.stages:

@@ -5,7 +5,9 @@
     logits = model(images)  # (N, classes), for images (N, 3, height, width)
 
 Images are RGB, resized and cropped as ``pretrained_cfg`` in config.json says, scaled to 0..1, less ``mean``, divided by
-``std``.  This file needs torch, safetensors and timm (torchvision for its networks), and nothing of unfreeze.
+``std``.  A model that was trained on numbers in bands reads the channels that ``unfreeze.preprocessing.reading`` in
+config.json lists, each scaled from ``low``..``high`` to 0..1; the network reads them in groups.  This file needs torch,
+safetensors and timm (torchvision for its networks), and nothing of unfreeze.
 """
 
 import json
@@ -62,6 +64,7 @@ class Classifier(nn.Module):
 
             self.network = models.get_model(saved["name"], weights=None, **head["arguments"])
         self.stages = head["stages"]
+        self.groups = head.get("groups", 1)
         self.features: dict[int, Tensor] = {}
         for index, stage in enumerate(self.stages):
             hook = partial(self._pool, index)
@@ -71,10 +74,15 @@ class Classifier(nn.Module):
     def _pool(self, index: int, module: nn.Module, args: tuple, kwargs: dict) -> None:  # type: ignore[type-arg]
         x = next(value for value in (*args, *kwargs.values()) if isinstance(value, Tensor))
         stage = self.stages[index]
+        if self.groups > 1:  # the channels of an image's groups are joined
+            axis = 1 if "maps" in stage["pooling"] and not stage["pooling"].endswith("last") else x.dim() - 1
+            x = torch.unflatten(x, 0, (-1, self.groups)).movedim(1, axis).flatten(axis, axis + 1)
         self.features[index] = pool(x, stage["pooling"], stage.get("n_class_tokens", 0))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, shape (N, classes)."""
+        if self.groups > 1:
+            images = torch.unflatten(images, 1, (self.groups, -1)).flatten(0, 1)
         self.network(images)
         logits: Tensor = self.head(torch.cat([self.features.pop(index) for index in range(len(self.stages))], 1))
         return logits

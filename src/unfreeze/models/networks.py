@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
 from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Labels, Network
+from unfreeze.models.stages import input_channels
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.torchvision_shim import ensure_torchvision
 
@@ -34,7 +36,19 @@ def build_timm(architecture: Architecture, pretrained: bool = False) -> Network:
         module.reset_classifier(1)
     classifier = (named if isinstance(named, str) else named[0]) or _last_linear(module, outputs or 1)
     labels = _imagenet_labels() if outputs == 1000 else ()
-    return Network(module, classifier, outputs, labels, timm_preprocessing(module.pretrained_cfg))
+    preprocessing = with_channels(timm_preprocessing(module.pretrained_cfg), input_channels(module))
+    return Network(module, classifier, outputs, labels, preprocessing)
+
+
+def with_channels(preprocessing: Preprocessing, count: int) -> Preprocessing:
+    """Return the preprocessing of a network whose images have so many channels, the statistics of three repeated."""
+    if preprocessing.n_channels == count:
+        return preprocessing
+    repeated = (
+        tuple(values[i % len(values)] for i in range(count)) for values in (preprocessing.mean, preprocessing.std)
+    )
+    mean, std = repeated
+    return replace(preprocessing, mean=mean, std=std)
 
 
 def refuse_unknown(name: str) -> None:

@@ -12,10 +12,11 @@ from unfreeze.errors import ModelError
 from unfreeze.models.backbone import Architecture, Backbone, Network, Tensors, assemble
 from unfreeze.models.checkpoint import Fit, fit
 from unfreeze.models.nearest import nearest
-from unfreeze.models.networks import build, timm_preprocessing
+from unfreeze.models.networks import build, timm_preprocessing, with_channels
 from unfreeze.models.stage_head import NAME
 from unfreeze.models.weights import load_state_dict_compat, read_weights
 from unfreeze.preprocessing import Preprocessing
+from unfreeze.reading import FIRST_FRAME
 
 CONFIG = "config.json"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -132,14 +133,19 @@ def _read_hub_config(config: Path) -> tuple[Architecture, Network]:
         labels = tuple((str(name),) for name in content.get("label_names") or ())
         if saved := content.get("unfreeze"):  # written by ``save_model``; the backbone may be torchvision's
             architecture = Architecture(saved["library"], saved["name"], {**saved["arguments"], **outputs})
-            preprocessing = Preprocessing.from_dict(saved["preprocessing"])
-            return architecture, replace(build(architecture), preprocessing=preprocessing, labels=labels)
+            network = build(architecture)
+            saved_preprocessing = Preprocessing.from_dict(saved["preprocessing"])
+            n_channels = network.preprocessing.n_channels  # of one group, if it was trained on several
+            mean, std = saved_preprocessing.mean[:n_channels], saved_preprocessing.std[:n_channels]
+            preprocessing = replace(saved_preprocessing, mean=mean, std=std, reading=FIRST_FRAME)
+            return architecture, replace(network, preprocessing=preprocessing, labels=labels)
         architecture = Architecture(
             "timm", str(content["architecture"]), {**outputs, **(content.get("model_args") or {})}
         )
         network = build(architecture)
         cfg = {**network.module.pretrained_cfg, **pretrained_cfg}  # type: ignore[dict-item]
-        return architecture, replace(network, preprocessing=timm_preprocessing(cfg), labels=labels or network.labels)
+        preprocessing = with_channels(timm_preprocessing(cfg), network.preprocessing.n_channels)
+        return architecture, replace(network, preprocessing=preprocessing, labels=labels or network.labels)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"The model's config.json can't be used: {error!r}",

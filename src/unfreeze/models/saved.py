@@ -25,6 +25,7 @@ from torch import Tensor
 from unfreeze.errors import ModelError
 from unfreeze.files import write_bytes, write_text
 from unfreeze.models.backbone import Architecture, Backbone, assemble
+from unfreeze.models.groups import in_groups
 from unfreeze.models.head import Head
 from unfreeze.models.networks import build
 from unfreeze.models.stage_head import (
@@ -35,6 +36,7 @@ from unfreeze.models.stage_head import (
     saved_stages,
     without_unread_stages,
 )
+from unfreeze.models.stages import input_channels
 from unfreeze.models.weights import load_state_dict_compat, read_weights
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.views import PLAIN_ONLY, Views, views_from
@@ -66,7 +68,7 @@ def save_model(folder: Path, model: Classifier) -> None:
     stages, head = without_unread_stages(model.backbone, fold_standardisation(model.head))
     backbone = replace(model.backbone, head_stages=stages)
     config = _config(replace(model, backbone=backbone))
-    if stages:
+    if stages or backbone.n_groups > 1:
         config["unfreeze"]["head"] = describe_head(backbone)
         own = {f"{NAME}.{name}": value for name, value in head.items()}
     else:
@@ -78,7 +80,7 @@ def save_model(folder: Path, model: Classifier) -> None:
     tensors = {**backbone.weights(), **own}
     write_bytes(folder / WEIGHTS, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
     write_text(folder / CONFIG, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    if stages and is_readable(config["unfreeze"]["head"]):
+    if "head" in config["unfreeze"] and is_readable(config["unfreeze"]["head"]):
         write_text(folder / CODE, files("unfreeze.models").joinpath("modeling.py").read_text("utf-8"))
 
 
@@ -128,6 +130,10 @@ def load_model(folder: Path, device: torch.device, expected: Sequence[str] | Non
     if weight is None or bias is None or lacking or unexpected or len(bias) != len(classes):
         raise damaged
     backbone = assemble(name, architecture, network, device)
+    try:
+        backbone = in_groups(backbone, preprocessing.n_channels // input_channels(network.module))
+    except (ValueError, RuntimeError) as error:
+        raise damaged from error
     if description is not None:
         try:
             backbone = replace(backbone, head_stages=saved_stages(backbone, description))
@@ -168,7 +174,7 @@ def _config(model: Classifier) -> dict[str, Any]:
         "label_names": list(classes),
         "model_args": {name: value for name, value in arguments.items() if name != "num_classes"},
         "pretrained_cfg": {
-            "input_size": [3, height, width],
+            "input_size": [preprocessing.n_channels, height, width],
             "interpolation": preprocessing.interpolation,
             "crop_pct": crop_pct,
             "crop_mode": _timm_crop_mode(preprocessing),

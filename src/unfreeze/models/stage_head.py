@@ -16,6 +16,7 @@ from unfreeze.models.backbone import Backbone, Tensors
 from unfreeze.models.head import Head
 from unfreeze.models.networks import library_arguments
 from unfreeze.models.pooling import channels_last
+from unfreeze.models.stages import InGroups
 
 NAME = "head_on_stages"
 """Prefix of the head's tensors: no network has such a layer, so that timm refuses the file, or loads its backbone."""
@@ -56,7 +57,8 @@ def describe_head(backbone: Backbone) -> dict[str, Any]:
         {"name": backbone.stages[index].name, "dim": backbone.stage_dims[index], **description}
         for index, description in zip(indices, _observe(backbone, indices), strict=True)
     ]
-    return {"stages": stages, "arguments": library_arguments(backbone.architecture)}
+    groups = {"groups": backbone.n_groups} if backbone.n_groups > 1 else {}
+    return {"stages": stages, "arguments": library_arguments(backbone.architecture), **groups}
 
 
 def is_readable(description: dict[str, Any]) -> bool:
@@ -74,7 +76,11 @@ def saved_stages(backbone: Backbone, description: Any) -> tuple[int, ...]:
     names = [stage.name for stage in backbone.stages]
     saved = [(names.index(stage["name"]), stage["dim"]) for stage in description["stages"]]
     indices = [index for index, _ in saved]
-    if len(indices) < 2 or indices != sorted(set(indices)) or indices[-1] != len(names) - 1:
+    if (
+        len(indices) < (2 if backbone.n_groups == 1 else 1)
+        or indices != sorted(set(indices))
+        or indices[-1] != len(names) - 1
+    ):
         raise ValueError(f"no head reads the stages {indices} of {len(names)}")
     if any(backbone.stage_dims[index] != dim or not dim for index, dim in saved):
         raise ValueError("the stages have other features")
@@ -84,12 +90,15 @@ def saved_stages(backbone: Backbone, description: Any) -> tuple[int, ...]:
 def _observe(backbone: Backbone, indices: tuple[int, ...]) -> list[dict[str, Any]]:
     """Return the pooling of each stage and, if a hook on the whole network sees the stage's output, the hooked module."""
     network, preprocessing = backbone.network.module, backbone.network.preprocessing
-    probe = torch.randn(1, 3, *preprocessing.size, generator=torch.Generator().manual_seed(0)).to(backbone.device)
+    shape = 1, preprocessing.n_channels, *preprocessing.size
+    probe = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(backbone.device)
     modules = [*(stage.name for stage in backbone.stages[1:]), backbone.network.classifier]
     inputs: dict[int, list[Tensor]] = {index: [] for index in indices}
 
     def record(index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        inputs[index] += [value.clone() for value in (*args, *kwargs.values()) if isinstance(value, Tensor)][:1]
+        stage, values = backbone.stages[index].module, (*args, *kwargs.values())
+        joined = stage.join if isinstance(stage, InGroups) else Tensor.clone
+        inputs[index] += [joined(value).clone() for value in values if isinstance(value, Tensor)][:1]
 
     hooks = [
         network.get_submodule(modules[index]).register_forward_pre_hook(partial(record, index), with_kwargs=True)
@@ -97,7 +106,8 @@ def _observe(backbone: Backbone, indices: tuple[int, ...]) -> list[dict[str, Any
     ]
     try:
         with torch.inference_mode():
-            network(probe)
+            first = backbone.stages[0].module
+            network(first.divide(probe) if isinstance(first, InGroups) else probe)
     finally:
         for hook in hooks:
             hook.remove()

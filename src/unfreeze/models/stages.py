@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 MIN_STAGES = 5  # as a ResNet's stem and four layers; containers are opened, largest first, up to this number of stages
@@ -79,6 +80,38 @@ class _SingleStage(nn.Module):
         return [features, self.network.forward_head(features, pre_logits=True)]  # type: ignore[operator]
 
 
+class InGroups(nn.Module):
+    """A stage that is applied to each group of an image's channels; see ``models/groups.py``.
+
+    Args:
+        module: The stage's module.
+        n_groups: The number of groups.
+        input_axis: Which axis of the input the channels are: 1, or -1.
+        output_axis: Which axis of the output.
+    """
+
+    def __init__(self, module: nn.Module, n_groups: int, input_axis: int, output_axis: int) -> None:
+        super().__init__()
+        self.module = module
+        self.n_groups = n_groups
+        self.input_axis = input_axis
+        self.output_axis = output_axis
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs for all groups, one group's channels after the other's."""
+        return self.join(self.module(self.divide(x)))
+
+    def divide(self, x: Tensor) -> Tensor:
+        """Return the groups of activations (N, ...) as images of their own, (N * groups, ...)."""
+        axis = self.input_axis % x.dim()
+        return torch.unflatten(x, axis, (self.n_groups, -1)).movedim(axis, 1).flatten(0, 1)
+
+    def join(self, x: Tensor) -> Tensor:
+        """Return the outputs (N * groups, ...) of all groups as those of the images, (N, ...)."""
+        axis = self.output_axis % x.dim()
+        return torch.unflatten(x, 0, (-1, self.n_groups)).movedim(1, axis).flatten(axis, axis + 1)
+
+
 class _RecordingInterpreter(fx.Interpreter):
     """Interpreter that records the values on which all later nodes depend: the only value alive when computed."""
 
@@ -128,13 +161,22 @@ def find_stages(network: nn.Module, classifier: str) -> StagedNetwork:
     return staged
 
 
+def input_channels(network: nn.Module) -> int:
+    """Return how many channels the images of a network have, by its first convolution."""
+    convolution = next((each for each in network.modules() if isinstance(each, nn.Conv2d)), None)
+    return 3 if convolution is None else convolution.in_channels
+
+
 def run_with_intermediates(stage: Stage, x: Tensor) -> list[Any]:
     """Run a stage on the tensor at its lower boundary, and return the intermediate values on which its output depends.
 
     Returns:
         All values that are the only one alive when computed, in order: tensors, in a few networks tuples of them.  The
-        last one is the stage's output.
+        last one is the stage's output.  Of a stage in groups, the others have a row for each group of each image.
     """
+    if isinstance(stage.module, InGroups):
+        steps = run_with_intermediates(Stage(stage.name, stage.module.module), stage.module.divide(x))
+        return [*steps, stage.module.join(steps[-1])]
     if isinstance(stage.module, _SingleStage):
         return stage.module.steps(x)
     assert isinstance(stage.module, fx.GraphModule), "every other stage was cut from a traced graph"

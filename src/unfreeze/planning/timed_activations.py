@@ -71,7 +71,8 @@ def random_activations(backbone: Backbone, renderer: Renderer, boundary: int) ->
         return PixelSource(renderer)
     if boundary == backbone.head_boundary:
         return random_features(backbone, renderer)
-    blank = torch.zeros(1, 3, *backbone.network.preprocessing.size, device=backbone.device)
+    preprocessing = backbone.network.preprocessing
+    blank = torch.zeros(1, preprocessing.n_channels, *preprocessing.size, device=backbone.device)
     with torch.inference_mode():
         shape = tuple(backbone.run(blank, 0, boundary).shape[1:])
         return RandomActivations(renderer, boundary, shape, backbone.dim_below(boundary))

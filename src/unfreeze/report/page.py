@@ -36,7 +36,7 @@ SECTIONS: tuple[Callable[[RunData], Section | None], ...] = (
 
 SCORED = (
     result_sections.scores,
-    result_sections.trials,
+    training_sections.trials,
     prediction_sections.confusion,
     prediction_sections.classes,
     prediction_sections.reliability,

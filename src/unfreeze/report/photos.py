@@ -119,7 +119,7 @@ def _most_confident_errors(probabilities: FloatArray, predictions: Predictions) 
 def _reading(run: RunData) -> Reading:
     """Return how the run read files; runs of earlier versions don't say, and looked at the first frame."""
     frame = run.args.get("frame")
-    return Reading(frame) if frame == "middle" or isinstance(frame, int) else FIRST_FRAME
+    return run.verdict.model.reading(frame if frame == "middle" or isinstance(frame, int) else "first")
 
 
 def _photo(run: RunData, predictions: Predictions, row: int, heatmaps: bytes | None, jpeg: bytes | None) -> Photo:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from unfreeze.acceleration.frozen import engine_used
 from unfreeze.config import TrainConfig
 from unfreeze.data.rendering.coverage import MUCH_UNSEEN, seen_share
@@ -14,7 +16,7 @@ from unfreeze.scoring.evidence import HeldOutPredictions, paired_gain, score_she
 from unfreeze.training.features.training_features import TrainingFeatures
 from unfreeze.training.phase_one import HeadOnlyResult
 from unfreeze.training.phase_two import TwoPhaseResult, select_shipped
-from unfreeze.verdict import Cost, Data, ExpectedGain, Model, Verdict, View, frozen_engine
+from unfreeze.verdict import Cost, Data, ExpectedGain, InputChannel, Model, Verdict, View, frozen_engine
 from unfreeze.version import versions
 from unfreeze.views import framings_of
 
@@ -52,6 +54,7 @@ def build_verdict(
     augmentation = features.final.renderer.augmentation
     boundary = phase2.trial.candidate.boundary if phase2 is not None else inputs.backbone.head_boundary
     preprocessing = inputs.backbone.network.preprocessing
+    reading = preprocessing.reading
     sizes = [sample.size for sample in inputs.training_samples]
     unseen = 1 - seen_share(sizes, preprocessing, framings_of(phase1.views))
     return Verdict(
@@ -74,6 +77,8 @@ def build_verdict(
             unseen=unseen if unseen > MUCH_UNSEEN else None,
             n_views=len(phase1.views),
             head_stages=inputs.backbone.head_stage_names or None,
+            scaling=reading.scaling if reading.channels else None,
+            channels=tuple(InputChannel(**asdict(channel)) for channel in reading.channels) or None,
             symmetry=augmentation.symmetry if augmentation is not None else None,
         ),
         scores=score_sheet(predictions, groups, shipped.temperature, inputs.seed),

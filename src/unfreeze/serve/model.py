@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from unfreeze.data.decode import DecodeLimits, decode
+from unfreeze.data.decode import DecodeLimits, decode_pixels
 from unfreeze.data.rendering.transforms import framed_batch
 from unfreeze.errors import DecodeError, ModelError
 from unfreeze.explain import as_photo, explained_framings, framing_note, overlay
@@ -124,7 +124,7 @@ class Served:
     def _framed(self, upload: Upload, accepted: DecodeLimits) -> Tensor:
         preprocessing = self.model.backbone.network.preprocessing
         try:
-            photo = decode(upload.file, preprocessing.min_side, accepted, preprocessing.reading)
+            photo = decode_pixels(upload.file, preprocessing.min_side, accepted, preprocessing.reading)
         except DecodeError as error:
             raise RefusedError(upload.name, error) from error
         return framed_batch(photo, preprocessing, framings_of(self.model.views))

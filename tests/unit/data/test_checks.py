@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data.checks import check, drop_unreadable
+from unfreeze.data.checks import check, drop_unreadable, with_trait_notes
 from unfreeze.data.decode import Decoded, Facts, decode, facts_key, inspect
 from unfreeze.data.sources import PhotoSet, Sample, Split, read_photos
 from unfreeze.errors import PhotosError
@@ -99,7 +99,7 @@ def test_what_is_unseen_is_noted_whether_a_file_was_decoded_or_known(tmp_path: P
             for sample in checked.samples
         }
         assert check(photos, known, reading) == checked
-        for notes in (checked.notes, drop_unreadable(photos, reading=reading).notes):
+        for notes in (with_trait_notes(checked, reading).notes, drop_unreadable(photos, reading=reading).notes):
             deep, frames = notes[-2:]
             assert deep.startswith("Photos with more than 8 bits a band: 3;")
             assert frames.startswith(f"Files that hold several pages or frames: 3; {reading.frame_name} of each")

@@ -101,7 +101,7 @@ def test_a_file_is_decoded_once_for_all_views(
         decoded.append(path)
         return decode(path, min_side, reading=reading)
 
-    monkeypatch.setattr("unfreeze.data.rendering.renderer.decode", counting)
+    monkeypatch.setattr("unfreeze.data.rendering.renderer.decode_pixels", counting)
     how = recipe(backbone, candidate(backbone, boundary))
     test = set_up_test(inputs_of(backbone, photos, given), how, given.renderer, views)
     assert test is not None

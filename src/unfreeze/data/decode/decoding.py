@@ -1,25 +1,30 @@
-"""Decoding of image files to upright 8-bit RGB, the same for training, evaluation, prediction and serving.
+"""Decoding of image files, the same for training, evaluation, prediction and serving.
 
-Pillow, pydicom and tifffile read the files.  This package adds orientation, bit depth, transparency, limits and errors.
+Files become upright 8-bit RGB, or, where a reading has channels, their own numbers in bands (``file_numbers.py``).
+Pillow, pydicom and tifffile read them.  This package adds orientation, bit depth, transparency, limits and errors.
 torchvision.io is not used, as it reads no TIFF, BMP or DICOM.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from PIL import Image, UnidentifiedImageError
 
 from unfreeze.data.decode import pillow
+from unfreeze.data.decode.band_image import Pixels, as_picture
 from unfreeze.data.decode.deep_colour import raw_mode_of
 from unfreeze.data.decode.dicom import HEAD, is_dicom, read_dicom
+from unfreeze.data.decode.file_numbers import read_channels, read_numbers
 from unfreeze.data.decode.formats import ANY_PHOTO, DecodeLimits, refuse_bomb
 from unfreeze.data.decode.heif import register_heif
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
+from unfreeze.data.decode.numbers import FileNumbers
 from unfreeze.data.decode.quiet import silence_libraries
 from unfreeze.data.decode.reasons import UnreadableError, mend_of, plain_reason
 from unfreeze.data.decode.reduced import reduction
@@ -30,6 +35,7 @@ from unfreeze.errors import DecodeError, FormatError, SizeError, UnfreezeError
 from unfreeze.reading import FIRST_FRAME, Reading
 from unfreeze.runtime import suppress_warnings
 
+T = TypeVar("T")
 _CODECS_OF_TIFFFILE = ("webp", "zstd", "lzma")  # TIFF compressions that Pillow's libtiff may lack
 
 
@@ -38,12 +44,12 @@ class Decoded:
     """A decoded image file.
 
     Attributes:
-        image: The upright image, 8-bit RGB; it may be smaller than the file's.
+        image: The upright image, 8-bit RGB or in the reading's channels; it may be smaller than the file's.
         size: Width and height of the upright image in the file.
         traits: What of the file is unseen or changed.
     """
 
-    image: Image.Image
+    image: Pixels
     size: tuple[int, int]
     traits: tuple[Trait, ...]
 
@@ -64,6 +70,7 @@ def decode(
       from their own 0.5th-99.5th percentile to 0-255.  Non-finite and no-data pixels turn black.
     - DICOM's rescale slope and window are applied.  TIFFs that Pillow can't read are read by tifffile, if installed;
       their first three bands are used.
+    - Where ``reading`` has channels, they are shown as networks see them; see ``decode_pixels``.
     - The memory that images take while they are decoded is limited for all threads together.
 
     Args:
@@ -72,7 +79,7 @@ def decode(
             ``reduced.LARGE`` pixels to a fraction, with a short side of at least this.  This skips the finest detail and
             leaves less to downscale.  None: full size.
         limits: The accepted formats and sizes.
-        reading: Which page or frame is decoded.
+        reading: Which page or frame is decoded, and to which channels.
 
     Raises:
         FormatError: The file is no image, or not in an accepted format.
@@ -80,6 +87,16 @@ def decode(
         DecodeError: The file is missing or damaged, or doesn't have the frame.
         MissingExtraError: The file is DICOM and pydicom isn't installed, or HEIF (HEIC) and pillow-heif isn't.
     """
+    return as_picture(decode_pixels(source, min_side, limits, reading))
+
+
+def decode_pixels(
+    source: Path | BinaryIO,
+    min_side: int | None = None,
+    limits: DecodeLimits = ANY_PHOTO,
+    reading: Reading = FIRST_FRAME,
+) -> Pixels:
+    """Decode an image file as ``decode`` does, or to the channels of ``reading``, if it has any: see ``read_numbers``."""
     return _read(source, min_side, limits, reading, count_frames=False).image
 
 
@@ -92,11 +109,22 @@ def _read(
     source: Path | BinaryIO, min_side: int | None, limits: DecodeLimits, reading: Reading, *, count_frames: bool
 ) -> Decoded:
     path = source if isinstance(source, Path) else None
+    return _guarded(source, lambda file: _decode(_Request(file, path, min_side, limits, reading, count_frames)), limits)
+
+
+def inspect_numbers(source: Path, reading: Reading = FIRST_FRAME) -> FileNumbers:
+    """Return the numbers of all bands of a file; for errors see ``decode``."""
+    return _guarded(source, lambda file: read_numbers(file, source, ANY_PHOTO, reading))
+
+
+def _guarded(source: Path | BinaryIO, work: Callable[[BinaryIO], T], limits: DecodeLimits = ANY_PHOTO) -> T:
+    """Open a file, and say in plain words what is wrong with it."""
+    path = source if isinstance(source, Path) else None
     silence_libraries()
     try:
         opened = source.open("rb") if isinstance(source, Path) else nullcontext(source)
         with opened as file, suppress_warnings(module=r"(PIL|pydicom|tifffile)\b"):
-            return _decode(_Request(file, path, min_side, limits, reading, count_frames))
+            return work(file)
     except DecodeError as error:
         if error.where is None and path is not None:
             raise type(error)(error.what, where=path, mend=error.mend) from error
@@ -135,6 +163,12 @@ def _decode(request: _Request) -> Decoded:
     file.seek(0)
     if not head:
         raise DecodeError("The file is empty.", mend="Copy it anew, or remove it.")
+    if request.reading.channels:
+        pixels, size, n_frames, is_unsuited = read_channels(
+            file, request.path, request.min_side, limits, request.reading
+        )
+        seen: set[Trait] = {"clipped"} if is_unsuited else set()
+        return Decoded(pixels, size, traits_from(seen | _traits(n_frames, 1)))
     # DICOM comes first, because its free preamble may look like a TIFF.
     suffix = request.path.suffix if request.path is not None else ""
     if "DICOM" in limits.formats and is_dicom(head, suffix):

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from unfreeze.data.decode.formats import DecodeLimits, refuse_bomb
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
-from unfreeze.data.decode.numbers import Bands, to_rgb
+from unfreeze.data.decode.numbers import Bands, FileNumbers, to_rgb
 from unfreeze.data.decode.reasons import UnreadableError
 from unfreeze.data.decode.traits import Trait
 from unfreeze.data.signatures import is_bare_dicom, photo_format
@@ -54,6 +55,56 @@ def read_dicom(file: BinaryIO, path: Path | None, limits: DecodeLimits, reading:
         MissingExtraError: pydicom is missing.
         DecompressionBombError: There are more pixels than ``limits`` allow.
     """
+    dataset = _image_dataset(file, path, limits)
+    count = max(1, int(dataset.get("NumberOfFrames") or 1))
+    with budget.reserve(BYTES_PER_PIXEL * 2 * int(dataset.Columns) * int(dataset.Rows)):
+        image, deep = _rendered(dataset, reading.frame_index(count))
+    return DicomImage(image, count, frozenset({"deep"} if deep else ()))
+
+
+def read_dicom_numbers(file: BinaryIO, path: Path | None, limits: DecodeLimits, reading: Reading) -> FileNumbers:
+    """Read a frame's numbers after rescale slope and intercept (of CT: Hounsfield units); for errors see ``read_dicom``.
+
+    Inverted grey (MONOCHROME1) is turned: more is brighter in all files.  Padding isn't known (NaN).
+    """
+    from pydicom.pixels import apply_color_lut, apply_modality_lut
+
+    dataset = _image_dataset(file, path, limits)
+    count = max(1, int(dataset.get("NumberOfFrames") or 1))
+    with budget.reserve(BYTES_PER_PIXEL * 2 * int(dataset.Columns) * int(dataset.Rows)):
+        pixels = _frame(dataset, reading.frame_index(count))
+        if dataset.PhotometricInterpretation == "PALETTE COLOR":
+            pixels = _eight_bit_palette(apply_color_lut(pixels, dataset), little_endian=dataset.original_encoding[1])
+        if pixels.ndim == 3:
+            return FileNumbers(pixels, n_frames=count)
+        is_signed = bool(dataset.get("PixelRepresentation", 0))
+        lowest = -(2 ** (int(dataset.BitsStored) - 1)) if is_signed else 0
+        bounds = np.array([lowest, lowest + 2 ** int(dataset.BitsStored) - 1])
+        padding = _padding(dataset, pixels)
+        if dataset.PhotometricInterpretation == "MONOCHROME1":
+            pixels = (bounds.sum() - pixels.astype(np.int64)).astype(np.float64)
+        values = np.asarray(apply_modality_lut(pixels, dataset), np.float32)
+        values[padding] = np.nan
+        window = _linear_window(dataset) if dataset.PhotometricInterpretation == "MONOCHROME2" else None
+        slope, intercept = (
+            float(dataset.get(f"Rescale{name}") or neutral) for name, neutral in (("Slope", 1), ("Intercept", 0))
+        )
+        full = None if "ModalityLUTSequence" in dataset else tuple(sorted(bounds * slope + intercept))
+        return FileNumbers(values[..., None], n_frames=count, full=full, window=window)
+
+
+def _padding(dataset: Any, pixels: Bands) -> npt.NDArray[np.bool_]:
+    """Return which pixels the header marks as outside of the picture, by one number or a range of numbers."""
+    first = dataset.get("PixelPaddingValue")
+    if not isinstance(first, int):
+        return np.zeros(pixels.shape, bool)
+    last = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((first, last if isinstance(last, int) else first))
+    padding: npt.NDArray[np.bool_] = (pixels >= low) & (pixels <= high)
+    return padding
+
+
+def _image_dataset(file: BinaryIO, path: Path | None, limits: DecodeLimits) -> Any:
     try:
         import pydicom
     except ImportError:
@@ -66,10 +117,7 @@ def read_dicom(file: BinaryIO, path: Path | None, limits: DecodeLimits, reading:
             f"There is no image in this DICOM file{f' ({kind})' if kind else ''}.", where=path, mend=_NO_IMAGE
         )
     refuse_bomb(int(dataset.Columns), int(dataset.Rows), limits)
-    count = max(1, int(dataset.get("NumberOfFrames") or 1))
-    with budget.reserve(BYTES_PER_PIXEL * 2 * int(dataset.Columns) * int(dataset.Rows)):
-        image, deep = _rendered(dataset, reading.frame_index(count))
-    return DicomImage(image, count, frozenset({"deep"} if deep else ()))
+    return dataset
 
 
 def _rendered(dataset: Any, index: int) -> tuple[Image.Image, bool]:

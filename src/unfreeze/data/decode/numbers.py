@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,32 @@ from PIL import Image
 Bands = npt.NDArray[Any]  # (height, width) or (height, width, bands)
 Grey = npt.NDArray[np.uint8]  # (height, width)
 
-_PERCENTILES = (0.5, 99.5)
+PERCENTILES = (0.5, 99.5)
 _SOLID_SHARE = 0.6  # of pixels that are wholly opaque or wholly transparent, in opacity
 _OPAQUE_SHARE = 0.01
 _TOLERANCE = 0.02  # of the full range
 _SMOOTH_STEP = 1 / 32  # of the full range
+
+
+@dataclass(frozen=True, eq=False)
+class FileNumbers:
+    """The numbers in an image file, not turned.
+
+    Attributes:
+        bands: Of the file's own type, or float32 where some aren't known (NaN); shape (height, width, bands).
+        orientation: The EXIF orientation.
+        n_frames: How many pages or frames the file has; 1 where they weren't counted.
+        names: The bands' names, where the file has them.
+        full: The smallest and largest number that the file could hold, where its header says so.
+        window: What the file's header shows as black and white (DICOM).
+    """
+
+    bands: Bands
+    orientation: int = 1
+    n_frames: int = 1
+    names: tuple[str, ...] = ()
+    full: tuple[float, float] | None = None
+    window: tuple[float, float] | None = None
 
 
 def to_rgb(bands: Bands, opacity: Grey | None = None, window: tuple[float, float] | None = None) -> Image.Image:
@@ -70,7 +92,7 @@ def default_window(values: Bands) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     if not finite.size:
         return 0.0, 0.0
-    low, high = map(float, np.percentile(finite, _PERCENTILES))
+    low, high = map(float, np.percentile(finite, PERCENTILES))
     if high <= low:  # as in a mask with a small bright spot
         low, high = float(finite.min()), float(finite.max())
     return low, high

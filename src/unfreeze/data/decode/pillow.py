@@ -18,7 +18,7 @@ _NEW_SUBFILE, _OLD_SUBFILE, _IMAGE_DEPTH = 254, 255, 32997
 _NOT_A_PAGE = 1 | 4  # bits of the first: a smaller copy of another page, or its mask
 _SMALLER_COPY = 2  # value of the second
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-_TRANSPOSE_BY_EXIF = {
+TRANSPOSE_BY_EXIF = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -66,7 +66,7 @@ def orientation(image: Image.Image) -> int:
 
 def turned(image: Image.Image, orientation: int) -> Image.Image:
     """Return an image as an EXIF orientation says."""
-    method = _TRANSPOSE_BY_EXIF.get(orientation)
+    method = TRANSPOSE_BY_EXIF.get(orientation)
     return image if method is None else image.transpose(method)
 
 

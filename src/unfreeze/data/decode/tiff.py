@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -12,7 +14,7 @@ from PIL import Image
 
 from unfreeze.data.decode.formats import DecodeLimits, refuse_bomb
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
-from unfreeze.data.decode.numbers import Bands, Grey, as_opacity, default_window, to_rgb
+from unfreeze.data.decode.numbers import Bands, FileNumbers, Grey, as_opacity, default_window, to_rgb
 from unfreeze.data.decode.pillow import GDAL_NODATA, ORIENTATION, missing_number
 from unfreeze.data.decode.reasons import UnreadableError
 from unfreeze.data.decode.reduced import reduce_rows, reduction
@@ -25,6 +27,7 @@ _LARGEST_PIXEL = 16  # bytes: four bands of float32
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _ALPHA = (1, 2)  # extra samples that the writer tagged as opacity; of the first, colours were multiplied by it
 _MULTIPLIED = 1
+_GDAL_METADATA = 42112
 _UNCOMPRESSED = 1
 
 
@@ -62,12 +65,37 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, reading: Reading, min_side: 
         UnreadableError: A package is missing, or the bands are no image.
         DecompressionBombError: There are more pixels than ``limits`` allow.
     """
+    with _readable() as tifffile:
+        return _read(tifffile, file, limits, reading, min_side)
+
+
+def read_tiff_numbers(file: BinaryIO, limits: DecodeLimits, reading: Reading) -> FileNumbers:
+    """Read the numbers of all bands of a page but opacity; for errors see ``read_tiff``."""
+    with _readable() as tifffile:
+        file.seek(0)
+        with tifffile.TiffFile(file) as tiff:
+            page, index, count = _page(tiff, limits, reading)
+            if int(page.photometric) not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
+                raise UnreadableError("its bands are no numbers that are read here")
+            with budget.reserve(2 * page.nbytes):
+                bands = _known(_pixels(page, index), _nodata(page))
+            tag = int(page.extrasamples[-1]) if page.extrasamples and bands.shape[2] in (2, 4) else 0
+            if tag in _ALPHA and as_opacity(bands[..., -1]) is not None:
+                bands = bands[..., :-1]
+            if int(page.photometric) == _WHITE_IS_ZERO:
+                bands = np.iinfo(bands.dtype).max - bands if bands.dtype.kind == "u" else -bands
+            return FileNumbers(bands, _orientation(page), count, _band_names(page))
+
+
+@contextmanager
+def _readable() -> Iterator[Any]:
+    """Yield tifffile, and say in plain words what it can't read."""
     try:
         import tifffile
     except ImportError:
         raise UnreadableError("it is a kind of TIFF that Pillow can't open", INSTALL) from None
     try:
-        return _read(tifffile, file, limits, reading, min_side)
+        yield tifffile
     except (ValueError, NotImplementedError) as error:
         if "imagecodecs" in str(error):
             raise UnreadableError("it is a TIFF whose compression needs the package imagecodecs", INSTALL) from error
@@ -79,35 +107,55 @@ def read_tiff(file: BinaryIO, limits: DecodeLimits, reading: Reading, min_side: 
 def _read(tifffile: Any, file: BinaryIO, limits: DecodeLimits, reading: Reading, min_side: int | None) -> TiffImage:
     file.seek(0)
     with tifffile.TiffFile(file) as tiff:
-        pages = [page for page in map(_full, tiff.pages) if not page.is_reduced and not page.is_mask] or [tiff.pages[0]]
-        depth = pages[0].imagedepth if len(pages) == 1 else 1
-        count = len(pages) * depth
-        index = reading.frame_index(count)
-        page = pages[index if depth == 1 else 0]
-        refuse_bomb(page.imagewidth, page.imagelength, limits)
-        if page.nbytes > depth * _LARGEST_PIXEL * limits.pixels:  # the header promises thousands of bands
-            raise Image.DecompressionBombError
-        samples = page.samplesperpixel
-        _refuse_bands(page, samples)
+        page, index, count = _page(tiff, limits, reading)
         factor = reduction((page.imagewidth, page.imagelength), min_side) if _has_rows(page) else 1
         n_pixels = page.imagewidth * page.imagelength
         with budget.reserve(page.nbytes // factor + BYTES_PER_PIXEL * 2 * n_pixels // factor):
-            image, traits = _read_page(page, factor, index if depth > 1 else 0)
-        tag = page.tags.get(ORIENTATION)
-        orientation = int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
-        return TiffImage(image, (page.imagewidth, page.imagelength), factor, count, orientation, frozenset(traits))
+            image, traits = _read_page(page, factor, index)
+        size = page.imagewidth, page.imagelength
+        return TiffImage(image, size, factor, count, _orientation(page), frozenset(traits))
+
+
+def _page(tiff: Any, limits: DecodeLimits, reading: Reading) -> tuple[Any, int, int]:
+    """Return the page that is read, the place of the slice in it, and how many pages or slices there are."""
+    pages = [page for page in map(_full, tiff.pages) if not page.is_reduced and not page.is_mask] or [tiff.pages[0]]
+    depth = pages[0].imagedepth if len(pages) == 1 else 1
+    count = len(pages) * depth
+    index = reading.frame_index(count)
+    page = pages[index if depth == 1 else 0]
+    refuse_bomb(page.imagewidth, page.imagelength, limits)
+    if page.nbytes > depth * _LARGEST_PIXEL * limits.pixels:  # the header promises thousands of bands
+        raise Image.DecompressionBombError
+    return page, index if depth > 1 else 0, count
+
+
+def _orientation(page: Any) -> int:
+    tag = page.tags.get(ORIENTATION)
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
+
+
+def _band_names(page: Any) -> tuple[str, ...]:
+    """Return the names that GDAL gave the bands; those without one have an empty name."""
+    tag = page.tags.get(_GDAL_METADATA)
+    found = re.findall(r'<Item name="DESCRIPTION" sample="(\d+)"[^>]*>([^<]*)</Item>', str(tag.value)) if tag else []
+    names = {int(sample): name.strip() for sample, name in found}
+    return tuple(names.get(index, "") for index in range(page.samplesperpixel)) if names else ()
 
 
 def _read_page(page: Any, factor: int, depth_index: int) -> tuple[Image.Image, set[Trait]]:
     nodata = _nodata(page)
     if factor > 1:
         return _rendered(page, *reduce_rows(_row_blocks(page), factor, nodata))
-    bands = _pixels(page, depth_index)
+    return _rendered(page, _known(_pixels(page, depth_index), nodata), None)
+
+
+def _known(bands: Bands, nodata: float | None) -> Bands:
+    """Return the magnitude of complex numbers, and NaN for missing ones."""
     if np.iscomplexobj(bands):  # radar
         bands = np.abs(bands)
     if nodata is not None:
         bands = np.where(bands == nodata, np.float32("nan"), bands.astype(np.float32))
-    return _rendered(page, bands, None)
+    return bands
 
 
 def can_be_read_in_parts(file: BinaryIO) -> bool:
@@ -139,16 +187,6 @@ def _full(page: Any) -> Any:
     return page.aspage()  # of series of alike pages, tifffile keeps the first one's tags alone
 
 
-def _refuse_bands(page: Any, samples: int) -> None:
-    alpha = bool(page.extrasamples) and int(page.extrasamples[-1]) in _ALPHA
-    if samples in (1, 3, 4) or (samples == 2 and alpha) or (samples > 4 and int(page.photometric) == _RGB):
-        return
-    raise UnreadableError(
-        f"it is a TIFF of {samples} bands, and only a person can say which three to show",
-        "Make a 3-band rendering, for example with gdal_translate -b 4 -b 3 -b 2.",
-    )
-
-
 def _pixels(page: Any, slice_index: int) -> Bands:
     pixels: Bands = page.asarray()
     pixels = pixels.reshape(page.shaped)[:, slice_index]  # separate planes, height, width, bands that lie together
@@ -167,7 +205,9 @@ def _rendered(page: Any, bands: Bands, sample: Bands | None) -> tuple[Image.Imag
     tag = int(page.extrasamples[-1]) if page.extrasamples and bands.shape[2] in (2, 4) else 0
     opacity: Grey | None = as_opacity(bands[..., -1]) if tag in _ALPHA else None
     colours = bands[..., :n_colours]
-    if bands.shape[2] > n_colours and opacity is None and bands[..., n_colours:].any():
+    if page.samplesperpixel > 4 or (page.samplesperpixel == 2 and tag not in _ALPHA):
+        traits.add("bands")
+    elif bands.shape[2] > n_colours and opacity is None and bands[..., n_colours:].any():
         traits.add("fourth band")
     if opacity is not None and tag == _MULTIPLIED:
         full = 255 if bands.dtype == np.uint8 else np.iinfo(bands.dtype).max if bands.dtype.kind in "iu" else 1

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unfreeze.data.decode import decode
+from unfreeze.data.decode import BandImage, decode_pixels
 from unfreeze.data.rendering.framings import frame, to_crop_from
 from unfreeze.data.rendering.renderer import DECODED_CACHE_BYTES, Chunks, DecodedImageCache, Renderer, prefetch
 from unfreeze.data.rendering.transforms import ViewParams, draw_view
@@ -71,7 +71,8 @@ class DeviceRenderer(Renderer):
         }
         missing = [framing for framing in dict.fromkeys(framings) if framing not in pixels]
         if missing:
-            image = decode(path, self.preprocessing.min_side, reading=self.preprocessing.reading)
+            image = decode_pixels(path, self.preprocessing.min_side, reading=self.preprocessing.reading)
+            assert not isinstance(image, BandImage), "see ``choose_renderer``"
             for framing in missing:
                 rendered = (
                     frame(image, self.preprocessing, framing)
@@ -105,11 +106,11 @@ def choose_renderer(renderer: Renderer, device: torch.device, *, reused: bool) -
     """Return the renderer for training on ``device``: a ``DeviceRenderer`` for CUDA, else Pillow's.
 
     Args:
-        renderer: Pillow's renderer.
+        renderer: Pillow's renderer.  Numbers in bands are rendered by it on every device.
         device: The backbone's device.
         reused: Whether every epoch renders the images anew, so that decoded images are worth caching.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or renderer.preprocessing.reading.channels:
         return replace(renderer, image_cache=DecodedImageCache(DECODED_CACHE_BYTES if reused else 0))
     free, _ = torch.cuda.mem_get_info(device)
     return on_device(renderer, device, round(CACHE_SHARE * free) if reused else 0)

@@ -5,11 +5,15 @@ The plain view is the centre crop of the backbone's source, or the whole image, 
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from PIL import Image
 
+from unfreeze.data.decode import BandImage, Pixels
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.views import CROP, SQUEEZE, Framing, Grid
 
+P = TypeVar("P", Image.Image, BandImage, Pixels)
 MAX_ELONGATION = 64  # long side / short side; a centre crop extends half the short side from the centre
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,
@@ -19,8 +23,8 @@ RESAMPLING = {
 }
 
 
-def frame(image: Image.Image, preprocessing: Preprocessing, framing: Framing) -> Image.Image:
-    """Return an upright RGB image in a framing, of the backbone's input size."""
+def frame(image: P, preprocessing: Preprocessing, framing: Framing) -> P:
+    """Return an upright image in a framing, of the backbone's input size."""
     if framing == CROP:
         return plain(image, preprocessing)
     if framing != SQUEEZE:
@@ -29,7 +33,7 @@ def frame(image: Image.Image, preprocessing: Preprocessing, framing: Framing) ->
     return image if image.size == size else image.resize(size, RESAMPLING[preprocessing.interpolation])
 
 
-def plain(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def plain(image: P, preprocessing: Preprocessing) -> P:
     """Resize an image and crop its centre, or pad it, rounding as torchvision and timm do."""
     if preprocessing.fit == "pad":
         return _pad(image, preprocessing.size, preprocessing)
@@ -91,7 +95,7 @@ def tile_box(size: tuple[int, int], preprocessing: Preprocessing, grid: Grid, in
     return left, top, left + tile_width, top + tile_height
 
 
-def to_crop_from(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+def to_crop_from(image: P, preprocessing: Preprocessing) -> P:
     """Return the image that random crops are taken from: itself, or padded to the input's aspect ratio."""
     if preprocessing.fit != "pad":
         return image
@@ -102,20 +106,22 @@ def to_crop_from(image: Image.Image, preprocessing: Preprocessing) -> Image.Imag
     return _pad(image, (round(height * enlargement), round(width * enlargement)), preprocessing)
 
 
-def _pad(image: Image.Image, size: tuple[int, int], preprocessing: Preprocessing) -> Image.Image:
+def _pad(image: P, size: tuple[int, int], preprocessing: Preprocessing) -> P:
     """Scale an image to fit into ``size`` (height, width), centred on the mean colour, as timm's crop mode "border"."""
     height, width = size
     ratio = max(image.height / height, image.width / width)
     scaled = max(1, round(image.width / ratio)), max(1, round(image.height / ratio))
     if scaled != image.size:
         image = image.resize(scaled, RESAMPLING[preprocessing.interpolation])
+    if isinstance(image, BandImage):
+        return image.centred((width, height), preprocessing.mean)
     red, green, blue = (round(255 * mean) for mean in preprocessing.mean)
     padded = Image.new("RGB", (width, height), (red, green, blue))
     padded.paste(image, ((width - scaled[0]) // 2, (height - scaled[1]) // 2))
     return padded
 
 
-def _limit_elongation(image: Image.Image) -> Image.Image:
+def _limit_elongation(image: P) -> P:
     """Crop an image to ``MAX_ELONGATION`` times its short side: a longer strip, upscaled, would fill the memory."""
     width, height = image.size
     span = MAX_ELONGATION * min(width, height)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeVar
 import numpy as np
 from PIL import Image
 
-from unfreeze.data.decode import Trait, decode, pixel_key
+from unfreeze.data.decode import BandImage, Pixels, Trait, decode_pixels, pixel_key
 from unfreeze.data.rendering.transforms import Augmentation, render, to_batch
 from unfreeze.data.sources import Sample
 from unfreeze.orientations import Orientation
@@ -105,7 +105,7 @@ class Renderer:
         return f"{digest} {view} {self.seed} {self.augmentation}"
 
     def views(self, index: int, views: Sequence[int]) -> Tensor:
-        """Return views of one image, uint8, shape (N, 3, height, width), channels-last; the file is decoded once.
+        """Return views of one image, see ``to_batch``, shape (N, channels, height, width); the file is decoded once.
 
         Raises:
             DecodeError: The image can't be read.
@@ -118,7 +118,7 @@ class Renderer:
         return int(self.digests[index], 16) if self.digests else 0
 
     def batches(self, chunks: Chunks) -> Iterator[Tensor]:
-        """Yield the views of each chunk of (index, views), in order: uint8, shape (views of the chunk, 3, H, W)."""
+        """Yield the views of each chunk of (index, views), in order, shape (views of the chunk, channels, H, W)."""
         import torch
 
         for parts in prefetch(lambda item: self.views(*item), chunks):
@@ -126,7 +126,7 @@ class Renderer:
                 batch = torch.cat(parts)
             yield batch
 
-    def _decode(self, index: int) -> Image.Image:
+    def _decode(self, index: int) -> Pixels:
         import torch
 
         key = self.paths[index], None
@@ -134,8 +134,8 @@ class Renderer:
         if cached is not None:
             return Image.fromarray(cached.numpy())
         preprocessing = self.preprocessing
-        image = decode(self.paths[index], preprocessing.min_side, reading=preprocessing.reading)
-        if self.image_cache.budget:
+        image = decode_pixels(self.paths[index], preprocessing.min_side, reading=preprocessing.reading)
+        if self.image_cache.budget and not isinstance(image, BandImage):  # numbers take many times the memory
             self.image_cache.put(key, torch.from_numpy(np.array(image)))
         return image
 

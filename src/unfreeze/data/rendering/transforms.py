@@ -1,4 +1,4 @@
-"""Rendering of evaluation views and augmented views of an upright RGB image.
+"""Rendering of evaluation views and augmented views of an upright image, RGB or of numbers in bands.
 
 View 0 is the plain view: the evaluation preprocessing of the backbone's source.  View v > 0 is an augmented view, a
 function of (seed, v, content) alone: order, thread, epoch and run don't change it.  View v < 0 is another
@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from unfreeze.data.rendering.framings import RESAMPLING, frame, to_crop_from
+from unfreeze.data.decode import BandImage, Pixels
+from unfreeze.data.decode.band_image import WHITE
+from unfreeze.data.rendering.framings import RESAMPLING, P, frame, to_crop_from
 from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import generator
@@ -68,26 +70,26 @@ class Augmentation:
 
 
 def render(
-    image: Image.Image,
+    image: P,
     preprocessing: Preprocessing,
     augmentation: Augmentation | None,
     seed: int,
     views: Sequence[int],
     content: int,
-) -> list[Image.Image]:
-    """Return views of an image, RGB, of the backbone's input size; all orientations of a framing share its pixels.
+) -> list[P]:
+    """Return views of an image, of the backbone's input size; all orientations of a framing share its pixels.
 
     Args:
-        image: An upright RGB image.
+        image: An upright image.
         preprocessing: The backbone's preprocessing.
         augmentation: Parameters of augmented views; None if there are none.
         seed: Determines augmented views, together with the view and the content.
         views: Numbers of the views.
         content: The image's content as a number.
     """
-    upright: dict[Framing, Image.Image] = {}
+    upright: dict[Framing, P] = {}
 
-    def rendered(view: int) -> Image.Image:
+    def rendered(view: int) -> P:
         if view <= PLAIN:
             shown = EvaluationView(view)
             if shown.framing not in upright:
@@ -99,7 +101,7 @@ def render(
     return [rendered(view) for view in views]
 
 
-def _orient(view: Image.Image, orientation: Orientation) -> Image.Image:
+def _orient(view: P, orientation: Orientation) -> P:
     if orientation is Orientation.FLIPPED:
         return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     turns = orientation.quarter_turns
@@ -159,16 +161,17 @@ def draw_view(
     return ViewParams(box, flip, (red, green, blue), float(contrast), rot90)
 
 
-def augment(
-    image: Image.Image, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]
-) -> Image.Image:
-    """Crop, flip, jitter and rotate an image at random; ``key`` (seed, view, content) seeds the parameters."""
+def augment(image: P, preprocessing: Preprocessing, augmentation: Augmentation, key: tuple[int, ...]) -> P:
+    """Crop, flip, jitter and rotate an image at random; ``key`` (seed, view, content) seeds the parameters.
+
+    Numbers in bands keep their values: how bright they are may be what tells the classes.
+    """
     image = to_crop_from(image, preprocessing)
     params = draw_view(image.size, preprocessing, augmentation, key)
     view = image.resize(preprocessing.size[::-1], RESAMPLING[preprocessing.interpolation], box=params.box)
     if params.flip:
         view = view.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    if augmentation.jitter or augmentation.color_jitter:
+    if isinstance(view, Image.Image) and (augmentation.jitter or augmentation.color_jitter):
         view = ImageEnhance.Contrast(_apply_gain(view, params.channel_gain)).enhance(params.contrast)
     return view if not params.rot90 else view.transpose(ROTATIONS[params.rot90])
 
@@ -179,33 +182,52 @@ def _apply_gain(view: Image.Image, gain: tuple[float, float, float]) -> Image.Im
     return view.point(np.minimum(levels, 255).astype(int).ravel().tolist())
 
 
-def framed_batch(image: Image.Image, preprocessing: Preprocessing, framings: Sequence[Framing]) -> Tensor:
-    """Return an upright RGB image in ``framings``, uint8, as a batch of one image for ``views.select_views``.
+def framed_batch(image: Pixels, preprocessing: Preprocessing, framings: Sequence[Framing]) -> Tensor:
+    """Return an upright image in ``framings`` as a batch of one image for ``views.select_views``; see ``to_batch``.
 
-    The shape is (1, 3, height, width) for one framing, else (1, framings, 3, height, width).
+    The shape is (1, channels, height, width) for one framing, else (1, framings, channels, height, width).
     """
     framed = to_batch([frame(image, preprocessing, framing) for framing in framings])
     return framed if len(framings) == 1 else framed[None]
 
 
-def to_batch(views: Sequence[Image.Image]) -> Tensor:
-    """Return views of one size as one tensor, uint8, shape (N, 3, height, width), channels-last."""
+def to_batch(views: Sequence[Pixels]) -> Tensor:
+    """Return views of one size as one tensor, shape (N, channels, height, width), channels-last.
+
+    RGB views are uint8, of three channels; views of numbers in bands are int32 (torch can't flip uint16), 65535 being white.
+    """
     import torch
 
-    return torch.from_numpy(np.stack([np.asarray(view) for view in views])).permute(0, 3, 1, 2)
+    arrays = [view.to_array().astype(np.int32) if isinstance(view, BandImage) else np.asarray(view) for view in views]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
+def is_rendered(views: Tensor) -> bool:
+    """Return whether a tensor holds rendered views, which aren't normalised yet."""
+    import torch
+
+    return views.dtype in (torch.uint8, torch.int32)
+
+
+def white_of(views: Tensor) -> int:
+    """Return the number that stands for 1 in rendered views."""
+    import torch
+
+    return 255 if views.dtype == torch.uint8 else WHITE
 
 
 def normalize(views: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Scale views to 0-1, subtract the backbone's mean and divide by its standard deviation, per channel.
 
     Args:
-        views: uint8, shape (N, 3, height, width).
+        views: uint8 or int32, shape (N, channels, height, width).
         preprocessing: The backbone's preprocessing.
 
     Returns:
-        float32, shape (N, 3, height, width), channels-last, on the views' device.
+        float32, shape (N, channels, height, width), channels-last, on the views' device.
     """
-    count, _, height, width = views.shape
-    rows = views.permute(0, 2, 3, 1).reshape(count * height, width * 3).float()  # 5 times as fast as rows of 3
+    count, channels, height, width = views.shape
+    white = white_of(views)
+    rows = views.permute(0, 2, 3, 1).reshape(count * height, width * channels).float()  # 5 times as fast as rows of 3
     mean, std = (rows.new_tensor(value).repeat(width) for value in (preprocessing.mean, preprocessing.std))
-    return rows.div_(255).sub_(mean).div_(std).view(count, height, width, 3).permute(0, 3, 1, 2)
+    return rows.div_(white).sub_(mean).div_(std).view(count, height, width, channels).permute(0, 3, 1, 2)

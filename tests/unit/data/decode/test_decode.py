@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unfreeze.data.decode import ANY_PHOTO, PHOTO_SUFFIXES, DecodeLimits, decode
+from unfreeze.data.decode import ANY_PHOTO, PHOTO_SUFFIXES, DecodeLimits, decode, inspect
 from unfreeze.errors import DecodeError, FormatError, MissingExtraError, SizeError
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
@@ -225,11 +225,13 @@ def test_scientific_tiff(tmp_path: Path, bands: int, kind: type) -> None:
 
 def test_tiff_with_many_bands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tifffile = pytest.importorskip("tifffile")
-    tifffile.imwrite(
-        tmp_path / "a.tif", np.zeros((7, 8, 8), np.uint16), planarconfig="separate", photometric="minisblack"
-    )
-    with pytest.raises(DecodeError, match="7 bands"):
-        decode(tmp_path / "a.tif")
+    pixels = np.zeros((7, 8, 8), np.uint16)
+    pixels[2, :, 4:] = 500
+    pixels[5] = 9000
+    tifffile.imwrite(tmp_path / "a.tif", pixels, planarconfig="separate", photometric="minisblack")
+    found = inspect(tmp_path / "a.tif")
+    assert found.traits == ("deep", "bands")
+    assert np.asarray(found.image)[0, [0, 7]].tolist() == [[0, 0, 0], [0, 0, 255]]
     monkeypatch.setitem(sys.modules, "tifffile", None)
     with pytest.raises(DecodeError, match=r"unfreeze\[tiff\]"):
         decode(tmp_path / "a.tif")

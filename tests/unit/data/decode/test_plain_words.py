@@ -85,15 +85,6 @@ def test_a_codec_that_is_missing_names_the_extra(tmp_path: Path, monkeypatch: py
     assert "unfreeze[tiff]" in str(error.mend)
 
 
-def test_bands_that_only_a_person_can_choose(tmp_path: Path) -> None:
-    path = write_tiff(
-        tmp_path / "a.tif", np.zeros((7, 8, 8), np.uint16), photometric="minisblack", planarconfig="separate"
-    )
-    error = refused(path)
-    assert "7 bands" in error.what
-    assert "gdal_translate" in str(error.mend)
-
-
 # DICOM
 
 

@@ -146,7 +146,7 @@ def test_views_are_framed_turned_and_decoded_once(
     if on_card:
         shown = on_device(shown, torch.device("cpu"), 0)
     module = "device_renderer" if on_card else "renderer"
-    monkeypatch.setattr(f"unfreeze.data.rendering.{module}.decode", counting)
+    monkeypatch.setattr(f"unfreeze.data.rendering.{module}.decode_pixels", counting)
     views = [EvaluationView.of(framing, turn) for framing in FRAMINGS for turn in (Orientation.ROT90, Orientation(0))]
     (batch,) = shown.batches([[(1, views)]])
     assert decoded == [paths[1]]
