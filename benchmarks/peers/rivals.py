@@ -51,6 +51,8 @@ OURS: dict[str, Arm] = {
     AUTO: _own(),
     "unfreeze classic": _own("--recipe", "classic", shown="two_phase"),
     "unfreeze, everything trains": _own("--depth", "all", "--epochs", "10", shown="two_phase"),
+    "unfreeze, from blocks.4 up": _own("--depth", "blocks.4", on_request=True, shown="two_phase"),
+    "unfreeze, from blocks.2 up": _own("--depth", "blocks.2", on_request=True, shown="two_phase"),
     "unfreeze auto without bf16": _own("--precision", "fp32", on_request=True),
     "unfreeze auto without OpenVINO": _own(on_request=True, without=("openvino",)),
     "unfreeze auto without bf16 and OpenVINO": _own("--precision", "fp32", on_request=True, without=("openvino",)),

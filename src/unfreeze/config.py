@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from unfreeze.errors import ConfigError
-from unfreeze.paths import user_model, user_path
+from unfreeze.paths import model_text, user_model, user_path
 from unfreeze.reading_settings import ReadingSettings
 
 UserPath = Annotated[Path, AfterValidator(user_path)]
@@ -21,6 +21,7 @@ class Common(ReadingSettings):
 
     model: Annotated[
         str,
+        BeforeValidator(model_text),
         AfterValidator(user_model),
         Field(description="efficientnet_lite0, torchvision/NAME[:WEIGHTS], timm/NAME, or a checkpoint."),
     ] = "efficientnet_lite0"
@@ -54,6 +55,13 @@ class Common(ReadingSettings):
             "train=Training,test=Testing; none: every folder is a class. Default: names such as train, Testing, val_set."
         ),
     ] = None
+    group_by: Annotated[
+        str,
+        Field(
+            description="Which photos belong together (a patient, a scene) and stay on one side of every split: auto "
+            "(a table's column group, DICOM's patients, or what file names tell), none, a column, or a pattern."
+        ),
+    ] = "auto"
     device: Annotated[
         str, Field(description="auto, cpu, gpu, cuda, cuda:1 (or 1), mps.", coerce_numbers_to_str=True)
     ] = "auto"
@@ -296,9 +304,12 @@ def explain(error: ValidationError) -> ConfigError:
     """Return an error about the first invalid value, by its flag's name."""
     first = error.errors()[0]
     flag = "--" + ".".join(str(part) for part in first["loc"]).replace("_", "-") if first["loc"] else None
+    plain = {
+        "extra_forbidden": "There is no such setting",
+        "path_type": f"This is no path: {type(first['input']).__name__}",
+    }
     message = first["msg"].removeprefix("Value error, ").replace("Input should", f"{first['input']!r} should")
-    if first["type"] == "extra_forbidden":
-        message = "There is no such setting"
+    message = plain.get(first["type"], message)
     if flag == "--lr" and first["type"] == "less_than_equal":
         message += ": a pretrained backbone does not survive such a rate"
     return ConfigError(f"{message}.", where=flag, mend="--help lists every setting.")

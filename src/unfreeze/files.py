@@ -37,7 +37,9 @@ def write_bytes(path: Path, content: bytes) -> None:
         replace_file(path, content)
     except OSError as error:
         raise RunError(
-            f"The file can't be written: {error}", where=path, mend="Make room, or take another --out."
+            f"The file can't be written: {error.strerror or error}.",
+            where=path,
+            mend="Make room, or take another --out.",
         ) from error
 
 
@@ -67,7 +69,9 @@ def rewriting(path: Path) -> Iterator[TextIO]:
     except BrokenPipeError:  # raised by writing to stdout within the block
         raise
     except OSError as error:
-        raise RunError(f"The file can't be written: {error}", where=path, mend="Make room, or take another.") from error
+        raise RunError(
+            f"The file can't be written: {error.strerror or error}.", where=path, mend="Make room, or take another."
+        ) from error
 
 
 @contextmanager

@@ -109,7 +109,12 @@ def open_photos(config: TrainConfig | CompareConfig, watch: Stopwatch) -> tuple[
     cache = open_cache(config.cache, config.cache_gib)
     decode_index = cache.decode_index()
     with watch.measure("decode"):
-        photos = check(read_photos(config.photos, sides=config.sides), decode_index, config.reading)
+        photos = check(
+            read_photos(config.photos, sides=config.sides, group_by=config.group_by),
+            decode_index,
+            config.reading,
+            config.group_by,
+        )
         return cache, decode_index, photos
 
 

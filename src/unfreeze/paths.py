@@ -28,3 +28,8 @@ def user_path(path: str | Path) -> Path:
 def user_model(model: str) -> str:
     """Return the name of a model, or the path of a checkpoint with the home folder in place of ``~``."""
     return str(user_path(model)) if model.startswith("~") else model
+
+
+def model_text(model: object) -> object:
+    """Return the path of a checkpoint as text, as Python programs have a ``Path``; anything else stays."""
+    return os.fspath(model) if isinstance(model, os.PathLike) else model

@@ -122,3 +122,20 @@ def in_threes(channels: Sequence[Channel], width: int = GROUP) -> tuple[Channel,
 
 
 FIRST_FRAME = Reading()
+
+
+def frame_from(value: object) -> object:
+    """Return a page's number as an integer, also where it comes as text.
+
+    Raises:
+        ValueError: It is no page.
+    """
+    if value in ("first", "middle"):
+        return value
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = 0
+    if number < 1 or isinstance(value, (bool, float)):
+        raise ValueError(f"{value!r} is no page: it is first, middle, or a number from 1")
+    return number

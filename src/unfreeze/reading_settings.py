@@ -8,28 +8,11 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from unfreeze.reading import Frame, Reading
+from unfreeze.reading import Frame, Reading, frame_from
 
 WINDOWS = {"lung": (-600.0, 1500.0), "bone": (400.0, 1800.0), "brain": (40.0, 80.0), "soft-tissue": (50.0, 400.0)}
 """Centre and width in Hounsfield units, as Radiopaedia's article "Windowing (CT)" lists them."""
 SCALINGS = ("auto", "image", "full", "percentiles", "reflectance", "decibel")
-
-
-def _frame(value: object) -> object:
-    """Return a page's number as an integer, also where it comes as text.
-
-    Raises:
-        ValueError: It is no page.
-    """
-    if value in ("first", "middle"):
-        return value
-    try:
-        number = int(str(value))
-    except ValueError:
-        number = 0
-    if number < 1 or isinstance(value, (bool, float)):
-        raise ValueError(f"{value!r} is no page: it is first, middle, or a number from 1")
-    return number
 
 
 def _numbers(text: str) -> tuple[float, ...] | None:
@@ -91,7 +74,7 @@ class ReadingSettings(BaseModel):
 
     frame: Annotated[
         Frame,
-        BeforeValidator(_frame),
+        BeforeValidator(frame_from),
         Field(
             description="Of files that hold several pages or frames (TIFF, GIF, DICOM and others), which one is looked at: "
             "first, middle, or its number, from 1. The model does the same in use."

@@ -28,12 +28,17 @@ class _Section(BaseModel):
 
 
 class Data(_Section):
-    """Counts of the images that were trained on and scored, and the class names."""
+    """Counts of the images that were trained on and scored, and the class names.
+
+    Attributes:
+        no_score: Why no score is honest, where none is: nothing may be read from the run's scores then.
+    """
 
     n_train: int
     n_test: int
     classes: tuple[str, ...]
     left_out: int
+    no_score: str | None = None
 
 
 class View(_Section):

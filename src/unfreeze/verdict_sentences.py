@@ -15,7 +15,12 @@ SMALLEST_SHOWN = 0.0005  # a smaller expected gain would be shown as 0.0 points
 
 
 def sentences(verdict: Verdict) -> tuple[str, ...]:
-    """Return the verdict for people: the shipped model, phase 2's gain and forgetting, and the test's power."""
+    """Return the verdict for people: the shipped model, phase 2's gain and forgetting, and the test's power.
+
+    What makes a score worthless comes first: that none is honest, or that it is no better than chance.
+    """
+    if verdict.data.no_score is not None:
+        return verdict.data.no_score, f"The {_shipped(verdict)} model ships, and nothing is scored."
     scores = verdict.scores.shipped
     low, high = scores.accuracy_ci95
     scored = (
@@ -24,12 +29,45 @@ def sentences(verdict: Verdict) -> tuple[str, ...]:
         else f"{counted(scores.n, 'photo')}, each answered by a model that never saw it"
     )
     shipped = (
-        f"The {'two-phase' if verdict.shipped == 'two_phase' else 'head-only'} model ships: it is right on "
+        f"The {_shipped(verdict)} model ships: it is right on "
         f"{_percent(scores.accuracy)} of {scored} (95 % interval {_percent(low)} to {_percent(high)})"
         f"{_untested_clause(verdict)}."
     )
     power = _power(verdict.gain)
-    return shipped, _gain(verdict) + _forgetting_clause(verdict), *([power] if power else [])
+    chance = _chance(verdict)
+    return (
+        *([chance] if chance else []),
+        shipped,
+        _gain(verdict) + _forgetting_clause(verdict),
+        *([power] if power else []),
+    )
+
+
+def _shipped(verdict: Verdict) -> str:
+    return "two-phase" if verdict.shipped == "two_phase" else "head-only"
+
+
+def _chance(verdict: Verdict) -> str | None:
+    """Return what is not shown where a score's interval holds what guessing gives; None where it is above chance."""
+    scores = verdict.scores.shipped
+    rows = [(row.n, name) for row, name in zip(scores.per_class, verdict.data.classes, strict=False) if row.n]
+    if len(rows) < 2:
+        return None
+    low, high = scores.balanced_accuracy_ci95
+    if low <= 1 / len(rows):
+        return (
+            f"No better than guessing, as far as these photos show: the balanced accuracy of "
+            f"{_percent(scores.balanced_accuracy)} (95 % interval {_percent(low)} to {_percent(high)}) can't be told from "
+            f"the {_percent(1 / len(rows))} of guessing one of {len(rows)} classes."
+        )
+    n_majority, majority = max(rows)
+    if scores.accuracy_ci95[0] > n_majority / scores.n:
+        return None
+    return (
+        f"Not shown to be right more often than always answering {majority!r}, which is right on "
+        f"{_percent(n_majority / scores.n)} of these photos; but the balanced accuracy of "
+        f"{_percent(scores.balanced_accuracy)} is above the {_percent(1 / len(rows))} of guessing."
+    )
 
 
 def untested(verdict: Verdict) -> list[str]:

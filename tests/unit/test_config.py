@@ -19,7 +19,7 @@ def test_only_photos_has_no_default() -> None:
     assert plain.model_dump(exclude={"photos"}, exclude_none=True) == {
         "model": "efficientnet_lite0", "recipe": "auto", "head": "auto", "subset": "all", "tta": True, "bn": "frozen",
         "seed": 0, "color_jitter": "steady", "device": "auto", "precision": "auto", "cache_gib": 10.0,
-        "frame": "first", "bands": "auto", "scaling": "auto",
+        "frame": "first", "bands": "auto", "scaling": "auto", "group_by": "auto",
         "fit": "auto",
     }  # fmt: skip
     with pytest.raises(ConfigError, match="photos"):
@@ -183,3 +183,15 @@ def test_what_is_no_frame_is_refused_by_name(given: Any) -> None:
     with pytest.raises(ConfigError, match="is no page: it is first, middle, or a number from 1") as caught:
         config(frame=given)
     assert caught.value.where == "--frame"
+
+
+def test_a_checkpoints_path_may_be_a_path() -> None:
+    assert make_config({"photos": "photos", "model": Path("weights") / "mine.pth"}).model == str(
+        Path("weights/mine.pth")
+    )
+
+
+@pytest.mark.parametrize("photos", [None, 4, ["a.jpg"], {"cat": ["a.jpg"]}])
+def test_photos_that_are_no_path_are_refused_in_plain_words(photos: object) -> None:
+    with pytest.raises(ConfigError, match=f"no path: {type(photos).__name__}(?s:.*)--photos"):
+        make_config({"photos": photos})

@@ -5,15 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from unfreeze.acceleration.engine_report import EngineReport
 from unfreeze.errors import RunError
 from unfreeze.evaluation.forgetting import Forgetting
-from unfreeze.evaluation.metrics import Scores
+from unfreeze.evaluation.metrics import Scores, score
 from unfreeze.evaluation.significance import Gain
 from unfreeze.orientations import Orientation
+from unfreeze.runs.summary import summary
 from unfreeze.verdict import (
     Cost,
     Data,
@@ -324,3 +326,51 @@ def test_what_the_photos_could_have_shown(detectable: float | None, needed: int 
     assert list(verdict(gain=seen, forgetting=None).sentences()[2:]) == expected
     proven = replace(PROVEN, detectable=0.05, needed_n=100)
     assert len(verdict(gain=proven).sentences()) == 2
+
+
+def scored(n: tuple[int, ...], correct: tuple[int, ...]) -> Verdict:
+    """Return a verdict on so many photos of each class, of which so many were right."""
+    labels = np.repeat(np.arange(len(n)), n)
+    probabilities = np.zeros((len(labels), len(n)))
+    is_right = np.concatenate([np.arange(count) < right for count, right in zip(n, correct, strict=True)])
+    probabilities[np.arange(len(labels)), np.where(is_right, labels, (labels + 1) % len(n))] = 1
+    scores = score(labels, probabilities)
+    classes = tuple("abc"[: len(n)])
+    sheet = ScoreSheet(protocol="test", head_only=scores, shipped=scores)
+    data = Data(n_train=9, n_test=len(labels), classes=classes, left_out=0)
+    return verdict(shipped="head_only", scores=sheet, data=data, gain=None, forgetting=None, expected=None)
+
+
+def test_a_score_like_guessing_is_told_first() -> None:
+    first, second, *_ = scored((50, 50), (20, 26)).sentences()
+    assert first.startswith("No better than guessing, as far as these photos show: the balanced accuracy of 46.0 %")
+    assert first.endswith("can't be told from the 50.0 % of guessing one of 2 classes.")
+    assert second.startswith("The head-only model ships: it is right on 46.0 %")
+
+
+def test_a_score_like_always_answering_the_largest_class_is_told_first() -> None:
+    first, second, *_ = scored((90, 10), (82, 9)).sentences()
+    assert first == (
+        "Not shown to be right more often than always answering 'a', which is right on 90.0 % of these photos; but the "
+        "balanced accuracy of 90.6 % is above the 50.0 % of guessing."
+    )
+    assert second.startswith("The head-only model ships")
+
+
+@pytest.mark.parametrize(
+    ("n", "correct"), [((50, 50), (40, 40)), ((90, 10), (90, 9)), ((30, 30, 30), (20, 20, 20)), ((50, 0), (30, 0))]
+)
+def test_a_score_above_chance_is_told_as_before(n: tuple[int, ...], correct: tuple[int, ...]) -> None:
+    assert scored(n, correct).sentences()[0].startswith("The head-only model ships")
+
+
+def test_where_no_score_is_honest_none_is_told() -> None:
+    reason = "No honest score exists: the class 'a' is of one patient."
+    plain = verdict()
+    confounded = plain.model_copy(update={"data": plain.data.model_copy(update={"no_score": reason})})
+    assert confounded.sentences() == (reason, "The two-phase model ships, and nothing is scored.")
+    assert Verdict.from_json(confounded.to_json(), "x").data.no_score == reason
+    assert "no_score" not in plain.to_json()
+    told = " ".join(summary(confounded))
+    assert "accuracy" not in told
+    assert "weakest" not in told

@@ -17,6 +17,8 @@ from unfreeze.screen import echo, tell
 from unfreeze.version import __version__
 
 USER_MISTAKE, OUR_MISTAKE, INTERRUPTED = 2, 1, 130
+_RUN = "run has no verdict.json"
+UNFINISHED = {"train": _RUN, "demo": _RUN, "compare": "comparison has no compare.json"}  # by command
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 app = App(
@@ -149,7 +151,8 @@ def _run(words: Sequence[str]) -> int:
         echo(f"unfreeze: {error}")
         return USER_MISTAKE
     except KeyboardInterrupt:
-        echo("unfreeze: interrupted; an unfinished run has no verdict.json")
+        unfinished = UNFINISHED.get("".join(words[:1]))
+        echo("unfreeze: interrupted" + (f"; an unfinished {unfinished}" if unfinished else ""))
         return INTERRUPTED
     except BrokenPipeError:
         raise

@@ -14,6 +14,7 @@ from unfreeze.config import CompareConfig, TrainConfig
 from unfreeze.data.rendering.renderer import Renderer
 from unfreeze.data.sources import PhotoSet
 from unfreeze.data.splits import FOLDS, TEST_SIZE, Splits, split
+from unfreeze.errors import PhotosError
 from unfreeze.evaluation.forgetting import Forgetting
 from unfreeze.evaluation.metrics import balanced_accuracy
 from unfreeze.files import write_table, write_text
@@ -105,6 +106,10 @@ def compare(config: CompareConfig) -> Comparison:
     refuse_used(config.out)
     watch = Stopwatch()
     cache, index, photos = open_photos(config, watch)
+    if photos.no_score:
+        raise PhotosError(
+            photos.no_score, where=photos.root, mend="Add photos of other groups: a comparison is its scores."
+        )
     backbone = open_backbone(config, watch)
     splits = [_split(photos, config.test_size, seed) for seed in range(config.seeds)]
     photos, backbone = read_in_channels(config, photos, backbone, splits[0], watch)

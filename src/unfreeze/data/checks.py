@@ -5,33 +5,33 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from unfreeze.data.copies import DECODED_SIDE, Copies, find_copies
+from unfreeze.data.copies import DECODED_SIDE, find_copies
 from unfreeze.data.decode import Facts, as_picture, facts_key, inspect, trait_notes
 from unfreeze.data.decode.traits import traits_from
 from unfreeze.data.fingerprints import fingerprint
-from unfreeze.data.folders import Skipped, quote_list
+from unfreeze.data.folders import Skipped
+from unfreeze.data.group_by import Grouping, find_groups, no_honest_score, refuse_single_groups
 from unfreeze.data.groups import merge_groups
+from unfreeze.data.photo_notes import photo_notes
+from unfreeze.data.rows import AUTO, NONE
 from unfreeze.data.sources import PhotoSet, Sample
 from unfreeze.errors import DecodeError, PhotosError
 from unfreeze.reading import FIRST_FRAME, Reading
 from unfreeze.runtime import progress_bar
 
-_TINY_SIDE = 32
-_FEW_PHOTOS = 5
-_IMBALANCE = 10
 # Of identical files in several splits, those in the last of these splits are used: the test set stays complete.
 _SPLITS = (None, "train", "val", "test")
-_NONE_KNOWN: Mapping[str, Facts] = MappingProxyType({})
+NONE_KNOWN: Mapping[str, Facts] = MappingProxyType({})
 
 
 def drop_unreadable(
-    photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: Reading = FIRST_FRAME
+    photos: PhotoSet, known: Mapping[str, Facts] = NONE_KNOWN, reading: Reading = FIRST_FRAME
 ) -> PhotoSet:
     """Decode every image in full and leave out the unreadable ones: the only check for images that are only scored.
 
@@ -44,7 +44,7 @@ def drop_unreadable(
         PhotosError: No image can be read.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
-    readable, reasons = _inspect_all(photos.samples, known, reading)
+    readable, reasons = inspect_all(photos.samples, known, reading)
     if not readable:
         raise PhotosError("None of these photos can be read.", where=photos.root, mend=_first_reasons(reasons))
     left_out = tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items())
@@ -56,7 +56,12 @@ def _first_reasons(reasons: dict[Sample, str]) -> str:
     return "\n         ".join(f"{sample.file_name}: {reason}" for sample, reason in list(reasons.items())[:5])
 
 
-def check(photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: Reading = FIRST_FRAME) -> PhotoSet:
+def check(
+    photos: PhotoSet,
+    known: Mapping[str, Facts] = NONE_KNOWN,
+    reading: Reading = FIRST_FRAME,
+    group_by: str | None = None,
+) -> PhotoSet:
     """Decode every image in full and return the set to train on, with the reason for every file that is left out.
 
     - Unreadable files are left out.
@@ -71,12 +76,15 @@ def check(photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: R
         photos: The images that were found.
         known: See ``drop_unreadable``.
         reading: How files are read.
+        group_by: Which images belong together, see ``group_by.find_groups``; None: those that a table says.
 
     Raises:
-        PhotosError: Fewer than two classes have two readable images, or a given val or test set has none left.
+        PhotosError: Fewer than two classes have two readable images, a given val or test set has none left, or a class
+            is of one group (unless ``group_by`` is ``none``).
+        ConfigError: ``group_by`` finds nothing.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
-    readable, reasons = _inspect_all(photos.samples, known, reading)
+    readable, reasons = inspect_all(photos.samples, known, reading)
     copies = find_copies(readable.values(), reading)
     by_content: dict[str, list[Sample]] = defaultdict(list)
     for sample in readable.values():
@@ -87,8 +95,10 @@ def check(photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: R
     trainable = {sample.label for sample in usable if sample.split in (None, "train")}
     reasons |= {sample: "its class has no photo left to train on" for sample in usable if sample.label not in trainable}
     usable = [sample for sample in usable if sample not in reasons]
+    grouping, no_score = _grouping(usable, photos, group_by)
+    usable = [replace(sample, group=name) for sample, name in zip(usable, grouping.names, strict=True)]
     grouped = merge_groups(usable, copies)
-    if sum(count >= 2 for count in _class_counts(grouped).values()) < 2:
+    if sum(count >= 2 for count in Counter(sample.label for sample in grouped).values()) < 2:
         raise PhotosError(
             f"Of {len(photos.samples)} photos {len(grouped)} can be used, and fewer than two classes have two of them.",
             where=photos.root,
@@ -104,9 +114,10 @@ def check(photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: R
         tuple(photos.classes[old] for old in labels),
         tuple(replace(sample, label=labels[sample.label]) for sample in grouped),
         photos.left_out + tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items()),
+        no_score=no_score,
     )
     dropped = [name for name in photos.classes if name not in checked.classes]
-    return replace(checked, notes=(*photos.notes, *_notes(checked, dropped, copies)))
+    return replace(checked, notes=(*photos.notes, *photo_notes(checked, dropped, copies, grouping)))
 
 
 def with_trait_notes(photos: PhotoSet, reading: Reading) -> PhotoSet:
@@ -115,7 +126,24 @@ def with_trait_notes(photos: PhotoSet, reading: Reading) -> PhotoSet:
     return replace(photos, notes=(*photos.notes, *notes))
 
 
-def _inspect_all(
+def _grouping(usable: Sequence[Sample], photos: PhotoSet, group_by: str | None) -> tuple[Grouping, str]:
+    """Return which images belong together, and why no score of them would be honest, if so.
+
+    Raises:
+        PhotosError: None would be, and the user didn't ask for that.
+    """
+    if group_by is None:
+        return Grouping(tuple(sample.group for sample in usable)), ""
+    grouping = find_groups(usable, AUTO if group_by == NONE else group_by)
+    no_score = no_honest_score(usable, photos.classes, grouping)
+    if group_by == NONE:
+        return find_groups(usable, NONE), no_score or ""
+    if no_score:
+        raise refuse_single_groups(no_score, grouping.kind, photos.root)
+    return grouping, ""
+
+
+def inspect_all(
     samples: Sequence[Sample], known: Mapping[str, Facts], reading: Reading
 ) -> tuple[dict[Sample, Sample], dict[Sample, str]]:
     """Return the readable samples with digest and size, by the given sample, and why the others can't be read."""
@@ -173,68 +201,3 @@ def _conflicts(identical: list[Sample]) -> dict[Sample, str]:
 
 def _identity(sample: Sample, other: Sample) -> str:
     return "is byte-identical to" if sample.digest == other.digest else "has pixels identical to those of"
-
-
-def _class_counts(samples: Sequence[Sample]) -> dict[int, int]:
-    return dict(Counter(sample.label for sample in samples))
-
-
-def _notes(checked: PhotoSet, dropped: list[str], copies: Copies) -> Iterator[str]:
-    counts = {checked.classes[label]: count for label, count in sorted(_class_counts(checked.samples).items())}
-    largest, smallest = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
-    if dropped:
-        yield f"No photo is left to train on in {quote_list(dropped)}: add readable photos to keep the class."
-    yield from _copy_notes(checked, copies)
-    tiny = [sample.file_name for sample in checked.samples if sample.short_side < _TINY_SIDE]
-    if tiny:
-        yield f"Photos with a side below {_TINY_SIDE} pixels: {len(tiny)} (first: {tiny[0]}); take larger originals."
-    if counts[largest] > _IMBALANCE * counts[smallest]:
-        yield (
-            f"{largest!r} has {counts[largest]} photos and {smallest!r} {counts[smallest]}: "
-            "compare by balanced accuracy, and add photos to the small classes."
-        )
-    few = [name for name, count in counts.items() if count < _FEW_PHOTOS]
-    if few:
-        yield (
-            f"Fewer than {_FEW_PHOTOS} photos are in {quote_list(few)}: "
-            "add some, or expect no reliable figure for these."
-        )
-    splits_by_group: dict[str, set[str]] = defaultdict(set)
-    for sample in checked.samples:
-        if sample.group is not None and sample.split is not None:
-            splits_by_group[sample.group].add(sample.split)
-    divided = sorted(group for group, splits in splits_by_group.items() if len(splits) > 1)
-    if divided:
-        yield f"Your splits part the groups {quote_list(divided)}: scores will be too good; put each group on one side."
-
-
-def _copy_notes(checked: PhotoSet, copies: Copies) -> Iterator[str]:
-    n_copies = len(checked.samples) - len({copies.content(sample) for sample in checked.samples})
-    if n_copies:
-        yield (
-            f"Identical copies among them (the same bytes or pixels): {n_copies}; no split parts them, but removing them "
-            "is better."
-        )
-    by_digest = {sample.digest: sample for sample in checked.samples}
-    pairs = [(by_digest[a], by_digest[b]) for a, b in copies.alike if a in by_digest and b in by_digest]
-    parted = [pair for pair in pairs if None not in (pair[0].split, pair[1].split) and pair[0].split != pair[1].split]
-    together = [pair for pair in pairs if pair not in parted]
-    if together:
-        kept = (
-            "no split parts them"
-            if all(a.group is not None and a.group == b.group for a, b in together)
-            else ("some are on both sides of a split, as they are too many of their class")
-        )
-        yield f"Photos that look the same as another one (saved anew?): {len(together)}, {_first(together)}; {kept}."
-    if parted:
-        yield (
-            f"Photos that look the same on both sides of your splits: {len(parted)}, {_first(parted)}: scores will be "
-            "too good; keep one of each."
-        )
-    odd = [(a, b) for a, b in pairs if a.label != b.label]
-    if odd:
-        yield f"Photos that look the same but have two labels: {len(odd)}, {_first(odd)}; check the labels."
-
-
-def _first(pairs: Sequence[tuple[Sample, Sample]]) -> str:
-    return f"such as {pairs[0][1].file_name} and {pairs[0][0].file_name}"

@@ -90,6 +90,11 @@ def close_to(fingerprints: Sequence[str], known: Sequence[str]) -> list[bool]:
     return close
 
 
+def luminances(fingerprints: Sequence[str]) -> npt.NDArray[np.int16]:
+    """Return the luminances of the areas (N, AREAS x AREAS), row by row of the photo."""
+    return _parsed(fingerprints)[1]
+
+
 def _parsed(fingerprints: Sequence[str]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int16]]:
     """Return the hashes (N,) and the luminances (N, areas)."""
     digits = np.frombuffer(bytes.fromhex("".join(fingerprints)), np.uint8).reshape(len(fingerprints), -1)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from unfreeze.data.decode import HEIF_SUFFIXES, PHOTO_SUFFIXES
 from unfreeze.data.signatures import HEAD_BYTES, photo_format
+from unfreeze.files import exists
 
 _IGNORED = frozenset({
     "thumbs.db", "desktop.ini", "dicomdir", "__macosx", "@eadir", "$recycle.bin", ".ds_store", ".appledouble",
@@ -23,6 +24,9 @@ _RAW_SUFFIXES = frozenset({
     ".3fr", ".arw", ".cr2", ".cr3", ".dcr", ".dng", ".erf", ".iiq", ".kdc", ".mef", ".mrw", ".nef", ".nrw", ".orf",
     ".pef", ".raf", ".raw", ".rw2", ".sr2", ".srf", ".srw", ".x3f",
 })  # fmt: skip
+
+_RUN_FILES = (("verdict.json",), ("compare.json",), ("args.toml", "checks.csv"))
+"""Files by which the folder of a run, an unfinished one too, is known: its plots and heatmaps are no class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,8 @@ class FolderWalk:
             real = os.path.realpath(entry)
             if entry.name.startswith("."):
                 self._pass_over_hidden(entry)
+            elif any(all(exists(entry / name) for name in names) for names in _RUN_FILES):
+                self.leave_out(entry, "is the folder of a run, whose pictures are no photos")
             elif real in self._entered:
                 self.leave_out(entry, "links to a folder that is read elsewhere", note=False)
             else:

@@ -16,7 +16,7 @@ from unfreeze.data.decode import Decoded, inspect
 from unfreeze.data.decode.band_image import scaled
 from unfreeze.data.places import find_photos, iter_photos
 from unfreeze.errors import ArgumentError, DecodeError
-from unfreeze.files import exists
+from unfreeze.files import exists, is_file
 from unfreeze.paths import user_path
 from unfreeze.reading import FIRST_FRAME, Reading
 
@@ -103,7 +103,10 @@ def photos_given(given: object, argument: str = "photos") -> Iterator[Photo]:
 
 
 def photos_found(given: object, argument: str = "photos") -> list[Photo]:
-    """Return the images, with folders searched and patterns expanded; each file once.
+    """Return the images, with folders searched and patterns expanded.
+
+    Photos that are named one by one stay as often as they are named, so that each has its prediction; where folders or
+    patterns are among them, each file is there once.
 
     Raises:
         ArgumentError: It is no image, and no iterable of images.
@@ -111,6 +114,8 @@ def photos_found(given: object, argument: str = "photos") -> list[Photo]:
     """
     photos = [_photo(item, place) for place, item in _items(given, argument)]
     paths = [photo for photo in photos if isinstance(photo, Path)]
+    if photos and all(map(is_file, paths)):
+        return photos
     if len(paths) == len(photos):
         return list(find_photos(paths))
     return [each for photo in photos for each in (find_photos([photo]) if isinstance(photo, Path) else (photo,))]

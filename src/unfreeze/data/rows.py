@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from unfreeze.errors import PhotosError
 from unfreeze.files import is_file, is_folder
 from unfreeze.paths import user_path
 
+AUTO, NONE = "auto", "none"  # of --group-by: what the photos tell, or nothing
 _TABLE = "Write one row a photo: file_name (from the table's folder, with suffix) and label."
 
 
@@ -28,13 +30,16 @@ class Row(NamedTuple):
     split: Split | None
 
 
-def read_rows(table: Path, given: Sides | None, *, to_train: bool) -> tuple[list[Row], list[Skipped], list[str]]:
+def read_rows(
+    table: Path, given: Sides | None, *, to_train: bool, group_by: str = AUTO
+) -> tuple[list[Row], list[Skipped], list[str]]:
     """Read a table's rows; return the images, what is left out, and sentences for the user.
 
     Args:
         table: A CSV, TSV or Parquet file.
         given: The user's own names of sides in the column ``split``; see ``sources.read_photos``.
         to_train: Whether to refuse labels that are no classes.
+        group_by: The column of groups where the table has it; else the column ``group`` with ``auto`` and ``none``.
 
     Raises:
         PhotosError: The table can't be read, contradicts itself, or names no image that exists.
@@ -59,7 +64,7 @@ def read_rows(table: Path, given: Sides | None, *, to_train: bool) -> tuple[list
         if not is_file(path):
             left_out.append(Skipped(display_name(name), _why_missing(table.parent, name, search=not left_out)))
             continue
-        row = Row(path, display_name(name), label, cells.get("group") or None, split)
+        row = Row(path, display_name(name), label, cells.get(_group_column(group_by, cells)) or None, split)
         earlier = rows.setdefault(os.path.realpath(path), row)
         if (earlier.label, earlier.split) != (row.label, row.split):
             raise PhotosError(
@@ -81,6 +86,12 @@ def read_rows(table: Path, given: Sides | None, *, to_train: bool) -> tuple[list
     if missing:
         notes.append(f"Rows left out: {len(missing)} of {len(missing) + len(rows)}, first {_first(left_out)}.")
     return list(rows.values()), left_out, notes + label_notes(labels)
+
+
+def _group_column(group_by: str, columns: Container[str]) -> str:
+    """Return the column of groups; a name that no table has where ``group_by`` is no column but a pattern."""
+    named = group_by.strip().lower()
+    return named if named in columns else "group" if named in (AUTO, NONE) else ""
 
 
 def _first(left_out: list[Skipped]) -> str:

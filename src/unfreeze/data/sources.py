@@ -10,7 +10,7 @@ from unfreeze.data.folders import FolderWalk, Skipped, count_suffixes, quote_lis
 from unfreeze.data.label_tables import TABLES, table_of_labels
 from unfreeze.data.layout import FOLDER_LAYOUT, choose_layout, no_photo_error
 from unfreeze.data.names import name_classes
-from unfreeze.data.rows import Row, read_rows
+from unfreeze.data.rows import AUTO, Row, read_rows
 from unfreeze.data.sides import Sides, Split, parse_sides
 from unfreeze.errors import PhotosError
 from unfreeze.files import exists, is_folder
@@ -60,6 +60,7 @@ class PhotoSet:
         samples: The images that are used.
         left_out: Files and folders that aren't used.
         notes: Sentences for the user.
+        no_score: Why no score of these photos would be honest; empty where it would be.
     """
 
     root: Path
@@ -67,9 +68,10 @@ class PhotoSet:
     samples: tuple[Sample, ...]
     left_out: tuple[Skipped, ...] = ()
     notes: tuple[str, ...] = ()
+    no_score: str = ""
 
 
-def read_photos(source: Path, *, to_train: bool = True, sides: str | None = None) -> PhotoSet:
+def read_photos(source: Path, *, to_train: bool = True, sides: str | None = None, group_by: str = AUTO) -> PhotoSet:
     """List the labelled images of a folder (with or without splits) or of a CSV, TSV or Parquet table.
 
     Args:
@@ -78,6 +80,7 @@ def read_photos(source: Path, *, to_train: bool = True, sides: str | None = None
             class, and all be test images.
         sides: The user's names of the train, val and test side, as in ``train=Training,test=Testing``; ``none``: every
             folder is a class; None: names that are known.
+        group_by: The column of a table that names groups, where it has such a column; see ``group_by.find_groups``.
 
     Raises:
         PhotosError: The source doesn't exist, has another layout, or has no two classes to train on.
@@ -87,11 +90,11 @@ def read_photos(source: Path, *, to_train: bool = True, sides: str | None = None
     given = parse_sides(sides)
     is_table = source.suffix.lower() in TABLES
     if is_folder(source):
-        photos = _read_folder(source, given, to_train)
+        photos = _read_folder(source, given, to_train, group_by)
     elif not exists(source):
         raise PhotosError("There is no such folder or table of photos.", where=source, mend=FOLDER_LAYOUT)
     elif is_table:
-        photos = _read_table(source, given, to_train)
+        photos = _read_table(source, given, to_train, group_by)
     else:
         raise PhotosError(
             "This is neither a folder nor a table (.csv, .tsv, .parquet).",
@@ -122,7 +125,7 @@ def _refuse_untrainable(photos: PhotoSet, is_table: bool) -> None:
         )
 
 
-def _read_folder(root: Path, given: Sides | None, to_train: bool) -> PhotoSet:
+def _read_folder(root: Path, given: Sides | None, to_train: bool, group_by: str) -> PhotoSet:
     walk = FolderWalk(root)
     layout = choose_layout(tree := walk.tree(), given, to_train=to_train)
     spelled = sorted({(str(entry.named.parent), entry.named.name) for entry in layout.classes})
@@ -136,7 +139,7 @@ def _read_folder(root: Path, given: Sides | None, to_train: bool) -> PhotoSet:
         photos = [*layout.loose, *(row.path for row in rows)]
         table = table_of_labels(root, photos) if photos else None
         if table is not None:
-            return _labelled(_read_table(table, given, to_train), table, photos)
+            return _labelled(_read_table(table, given, to_train, group_by), table, photos)
     if not rows:
         raise no_photo_error(tree, len(layout.loose), walk.left_out)
     for photo in layout.loose:
@@ -166,8 +169,8 @@ def _labelled(listed: PhotoSet, table: Path, photos: list[Path]) -> PhotoSet:
     return replace(listed, notes=(f"The labels are those in {table.name}{others}.", *listed.notes))
 
 
-def _read_table(table: Path, given: Sides | None, to_train: bool) -> PhotoSet:
-    rows, left_out, notes = read_rows(table, given, to_train=to_train)
+def _read_table(table: Path, given: Sides | None, to_train: bool, group_by: str) -> PhotoSet:
+    rows, left_out, notes = read_rows(table, given, to_train=to_train, group_by=group_by)
     named, name_notes = name_classes((str(table), row.label) for row in rows)
     rows = [row._replace(label=named[row.label]) for row in rows]
     return _photo_set(table.parent, rows, left_out, [*notes, *name_notes])

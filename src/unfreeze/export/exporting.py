@@ -99,7 +99,7 @@ def export(
         onnx_file.require()
     folder = user_path(out) if out is not None else run.folder.export
     _refuse_foreign(folder, requested)
-    model = load_model(run.folder.model, torch.device("cpu"))
+    model = load_model(run.folder.model, torch.device("cpu"), run.classes)
     images = find_parity_images(run, user_path(photos) if photos is not None else None)
     if "int8" in requested and not images.train_and_val:
         raise PhotosError(

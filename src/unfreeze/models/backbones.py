@@ -64,6 +64,12 @@ def load_backbone(
             mend=f"Take {PACKAGED}, torchvision/NAME, timm/NAME or the path of a checkpoint; "
             "`unfreeze models` lists them.",
         )
+    if arch is not None and arch != model:
+        raise ModelError(
+            f"{model} is no checkpoint: it has its own architecture.",
+            where="--arch",
+            mend=f"For pretrained weights write --model {arch}; for a file of yours --model FILE --arch {arch}.",
+        )
     return replace(FAMILIES[family](name, device), precision=precision)
 
 

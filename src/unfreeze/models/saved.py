@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -83,11 +84,17 @@ def save_model(folder: Path, model: Classifier) -> None:
         write_text(folder / CODE, files("unfreeze.models").joinpath("modeling.py").read_text("utf-8"))
 
 
-def load_model(folder: Path, device: torch.device) -> Classifier:
+def load_model(folder: Path, device: torch.device, expected: Sequence[str] | None = None) -> Classifier:
     """Read a model that ``save_model`` wrote.
 
+    Args:
+        folder: The model's folder.
+        device: The device.
+        expected: The classes by which its logits will be named; None: those of its own ``config.json``.
+
     Raises:
-        ModelError: A file is missing or damaged, or the installed library builds another network under this name.
+        ModelError: A file is missing or damaged, its classes are others than ``expected``, or the installed library
+            builds another network under this name.
     """
     damaged = ModelError("The run's model is missing or damaged.", where=folder, mend="Train again.")
     try:
@@ -101,6 +108,12 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
         views = views_from(saved)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged from error
+    if expected is not None and classes != tuple(expected):
+        raise ModelError(
+            f"The model's classes ({_some(classes)}) are not those of its verdict.json ({_some(expected)}).",
+            where=folder,
+            mend="One of them is of another run, or was changed: copy the whole folder of the run anew, or train again.",
+        )
     tensors = read_weights(folder / WEIGHTS)
     try:
         network = replace(build(architecture), preprocessing=preprocessing, num_classes=0, labels=())
@@ -136,6 +149,10 @@ def load_model(folder: Path, device: torch.device) -> Classifier:
             raise damaged
         head.register_buffer("center", center.to(device), persistent=False)
     return Classifier(backbone, head.eval().requires_grad_(False), classes, views)
+
+
+def _some(classes: Sequence[str]) -> str:
+    return f"{len(classes)}: {', '.join(classes[:8])}{', ...' if len(classes) > 8 else ''}"
 
 
 def _config(model: Classifier) -> dict[str, Any]:

@@ -34,6 +34,16 @@ SECTIONS: tuple[Callable[[RunData], Section | None], ...] = (
     data_sections.settings_section,
 )
 
+SCORED = (
+    result_sections.scores,
+    training_sections.trials,
+    prediction_sections.confusion,
+    prediction_sections.classes,
+    prediction_sections.reliability,
+    photos.photos,
+)
+"""Sections on what was right and wrong: left out where no score is honest."""
+
 
 def write_report(folder: RunFolder, photos: Path | None = None) -> Path:
     """Write a finished run's report and plots, overwriting former ones, and return the page's path.
@@ -47,7 +57,8 @@ def write_report(folder: RunFolder, photos: Path | None = None) -> Path:
             one that is there has photos or sections that would be lost.
     """
     run = read_run_data(folder, photos)
-    sections = [section for section in (make_section(run) for make_section in SECTIONS) if section is not None]
+    makers = [make for make in SECTIONS if run.verdict.data.no_score is None or make not in SCORED]
+    sections = [section for section in (make(run) for make in makers) if section is not None]
     page = render(run, sections)
     _refuse_loss(folder.report, page)
     for section in sections:

@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from unfreeze.errors import RunError
-from unfreeze.files import is_folder
+from unfreeze.errors import ArgumentError, RunError
+from unfreeze.files import exists, is_folder
 from unfreeze.paths import user_path
 from unfreeze.scratch import prepare_folders
 
@@ -175,9 +175,19 @@ def open_run(root: str | Path) -> RunFolder:
     """Return a finished run's folder.
 
     Raises:
+        ArgumentError: ``root`` is no path.
         RunError: There is no such folder, or the run never finished.
     """
+    if not isinstance(root, str | os.PathLike):
+        raise ArgumentError(
+            f"folder is no path: {'None' if root is None else type(root).__name__}.",
+            where="folder",
+            mend="Give the path of a run's folder, such as runs/train.",
+        )
     root = user_path(root)
+    above = next((folder for folder in root.parents[:2] if exists(folder / "verdict.json")), None)
+    if above is not None and not exists(root / "verdict.json") and exists(root):
+        raise RunError("This is a part of a run.", where=root, mend=f"Name {above}.")
     if not is_folder(root):
         raise RunError(
             "There is no such run folder.", where=root, mend="`unfreeze train` prints the folder that it makes."

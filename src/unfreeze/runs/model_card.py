@@ -128,6 +128,8 @@ def _data(verdict: Verdict, photos: PhotoSet, splits: Splits) -> str:
 
 
 def _scores(verdict: Verdict) -> str:
+    if verdict.data.no_score is not None:
+        return f"{verdict.data.no_score} So nothing is scored."
     scores = verdict.scores.shipped
     on = "test photos" if verdict.scores.protocol == "test" else "photos, by models that never saw them"
     rows = [(name, f"{value:.4f}", f"{low:.4f} to {high:.4f}") for name, value, (low, high) in scores.rows()]
@@ -171,6 +173,9 @@ def _limits(verdict: Verdict) -> str:
 
 
 def _known_limits(verdict: Verdict) -> Iterator[str]:
+    if verdict.data.no_score is not None:
+        yield "Nothing is known of how well it does: score it on photos of other patients or places (`unfreeze eval`)."
+        return
     yield (
         "The scores hold for photos like those that were scored. On photos from another camera, place or time they may "
         "be worse: test there before you rely on it (`unfreeze eval`)."

@@ -174,7 +174,7 @@ class Run:
         from unfreeze.models.saved import load_model
         from unfreeze.runtime import choose_device
 
-        return load_model(self.folder.model, choose_device(self.device))
+        return load_model(self.folder.model, choose_device(self.device), self.classes)
 
 
 @dataclass(frozen=True)
@@ -197,6 +197,8 @@ def _labelled(photos: Photos, labels: Iterable[str] | None, reading: Reading, si
     from unfreeze.runtime import echo
 
     if labels is not None:
+        if not isinstance(labels, Iterable):
+            raise ArgumentError("labels is no list of classes.", where="labels", mend="Give the class of each photo.")
         each = photo_each(photos)
         names = [display_name(str(label)) for label in ([labels] if isinstance(labels, str) else labels)]
         if not each:

@@ -17,6 +17,25 @@ LABEL, CELL = 20, 26  # characters in the table's columns
 def summary(verdict: Verdict) -> Iterator[str]:
     """Yield the last lines of ``unfreeze train``, fewer than 25."""
     yield from verdict.sentences()
+    if verdict.data.no_score is None:
+        yield from _scores(verdict)
+    if verdict.model.n_views > 1:
+        yield f"{'views':{LABEL}}{verdict.model.describe_views()} (--no-tta: one view)"
+    if verdict.model.unseen is not None:
+        yield f"{'not seen':{LABEL}}{verdict.model.unseen * 100:.0f} % of your photos' area (--fit squash: all is seen)"
+    if verdict.model.head_stages:
+        yield f"{'head':{LABEL}}reads {len(verdict.model.head_stages)} stages (--head last: the last one alone)"
+    if verdict.trials:
+        yield f"{'phase 2':{LABEL}}{_trials(verdict)}"
+    if verdict.expected is not None and verdict.data.no_score is None:
+        yield f"{'expected gain':{LABEL}}{expected_gain(verdict.expected)}"
+    yield from (f"{'warning':{LABEL}}{warning}" for warning in verdict.warnings)
+    if verdict.forgetting is not None:
+        yield from _forgetting(verdict.forgetting)
+
+
+def _scores(verdict: Verdict) -> Iterator[str]:
+    """Yield the scores of both models side by side, the weakest classes and the calibration."""
     arms = {"head-only": verdict.scores.head_only}
     if verdict.scores.two_phase is not None:
         arms["two-phase"] = verdict.scores.two_phase
@@ -38,19 +57,6 @@ def summary(verdict: Verdict) -> Iterator[str]:
             f"{'calibration':{LABEL}}temperature {calibration.temperature:.2f} (logits are divided by it): "
             f"calibration error {calibration.ece_before:.3f} -> {calibration.ece_after:.3f}"
         )
-    if verdict.model.n_views > 1:
-        yield f"{'views':{LABEL}}{verdict.model.describe_views()} (--no-tta: one view)"
-    if verdict.model.unseen is not None:
-        yield f"{'not seen':{LABEL}}{verdict.model.unseen * 100:.0f} % of your photos' area (--fit squash: all is seen)"
-    if verdict.model.head_stages:
-        yield f"{'head':{LABEL}}reads {len(verdict.model.head_stages)} stages (--head last: the last one alone)"
-    if verdict.trials:
-        yield f"{'phase 2':{LABEL}}{_trials(verdict)}"
-    if verdict.expected is not None:
-        yield f"{'expected gain':{LABEL}}{expected_gain(verdict.expected)}"
-    yield from (f"{'warning':{LABEL}}{warning}" for warning in verdict.warnings)
-    if verdict.forgetting is not None:
-        yield from _forgetting(verdict.forgetting)
 
 
 def expected_gain(expected: ExpectedGain) -> str:

@@ -64,6 +64,7 @@ def build_verdict(
             n_test=len(inputs.splits.test),
             classes=inputs.photos.classes,
             left_out=len(inputs.photos.left_out),
+            no_score=inputs.photos.no_score or None,
         ),
         model=Model(
             name=inputs.backbone.name,
@@ -81,7 +82,7 @@ def build_verdict(
             symmetry=augmentation.symmetry if augmentation is not None else None,
         ),
         scores=score_sheet(predictions, groups, shipped.temperature, inputs.seed),
-        gain=paired_gain(predictions, groups, inputs.seed),
+        gain=paired_gain(predictions, groups, inputs.seed) if not inputs.photos.no_score else None,
         expected=_expected(phase2.expected_gain) if phase2 is not None else None,
         forgetting=forgetting,
         trials=summarise_trials(features.data, features.folds.validation, phase1, phase2) if phase2 is not None else (),

@@ -139,7 +139,7 @@ def open_model(folder: Path, device: str) -> Served:
         ConfigError: The device doesn't exist.
     """
     run = load(folder, device)
-    return Served(run, load_model(run.folder.model, choose_device(device)))
+    return Served(run, load_model(run.folder.model, choose_device(device), run.classes))
 
 
 def _jpeg(picture: Image.Image) -> str:

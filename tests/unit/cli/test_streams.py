@@ -99,3 +99,23 @@ def test_a_stream_that_is_closed_or_full_is_no_crash(line: str, code: int, says:
     assert says in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "left"),
+    [
+        ("train", "; an unfinished run has no verdict.json"),
+        ("compare", "; an unfinished comparison has no compare.json"),
+        ("predict", ""),
+        ("export", ""),
+    ],
+)
+def test_interrupted_it_says_what_the_command_leaves(
+    name: str, left: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("unfreeze.cli.app", interrupted)
+    assert command(name, "photos") == 130
+    assert capsys.readouterr().err == f"unfreeze: interrupted{left}\n"

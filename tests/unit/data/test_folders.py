@@ -150,3 +150,18 @@ def test_dicom_without_its_preamble_is_read(tmp_path: Path) -> None:
     put(tmp_path, "a.IMA", file.getvalue())
     assert photo_format(file.getvalue()) == "DICOM"
     assert decode(tmp_path / "a.IMA").size == (6, 4)
+
+
+@pytest.mark.parametrize("names", [["verdict.json"], ["compare.json"], ["args.toml", "checks.csv"]])
+@pytest.mark.parametrize("place", ["runs/train", "out", "cat/out"])
+def test_runs_among_the_photos_are_no_class_and_no_photos(tmp_path: Path, names: list[str], place: str) -> None:
+    for name in ("cat/1.jpg", "dog/1.jpg", f"{place}/plots/1.png", f"{place}/heatmaps/1.jpg"):
+        put(tmp_path, name)
+    for name in names:
+        put(tmp_path, f"{place}/{name}", b"{}")
+    dataset = read_photos(tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert len(dataset.samples) == 2
+    assert any(f"Left out: '{place}': is the folder of a run" in note for note in dataset.notes)
+    assert len(find_photos([tmp_path])) == 2
+    assert len(find_photos([tmp_path / place])) == 2, "its pictures are predicted where they are asked for"

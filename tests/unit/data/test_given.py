@@ -150,6 +150,7 @@ def test_folders_are_searched_and_patterns_expanded_where_they_may_be(photo: Pat
     assert list(photos_given(str(photo.parent))) == [photo]
     assert photos_found([photo.parent, photo]) == [photo]
     assert photos_found(f"{photo.parent}/*.png") == [photo]
+    assert photos_found([photo, str(photo)]) == [photo, photo]
     with Image.open(photo) as picture:
         mixed = photos_found([f"{photo.parent}/*.png", picture])
     assert [path_of(each) for each in mixed] == [photo, photo]

@@ -393,3 +393,9 @@ def test_densenet_loads_its_published_names() -> None:
 def test_a_vision_transformer_is_as_large_as_its_weights(offline: Path) -> None:
     with pytest.raises(ModelError, match="swag"):
         load_backbone("torchvision/vit_b_16:IMAGENET1K_SWAG_E2E_V1")
+
+
+@pytest.mark.parametrize("model", ["efficientnet_lite0", "timm/resnet50", "torchvision/resnet18"])
+def test_an_architecture_without_a_checkpoint_is_refused(model: str) -> None:
+    with pytest.raises(ModelError, match=r"no checkpoint(?s:.*)--arch(?s:.*)--model timm/resnet18"):
+        load_backbone(model, arch="timm/resnet18")

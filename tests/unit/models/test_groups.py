@@ -53,7 +53,7 @@ def test_each_group_is_seen_by_the_pretrained_filters(plain: Backbone) -> None:
     assert grouped.n_groups == 3
     assert together.shape[1] == grouped.feature_dim == 3 * each[0].shape[1]
     # Each pooling of each stage has the channels of all groups.
-    expected = [torch.split(part, stages_read(plain).block_dims, dim=1) for part in each]
+    expected = [torch.split(part, list(stages_read(plain).block_dims), dim=1) for part in each]
     torch.testing.assert_close(together, torch.cat([torch.cat(parts, 1) for parts in zip(*expected, strict=True)], 1))
     torch.testing.assert_close(frozen_features(grouped)(x), together, rtol=1e-3, atol=1e-4)
 

@@ -4,10 +4,11 @@ import csv
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from unfreeze.errors import RunError
+from unfreeze.errors import ArgumentError, RunError
 from unfreeze.files import Cell, read_table, write_bytes, write_table, write_text
 from unfreeze.runs.folder import RunFolder, new_run, open_run
 
@@ -160,3 +161,25 @@ def test_a_damaged_table_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "t.csv").write_bytes(content)
     with pytest.raises(RunError, match=r"t\.csv"):
         read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, ["runs/train"], b"runs/train", {}])
+def test_what_is_no_path_is_no_run_folder(wrong: Any) -> None:
+    with pytest.raises(ArgumentError, match=r"folder is no path(?s:.*)where: folder"):
+        open_run(wrong)
+
+
+@pytest.mark.parametrize("name", ["verdict.json", "model", "report.html", "model/config.json"])
+def test_a_part_of_a_run_names_its_folder(tmp_path: Path, name: str) -> None:
+    folder = RunFolder(tmp_path / "run")
+    for path in (folder.verdict, folder.model_config, folder.report):
+        write_text(path, "")
+    with pytest.raises(RunError, match=r"part of a run(?s:.*)to do: Name .*run\."):
+        open_run(folder.root / name)
+
+
+def test_a_file_in_place_of_a_folder_is_told_without_the_temporary_name(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with pytest.raises(RunError, match=r"can't be written: \w[\w ]+\.\n") as caught:
+        write_text(tmp_path / "out", "")
+    assert ".out." not in str(caught.value)

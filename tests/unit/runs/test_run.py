@@ -16,7 +16,7 @@ from PIL import Image
 from tests.support.commands import command
 
 import unfreeze
-from unfreeze.errors import ConfigError, DecodeError, PhotosError
+from unfreeze.errors import ArgumentError, ConfigError, DecodeError, ModelError, PhotosError
 from unfreeze.runs.run import Run
 
 
@@ -177,3 +177,29 @@ def test_photos_to_score_need_their_classes(run: Run, drawn: Path) -> None:
 def test_a_class_to_explain_that_is_no_name_is_refused(run: Run, drawn: Path) -> None:
     with pytest.raises(ConfigError, match="class 5"):
         run.explain(drawn, label=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("classes", [("stain", "scratch", "pits"), ("pits", "scratch"), ("pits", "scratch", "dent")])
+def test_a_model_whose_classes_are_not_the_verdicts_is_refused(
+    run: Run, drawn: Path, tmp_path: Path, classes: tuple[str, ...]
+) -> None:
+    assert run.classes != classes
+    mixed_up = tmp_path / "run"
+    shutil.copytree(run.folder.root, mixed_up)
+    verdict = json.loads((mixed_up / "verdict.json").read_text("utf-8"))
+    verdict["data"]["classes"] = classes
+    (mixed_up / "verdict.json").write_text(json.dumps(verdict), "utf-8")
+    with pytest.raises(ModelError, match=r"classes"):
+        unfreeze.load(mixed_up).predict(drawn)
+    for words in (("predict", mixed_up, drawn), ("eval", mixed_up, drawn), ("export", mixed_up), ("serve", mixed_up)):
+        assert command(*words) == 2
+
+
+def test_python_predicts_a_photo_as_often_as_it_is_named(run: Run, drawn: Path) -> None:
+    named: list[Path | str] = [drawn / "pits" / "000.jpg", str(drawn / "stain" / "000.jpg"), drawn / "pits" / "000.jpg"]
+    assert [prediction.path for prediction in run.predict(named)] == [Path(path) for path in named]
+
+
+def test_labels_that_are_no_list_are_refused(run: Run, drawn: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"where: labels"):
+        run.evaluate([drawn / "pits" / "000.jpg"], 5)  # type: ignore[arg-type]

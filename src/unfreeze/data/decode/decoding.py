@@ -26,7 +26,7 @@ from unfreeze.data.decode.heif import register_heif
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
 from unfreeze.data.decode.numbers import FileNumbers
 from unfreeze.data.decode.quiet import silence_libraries
-from unfreeze.data.decode.reasons import SAVE_ANEW, UnreadableError, plain_reason
+from unfreeze.data.decode.reasons import UnreadableError, mend_of, plain_reason
 from unfreeze.data.decode.reduced import reduction
 from unfreeze.data.decode.tiff import SIGNATURES, can_be_read_in_parts, read_tiff
 from unfreeze.data.decode.traits import Trait, traits_from
@@ -140,7 +140,9 @@ def _guarded(source: Path | BinaryIO, work: Callable[[BinaryIO], T], limits: Dec
     except UnreadableError as error:
         raise DecodeError(f"The photo can't be read: {error.reason}.", where=path, mend=error.mend) from error
     except Exception as error:  # Pillow raises any class on bad data, from SyntaxError to MemoryError
-        raise DecodeError(f"The photo can't be read: {plain_reason(error)}.", where=path, mend=SAVE_ANEW) from error
+        raise DecodeError(
+            f"The photo can't be read: {plain_reason(error)}.", where=path, mend=mend_of(error)
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,3 +44,12 @@ def plain_reason(error: Exception) -> str:
         return DAMAGED
     found = (reason for reason, words in _WORDS.items() if re.search(words, str(error), re.IGNORECASE))
     return next(found, UNKNOWN)
+
+
+def mend_of(error: Exception) -> str:
+    """Return what to do about a file that can't be read: one that can't be opened can't be saved anew."""
+    if isinstance(error, FileNotFoundError):
+        return "Check its path: it may have been moved or renamed."
+    if isinstance(error, PermissionError):
+        return "Change who may read it, or leave it out."
+    return SAVE_ANEW

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,7 +14,7 @@ from unfreeze.views import CROP, SQUEEZE, Framing, tiles
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
 PHOTO = Image.fromarray(PIXELS)
-BANDS = BandImage.from_array(np.concatenate([PIXELS, PIXELS[..., :2]], axis=2).astype(np.float32) / 255)
+BANDS = BandImage.from_array((np.concatenate([PIXELS, PIXELS[..., :2]], axis=2) / 255).astype(np.float32))
 PREPROCESSING = Preprocessing((16, 20), 18, (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), "bicubic")
 
 
@@ -55,6 +57,11 @@ def test_people_see_the_first_three_channels_or_one_in_grey() -> None:
 def test_a_band_that_is_repeated_is_resized_once(monkeypatch: pytest.MonkeyPatch) -> None:
     resized: list[Image.Image] = []
     plain = Image.Image.resize
-    monkeypatch.setattr(Image.Image, "resize", lambda image, *a, **k: resized.append(image) or plain(image, *a, **k))
+
+    def counted(image: Image.Image, *arguments: Any, **options: Any) -> Image.Image:
+        resized.append(image)
+        return plain(image, *arguments, **options)
+
+    monkeypatch.setattr(Image.Image, "resize", counted)
     grey = BandImage(BANDS.channels[:1] * 3).resize((9, 9), Image.Resampling.BILINEAR)
     assert (len(resized), len(grey.channels), len(set(map(id, grey.channels)))) == (1, 3, 1)

@@ -51,15 +51,18 @@ def test_every_level_of_12_bits_reaches_the_network_in_order(tmp_path: Path, kin
     image = decode_pixels(path, reading=TWELVE_BITS)
     views = framed_batch(image, Preprocessing((64, 64), 64, (0.5,) * 3, (0.5,) * 3, "bicubic"), (CROP,))
     assert views.shape == (1, 3, 64, 64)
-    levels = views[0, 0].flatten().int()
-    assert len(levels.unique()) == 4096
+    levels = views[0, 0].flatten().tolist()
+    assert len(set(levels)) == 4096
     assert (levels[0], levels[-1]) == (0, 65535)
-    assert bool((levels.diff() > 0).all())
+    assert levels == sorted(levels)
 
 
 @pytest.mark.parametrize("layout", ["together", "planes", "tiles"])
 def test_all_bands_of_a_tiff_are_numbers(tmp_path: Path, layout: str) -> None:
-    options = {"together": {"planarconfig": "contig"}, "tiles": {"planarconfig": "contig", "tile": (32, 32)}}
+    options: dict[str, dict[str, Any]] = {
+        "together": {"planarconfig": "contig"},
+        "tiles": {"planarconfig": "contig", "tile": (32, 32)},
+    }
     pixels = np.moveaxis(SIX, 2, 0) if layout == "planes" else SIX
     given = options.get(layout, {"planarconfig": "separate"})
     path = write_tiff(tmp_path / "a.tif", pixels, photometric="minisblack", **given)
@@ -92,7 +95,7 @@ def test_dicom_numbers_are_those_after_slope_and_intercept(tmp_path: Path) -> No
 def test_padding_of_dicom_is_unknown_and_inverted_grey_is_turned(tmp_path: Path) -> None:
     padded = write_dicom(tmp_path / "a.dcm", RAMP, PixelPaddingValue=0)
     assert np.isnan(inspect_numbers(padded).bands).sum() == 1
-    inverted = {"BitsStored": 12, "HighBit": 11, "PhotometricInterpretation": "MONOCHROME1"}
+    inverted: dict[str, Any] = {"BitsStored": 12, "HighBit": 11, "PhotometricInterpretation": "MONOCHROME1"}
     turned = write_dicom(tmp_path / "b.dcm", 4095 - RAMP, **inverted)
     np.testing.assert_array_equal(inspect_numbers(turned).bands[..., 0], RAMP)
 

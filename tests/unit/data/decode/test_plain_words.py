@@ -16,6 +16,7 @@ from PIL import Image
 from tests.support.files import Pixels, write_dicom, write_tiff
 
 from unfreeze.data.decode import decode, inspect
+from unfreeze.data.decode.reasons import mend_of
 from unfreeze.errors import DecodeError, FormatError
 
 RAMP = np.tile(np.arange(256, dtype=np.uint8), (16, 1))
@@ -150,3 +151,16 @@ def test_decoding_needs_no_tifffile_for_deep_colour(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "tifffile", None)
     assert inspect(path).traits == ("deep",)
     assert inspect(tmp_path / "b.tif").traits == ()
+
+
+def test_a_file_that_is_not_there_cannot_be_saved_anew(tmp_path: Path) -> None:
+    error = refused(tmp_path / "gone.jpg")
+    assert "Check its path" in (error.mend or "")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(PermissionError(13, "x"), "who may read"), (OSError(5, "x"), "Save it anew"), (ValueError(), "anew")],
+)
+def test_what_to_do_follows_the_cause(error: Exception, words: str) -> None:
+    assert words in mend_of(error)
