@@ -31,6 +31,9 @@ NOT_RUN = {
     "make demo": "minutes; `unfreeze demo` is tested in test_command_line.py",
     "unfreeze demo": "minutes; tested in test_command_line.py",
     "unfreeze track runs/train --to mlflow": "sets up a database, and warns of its own; tested in test_trackers.py",
+    "unfreeze train tiles --recipe head-only": "many bands take long; whole runs on them are in test_numbers.py",
+    "unfreeze train tiles --recipe head-only --bands 4,3,2": "the same",
+    "unfreeze predict runs/train tiles/River": "the same",
     "make test": "runs this very test",
     "pip install -c constraints.txt .": "changes the environment that the tests run in; make does the same with .venv",
 }
