@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +14,7 @@ from PIL import Image
 from unfreeze.data.decode.formats import DecodeLimits, refuse_bomb
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
 from unfreeze.data.decode.numbers import Bands, FileNumbers, to_rgb
-from unfreeze.data.decode.reasons import UnreadableError
+from unfreeze.data.decode.reasons import SAVE_ANEW, UnreadableError
 from unfreeze.data.decode.traits import Trait
 from unfreeze.data.signatures import is_bare_dicom, photo_format
 from unfreeze.errors import FormatError, MissingExtraError
@@ -21,6 +22,11 @@ from unfreeze.reading import Reading
 
 SUFFIXES = (".dcm", ".dicom")
 HEAD = 132  # bytes of a file up to its mark
+_CODECS = (
+    "pylibjpeg",
+    "libjpeg",
+    "openjpeg",
+)  # of the extra; without them pydicom tries Pillow, which reads 8 bits alone
 _NO_IMAGE = "Remove it, or choose the DICOM files that hold images."
 
 
@@ -182,7 +188,10 @@ def _frame(dataset: Any, index: int) -> Bands:
         if isinstance(error, NotImplementedError):
             reason = f"its pixels are compressed in a way that isn't read here ({name})"
             raise UnreadableError(reason, "Save it anew without compression, or remove it.") from error
-        raise UnreadableError(f"its pixels are damaged, or of a kind that isn't read here ({name})") from error
+        mend = SAVE_ANEW
+        if dataset.file_meta.TransferSyntaxUID.is_compressed and any(find_spec(codec) is None for codec in _CODECS):
+            mend = f'Install what reads more kinds, pip install "unfreeze[dicom]"; if that doesn\'t help: {SAVE_ANEW}'
+        raise UnreadableError(f"its pixels are damaged, or of a kind that isn't read here ({name})", mend) from error
     return pixels
 
 

@@ -98,7 +98,8 @@ def _readable() -> Iterator[Any]:
         yield tifffile
     except (ValueError, NotImplementedError) as error:
         if "imagecodecs" in str(error):
-            raise UnreadableError("it is a TIFF whose compression needs the package imagecodecs", INSTALL) from error
+            reason = "it is a TIFF whose compression or depth needs the package imagecodecs"
+            raise UnreadableError(reason, INSTALL) from error
         if "not supported" in str(error):
             raise UnreadableError("it is a TIFF of a kind that isn't read here") from error
         raise

@@ -164,3 +164,17 @@ def test_a_file_that_is_not_there_cannot_be_saved_anew(tmp_path: Path) -> None:
 )
 def test_what_to_do_follows_the_cause(error: Exception, words: str) -> None:
     assert words in mend_of(error)
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_compressed_dicom_that_pillow_alone_cannot_read_names_the_extra(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    dataset = pydicom.dcmread(write_dicom(tmp_path / "a.dcm", RAMP.astype(np.uint16)))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.JPEGExtended12Bit
+    dataset.PixelData = pydicom.encaps.encapsulate([bytes(64)])
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(tmp_path / "b.dcm")
+    monkeypatch.setattr("unfreeze.data.decode.dicom.find_spec", lambda name: name if installed else None)
+    assert ("unfreeze[dicom]" in str(refused(tmp_path / "b.dcm").mend)) is not installed
