@@ -128,7 +128,7 @@ def small(tmp_path: Path) -> Run:
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Case:
     """A run of a network that no library builds, exported with 8-bit integers in an instant."""
     model = classifier("tiny_cnn")
-    monkeypatch.setattr("unfreeze.export.exporting.load_model", lambda folder, device: model)
+    monkeypatch.setattr("unfreeze.export.exporting.load_model", lambda folder, device, expected: model)
     run = make(tmp_path, model)
     return Case(run, {each.format: each for each in export(run, ["int8"])})
 
@@ -291,7 +291,7 @@ def test_depthwise_convolutions_stay_float(case: Case, tmp_path: Path) -> None:
 
 def test_int8_of_a_cross_fitted_run_claims_no_accuracy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = classifier("tiny_cnn", PLAIN_ONLY)
-    monkeypatch.setattr("unfreeze.export.exporting.load_model", lambda folder, device: model)
+    monkeypatch.setattr("unfreeze.export.exporting.load_model", lambda folder, device, expected: model)
     run = make(tmp_path, model, tested=False)
     exact, small = export(run, ["int8"])
     assert (exact.format, small.format) == ("onnx", "int8")
