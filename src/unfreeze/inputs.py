@@ -87,7 +87,7 @@ def open_inputs(config: TrainConfig, watch: Stopwatch) -> Inputs:
     with watch.measure("decode"):
         splits = split(photos, test_size=config.test_size, folds=FOLDS, seed=config.seed)
     backbone = open_backbone(config, watch)
-    photos, backbone = read_in_channels(config, photos, backbone, splits, watch)
+    photos, backbone = read_in_channels(config, photos, backbone, splits, config.seed, watch)
     backbone = replace(backbone, head_stages=head_stages_for(config, backbone))
     with watch.measure("evaluation"):
         reference = open_reference(config.reference, backbone, photos, cache, decode_index)
@@ -134,7 +134,12 @@ def open_backbone(config: TrainConfig | CompareConfig, watch: Stopwatch) -> Back
 
 
 def read_in_channels(
-    config: TrainConfig | CompareConfig, photos: PhotoSet, backbone: Backbone, splits: Splits, watch: Stopwatch
+    config: TrainConfig | CompareConfig,
+    photos: PhotoSet,
+    backbone: Backbone,
+    splits: Splits,
+    seed: int,
+    watch: Stopwatch,
 ) -> tuple[PhotoSet, Backbone]:
     """Choose bands and scaling from the training photos; return the photos with notes, and the backbone that reads so.
 
@@ -144,7 +149,7 @@ def read_in_channels(
     """
     with watch.measure("decode"):
         samples = [photos.samples[i] for i in splits.train_and_val]
-        reading, line = choose_reading(config, samples, backbone.network.preprocessing.n_channels, config_seed(config))
+        reading, line = choose_reading(config, samples, backbone.network.preprocessing.n_channels, seed)
     if line is not None:
         echo(line)
     if reading.channels and config.reference is not None:
@@ -154,11 +159,6 @@ def read_in_channels(
             mend="Leave it out, or take --scaling image with photos of one or three bands.",
         )
     return with_trait_notes(photos, reading), read_by(backbone, reading)
-
-
-def config_seed(config: TrainConfig | CompareConfig) -> int:
-    """Return the seed of a run; a comparison's first one is 0."""
-    return config.seed if isinstance(config, TrainConfig) else 0
 
 
 def open_reference(

@@ -117,7 +117,7 @@ class ReadingSettings(BaseModel):
     @model_validator(mode="after")
     def _refuse_two_scalings(self) -> Self:
         if self.window is not None:
-            for name, default in (("bands", "auto"), ("scaling", "auto")):
-                if getattr(self, name) != default:
+            for name in ("bands", "scaling"):
+                if getattr(self, name) != "auto":
                     raise ValueError(f"--{name} has no meaning with --window, which says what is shown")
         return self

@@ -24,7 +24,7 @@ def probe_images(preprocessing: Preprocessing, device: torch.device) -> Tensor:
     """Return the images as a network receives photos: float32, normalised, channels-last, shape (N, channels, H, W)."""
     random = torch.Generator().manual_seed(0)
     images = torch.stack([_render(*statistics, preprocessing.size, random) for statistics in COLOUR_STATISTICS])
-    images = images[:, torch.arange(preprocessing.n_channels) % 3] if preprocessing.n_channels != 3 else images
+    images = images[:, torch.arange(preprocessing.n_channels) % 3]
     mean, std = (torch.tensor(values)[:, None, None] for values in (preprocessing.mean, preprocessing.std))
     return ((images - mean) / std).to(device=device, memory_format=torch.channels_last)
 

@@ -112,7 +112,7 @@ def compare(config: CompareConfig) -> Comparison:
         )
     backbone = open_backbone(config, watch)
     splits = [_split(photos, config.test_size, seed) for seed in range(config.seeds)]
-    photos, backbone = read_in_channels(config, photos, backbone, splits[0], watch)
+    photos, backbone = read_in_channels(config, photos, backbone, splits[0], 0, watch)
     reference = open_reference(config.reference, backbone, photos, cache, index)
     by_seed = [Inputs(photos, each, backbone, reference, cache, seed) for seed, each in enumerate(splits)]
     folder = new_run(config.out, "compare")

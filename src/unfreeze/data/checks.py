@@ -27,11 +27,11 @@ from unfreeze.runtime import progress_bar
 
 # Of identical files in several splits, those in the last of these splits are used: the test set stays complete.
 _SPLITS = (None, "train", "val", "test")
-NONE_KNOWN: Mapping[str, Facts] = MappingProxyType({})
+_NONE_KNOWN: Mapping[str, Facts] = MappingProxyType({})
 
 
 def drop_unreadable(
-    photos: PhotoSet, known: Mapping[str, Facts] = NONE_KNOWN, reading: Reading = FIRST_FRAME
+    photos: PhotoSet, known: Mapping[str, Facts] = _NONE_KNOWN, reading: Reading = FIRST_FRAME
 ) -> PhotoSet:
     """Decode every image in full and leave out the unreadable ones: the only check for images that are only scored.
 
@@ -44,7 +44,7 @@ def drop_unreadable(
         PhotosError: No image can be read.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
-    readable, reasons = inspect_all(photos.samples, known, reading)
+    readable, reasons = _inspect_all(photos.samples, known, reading)
     if not readable:
         raise PhotosError("None of these photos can be read.", where=photos.root, mend=_first_reasons(reasons))
     left_out = tuple(Skipped(sample.file_name, reason) for sample, reason in reasons.items())
@@ -58,7 +58,7 @@ def _first_reasons(reasons: dict[Sample, str]) -> str:
 
 def check(
     photos: PhotoSet,
-    known: Mapping[str, Facts] = NONE_KNOWN,
+    known: Mapping[str, Facts] = _NONE_KNOWN,
     reading: Reading = FIRST_FRAME,
     group_by: str | None = None,
 ) -> PhotoSet:
@@ -84,7 +84,7 @@ def check(
         ConfigError: ``group_by`` finds nothing.
         MissingExtraError: There are DICOM files and pydicom isn't installed.
     """
-    readable, reasons = inspect_all(photos.samples, known, reading)
+    readable, reasons = _inspect_all(photos.samples, known, reading)
     copies = find_copies(readable.values(), reading)
     by_content: dict[str, list[Sample]] = defaultdict(list)
     for sample in readable.values():
@@ -143,7 +143,7 @@ def _grouping(usable: Sequence[Sample], photos: PhotoSet, group_by: str | None) 
     return grouping, ""
 
 
-def inspect_all(
+def _inspect_all(
     samples: Sequence[Sample], known: Mapping[str, Facts], reading: Reading
 ) -> tuple[dict[Sample, Sample], dict[Sample, str]]:
     """Return the readable samples with digest and size, by the given sample, and why the others can't be read."""

@@ -82,7 +82,7 @@ def find_groups(samples: Sequence[Sample], group_by: str) -> Grouping:
 def _asked(samples: Sequence[Sample], group_by: str) -> tuple[Names, str]:
     keyword = _KEYWORDS.get(group_by.lower())
     if keyword is not None:
-        return header_groups(samples, keyword), ID_KINDS[keyword]
+        return header_groups(samples)[keyword], ID_KINDS[keyword]
     if group_by.startswith(NUMBERS):
         step = group_by.removeprefix(NUMBERS)
         if not step.isdecimal() or not int(step):
@@ -96,15 +96,14 @@ def _asked(samples: Sequence[Sample], group_by: str) -> tuple[Names, str]:
 
 def _by_headers(samples: Sequence[Sample]) -> Grouping | None:
     """Return groups by the first id of DICOM headers that joins some photos and parts others."""
-    for keyword, kind in ID_KINDS.items():
-        names = header_groups(samples, keyword)
+    for keyword, names in header_groups(samples).items():
         groups = set(names) - {None}
         if not groups:
             continue
         n_named = len(names) - names.count(None)
         if 1 < len(groups) < n_named:
             evidence = f"{keyword} in the DICOM headers has {len(groups)} values in {n_named} photos"
-            return Grouping(names, kind, keyword, evidence)
+            return Grouping(names, ID_KINDS[keyword], keyword, evidence)
     return None
 
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from unfreeze.data.decode.band_image import WHITE
-from unfreeze.data.rendering.transforms import white_of
 from unfreeze.models.saved import Classifier
 from unfreeze.predict import evaluation_mode
 from unfreeze.preprocessing import Preprocessing
@@ -39,7 +38,7 @@ class ExportModule(nn.Module):
         self.views = model.views
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(-1, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(-1, 1, 1))
-        self.white = white_of(example(model))
+        self.white = _rendered_as(preprocessing)[1]
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -54,8 +53,13 @@ def example(model: Classifier) -> Tensor:
     """Return two random images in the model's framings, rendered, for tracing; for the shape see ``select_views``."""
     framings, preprocessing = len(framings_of(model.views)), model.backbone.network.preprocessing
     shape = (2, *([framings] if framings > 1 else []), preprocessing.n_channels, *preprocessing.size)
-    of_type, white = (torch.int32, WHITE) if preprocessing.reading.channels else (torch.uint8, 255)
+    of_type, white = _rendered_as(preprocessing)
     return torch.randint(0, white + 1, shape, dtype=of_type, generator=torch.Generator().manual_seed(0))
+
+
+def _rendered_as(preprocessing: Preprocessing) -> tuple[torch.dtype, int]:
+    """Return the type of rendered views, and the number in them that is white; see ``to_batch``."""
+    return (torch.int32, WHITE) if preprocessing.reading.channels else (torch.uint8, 255)
 
 
 def metadata(model: Classifier, sha256: str) -> dict[str, str]:

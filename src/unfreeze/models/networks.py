@@ -44,11 +44,9 @@ def with_channels(preprocessing: Preprocessing, count: int) -> Preprocessing:
     """Return the preprocessing of a network whose images have so many channels, the statistics of three repeated."""
     if preprocessing.n_channels == count:
         return preprocessing
-    repeated = (
-        tuple(values[i % len(values)] for i in range(count)) for values in (preprocessing.mean, preprocessing.std)
-    )
-    mean, std = repeated
-    return replace(preprocessing, mean=mean, std=std)
+    mean, std = preprocessing.mean, preprocessing.std
+    places = [i % len(mean) for i in range(count)]
+    return replace(preprocessing, mean=tuple(mean[i] for i in places), std=tuple(std[i] for i in places))
 
 
 def refuse_unknown(name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -76,10 +76,10 @@ class BandImage:
             canvas.paste(channel, place)
         return BandImage(padded)
 
-    def to_array(self) -> npt.NDArray[np.uint16]:
-        """Return the pixels in steps of 1/65535, shape (height, width, channels)."""
+    def to_array(self) -> npt.NDArray[np.int32]:
+        """Return the pixels in steps of 1/65535, shape (height, width, channels); torch can't flip uint16."""
         stacked = np.stack([np.asarray(channel) for channel in self.channels], axis=2)
-        pixels: npt.NDArray[np.uint16] = (np.clip(stacked, 0, 1) * np.float32(WHITE) + 0.5).astype(np.uint16)
+        pixels: npt.NDArray[np.int32] = (np.clip(stacked, 0, 1) * np.float32(WHITE) + 0.5).astype(np.int32)
         return pixels
 
     def picture(self) -> Image.Image:
@@ -98,6 +98,7 @@ class BandImage:
 
 Pixels = Image.Image | BandImage
 """A decoded image: 8-bit RGB, or numbers in bands."""
+P = TypeVar("P", Image.Image, BandImage, Pixels)
 
 
 def as_picture(pixels: Pixels) -> Image.Image:

@@ -21,7 +21,7 @@ from unfreeze.data.decode.band_image import Pixels, as_picture
 from unfreeze.data.decode.deep_colour import raw_mode_of
 from unfreeze.data.decode.dicom import HEAD, is_dicom, read_dicom
 from unfreeze.data.decode.file_numbers import read_channels, read_numbers
-from unfreeze.data.decode.formats import ANY_PHOTO, DecodeLimits, refuse_bomb
+from unfreeze.data.decode.formats import ANY_PHOTO, DecodeLimits, no_photo, refuse_bomb
 from unfreeze.data.decode.heif import register_heif
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
 from unfreeze.data.decode.numbers import FileNumbers
@@ -31,7 +31,7 @@ from unfreeze.data.decode.reduced import reduction
 from unfreeze.data.decode.tiff import SIGNATURES, can_be_read_in_parts, read_tiff
 from unfreeze.data.decode.traits import Trait, traits_from
 from unfreeze.data.signatures import is_heif
-from unfreeze.errors import DecodeError, FormatError, SizeError, UnfreezeError
+from unfreeze.errors import DecodeError, SizeError, UnfreezeError
 from unfreeze.reading import FIRST_FRAME, Reading
 from unfreeze.runtime import suppress_warnings
 
@@ -177,15 +177,12 @@ def _decode(request: _Request) -> Decoded:
         return Decoded(dicom.image, dicom.image.size, traits_from(dicom.traits | frames))
     if "HEIF" in limits.formats and is_heif(head):
         register_heif(request.path)
-    Image.init()
     try:
-        image = _open(file, limits)
+        image = pillow.open_image(file, limits)
     except UnidentifiedImageError:
         if "TIFF" in limits.formats and head.startswith(SIGNATURES):
             return _decode_tiff(request)
-        raise FormatError(
-            "The content is no photo in a format that is read here.", mend="Save it as JPEG or PNG, or remove it."
-        ) from None
+        raise no_photo() from None
     with image:
         refuse_bomb(image.width, image.height, limits)
         is_large = reduction(image.size, request.min_side) > 1
@@ -198,14 +195,6 @@ def _decode(request: _Request) -> Decoded:
             if image.format == "TIFF" and (layout or image.info.get("compression") in _CODECS_OF_TIFFFILE):
                 return _decode_tiff(request)
             raise
-
-
-def _open(file: BinaryIO, limits: DecodeLimits, frame: int = 0) -> Image.Image:
-    file.seek(0)
-    image = Image.open(file, formats=[name for name in limits.formats if name in Image.OPEN])
-    if frame:
-        image.seek(frame)
-    return image
 
 
 def _decode_tiff(request: _Request) -> Decoded:
@@ -228,7 +217,9 @@ def _decode_by_pillow(image: Image.Image, request: _Request) -> Decoded:
     factor = reduction(image.size, request.min_side)
     raw_mode = raw_mode_of(image)
     with budget.reserve(BYTES_PER_PIXEL * image.width * image.height):
-        upright, traits = pillow.flatten(image, raw_mode, partial(_open, request.file, request.limits, frame), factor)
+        upright, traits = pillow.flatten(
+            image, raw_mode, partial(pillow.open_image, request.file, request.limits, frame), factor
+        )
     turn = pillow.orientation(image)  # 1 for TIFFs, which Pillow has turned
     traits |= _traits(len(frames), factor)
     return Decoded(pillow.turned(upright, turn), pillow.upright_size(size, turn), traits_from(traits))

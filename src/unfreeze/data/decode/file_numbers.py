@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -13,10 +14,10 @@ from unfreeze.data.decode import pillow
 from unfreeze.data.decode.band_image import BandImage, scaled
 from unfreeze.data.decode.deep_colour import Opener, deep_bands, is_deep, is_deep_ppm, ppm_bands, raw_mode_of
 from unfreeze.data.decode.dicom import HEAD, is_dicom, read_dicom_numbers
-from unfreeze.data.decode.formats import DecodeLimits, refuse_bomb
+from unfreeze.data.decode.formats import DecodeLimits, no_photo, refuse_bomb
 from unfreeze.data.decode.heif import register_heif
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
-from unfreeze.data.decode.numbers import Bands, FileNumbers, as_opacity
+from unfreeze.data.decode.numbers import Bands, FileNumbers, as_opacity, inverted, without_missing
 from unfreeze.data.decode.reasons import UnreadableError
 from unfreeze.data.decode.reduced import reduction
 from unfreeze.data.decode.tiff import SIGNATURES, read_tiff_numbers
@@ -43,8 +44,7 @@ def read_channels(
     factor = reduction(image.size, min_side)
     if factor > 1:
         image = image.reduce(factor)
-    method = pillow.TRANSPOSE_BY_EXIF.get(found.orientation)
-    return image if method is None else image.transpose(method), size, found.n_frames, is_unsuited
+    return pillow.turned(image, found.orientation), size, found.n_frames, is_unsuited
 
 
 def read_numbers(file: BinaryIO, path: Path | None, limits: DecodeLimits, reading: Reading) -> FileNumbers:
@@ -74,23 +74,16 @@ def _read_tiff(file: BinaryIO, limits: DecodeLimits, reading: Reading) -> FileNu
     try:
         return read_tiff_numbers(file, limits, reading)
     except UnreadableError:
-        try:
-            found = _read_by_pillow(file, limits, reading)
-        except (FormatError, OSError, ValueError):
-            found = None
-        if found is None:
-            raise
-        return found
+        with suppress(FormatError, OSError, ValueError):
+            return _read_by_pillow(file, limits, reading)
+        raise
 
 
 def _read_by_pillow(file: BinaryIO, limits: DecodeLimits, reading: Reading) -> FileNumbers:
-    Image.init()
     try:
-        image = _open(file, limits)
+        image = pillow.open_image(file, limits)
     except UnidentifiedImageError:
-        raise FormatError(
-            "The content is no photo in a format that is read here.", mend="Save it as JPEG or PNG, or remove it."
-        ) from None
+        raise no_photo() from None
     with image:
         frames = pillow.pages(image) if reading.frame != "first" else [0]
         frame = frames[reading.frame_index(len(frames))]
@@ -100,16 +93,8 @@ def _read_by_pillow(file: BinaryIO, limits: DecodeLimits, reading: Reading) -> F
         if stored > len(image.getbands()) or pillow.is_misread(image):
             raise UnreadableError("it has bands that Pillow can't read", 'pip install "unfreeze[tiff]"')
         with budget.reserve(BYTES_PER_PIXEL * image.width * image.height):
-            bands = _pillow_bands(image, partial(_open, file, limits, frame))
+            bands = _pillow_bands(image, partial(pillow.open_image, file, limits, frame))
         return FileNumbers(bands, orientation=pillow.orientation(image), n_frames=len(frames))
-
-
-def _open(file: BinaryIO, limits: DecodeLimits, frame: int = 0) -> Image.Image:
-    file.seek(0)
-    image = Image.open(file, formats=[name for name in limits.formats if name in Image.OPEN])
-    if frame:
-        image.seek(frame)
-    return image
 
 
 def _pillow_bands(image: Image.Image, reopen: Opener) -> Bands:
@@ -134,10 +119,8 @@ def _grey_bands(image: Image.Image, grey: Bands) -> Bands:
     tags = getattr(image, "tag_v2", {})
     nodata = pillow.missing_number(str(tags.get(pillow.GDAL_NODATA, "")))
     if tags.get(pillow.PHOTOMETRIC) == pillow.WHITE_IS_ZERO and grey.dtype != np.uint8:  # Pillow turns 8 bits by itself
-        grey = np.iinfo(grey.dtype).max - grey if grey.dtype.kind == "u" else -grey
-    if nodata is not None:
-        grey = np.where(grey == nodata, np.float32("nan"), grey.astype(np.float32))
-    return grey[..., None]
+        grey = inverted(grey)
+    return without_missing(grey, nodata)[..., None]
 
 
 def _without_opacity(bands: Bands) -> Bands:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from unfreeze.errors import FormatError
+
 # fmt: off
 PHOTO_SUFFIXES = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".avif", ".gif", ".bmp", ".dib", ".tif",
@@ -48,3 +50,10 @@ def refuse_bomb(width: int, height: int, limits: DecodeLimits) -> None:
     # Pillow checks this first, but by a global setting that other libraries switch off.
     if width * height > limits.pixels:
         raise Image.DecompressionBombError
+
+
+def no_photo() -> FormatError:
+    """Return the error for content that no accepted format fits."""
+    return FormatError(
+        "The content is no photo in a format that is read here.", mend="Save it as JPEG or PNG, or remove it."
+    )

@@ -44,6 +44,16 @@ class FileNumbers:
     window: tuple[float, float] | None = None
 
 
+def inverted(bands: Bands) -> Bands:
+    """Return bands of which small numbers are bright so that large ones are; unsigned ones stay unsigned."""
+    return np.iinfo(bands.dtype).max - bands if bands.dtype.kind == "u" else -bands
+
+
+def without_missing(bands: Bands, nodata: float | None) -> Bands:
+    """Return bands as float32 with NaN for the number that stands for missing ones; as they are where none does."""
+    return bands if nodata is None else np.where(bands == nodata, np.float32("nan"), bands.astype(np.float32))
+
+
 def to_rgb(bands: Bands, opacity: Grey | None = None, window: tuple[float, float] | None = None) -> Image.Image:
     """Return bands as an 8-bit RGB image, transparent parts white.
 

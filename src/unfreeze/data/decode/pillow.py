@@ -7,7 +7,9 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from unfreeze.data.decode.band_image import P
 from unfreeze.data.decode.deep_colour import Opener, deep_bands, is_deep, is_deep_ppm, load_as, ppm_bands
+from unfreeze.data.decode.formats import DecodeLimits
 from unfreeze.data.decode.numbers import Bands, as_opacity, default_window, on_white, to_rgb
 from unfreeze.data.decode.reduced import image_rows, reduce_rows
 from unfreeze.data.decode.traits import Trait
@@ -18,7 +20,7 @@ _NEW_SUBFILE, _OLD_SUBFILE, _IMAGE_DEPTH = 254, 255, 32997
 _NOT_A_PAGE = 1 | 4  # bits of the first: a smaller copy of another page, or its mask
 _SMALLER_COPY = 2  # value of the second
 _QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
-TRANSPOSE_BY_EXIF = {
+_TRANSPOSE_BY_EXIF = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -55,6 +57,16 @@ def pages(image: Image.Image) -> list[int]:
     return found or [0]
 
 
+def open_image(file: BinaryIO, limits: DecodeLimits, frame: int = 0) -> Image.Image:
+    """Open an image file at a frame; for errors see ``Image.open``."""
+    Image.init()
+    file.seek(0)
+    image = Image.open(file, formats=[name for name in limits.formats if name in Image.OPEN])
+    if frame:
+        image.seek(frame)
+    return image
+
+
 def orientation(image: Image.Image) -> int:
     """Return the EXIF orientation, 1 to 8; malformed EXIF counts as 1, as the pixels may be intact."""
     try:
@@ -64,9 +76,9 @@ def orientation(image: Image.Image) -> int:
     return number if number in range(1, 9) else 1
 
 
-def turned(image: Image.Image, orientation: int) -> Image.Image:
+def turned(image: P, orientation: int) -> P:
     """Return an image as an EXIF orientation says."""
-    method = TRANSPOSE_BY_EXIF.get(orientation)
+    method = _TRANSPOSE_BY_EXIF.get(orientation)
     return image if method is None else image.transpose(method)
 
 

@@ -14,7 +14,16 @@ from PIL import Image
 
 from unfreeze.data.decode.formats import DecodeLimits, refuse_bomb
 from unfreeze.data.decode.memory import BYTES_PER_PIXEL, budget
-from unfreeze.data.decode.numbers import Bands, FileNumbers, Grey, as_opacity, default_window, to_rgb
+from unfreeze.data.decode.numbers import (
+    Bands,
+    FileNumbers,
+    Grey,
+    as_opacity,
+    default_window,
+    inverted,
+    to_rgb,
+    without_missing,
+)
 from unfreeze.data.decode.pillow import GDAL_NODATA, ORIENTATION, missing_number
 from unfreeze.data.decode.reasons import UnreadableError
 from unfreeze.data.decode.reduced import reduce_rows, reduction
@@ -79,11 +88,10 @@ def read_tiff_numbers(file: BinaryIO, limits: DecodeLimits, reading: Reading) ->
                 raise UnreadableError("its bands are no numbers that are read here")
             with budget.reserve(2 * page.nbytes):
                 bands = _known(_pixels(page, index), _nodata(page))
-            tag = int(page.extrasamples[-1]) if page.extrasamples and bands.shape[2] in (2, 4) else 0
-            if tag in _ALPHA and as_opacity(bands[..., -1]) is not None:
+            if _opacity(page, bands) is not None:
                 bands = bands[..., :-1]
             if int(page.photometric) == _WHITE_IS_ZERO:
-                bands = np.iinfo(bands.dtype).max - bands if bands.dtype.kind == "u" else -bands
+                bands = inverted(bands)
             return FileNumbers(bands, _orientation(page), count, _band_names(page))
 
 
@@ -154,9 +162,7 @@ def _known(bands: Bands, nodata: float | None) -> Bands:
     """Return the magnitude of complex numbers, and NaN for missing ones."""
     if np.iscomplexobj(bands):  # radar
         bands = np.abs(bands)
-    if nodata is not None:
-        bands = np.where(bands == nodata, np.float32("nan"), bands.astype(np.float32))
-    return bands
+    return without_missing(bands, nodata)
 
 
 def can_be_read_in_parts(file: BinaryIO) -> bool:
@@ -203,8 +209,7 @@ def _rendered(page: Any, bands: Bands, sample: Bands | None) -> tuple[Image.Imag
         sample = None if sample is None else -sample.astype(np.float32)
     traits: set[Trait] = set() if bands.dtype == np.uint8 else {"deep"}
     n_colours = 1 if bands.shape[2] < 3 else 3
-    tag = int(page.extrasamples[-1]) if page.extrasamples and bands.shape[2] in (2, 4) else 0
-    opacity: Grey | None = as_opacity(bands[..., -1]) if tag in _ALPHA else None
+    tag, opacity = _last_tag(page, bands), _opacity(page, bands)
     colours = bands[..., :n_colours]
     if page.samplesperpixel > 4 or (page.samplesperpixel == 2 and tag not in _ALPHA):
         traits.add("bands")
@@ -216,6 +221,16 @@ def _rendered(page: Any, bands: Bands, sample: Bands | None) -> tuple[Image.Imag
         colours = np.minimum(colours / share, full).astype(bands.dtype)
     window = None if sample is None or bands.dtype == np.uint8 else default_window(sample[..., :n_colours])
     return to_rgb(colours, opacity, window), traits
+
+
+def _last_tag(page: Any, bands: Bands) -> int:
+    """Return what the writer says of a last band beside grey or the colours; 0: nothing."""
+    return int(page.extrasamples[-1]) if page.extrasamples and bands.shape[2] in (2, 4) else 0
+
+
+def _opacity(page: Any, bands: Bands) -> Grey | None:
+    """Return the band that is tagged as opacity and looks like it."""
+    return as_opacity(bands[..., -1]) if _last_tag(page, bands) in _ALPHA else None
 
 
 def _nodata(page: Any) -> float | None:

@@ -5,15 +5,13 @@ The plain view is the centre crop of the backbone's source, or the whole image, 
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from PIL import Image
 
-from unfreeze.data.decode import BandImage, Pixels
+from unfreeze.data.decode import BandImage
+from unfreeze.data.decode.band_image import P
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.views import CROP, SQUEEZE, Framing, Grid
 
-P = TypeVar("P", Image.Image, BandImage, Pixels)
 MAX_ELONGATION = 64  # long side / short side; a centre crop extends half the short side from the centre
 RESAMPLING = {
     "nearest": Image.Resampling.NEAREST,

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from unfreeze.data.decode import BandImage, Pixels
-from unfreeze.data.decode.band_image import WHITE
-from unfreeze.data.rendering.framings import RESAMPLING, P, frame, to_crop_from
+from unfreeze.data.decode.band_image import WHITE, P
+from unfreeze.data.rendering.framings import RESAMPLING, frame, to_crop_from
 from unfreeze.orientations import Orientation
 from unfreeze.preprocessing import Preprocessing
 from unfreeze.runtime import generator
@@ -194,11 +194,11 @@ def framed_batch(image: Pixels, preprocessing: Preprocessing, framings: Sequence
 def to_batch(views: Sequence[Pixels]) -> Tensor:
     """Return views of one size as one tensor, shape (N, channels, height, width), channels-last.
 
-    RGB views are uint8, of three channels; views of numbers in bands are int32 (torch can't flip uint16), 65535 being white.
+    RGB views are uint8, of three channels; views of numbers in bands are int32, 65535 being white.
     """
     import torch
 
-    arrays = [view.to_array().astype(np.int32) if isinstance(view, BandImage) else np.asarray(view) for view in views]
+    arrays = [view.to_array() if isinstance(view, BandImage) else np.asarray(view) for view in views]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
 
 
